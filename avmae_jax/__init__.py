@@ -1,0 +1,1 @@
+"""CAV-MAE in JAX: learning from sound and picture."""

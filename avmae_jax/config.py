@@ -1,0 +1,184 @@
+"""Every setting of a run, typed, with a comment on each field.
+
+A file in `configs/` returns one `Config` from `get_config()`; any field can be set on the command line, for example
+`--config configs/base.py --config.train.batch_size=4`. Values derived from others are properties, never fields, so that an override can't
+leave them stale. An unknown field or a value of a wrong type is refused by the flag parser.
+
+The recipe's numbers are those of Gong et al., arXiv 2210.07839.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+MaskMode = Literal["unstructured", "time", "freq", "tf"]
+
+
+class Size(NamedTuple):
+    """One row of the table of model sizes; the decoder is sized separately, as in He et al., arXiv 2111.06377."""
+
+    depth: int  # encoder blocks a token goes through, joint ones included
+    width: int  # D
+    heads: int
+    decoder_depth: int
+    decoder_width: int
+    decoder_heads: int
+
+
+SIZES = {
+    "tiny": Size(12, 192, 3, 4, 128, 4),
+    "small": Size(12, 384, 6, 4, 256, 8),
+    "base": Size(12, 768, 12, 8, 512, 16),
+    "large": Size(24, 1024, 16, 8, 512, 16),
+    "huge": Size(32, 1280, 16, 8, 512, 16),
+}
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """What is built: sizes, positions, masking."""
+
+    size: str = "base"  # a row of SIZES; the six fields below replace single values of that row
+    depth: int | None = None  # encoder blocks a token goes through, joint ones included
+    width: int | None = None  # D, channels of a token in the encoder
+    heads: int | None = None  # attention heads in the encoder
+    decoder_depth: int | None = None  # decoder blocks
+    decoder_width: int | None = None  # channels of a token in the decoder
+    decoder_heads: int | None = None  # attention heads in the decoder
+    joint_depth: int = 1  # how many of the `depth` blocks see both modalities
+    mlp_ratio: float = 4.0  # hidden width of the MLP over the width of its block
+    audio_frames: int = 1024  # T, 10 ms each; divisible by patch
+    mel_bins: int = 128  # M; divisible by patch
+    image_size: int = 224  # H = W in pixels; divisible by patch
+    patch: int = 16  # P, side of a square patch in both modalities
+    learned_positions: bool = False  # False: positions stay sin-cos; True: they are trained from that start
+    audio_mask_ratio: float = 0.75  # share of audio patches hidden, in [0, 1)
+    image_mask_ratio: float = 0.75  # share of image patches hidden, in [0, 1)
+    audio_mask_mode: str = "unstructured"  # unstructured | time | freq | tf
+    unchained_contrastive: bool = False  # True: the official pass, where of several joint blocks only the last counts for the contrastive loss
+    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
+    compute_dtype: str = "float32"  # float32 | bfloat16; parameters, norms, softmax and losses are always float32
+
+    @property
+    def shape(self) -> Size:
+        """The row of SIZES with this config's replacements."""
+        if self.size not in SIZES:
+            raise ValueError(f"model.size is {self.size!r}; choose one of {', '.join(SIZES)}")
+        replaced = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
+        return SIZES[self.size]._replace(**replaced)
+
+    @property
+    def audio_grid(self) -> tuple[int, int]:
+        """Audio patches as (mel rows, time columns)."""
+        return self.mel_bins // self.patch, self.audio_frames // self.patch
+
+    @property
+    def image_grid(self) -> tuple[int, int]:
+        """Image patches as (rows, columns)."""
+        return self.image_size // self.patch, self.image_size // self.patch
+
+    def validate(self) -> None:
+        """Raises ValueError naming the first field that can't work."""
+        shape = self.shape
+        for name in ("audio_frames", "mel_bins", "image_size"):
+            if getattr(self, name) <= 0 or getattr(self, name) % self.patch:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be a positive multiple of model.patch = {self.patch}")
+        for name in ("", "decoder_"):
+            width, heads = getattr(shape, f"{name}width"), getattr(shape, f"{name}heads")
+            if width % heads:
+                raise ValueError(f"model.{name}width is {width}; it must be a multiple of model.{name}heads = {heads}")
+            if width % 4:
+                raise ValueError(f"model.{name}width is {width}; 2-D sin-cos positions need a multiple of 4")
+        if not 1 <= self.joint_depth <= shape.depth:
+            raise ValueError(f"model.joint_depth is {self.joint_depth}; it must be between 1 and the depth {shape.depth}")
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.compute_dtype is {self.compute_dtype!r}; choose float32 or bfloat16")
+
+
+@dataclasses.dataclass
+class LossConfig:
+    """How the parts of the pretraining loss are weighed."""
+
+    mae_weight: float = 1.0  # weight of audio + image reconstruction
+    contrast_weight: float = 0.01  # weight of the contrastive loss
+    temperature: float = 0.05  # fixed temperature of the contrastive softmax
+    bidirectional: bool = False  # False: softmax over audio for each image; True: the mean of both directions
+    norm_pix: bool = True  # reconstruct patches normalised one by one; inpainting needs False
+    negatives: str = "global"  # global | shard: whether negatives come from all devices or from one device's share
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """Adam with L2 inside the gradient and a step-wise schedule."""
+
+    learning_rate: float = 5e-5
+    weight_decay: float = 5e-7  # L2 added to the gradient before the moments; this is not AdamW
+    beta1: float = 0.95
+    beta2: float = 0.999
+    eps: float = 1e-8
+    decay_start: int = 10  # the rate is multiplied by `decay_rate` after this many epochs ...
+    decay_every: int = 5  # ... and again after every this many
+    decay_rate: float = 0.5
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where clips come from and how they are read."""
+
+    source: str = "builtin"  # builtin | prepared | manifest
+    path: str = ""  # prepared: the folder written by launch.prepare; manifest: the JSON file
+    eval_path: str = ""  # manifest only: the JSON file of the held-out clips; empty: no evaluation
+    labels_csv: str = ""  # manifest only: CSV with the columns index,mid,display_name
+    root: str = ""  # manifest only: folder that all paths of the manifest must lie in; empty: the manifest's own folder
+    cache_dir: str = "~/.cache/avmae_jax"  # where the built-in set is generated
+    builtin_train: int = 2000  # training clips of the built-in set
+    builtin_test: int = 200  # held-out clips of the built-in set
+    builtin_seconds: float = 10.0  # length of a built-in clip
+    builtin_image_size: int = 224  # pixels a side of a built-in frame
+    builtin_seed: int = 0
+    workers: int = 0  # reader processes; 0: threads in this process
+    threads: int = 4  # reader threads a process
+    prefetch: int = 4  # batches made ahead
+    audio_mean: float = -5.081  # of the log-mel; the spectrogram becomes (x - mean) / std
+    audio_std: float = 4.4849
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """How devices are laid out; the product must be the number of devices. -1 takes what is left."""
+
+    data: int = -1  # copies of the model, each with its share of the batch
+    fsdp: int = 1  # parameters and moments are cut into this many parts, as is the batch
+    tensor: int = 1  # heads and MLP channels are cut into this many parts
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """The loop: how long, how often, where to."""
+
+    workdir: str = "runs/default"  # checkpoints, metrics and pictures of the run; starting again in it resumes
+    batch_size: int = 48  # pairs a step, over all devices
+    micro_batch: int = 0  # pairs computed at once; 0: as many as fit in memory. Negatives come from one micro-batch
+    epochs: float = 25.0  # passes over the training set; may be fractional
+    steps: int = 0  # > 0: this many steps, whatever `epochs` says
+    seed: int = 0
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    eval_every: int = 0  # steps between evaluations; 0: after every epoch
+    picture_every: int = 0  # steps between reconstruction pictures; 0: with every evaluation
+    checkpoint_every: int = 0  # steps between checkpoints; 0: after every epoch
+    keep_last: int = 3  # newest checkpoints kept
+    keep_every: int = 0  # also keep every checkpoint whose step is a multiple of this; 0: none
+    eval_batches: int = 0  # batches of an evaluation; 0: the whole held-out set
+    retrieval_clips: int = 200  # held-out clips that the final retrieval is computed on; 0: none
+
+
+@dataclasses.dataclass
+class Config:
+    """A whole run."""
+
+    name: str = "base"
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)

@@ -1,0 +1,1 @@
+"""The model: layers, patches, masking, encoder, CAV-MAE."""

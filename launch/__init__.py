@@ -1,0 +1,1 @@
+"""The programs: thin mains over avmae_jax."""
