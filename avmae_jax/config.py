@@ -54,7 +54,7 @@ class ModelConfig:
     audio_mask_ratio: float = 0.75  # share of audio patches hidden, in [0, 1)
     image_mask_ratio: float = 0.75  # share of image patches hidden, in [0, 1)
     audio_mask_mode: str = "unstructured"  # unstructured | time | freq | tf
-    unchained_contrastive: bool = False  # True: the official pass, where of several joint blocks only the last counts for the contrastive loss
+    unchained_contrastive: bool = False  # True: as the official code, only the last joint block acts on the contrastive streams
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
     compute_dtype: str = "float32"  # float32 | bfloat16; parameters, norms, softmax and losses are always float32
 

@@ -1,0 +1,100 @@
+"""Waveform to log-mel spectrogram, with the numbers of Kaldi's `compute-fbank-feats` (htk_compat, Hanning window, no dither, no energy).
+
+One implementation serves NumPy and JAX: hand it either kind of array. In training it runs on the device inside the jitted step, so that the
+host only has to decode.
+
+Axis letters: B batch, S samples, T frames, M mel bins.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avmae_jax.data.clip import SAMPLE_RATE
+
+SHIFT = 160  # samples between frames, 10 ms
+WINDOW = 400  # samples of a frame, 25 ms
+_FFT = 512
+_PREEMPHASIS = 0.97
+_LOW_HZ = 20.0
+_FLOOR = float(np.finfo(np.float32).eps)  # the smallest mel energy, as in Kaldi
+
+
+def num_frames(samples: Any) -> Any:
+    """Frames that lie wholly inside a number of samples ("snip edges"); works on ints and on arrays."""
+    return (samples - WINDOW) // SHIFT + 1
+
+
+def num_samples(frames: int) -> int:
+    """The samples that fill exactly this many frames."""
+    return (frames - 1) * SHIFT + WINDOW
+
+
+@functools.cache
+def mel_filters(mel_bins: int) -> np.ndarray:
+    """Triangular filters, equally spaced on Kaldi's mel scale from 20 Hz to 8 kHz: float32[257, M]."""
+    edges = np.linspace(_mel(_LOW_HZ), _mel(SAMPLE_RATE / 2), mel_bins + 2)
+    mel = _mel(np.arange(_FFT // 2) * SAMPLE_RATE / _FFT)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.maximum(0, np.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)))
+    return np.pad(triangles, ((0, 1), (0, 0))).astype(np.float32)  # the Nyquist bin counts for nothing
+
+
+def log_mel(waveform: Any, mel_bins: int = 128) -> Any:
+    """The spectrogram before normalisation.
+
+    Args:
+      waveform: float32[..., S] in [-1, 1) at 16 kHz, of NumPy or JAX; S >= 400.
+      mel_bins: M.
+
+    Returns:
+      float32[..., T, M] of the same kind with T = num_frames(S), natural logarithm of the mel energies.
+
+    Raises:
+      ValueError: if not even one frame fits.
+    """
+    xp: Any = np if isinstance(waveform, np.ndarray) else jnp
+    frames = num_frames(waveform.shape[-1])
+    if frames < 1:
+        raise ValueError(f"{waveform.shape[-1]} samples are too few: one frame takes {WINDOW} at {SAMPLE_RATE} Hz")
+    # A frame is two and a half shifts long: three shifted copies side by side hold it, without a gather.
+    padding = [(0, 0)] * (waveform.ndim - 1) + [(0, max(0, (frames + 2) * SHIFT - waveform.shape[-1]))]
+    hops = xp.pad(waveform, padding)[..., : (frames + 2) * SHIFT].reshape(*waveform.shape[:-1], frames + 2, SHIFT)
+    windows = xp.concatenate([hops[..., :-2, :], hops[..., 1:-1, :], hops[..., 2:, :]], axis=-1)[..., :WINDOW]
+    windows = windows - windows.mean(axis=-1, keepdims=True)
+    previous = xp.concatenate([windows[..., :1], windows[..., :-1]], axis=-1)
+    windows = (windows - _PREEMPHASIS * previous) * xp.asarray(np.hanning(WINDOW).astype(np.float32))
+    spectrum = xp.fft.rfft(windows, n=_FFT, axis=-1)
+    power = xp.square(spectrum.real) + xp.square(spectrum.imag)
+    return xp.log(xp.maximum(power @ xp.asarray(mel_filters(mel_bins)), _FLOOR))
+
+
+def normalised_fbank(
+    waveform: jax.Array, samples: jax.Array, frames: int, *, mel_bins: int = 128, mean: float = -5.081, std: float = 4.4849
+) -> jax.Array:
+    """What the model sees of a batch of sounds; part of the jitted step.
+
+    Args:
+      waveform: int16[B, S] with S = num_samples(frames), zeros after each clip's end.
+      samples: int32[B], how many of the S belong to the clip.
+      frames: T of the result.
+      mel_bins: M.
+      mean: of the log-mel over the training set.
+      std: likewise.
+
+    Returns:
+      float32[B, T, M]: (log-mel - mean) / std; frames after the clip's end are zero *before* that, as in the original.
+    """
+    scaled = waveform.astype(jnp.float32) / 32_768
+    inside = jnp.arange(waveform.shape[1]) < samples[:, None]
+    offset = scaled.sum(axis=1) / jnp.maximum(samples, 1).astype(jnp.float32)
+    fbank = log_mel(jnp.where(inside, scaled - offset[:, None], 0.0), mel_bins)[:, :frames]
+    sounding = jnp.arange(frames) < num_frames(samples)[:, None]
+    return (jnp.where(sounding[..., None], fbank, 0.0) - mean) / std
+
+
+def _mel(hertz: Any) -> Any:
+    return 1127 * np.log(1 + hertz / 700)

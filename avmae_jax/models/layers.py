@@ -1,0 +1,93 @@
+"""The transformer block that all models here are made of.
+
+A block has one pair of LayerNorms for each *stream* that goes through it, and one attention and MLP for all of them. Blocks of a single stream
+have the stream "main" only; joint blocks also have "audio" and "image" (Gong et al., arXiv 2210.07839, section 2.3).
+
+Parameters are float32; matrix products run in the module's `dtype`; norms and softmax in float32.
+
+Axis letters: B batch, L tokens, D width, N heads.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from avmae_jax.models.attention import attention
+
+NORM_EPS = 1e-5  # the original builds its blocks with torch's default, not with ViT's usual 1e-6
+MAIN = "main"
+ALL_STREAMS = (MAIN, "audio", "image")
+
+_xavier = nnx.initializers.xavier_uniform()
+
+
+class Position(nnx.Param):
+    """Positions of the patches, float32[L, D]: a parameter that pretraining leaves as it is unless the config says otherwise."""
+
+
+def linear(in_width: int, out_width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer with Xavier-uniform kernel and zero bias."""
+    return nnx.Linear(in_width, out_width, kernel_init=_xavier, dtype=dtype, rngs=rngs)
+
+
+def stream_norms(width: int, streams: Sequence[str], rngs: nnx.Rngs) -> nnx.Dict:
+    """A LayerNorm for each stream; the variance is taken in two passes, as torch does."""
+    return nnx.Dict(
+        {
+            stream: nnx.LayerNorm(width, epsilon=NORM_EPS, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+            for stream in streams
+        }
+    )
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused projection: [B, L, D] -> [B, L, D]."""
+
+    def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        # (q/k/v, head, channel) is the order of the fused matrix of the original; separate axes let heads be sharded.
+        projected = (3, heads, width // heads)
+        self.qkv = nnx.LinearGeneral(width, projected, kernel_init=_xavier, dtype=dtype, rngs=rngs)
+        self.proj = nnx.LinearGeneral(projected[1:], width, axis=(-2, -1), kernel_init=_xavier, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Attention of all tokens to all tokens."""
+        query, key, value = jnp.moveaxis(self.qkv(tokens), 2, 0)
+        return self.proj(attention(query, key, value))
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with an exact (erf) GELU between them: [B, L, D] -> [B, L, D]."""
+
+    def __init__(self, width: int, hidden_width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
+        self.fc1 = linear(width, hidden_width, dtype, rngs)
+        self.fc2 = linear(hidden_width, width, dtype, rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Applies to each token alone."""
+        return self.fc2(jax.nn.gelu(self.fc1(tokens), approximate=False))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: [B, L, D] -> [B, L, D]."""
+
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, dtype: jnp.dtype, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs
+    ):
+        self.norm1 = stream_norms(width, streams, rngs)
+        self.attn = Attention(width, heads, dtype, rngs=rngs)
+        self.norm2 = stream_norms(width, streams, rngs)
+        self.mlp = Mlp(width, int(width * mlp_ratio), dtype, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array, stream: str = MAIN) -> jax.Array:
+        """Runs the block with the norms of one stream."""
+        tokens = tokens + self.attn(self.norm1[stream](tokens))
+        return tokens + self.mlp(self.norm2[stream](tokens))
+
+
+def run_block(block: Block, tokens: jax.Array, stream: str = MAIN, *, remat: bool = False) -> jax.Array:
+    """Calls the block; with `remat` its inside is computed again in the backward pass instead of being kept."""
+    if not remat:
+        return block(tokens, stream)
+    return nnx.remat(lambda block, tokens: block(tokens, stream))(block, tokens)

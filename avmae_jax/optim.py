@@ -1,0 +1,48 @@
+"""The optimizer of the recipe: torch.optim.Adam with L2 inside the gradient, and MultiStepLR in epochs."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from avmae_jax.config import ModelConfig, OptimConfig
+from avmae_jax.models.layers import Position
+
+
+def trainable(config: ModelConfig) -> Any:
+    """The nnx filter of what training changes: every parameter, positions only if they are learned."""
+    return nnx.Param if config.learned_positions else nnx.All(nnx.Param, nnx.Not(Position))
+
+
+def learning_rate(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule:
+    """The rate of each step: constant, then times `decay_rate` after epoch `decay_start` and after every `decay_every` more.
+
+    Args:
+      config: rate and decay.
+      steps_per_epoch: optimizer steps in one pass over the data.
+
+    Returns:
+      A function of the step, counted from 0: int[] -> float32[].
+    """
+
+    def schedule(step: Any) -> Any:
+        # in exact integers: a float32 quotient would move the boundary of an epoch by a step
+        boundaries = [round(steps_per_epoch * (config.decay_start + config.decay_every * n)) for n in range(_MAX_DECAYS)]
+        decays = (jnp.asarray(step) >= jnp.asarray(boundaries)).sum()
+        return config.learning_rate * jnp.float32(config.decay_rate) ** decays.astype(jnp.float32)
+
+    return schedule
+
+
+# A rate halved this often is 0 in float32.
+_MAX_DECAYS = 150
+
+
+def adam(config: OptimConfig, steps_per_epoch: float) -> optax.GradientTransformation:
+    """Adam as torch computes it: L2 is added to the gradient, so that it goes through the moments (this is not AdamW)."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
+        optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch)),
+    )
