@@ -1,0 +1,257 @@
+"""Where clips come from: the built-in set, a data set written by launch.prepare, or an official JSON manifest.
+
+A source is opened cheaply, hands over clips by index, can be pickled for reader processes, and never decodes pictures: frames stay JPEGs.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from avmae_jax.config import DataConfig
+from avmae_jax.data import shards
+from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
+from avmae_jax.data.shards import DatasetError, Job, OnProgress
+from avmae_jax.data.video import decode_audio
+
+Split = Literal["train", "test"]
+
+_BUILTIN_VERSION = 1  # raise when instruments.make_clip gives other clips for the same arguments
+_NAMED_AT_ONCE = 10  # missing files listed in one error
+
+
+def open_source(config: DataConfig, split: Split, *, on_progress: OnProgress | None = None, workers: int | None = None) -> ClipSource:
+    """Opens the clips of one split.
+
+    Args:
+      config: which source; see DataConfig.
+      split: "train" or "test".
+      on_progress: follows the generation of the built-in set, where it has to be generated first.
+      workers: processes that generate the built-in set; one a processor if None, none if 0.
+
+    Raises:
+      DatasetError: if there is no such source or no such split, or something is wrong with its files.
+    """
+    if config.source == "builtin":
+        return PreparedSource(_builtin_folder(config, on_progress, workers), split)
+    if config.source == "prepared":
+        if not config.path:
+            raise DatasetError("data.path is empty; give the folder that launch.prepare wrote")
+        return PreparedSource(config.path, split)
+    if config.source == "manifest":
+        field, path = ("path", config.path) if split == "train" else ("eval_path", config.eval_path)
+        if not path:
+            raise DatasetError(f"data.{field} is empty; give the JSON manifest of the {split} clips")
+        if not config.labels_csv:
+            raise DatasetError("data.labels_csv is empty; give the CSV with the columns index,mid,display_name")
+        return ManifestSource(path, config.labels_csv, config.root)
+    raise DatasetError(f"data.source is {config.source!r}; choose builtin, prepared or manifest")
+
+
+class _EncodedFrames(tfds.decode.SkipDecoding):
+    """Leaves a sequence of pictures encoded; TFDS itself skips only single ones when it reads with NumPy."""
+
+    def decode_batch_example_np(self, serialized_example: Any) -> Any:
+        return serialized_example
+
+
+class PreparedSource:
+    """One split of a data set written by shards.write_dataset."""
+
+    def __init__(self, path: str | Path, split: Split) -> None:
+        self._path, self._split = Path(path).expanduser(), split
+        if not self._path.is_dir():
+            raise DatasetError(f"{self._path}: there is no such folder; write it with launch.prepare")
+        if not shards.is_complete(self._path):
+            unfinished = (self._path / shards.PROGRESS).exists()
+            what = "is unfinished; run the command that began it again" if unfinished else "is no data set of launch.prepare"
+            raise DatasetError(f"{self._path} {what}")
+        builder = tfds.builder_from_directory(self._path)
+        info = builder.info
+        counts = {name: found.num_examples for name, found in info.splits.items()}
+        if not counts.get(split):
+            raise DatasetError(f"{self._path} has no clips in the split {split!r}; it has {counts}")
+        missing = [file for file in info.splits[split].filepaths if not os.path.exists(file)]  # noqa: PTH110 - TFDS gives its own path type
+        if missing:
+            raise DatasetError(f"{self._path}: {len(missing)} shards are missing, the first is {missing[0]}; prepare the data set again")
+        self.label_names: Sequence[str] = tuple((info.metadata or {})["label_names"])
+        decoders = {"frames": _EncodedFrames()}
+        self._records = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue] - TFDS wraps the method
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Clip:
+        record = self._records[index]
+        labels = tuple(int(label) for label in record["labels"])
+        return Clip(record["id"].decode(), record["waveform"], tuple(record["frames"]), labels)
+
+    def __repr__(self) -> str:
+        return f"PreparedSource({str(self._path)!r}, {self._split!r}, {len(self)} clips)"
+
+
+class _Entry(NamedTuple):
+    id: str
+    wav: str
+    folder: str  # frames are folder/frame_{0..9}/id.jpg
+    labels: tuple[int, ...]
+
+
+class ManifestSource:
+    """Clips listed by an official manifest, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
+
+    Every file is known to exist when the source is opened, and to lie inside `root`. Sound is decoded at access: the first channel at
+    16 kHz. An entry with an empty `labels` has none.
+    """
+
+    def __init__(self, path: str | Path, labels_csv: str | Path, root: str | Path = "") -> None:
+        """Reads and checks the manifest.
+
+        Args:
+          path: the JSON file.
+          labels_csv: CSV with the columns index,mid,display_name.
+          root: folder that relative paths start from and all paths must lie in; empty: the manifest's own folder.
+
+        Raises:
+          DatasetError: naming the manifest, the entry, and the field.
+        """
+        self._path = Path(path).expanduser()
+        self.label_names: Sequence[str]
+        mids, self.label_names = read_labels(Path(labels_csv).expanduser())
+        root = Path(root).expanduser() if root else self._path.parent
+        self._entries = list(_read_entries(self._path, root.resolve(), mids))
+        if not self._entries:
+            raise DatasetError(f"{self._path}: its list of clips is empty")
+        _check_files(self._path, root.resolve(), self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Clip:
+        entry = self._entries[index]
+        frames = tuple(Path(file).read_bytes() for file in _frame_files(entry))
+        return Clip(entry.id, decode_audio(entry.wav), frames, entry.labels)
+
+    def __repr__(self) -> str:
+        return f"ManifestSource({str(self._path)!r}, {len(self)} clips)"
+
+
+def read_labels(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Reads a label CSV: the index of each mid, and the display names by index.
+
+    Raises:
+      DatasetError: if columns are missing, or the indices aren't 0, 1, ... each once.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: the labels can't be read ({error})") from error
+    if not {"index", "mid", "display_name"} <= set(reader.fieldnames or ()):
+        raise DatasetError(f"{path}: its first line must name the columns index,mid,display_name, not {reader.fieldnames}")
+    rows.sort(key=lambda row: int(row["index"]) if row["index"].isdecimal() else -1)
+    mids = {row["mid"]: number for number, row in enumerate(rows)}
+    for number, row in enumerate(rows):
+        if row["index"] != str(number) or mids[row["mid"]] != number:
+            raise DatasetError(
+                f"{path}: the label {row['mid']!r} with index {row['index']!r} breaks the rule: indices 0, 1, ..., each mid once"
+            )
+    return mids, tuple(row["display_name"] for row in rows)
+
+
+def _read_entries(path: Path, root: Path, mids: Mapping[str, int]) -> Iterator[_Entry]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: the manifest can't be read ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+        raise DatasetError(f'{path}: a manifest is an object with a list under "data"')
+    first_of: dict[str, int] = {}
+    for number, entry in enumerate(content["data"]):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, dict):
+            raise DatasetError(f"{where} is {entry!r}; it must be an object")
+        for key in ("video_id", "wav", "video_path", "labels"):
+            if not isinstance(entry.get(key), str):
+                raise DatasetError(f"{where} (video_id {entry.get('video_id')!r}): {key} is {entry.get(key)!r}; it must be given as text")
+        clip_id = entry["video_id"]
+        if clip_id in first_of:
+            raise DatasetError(f"{where}: video_id {clip_id!r} is also that of entry {first_of[clip_id]}; ids must be unique")
+        first_of[clip_id] = number
+        names = entry["labels"].split(",") if entry["labels"] else []
+        unknown = [name for name in names if name not in mids]
+        if unknown:
+            raise DatasetError(f"{where} (video_id {clip_id!r}): labels has {unknown[0]!r}, which the label CSV doesn't list")
+        labels = tuple(mids[name] for name in names)
+        yield _Entry(clip_id, str(root / entry["wav"]), str(root / entry["video_path"]), labels)
+
+
+def _frame_files(entry: _Entry) -> list[str]:
+    return [f"{entry.folder}/frame_{number}/{entry.id}.jpg" for number in range(NUM_FRAMES)]
+
+
+def _check_files(manifest: Path, root: Path, entries: Sequence[_Entry]) -> None:
+    """Every path of the manifest is a file inside root; all missing ones are reported together."""
+    resolve_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
+    missing = []
+    for number, entry in enumerate(entries):
+        for field, file in [("wav", entry.wav), *(("video_path", frame) for frame in _frame_files(entry))]:
+            folder, name = os.path.split(file)
+            resolved = Path(resolve_folder(folder)) / name
+            try:
+                if stat.S_ISLNK(os.lstat(resolved).st_mode):
+                    resolved = resolved.resolve()
+                found = stat.S_ISREG(os.stat(resolved).st_mode)  # noqa: PTH116
+            except OSError:
+                found = False
+            if not resolved.is_relative_to(root):
+                where = f"{manifest}: entry {number} (video_id {entry.id!r})"
+                raise DatasetError(
+                    f"{where}: {field} leads to {resolved}, outside {root}; set data.root to the folder that holds all files"
+                )
+            if not found:
+                missing.append(f"entry {number} (video_id {entry.id!r}), {field}: {file}")
+    if missing:
+        named = "\n  ".join(missing[:_NAMED_AT_ONCE])
+        raise DatasetError(f"{manifest}: {len(missing)} files don't exist; the first {min(len(missing), _NAMED_AT_ONCE)}:\n  {named}")
+
+
+def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers: int | None) -> Path:
+    """The folder of the built-in set, generated if it isn't there; whoever comes second waits for the first."""
+    from avmae_jax.data import instruments  # only here: sources of real clips don't need the generator
+
+    settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
+    digest = hashlib.sha256(json.dumps([settings, _BUILTIN_VERSION], sort_keys=True).encode()).hexdigest()[:12]
+    folder = Path(config.cache_dir).expanduser() / f"instruments-{digest}"
+    if shards.is_complete(folder):
+        return folder
+    counts = {"train": config.builtin_train, "test": config.builtin_test}
+    make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=config.builtin_image_size)
+    shards.write_dataset(
+        folder,
+        name="instruments",
+        jobs={split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()},
+        make=make,
+        label_names=instruments.INSTRUMENTS,
+        settings={**settings, "generator": _BUILTIN_VERSION},
+        workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+        shard_size=100,
+        on_progress=on_progress,
+        wait_for_lock=True,
+    )
+    return folder
+
+
+def _make_builtin(job: Job, *, seed: int, seconds: float, image_size: int) -> Clip:
+    from avmae_jax.data import instruments
+
+    split, index = job.args
+    return instruments.make_clip(split, index, seed=seed, seconds=seconds, image_size=image_size)
