@@ -1,0 +1,299 @@
+"""Saving a run and getting it back, whatever happened to the disk in between.
+
+A checkpoint is a folder named after its step, written by Orbax in the background and renamed into place when it is complete. It holds five
+items, so that fine-tuning can read `params` alone:
+
+  params, opt_state, rng   {dotted path: array}, in Orbax's own format (OCDBT); nothing is pickled
+  data, meta               JSON
+
+Orbax notices neither a flipped bit nor a damaged newest step, so `meta` also carries a checksum of every tensor, of `data` and of itself.
+Restoring walks from the newest step to the oldest until one verifies and says what it skipped and why. A step that is sound but belongs to
+another model or config is refused instead: walking past it would silently throw a run away. This module is the only one that knows Orbax.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from logging import WARNING, LogRecord
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
+
+from avmae_jax import checkpoint_step
+from avmae_jax.checkpoint_step import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
+
+_STEP_NAME = re.compile(r"0|[1-9]\d*")
+_SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # what Orbax and TensorStore raise when a file can't be written
+
+
+class Restored(NamedTuple):
+    """What a run needs to go on as if it had never stopped."""
+
+    step: int
+    params: Any  # the structure and shardings of the target
+    opt_state: Any
+    rng: Any
+    data: dict[str, Any]  # where the reader was; as JSON gives it back: lists for tuples, strings for keys
+    meta: dict[str, Any]
+
+
+class RestoredParams(NamedTuple):
+    """A model's parameters and what was noted about the run that made them."""
+
+    step: int
+    params: Any  # the structure and shardings of the target, or {dotted path: array} where none was given
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, for the one program that trains it; everybody else reads with `restore_params`.
+
+    On several hosts every process calls every method, and the folder is one that all of them see.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, *, keep_last: int = 3, keep_every: int = 0):
+        """Opens or creates the folder and clears what a killed save left in it.
+
+        Args:
+          directory: holds one folder per step.
+          keep_last: how many of the newest steps are kept; at least 1. With 1 there is nothing to fall back on.
+          keep_every: every step that is a multiple of this is kept as well; 0: none.
+
+        Raises:
+          CheckpointError: if the folder can't be created or written.
+          ValueError: if a number is out of range.
+        """
+        if keep_last < 1 or keep_every < 0:
+            raise ValueError(f"train.keep_last is {keep_last} and train.keep_every is {keep_every}; give at least 1 and at least 0")
+        _quiet_orbax()
+        self.directory = pathlib.Path(directory).expanduser().absolute()
+        self._policy = AnyPreservationPolicy([LatestN(keep_last), *([EveryNSteps(keep_every)] if keep_every else [])])
+        self._saving: int | None = None  # the step being written in the background
+        self._manager = self._open()
+
+    def __enter__(self) -> "Checkpoints":
+        """Closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for the save under way."""
+        self.close()
+
+    def save(self, step: int, *, params: Any, opt_state: Any, rng: Any, data: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Copies everything to the host and writes it in the background; the arrays may be donated as soon as this returns.
+
+        Args:
+          step: newer than every step saved so far.
+          params: pytree of jax arrays, such as an `nnx.State`.
+          opt_state: pytree of jax arrays.
+          rng: pytree of jax arrays, such as one key of `jax.random.key`.
+          data: the reader's state, as JSON.
+          meta: whatever identifies the run, its config above all, as JSON.
+
+        Raises:
+          CheckpointError: if this save can't begin, or the one before it failed in the background: then this step isn't saved either.
+          TypeError: if a leaf isn't a jax array, or `data` or `meta` isn't JSON.
+        """
+        self.wait()
+        newest = self.newest()
+        if newest is not None and step <= newest:
+            raise CheckpointError(f"{self.directory}: step {step} can't be saved, since step {newest} is there; save newer steps only")
+        items = checkpoint_step.pack(step, {"params": params, "opt_state": opt_state, "rng": rng}, data, meta)
+        self._saving = step
+        with self._failures_explained():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, params: Any, opt_state: Any, rng: Any, check_meta: Callable[[dict[str, Any]], None] | None = None) -> Restored | None:
+        """The newest step that verifies; damaged newer ones are renamed to `<step>.damaged`, so that their numbers are free again.
+
+        Args:
+          params: what to restore into: concrete arrays or `jax.ShapeDtypeStruct`s. Their shardings are the ones restored to, whatever mesh
+            the checkpoint was saved from; a leaf without one goes to the first local device.
+          opt_state: likewise.
+          rng: likewise.
+          check_meta: called with the `meta` of a step before its tensors are read, and may raise; see `require_same_config`.
+
+        Returns:
+          None if the folder has no checkpoint at all.
+
+        Raises:
+          CheckpointMismatchError: if a sound step holds other tensors than the targets; names them.
+          CheckpointError: if there are checkpoints and none verifies; lists each with its reason, and leaves them as they are.
+        """
+        self.wait()
+        targets = {"params": params, "opt_state": opt_state, "rng": rng}
+        damaged: dict[int, str] = {}
+        for step, folder in _steps(self.directory):
+            try:
+                content = checkpoint_step.read_meta(folder)
+                if check_meta:
+                    check_meta(content["meta"])
+                data = checkpoint_step.read_data(folder, content)
+                trees = checkpoint_step.read_tensors(folder, content, targets)
+            except DamagedCheckpointError as error:
+                damaged[step] = _log_skipped(error)
+                continue
+            self._set_aside(damaged)
+            return Restored(step, trees["params"], trees["opt_state"], trees["rng"], data, content["meta"])
+        if damaged:
+            raise CheckpointError(_none_left(self.directory, damaged))
+        return None
+
+    def newest(self) -> int | None:
+        """The newest step, the one being saved included; None where there is none."""
+        return self._manager.latest_step()
+
+    def check(self) -> None:
+        """Raises CheckpointError if the save in the background has failed already; never waits, so call it between far-apart saves."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the save under way is complete; raises CheckpointError if it failed."""
+        with self._failures_explained():
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits, then ends the background threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        # lightweight: Orbax would otherwise read every step's own metadata now, and fail on a damaged one.
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy, cleanup_tmp_directories=True, lightweight_initialize=True, enable_background_delete=False
+        )
+        try:
+            return ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise CheckpointError(f"{self.directory}: can't keep checkpoints here: {error}; choose another train.workdir") from error
+
+    @contextlib.contextmanager
+    def _failures_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except _SAVE_ERRORS as error:
+            step, self._saving = self._saving, None
+            self._manager.close()
+            try:
+                self._manager = self._open()  # forgets the step that failed, clears its temporary folder, frees its space
+                newest = self.newest()
+                good = (
+                    "no complete checkpoint is there yet"
+                    if newest is None
+                    else f"the newest complete checkpoint is step {newest}, untouched"
+                )
+            except CheckpointError as gone:
+                good = str(gone)
+            cause = f"saving step {step} failed: {checkpoint_step.first_line(error)}"
+            raise CheckpointError(f"{self.directory}: {cause}\n{good}. Free space or mend the folder, then start again") from error
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step in damaged:
+            source = self.directory / str(step)
+            target = next(path for n in range(1000) if not (path := source.with_name(f"{step}.damaged{f'-{n}' if n else ''}")).exists())
+            logging.warning("%s is kept as %s; training goes on from an older step", source, target.name)
+            if jax.process_index() == 0:
+                source.rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
+
+
+def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredParams:
+    """Reads `params` alone and changes nothing on disk.
+
+    Args:
+      path: a run's checkpoint folder, of which the newest step that verifies is taken, or one step of it, which must verify.
+      target: pytree of arrays or `jax.ShapeDtypeStruct`s to restore into, with shardings; None: {dotted path: array} on the first device.
+
+    Raises:
+      CheckpointMismatchError: if the checkpoint holds other tensors than the target; names them.
+      DamagedCheckpointError: if the one step does not verify.
+      CheckpointError: if there is no checkpoint, or none verifies; lists each with its reason.
+    """
+    _quiet_orbax()
+    path = pathlib.Path(path).expanduser().absolute()
+    steps = _steps(path)
+    if not steps and not (path / "params").is_dir() and not (path / "meta").is_dir():
+        raise CheckpointError(f"{path}: no checkpoint here; give a run's checkpoint folder or one step of it")
+    damaged: dict[int, str] = {}
+    for step, folder in steps or [(-1, path)]:
+        try:
+            content = checkpoint_step.read_meta(folder)
+            params = checkpoint_step.read_tensors(folder, content, {"params": target})["params"]
+        except DamagedCheckpointError as error:
+            if not steps:
+                raise
+            damaged[step] = _log_skipped(error)
+            continue
+        return RestoredParams(content["step"], params, content["meta"])
+    raise CheckpointError(_none_left(path, damaged))
+
+
+def require_same_config(saved: dict[str, Any], current: dict[str, Any], ignore: tuple[str, ...] = ()) -> None:
+    """Refuses to go on with another config than the checkpoint's.
+
+    Args:
+      saved: nested dict of the checkpoint.
+      current: nested dict of this run, e.g. `dataclasses.asdict(config)`.
+      ignore: dotted names of fields and groups that may differ, e.g. `("train", "data.workers")`.
+
+    Raises:
+      CheckpointMismatchError: naming every other field that differs, with both values.
+    """
+    old, new = _fields(json.loads(json.dumps(saved))), _fields(json.loads(json.dumps(current)))
+    names = [name for name in sorted(old | new) if not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)]
+    lines = [
+        f"{name}: {old.get(name, 'absent')!r} in the checkpoint, {new.get(name, 'absent')!r} now"
+        for name in names
+        if (name in old) != (name in new) or old.get(name) != new.get(name)
+    ]
+    if lines:
+        raise CheckpointMismatchError(
+            "the checkpoint was made with another config; set these fields back or start in another train.workdir:\n  " + "\n  ".join(lines)
+        )
+
+
+def _steps(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    """The complete steps of a folder, newest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(
+        ((int(path.name), path) for path in directory.iterdir() if _STEP_NAME.fullmatch(path.name) and path.is_dir()), reverse=True
+    )
+
+
+def _log_skipped(error: DamagedCheckpointError) -> str:
+    logging.warning("damaged checkpoint skipped: %s", error)
+    return str(error)
+
+
+def _none_left(directory: pathlib.Path, damaged: dict[int, str]) -> str:
+    reasons = "\n  ".join(damaged.values())
+    return f"{directory}: every checkpoint is damaged; restore one from a copy, or start again in another folder:\n  {reasons}"
+
+
+def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat
+
+
+def _quiet_orbax() -> None:
+    """Keeps Orbax's dozens of lines per save off the console, which it shares with us; its warnings and errors stay."""
+    logging.get_absl_logger().addFilter(_not_chatter)  # adding the same filter again does nothing
+
+
+def _not_chatter(record: LogRecord) -> bool:
+    return record.levelno >= WARNING or "orbax" not in pathlib.Path(record.pathname).parts

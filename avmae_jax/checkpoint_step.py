@@ -1,0 +1,220 @@
+"""What one step of a run holds, and whether it still is what was saved.
+
+`meta` lists every tensor as `[type and shape, checksum]`. The checksum is the sum, modulo 2^32, of the tensor's 32-bit words times odd
+weights that depend on their position. It is exact, so it doesn't depend on sharding or on the number of devices, and is computed where the
+tensor is; as odd numbers are invertible modulo 2^32, every single flipped bit changes it.
+"""
+
+import hashlib
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+Tensors = dict[str, Any]  # dotted path -> jax.Array or jax.ShapeDtypeStruct
+
+_SHOWN = 10  # tensors listed in an error; the rest is counted
+# What Orbax raises for a damaged file, found by flipping bits in all of them; running out of memory is none of these.
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+class CheckpointError(Exception):
+    """A run can't be saved or restored; the message names the folder, the step and what to do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A step is incomplete, unreadable or not what was written."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A sound checkpoint is of another model, optimizer or config than the one it was asked for."""
+
+
+def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str, Any]) -> dict[str, ocp.args.CheckpointArgs]:
+    """Orbax's save arguments for the items of a step.
+
+    Args:
+      step: noted in `meta`.
+      trees: item -> pytree of jax arrays; an item without leaves is noted, and has no folder.
+      data: JSON.
+      meta: JSON.
+
+    Raises:
+      TypeError: if a leaf isn't a jax array, or `data` or `meta` isn't JSON.
+    """
+    tensors = {item: _flatten(tree) for item, tree in trees.items()}
+    for item, flat in tensors.items():
+        for path, leaf in flat.items():
+            if not isinstance(leaf, jax.Array):
+                raise TypeError(f"{item}: {path} is a {type(leaf).__name__}; checkpoints hold jax arrays")
+    sums = jax.device_get({item: {path: checksum(leaf) for path, leaf in flat.items()} for item, flat in tensors.items()})
+    signatures = {item: {path: [_form(leaf), int(sums[item][path])] for path, leaf in flat.items()} for item, flat in tensors.items()}
+    content = {"step": step, "tensors": signatures, "data": _digest(data), "meta": meta}
+    return {
+        **{item: ocp.args.StandardSave(flat) for item, flat in tensors.items() if flat},
+        "data": ocp.args.JsonSave(data),
+        "meta": ocp.args.JsonSave({"sha256": _digest(content), "content": content}),
+    }
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    """{"step", "tensors", "data", "meta"} of a step; raises DamagedCheckpointError if it isn't what was saved."""
+    saved = _read_json(folder, "meta")
+    if saved.keys() != {"sha256", "content"} or saved["sha256"] != _digest(saved["content"]):
+        raise DamagedCheckpointError(f"{folder}: meta is not what was saved")
+    return saved["content"]
+
+
+def read_data(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The reader's state of a step; raises DamagedCheckpointError if it isn't what was saved."""
+    data = _read_json(folder, "data")
+    if _digest(data) != content["data"]:
+        raise DamagedCheckpointError(f"{folder}: data is not what was saved")
+    return data
+
+
+def read_tensors(folder: pathlib.Path, content: dict[str, Any], targets: dict[str, Any]) -> dict[str, Any]:
+    """Reads and verifies some items of a step.
+
+    Args:
+      folder: of the step.
+      content: what `read_meta` gave.
+      targets: item -> pytree of arrays or `jax.ShapeDtypeStruct`s with shardings, or None for {dotted path: array} on the first device.
+
+    Returns:
+      item -> pytree of jax arrays.
+
+    Raises:
+      CheckpointMismatchError: if an item holds other tensors than its target.
+      DamagedCheckpointError: if an item is missing, unreadable or does not match its checksums.
+    """
+    abstract = {}
+    for item, target in targets.items():
+        signatures = content["tensors"][item]
+        flat = _from_signatures(folder, signatures) if target is None else _flatten(target)
+        _require_same_tensors(folder, item, {path: form for path, (form, _) in signatures.items()}, flat)
+        abstract[item] = {path: _with_sharding(leaf) for path, leaf in flat.items()}
+    restored = {}
+    for item, target in targets.items():
+        tensors = _read_item(folder, item, abstract[item]) if abstract[item] else {}
+        if other := [path for path in tensors if _form(tensors[path]) != _form(abstract[item][path])]:  # Orbax's note of the type is lost
+            raise DamagedCheckpointError(f"{folder}: {item} has another type or shape than was saved in {_listed(other)}")
+        sums = jax.device_get({path: checksum(leaf) for path, leaf in tensors.items()})
+        wrong = [path for path, (_, saved) in content["tensors"][item].items() if int(sums[path]) != saved]
+        if wrong:
+            raise DamagedCheckpointError(f"{folder}: {item} does not match its checksums in {_listed(wrong)}")
+        restored[item] = tensors if target is None else jax.tree.unflatten(jax.tree.structure(target), list(tensors.values()))
+    return restored
+
+
+@jax.jit
+def checksum(tensor: jax.Array) -> jax.Array:
+    """The checksum of one tensor of any shape, type and sharding: uint32[]."""
+    if jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
+        tensor = jax.random.key_data(tensor)
+    if tensor.dtype == jnp.bool_:
+        tensor = tensor.astype(jnp.uint8)
+    words = jax.lax.bitcast_convert_type(tensor, jnp.dtype(f"uint{min(32, 8 * tensor.dtype.itemsize)}")).astype(jnp.uint32)
+    # Positions axis by axis: a reshape would gather a sharded tensor.
+    position = jnp.zeros(words.shape, jnp.uint32)
+    for axis in range(words.ndim):
+        stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
+        position += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride
+    # Scrambled, so that swapped blocks don't cancel out (the constants are those of the lowbias32 hash).
+    position = (position ^ (position >> 16)) * np.uint32(0x7FEB352D)
+    position = (position ^ (position >> 15)) * np.uint32(0x846CA68B)
+    weight = (position ^ (position >> 16)) | np.uint32(1)
+    return jnp.sum(words * weight, dtype=jnp.uint32)
+
+
+def first_line(error: Exception) -> str:
+    """An error in short; TensorStore's go on for pages."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _flatten(tree: Any) -> Tensors:
+    """{dotted path: leaf} in the order of jax.tree.leaves; nnx Variables don't add their own `.value` to the path."""
+    flat = {}
+    for keys, leaf in jax.tree.leaves_with_path(tree):
+        if keys and keys[-1] == jax.tree_util.GetAttrKey("value"):
+            keys = keys[:-1]
+        path = jax.tree_util.keystr(keys, simple=True, separator=".") or "value"
+        if path in flat:
+            raise ValueError(f"two leaves are called {path}; rename one")
+        flat[path] = leaf
+    return flat
+
+
+def _form(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _from_signatures(folder: pathlib.Path, signatures: dict[str, Any]) -> Tensors:
+    flat = {}
+    for path, (form, _) in signatures.items():
+        dtype, shape = form.split("[", 1)
+        if dtype.startswith("key<"):
+            raise CheckpointMismatchError(f"{folder}: {path} is a random key, which can't be restored without a target; give one")
+        flat[path] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), jnp.dtype(dtype))
+    return flat
+
+
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding.shard_shape(leaf.shape)  # a sharding that doesn't divide the shape is the caller's mistake, not damage
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _require_same_tensors(folder: pathlib.Path, item: str, saved: dict[str, str], target: Tensors) -> None:
+    lines = []
+    if missing := [path for path in target if path not in saved]:
+        lines.append(f"missing in the checkpoint: {_listed(missing)}")
+    if unexpected := [path for path in saved if path not in target]:
+        lines.append(f"only in the checkpoint: {_listed(unexpected)}")
+    other = [path for path in target if path in saved and saved[path] != _form(target[path])]
+    lines += [f"{path}: {saved[path]} in the checkpoint, {_form(target[path])} now" for path in other[:_SHOWN]]
+    if len(other) > _SHOWN:
+        lines.append(f"and {len(other) - _SHOWN} more of another shape or type")
+    if lines:
+        raise CheckpointMismatchError(f"{folder}: {item} does not fit; use the config it was saved with:\n  " + "\n  ".join(lines))
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
+
+
+def _read_item(folder: pathlib.Path, item: str, abstract: Tensors) -> Tensors:
+    failure, tensors = "", {}
+    try:
+        restored = ocp.StandardCheckpointHandler().restore(epath.Path(folder / item), args=ocp.args.StandardRestore(abstract))
+        tensors = {path: restored[path] for path in abstract}
+    except _READ_ERRORS as error:
+        failure = first_line(error)
+    # A host reads its own shards only: all must take or leave this step together.
+    if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(failure))).any():
+        failure = failure or "unreadable on another host"
+    if failure:
+        raise DamagedCheckpointError(f"{folder}: {item} can't be read: {failure}")
+    return tensors
+
+
+def _read_json(folder: pathlib.Path, item: str) -> dict[str, Any]:
+    try:
+        value = ocp.JsonCheckpointHandler().restore(epath.Path(folder / item))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{folder}: {item} can't be read: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise DamagedCheckpointError(f"{folder}: {item} is not what was saved")
+    return value
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of a JSON value, the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
