@@ -1,0 +1,191 @@
+"""Attention: one result whatever path computes it, gradients included."""
+
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from jax.typing import ArrayLike
+
+from avmae_jax.models import attention as module
+from avmae_jax.models.attention import attention
+
+# The paths that a CPU can run; `attention` chooses the first on one device and the second on several.
+PATHS = {"looped": module._looped, "plain": jax.nn.dot_product_attention}
+
+
+def _draw(shape: tuple[int, ...], seed: int = 0, size: float = 1.0) -> list[np.ndarray]:
+    """Query, key, value and a gradient of the output."""
+    rng = np.random.default_rng(seed)
+    return [(size * rng.standard_normal(shape)).astype(np.float32) for _ in range(4)]
+
+
+def _reference(query: np.ndarray, key: np.ndarray, value: np.ndarray, out_grad: np.ndarray) -> list[np.ndarray]:
+    """Output and the three gradients in float64, straight from the definition."""
+    query, key, value, out_grad = (x.astype(np.float64) for x in (query, key, value, out_grad))
+    scale = query.shape[-1] ** -0.5
+    logits = np.einsum("bqnd,bknd->bnqk", query, key) * scale
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    weights_grad = np.einsum("bqnd,bknd->bnqk", out_grad, value)
+    logits_grad = weights * (weights_grad - (weights * weights_grad).sum(axis=-1, keepdims=True)) * scale
+    return [
+        np.einsum("bnqk,bknd->bqnd", weights, value),
+        np.einsum("bnqk,bknd->bqnd", logits_grad, key),
+        np.einsum("bnqk,bqnd->bknd", logits_grad, query),
+        np.einsum("bnqk,bqnd->bknd", weights, out_grad),
+    ]
+
+
+def _assert_close(got: list[jax.Array], wanted: list[np.ndarray], tolerance: float) -> None:
+    # Gradients of one token cancel to nothing; their rounding is measured against the size of the terms, not of the rest.
+    for name, x, y in zip(("output", "query", "key", "value"), got, wanted, strict=True):
+        error = np.abs(np.asarray(x, np.float64) - y).max() / max(np.abs(y).max(), 0.1)
+        assert error < tolerance, f"{name} differs by {error:.1e}"
+
+
+def _output_and_grads(function: Callable[..., jax.Array], *arrays: ArrayLike) -> list[jax.Array]:
+    def run(query: jax.Array, key: jax.Array, value: jax.Array, out_grad: jax.Array) -> list[jax.Array]:
+        out, vjp = jax.vjp(function, query, key, value)
+        return [out, *vjp(out_grad)]
+
+    return jax.jit(run)(*arrays)
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 2, 7, 16, 49]), st.integers(1, 4), st.sampled_from([1, 3, 8, 32])),
+    seed=st.integers(0, 9),
+)
+def test_output_and_gradients_match_float64(shape: tuple[int, ...], seed: int) -> None:
+    arrays = _draw(shape, seed)
+    _assert_close(_output_and_grads(module._looped, *arrays), _reference(*arrays), 1e-5)
+
+
+@pytest.mark.parametrize("size", [(4, 49, 3, 64), (2, 177, 5, 32), (1, 1, 1, 8)])
+def test_paths_agree(size: tuple[int, ...]) -> None:
+    arrays = _draw(size)
+    wanted = [np.asarray(x) for x in _output_and_grads(PATHS["plain"], *arrays)]
+    for function in (attention, PATHS["looped"]):
+        _assert_close(_output_and_grads(function, *arrays), wanted, 1e-5)
+
+
+def test_gradient_of_the_loop_matches_finite_differences() -> None:
+    query, key, value, _ = _draw((2, 5, 3, 4))
+    check_grads(module._looped, (query, key, value), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_huge_logits_stay_finite_and_pick_the_largest(path: str) -> None:
+    query, key, value, out_grad = _draw((1, 9, 2, 16))
+    key *= 1e3 / np.abs(_logits(query, key)).max()
+    got = _output_and_grads(PATHS[path], query, key, value, out_grad)
+    assert all(bool(jnp.isfinite(x).all()) for x in got)
+    _assert_close(got, _reference(query, key, value, out_grad), 1e-3)
+
+
+def _logits(query: np.ndarray, key: np.ndarray) -> np.ndarray:
+    return np.einsum("bqnd,bknd->bnqk", query, key) * query.shape[-1] ** -0.5
+
+
+def test_bfloat16_in_and_out_float32_in_between() -> None:
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in _draw((2, 200, 2, 32))]
+    got = _output_and_grads(attention, *arrays)
+    assert {x.dtype for x in got} == {jnp.dtype(jnp.bfloat16)}
+    # Half a unit in bfloat16's last place: only the result was rounded, not the softmax.
+    _assert_close(got, _reference(*(np.asarray(x, np.float32) for x in arrays)), 2**-8)
+
+
+def test_works_inside_checkpoint_and_value_and_grad_under_strict_promotion() -> None:
+    query, key, value, _ = (jnp.asarray(x) for x in _draw((2, 6, 3, 8)))
+
+    def loss(query: jax.Array) -> jax.Array:
+        return jnp.square(attention(query, key, value)).sum()
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        plain = jax.jit(jax.value_and_grad(loss))(query)
+        rematerialised = jax.jit(jax.value_and_grad(jax.checkpoint(loss)))(query)
+    np.testing.assert_allclose(rematerialised[0], plain[0], rtol=1e-6)
+    np.testing.assert_allclose(rematerialised[1], plain[1], rtol=1e-5, atol=1e-6)
+
+
+def test_one_cpu_device_never_holds_the_logits_of_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    batch, length, heads, channels = 4, 256, 8, 16
+    shape = jax.ShapeDtypeStruct((batch, length, heads, channels), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda *arrays: attention(*arrays).sum(), (0, 1, 2)))
+    memory = gradient.lower(shape, shape, shape).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < batch * heads * length**2 * 4
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [(jnp.zeros((1, 5, 2, 8)), r"key is float32\[1, 5, 2, 8\]"), (jnp.zeros((1, 4, 2, 8), jnp.bfloat16), "key is bfloat16")],
+)
+def test_refuses_arrays_that_differ_and_says_how(key: jax.Array, message: str) -> None:
+    query = jnp.zeros((1, 4, 2, 8))
+    with pytest.raises(ValueError, match=message):
+        attention(query, key, query)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a machine without a GPU lower for CUDA, as far as cuDNN's custom call; it says nothing about what cuDNN does with it."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", types.SimpleNamespace(cudnn_get_version=lambda: 91000))
+    monkeypatch.setattr(module, "get_backend", lambda: types.SimpleNamespace(platform="gpu", platform_version="cuda 12080"))
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize(
+    ("length", "channels", "dtype", "uses_cudnn"),
+    [
+        *((length, 64, jnp.bfloat16, True) for length in (1, 49, 128, 177, 708)),
+        (708, 32, jnp.bfloat16, True),
+        (128, 20, jnp.bfloat16, False),  # no such head size in cuDNN
+        (177, 64, jnp.float32, False),
+    ],
+)
+def test_lowers_for_cuda_with_gradient(length: int, channels: int, dtype: jnp.dtype, uses_cudnn: bool) -> None:
+    x = jax.ShapeDtypeStruct((2, length, 3, channels), dtype)
+    gradient = jax.jit(lambda *arrays: jax.vjp(attention, *arrays[:3])[1](arrays[3]))
+    text = gradient.trace(x, x, x, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert ("__cudnn$fmhaSoftmaxBackward" in text) == uses_cudnn
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from avmae_jax.models.attention import _looped, attention
+
+assert jax.device_count() == 4
+mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+arrays = [np.random.default_rng(seed).standard_normal((4, 11, 6, 8)).astype(np.float32) for seed in range(4)]
+run = lambda function: jax.jit(lambda *x: [function(*x[:3]), *jax.vjp(function, *x[:3])[1](x[3])])
+wanted = run(_looped)(*arrays)
+for spec in (("data",), (("data", "tensor"),), ("data", None, "tensor")):
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    placed = [jax.device_put(x, sharding) for x in arrays]
+    compiled = run(attention).lower(*placed).compile()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in compiled.as_text(), (spec, collective)
+    for x, y in zip(compiled(*placed), wanted, strict=True):
+        assert x.sharding.is_equivalent_to(sharding, 4), x.sharding
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+"""
+
+
+def test_four_devices_give_the_same_numbers_without_communication() -> None:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
