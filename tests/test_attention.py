@@ -46,7 +46,7 @@ def _reference(query: np.ndarray, key: np.ndarray, value: np.ndarray, out_grad: 
 
 
 def _assert_close(got: list[jax.Array], wanted: list[np.ndarray], tolerance: float) -> None:
-    # Gradients of one token cancel to nothing; their rounding is measured against the size of the terms, not of the rest.
+    # Gradients that cancel to nothing (L = 1) leave the rounding of their terms, which are about one in size.
     for name, x, y in zip(("output", "query", "key", "value"), got, wanted, strict=True):
         error = np.abs(np.asarray(x, np.float64) - y).max() / max(np.abs(y).max(), 0.1)
         assert error < tolerance, f"{name} differs by {error:.1e}"
