@@ -5,9 +5,8 @@ and `labels`; TensorFlow is needed neither to write nor to read it. Its content 
 workers.
 
 A long run can be killed at any time. Each shard is written under a temporary name in `progress/` and renamed when complete, after a record
-of its length and failures; the same call then goes on at the first missing shard. `progress/plan.json` says which call that is, so that an
-unfinished folder is never continued with other clips or settings. A lock, freed by the system when its process dies, keeps a second writer
-out.
+of its length and failures; the same call then goes on at the first missing shard. `progress/plan.json` says which call that is: a folder is
+never continued with other clips or settings. A lock, freed by the system when its process dies, keeps a second writer out.
 
 A clip that can't be made is no reason to stop: it becomes a line of `summary.json`, and written + failed = in.
 """
@@ -39,6 +38,7 @@ SUMMARY = "summary.json"
 PROGRESS = "progress"  # folder in an unfinished data set
 _LOCK = ".lock"
 _VERSION = "1.0.0"
+_CRASH = ("crash", "killed the process that worked on it, twice: a codec crashed or memory ran out")  # stage and reason
 
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -169,7 +169,7 @@ def _write_missing(shards: list[_Shard], work: Callable[[Job], bytes | Failure],
             yield result
 
     all_jobs = (job for shard in missing for job in shard.jobs)
-    with closing(run_ordered(all_jobs, work, workers=workers, on_death=_crash)) as results:
+    with closing(run_ordered(all_jobs, work, workers=workers, on_death=lambda job: Failure(job.id, *_CRASH))) as results:
         for shard in missing:
             _write_shard(shard, counted(itertools.islice(results, len(shard.jobs))))
 
@@ -232,10 +232,6 @@ def _make_record(job: Job, *, make: Make) -> bytes | Failure:
     # TFDS writes the fields in an order that differs from process to process.
     message = tf_example_pb2.Example.FromString(example)  # pyright: ignore[reportAttributeAccessIssue] - made when protobuf is loaded
     return message.SerializeToString(deterministic=True)
-
-
-def _crash(job: Job) -> Failure:
-    return Failure(job.id, "crash", "killed the process that worked on it, twice: a codec crashed or memory ran out")
 
 
 def _plan(name: str, jobs: Mapping[str, Sequence[Job]], label_names: Sequence[str], settings: Mapping[str, Any], shard_size: int) -> dict:

@@ -89,6 +89,8 @@ class PreparedSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Clip:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self} has no clip {index}")
         record = self._records[index]
         labels = tuple(int(label) for label in record["labels"])
         return Clip(record["id"].decode(), record["waveform"], tuple(record["frames"]), labels)

@@ -4,9 +4,9 @@ One pass over the audio, one over the pictures, each of which stops as soon as i
 its first ten seconds cost. What a header says about length only serves to guess which frames to keep while n, the number of frames that
 really decode, isn't known yet. A wrong guess costs a second pass, never a wrong frame.
 
-What counts as damage: a decoder that raises, or a packet marked corrupt, before the needed part was read; and a stream that ends before
-nine tenths of what its header promises of that part. Such a file is refused, since nobody knows what its rest was. Damage behind the needed
-part isn't looked for.
+What counts as damage: a decoder that raises, or a packet marked corrupt, before the needed part was read; and a stream that lacks more than
+half a second and a tenth of what its header promises of that part. Such a file is refused, since nobody knows what its rest was. Damage
+behind the needed part isn't looked for.
 
 Files come from strangers, so only plain containers are opened, from local files: playlists that name other files or addresses are not media
 here. Decoding uses one thread; many clips are decoded in many processes.
@@ -36,10 +36,9 @@ from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
 
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,wav,w64,aiff,flac,mp3,aac"
 _MAX_RATE = 240  # frames/s; a higher "rate" is the container's clock
-_SPECTROGRAM_WINDOW = 400  # samples; a shorter waveform has no spectrogram
-_SPECTROGRAM_HOP = 160  # samples
+_SPECTROGRAM_WINDOW, _SPECTROGRAM_HOP = 400, 160  # samples; a waveform shorter than the window has no spectrogram
 _SPECTROGRAM_FRAMES_PER_SECOND = 102.4  # 1024 for a clip of 10 s
-_COMPLETE = 0.9  # share of the promised part below which a stream counts as truncated
+_MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.1  # a stream that lacks more than both of what was promised counts as truncated
 _JPEG_QUALITY = 95
 
 
@@ -47,9 +46,8 @@ class ClipError(Exception):
     """A file that can't become a clip.
 
     Attributes:
-      path: the file.
+      path, reason: the file and what is wrong with it; together they make a sentence.
       stage: "open" | "audio" | "video": what failed; writers of data sets add "crash".
-      reason: the rest of a sentence that begins with the file.
     """
 
     def __init__(self, path: str, stage: str, reason: str) -> None:
@@ -123,7 +121,7 @@ def decode_audio(path: str | Path, *, seconds: float = 10.0, mix_channels: bool 
         if stream is None or stream.codec_context is None:
             _refuse(path, "audio", "has no sound" if stream is None else "has sound in a coding that can't be decoded here")
         waveform = _resample(path, _decoded(path, container.demux(stream), "audio"), wanted, mix_channels)
-        _check_complete(path, "audio", len(waveform) / SAMPLE_RATE, _promised(stream), seconds)
+        _check_complete(path, "audio", len(waveform) / SAMPLE_RATE, _promised(container, stream), seconds)
     if len(waveform) < _SPECTROGRAM_WINDOW:
         _refuse(path, "audio", f"has {len(waveform)} samples of sound at 16 kHz; a spectrogram needs at least {_SPECTROGRAM_WINDOW}")
     if not np.isfinite(waveform).all():
@@ -162,8 +160,7 @@ def _decode_frames(path: str | Path, seconds: float, frame_size: int) -> tuple[b
     n, kept = _decode_pass(path, seconds, frame_size)
     if not set(frame_indices(n)) <= kept.keys():
         n, kept = _decode_pass(path, seconds, frame_size, {n})
-    jpegs = {index: _encode_jpeg(kept[index]) for index in set(frame_indices(n))}
-    return tuple(jpegs[index] for index in frame_indices(n))
+    return tuple(_encode_jpeg(kept[index]) for index in frame_indices(n))
 
 
 def _decode_pass(path: str | Path, seconds: float, frame_size: int, guesses: set[int] | None = None) -> tuple[int, dict[int, np.ndarray]]:
@@ -181,7 +178,7 @@ def _decode_pass(path: str | Path, seconds: float, frame_size: int, guesses: set
         for frame in _decoded(path, container.demux(stream), "video"):
             if frame.time is not None:
                 first = frame.time if first is None else first
-                end = frame.time - first
+                end = max(end, frame.time - first)
             if limit is None and n and end >= seconds:
                 return n, kept
             if n in wanted:
@@ -192,7 +189,7 @@ def _decode_pass(path: str | Path, seconds: float, frame_size: int, guesses: set
         if n == 0:
             _refuse(path, "video", "has no picture that can be decoded")
         shown = float(1 / stream.average_rate) if stream.average_rate else 0.0  # how long the last frame stays
-        _check_complete(path, "video", end + shown, _promised(stream), seconds)
+        _check_complete(path, "video", end + shown, _promised(container, stream), seconds)
     return n, kept
 
 
@@ -204,14 +201,18 @@ def _video_stream(path: str | Path, container: InputContainer) -> VideoStream:
     return stream
 
 
-def _promised(stream: Stream) -> float | None:
-    """Seconds that the header gives the stream; None where it says nothing."""
-    return None if stream.duration is None or stream.time_base is None else float(stream.duration * stream.time_base)
+def _promised(container: InputContainer, stream: Stream) -> float:
+    """Seconds that the header gives the stream, or else the whole file; 0 where it says nothing."""
+    if container.format.name in ("mp3", "aac"):
+        return 0.0  # what FFmpeg tells is a guess from the bit rate
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
 
 
-def _check_complete(path: str | Path, stage: str, decoded: float, promised: float | None, seconds: float) -> None:
-    needed = min(promised or 0.0, seconds)
-    if decoded < _COMPLETE * needed:
+def _check_complete(path: str | Path, stage: str, decoded: float, promised: float, seconds: float) -> None:
+    needed = min(promised, seconds)
+    if needed - decoded > max(_MISSING_SECONDS, _MISSING_SHARE * needed):
         _refuse(path, stage, f"is truncated: its {stage} ends after {decoded:.2f} s, its header promises {promised:.2f} s")
 
 
@@ -275,11 +276,12 @@ def _one_channel(frame: AudioFrame, mix: bool) -> np.ndarray:
 def _opened(path: str | Path) -> Iterator[InputContainer]:
     file = Path(path)
     if not file.is_file():
-        _refuse(path, "open", "does not exist" if not file.exists() else "is not a file")
+        _refuse(path, "open", "is not a file" if file.exists() else "does not exist")
     if file.stat().st_size == 0:
         _refuse(path, "open", "is empty (0 bytes)")
     with _reported(path, "open"):
-        container = av.open(str(file.absolute()), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+        container = av.open(str(file.absolute()), options=options, metadata_errors="replace")  # titles in any encoding
     with container:
         yield container
 

@@ -1,0 +1,202 @@
+"""The writer of data sets: deterministic, resumable, and nothing is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from avmae_jax.data import shards
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.shards import DatasetError, Failure, Job, Summary, write_dataset
+from avmae_jax.data.video import ClipError
+
+
+def make(job: Job, *, seconds: float = 0.0) -> Clip:
+    """A clip that follows from the job; a job named bad can't become one, one named deadly kills its process."""
+    time.sleep(seconds)
+    if "bad" in job.id:
+        raise ClipError(job.id, "audio", "has no sound")
+    if "deadly" in job.id:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "bug" in job.id:
+        raise ZeroDivisionError(job.id)
+    rng = np.random.default_rng(job.args[0])
+    waveform = rng.integers(-32768, 32768, 400 + job.args[0]).astype(np.int16)
+    return Clip(job.id, waveform, tuple(rng.bytes(50) for _ in range(10)), (job.args[0] % 3,) * (job.args[0] % 2))
+
+
+def jobs(train: int = 7, test: int = 2, **renamed: str) -> dict[str, list[Job]]:
+    """Jobs t0, t1, ... and e0, e1, ...; `t3="bad3"` renames one."""
+    named = {"train": [f"t{i}" for i in range(train)], "test": [f"e{i}" for i in range(test)]}
+    return {split: [Job(renamed.get(name, name), (i,)) for i, name in enumerate(names)] for split, names in named.items()}
+
+
+def write(out: Path, todo: dict[str, list[Job]], *, workers: int = 0, **options: object) -> Summary:
+    arguments = {"name": "clips", "label_names": ["a", "b", "c"], "settings": {"seconds": 10.0}, "shard_size": 3, "make": make, **options}
+    return write_dataset(out, jobs=todo, workers=workers, **arguments)  # pyright: ignore[reportArgumentType]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_tfds_reads_back_what_was_made(tmp_path: Path) -> None:
+    summary = write(tmp_path / "out", jobs())
+    assert summary == Summary({"train": 7, "test": 2}, [])
+    builder = tfds.builder_from_directory(tmp_path / "out")
+    assert builder.info.splits["train"].shard_lengths == [3, 3, 1]
+    assert builder.info.metadata == {"label_names": ["a", "b", "c"]}
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    for workers in (0, 1, 2):
+        write(tmp_path / str(workers), jobs(t3="bad"), workers=workers)
+    assert content(tmp_path / "0") == content(tmp_path / "1") == content(tmp_path / "2")
+
+
+def test_failures_are_counted_and_named_and_nothing_else_is_missing(tmp_path: Path) -> None:
+    steps: list[tuple[int, int, int]] = []
+    summary = write(tmp_path / "out", jobs(t0="bad0", t6="bad6", e1="bad1"), on_progress=lambda *step: steps.append(step))
+    reason = ("audio", "has no sound")
+    assert summary == Summary({"train": 5, "test": 1}, [Failure("bad0", *reason), Failure("bad6", *reason), Failure("bad1", *reason)])
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert stored["in"] == 9 == sum(stored["written"].values()) + stored["failed"]
+    assert stored["failures"][0] == {"file": "bad0", "stage": "audio", "reason": "has no sound"}
+    assert steps == [(done, min(done, 1) + (done >= 7) + (done >= 9), 9) for done in range(10)]
+
+
+def test_a_split_in_which_everything_fails_is_written_empty(tmp_path: Path) -> None:
+    assert write(tmp_path / "out", jobs(e0="bad0", e1="bad1")).written == {"train": 7, "test": 0}
+
+
+def test_a_job_that_kills_its_process_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    summary = write(tmp_path / "out", jobs(t2="deadly"), workers=2)
+    assert summary.written == {"train": 6, "test": 2}
+    assert [(failure.file, failure.stage) for failure in summary.failures] == [("deadly", "crash")]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_stops_the_run_and_names_the_clip(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        write(tmp_path / "out", jobs(t2="bug"), workers=workers)
+    assert caught.value.__notes__ == ["while making the clip bug"]
+
+
+def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        f"from test_shards import jobs, write\nfrom pathlib import Path\nwrite(Path({str(tmp_path / 'out')!r}), jobs(), workers=1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert run.returncode == 1
+    assert "worker processes die before they do anything" in run.stderr.splitlines()[-1]
+
+
+def interrupted(out: Path, after: int) -> None:
+    """Kills a run that has finished `after` shards; its workers end with it."""
+    script = (
+        "import functools; from pathlib import Path; from test_shards import jobs, make, write\n"
+        f"write(Path({str(out)!r}), jobs(t1='bad'), workers=2, make=functools.partial(make, seconds=0.05))\n"
+    )
+    guarded = "if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines())
+    program = out.parent / "program.py"
+    program.write_text(guarded)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, str(program)], env=environment, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while len(list(out.glob("*.array_record-*"))) < after and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.stdout is not None
+        process.stdout.read()  # ends when the last process that holds the pipe has ended: no worker outlives its parent
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, after: int) -> None:
+    interrupted(tmp_path / "killed", after)
+    finished = list((tmp_path / "killed").glob("*.array_record-*"))
+    assert len(finished) >= after
+    assert not shards.is_complete(tmp_path / "killed")
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    assert write(tmp_path / "killed", jobs(t1="bad")) == write(tmp_path / "whole", jobs(t1="bad"))
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in finished} == times
+
+
+def test_a_finished_data_set_is_left_as_it_is(tmp_path: Path) -> None:
+    first = write(tmp_path / "out", jobs(t1="bad"))
+    before = content(tmp_path / "out")
+    assert write(tmp_path / "out", jobs(t1="bad"), make=len) == first
+    assert content(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": {"seconds": 5.0}}, "seconds = 10.0, but this run has seconds = 5.0"),
+        ({"shard_size": 2}, "shard_size = 3, but this run has shard_size = 2"),
+        ({"label_names": ["a"]}, "label_names"),
+        ({"todo": jobs(train=6)}, "train clips = 7"),
+    ],
+)
+def test_another_job_does_not_go_on_in_the_folder(tmp_path: Path, finished: bool, change: dict[str, object], named: str) -> None:
+    if finished:
+        write(tmp_path / "out", jobs())
+    else:
+        with pytest.raises(ZeroDivisionError):
+            write(tmp_path / "out", jobs(), on_progress=lambda done, failed, total: 1 // (4 - done))
+    with pytest.raises(DatasetError, match="or give another folder, or delete this one") as caught:
+        write(tmp_path / "out", **{"todo": jobs(), **change})  # pyright: ignore[reportArgumentType]
+    assert named in str(caught.value)
+
+
+def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("important")
+    with pytest.raises(DatasetError, match=r"isn't empty \(it holds 'thesis.txt'\)"):
+        write(tmp_path, jobs())
+    assert content(tmp_path) == {"thesis.txt": b"important"}
+
+
+def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match=r"file/out can't be written \(Not a directory\); give a folder that can"):
+        write(tmp_path / "file" / "out", jobs())
+
+
+def test_no_clips_and_doubled_ids_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="there are no clips to write"):
+        write(tmp_path / "out", {"train": [], "test": []})
+    with pytest.raises(DatasetError, match="the clip id 't1' occurs twice"):
+        write(tmp_path / "out", jobs(e0="t1"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def other_writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds tmp_path/out until its standard input closes."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom avmae_jax.data.shards import _locked\n"
+        f"with _locked(Path({str(tmp_path / 'out')!r}), False):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+
+
+def test_a_second_writer_is_kept_out_until_the_first_is_dead(tmp_path: Path, other_writer: subprocess.Popen[str]) -> None:
+    with pytest.raises(DatasetError, match="another process is writing"):
+        write(tmp_path / "out", jobs())
+    other_writer.kill()
+    other_writer.wait()
+    assert write(tmp_path / "out", jobs()).written == {"train": 7, "test": 2}

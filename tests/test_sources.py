@@ -1,0 +1,249 @@
+"""Sources hand over the clips that were stored, and name what is wrong with a manifest."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from media import loudest_hertz, tone, write_media
+
+from avmae_jax.config import DataConfig
+from avmae_jax.data import instruments, shards
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.shards import DatasetError, Job
+from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
+
+
+def assert_same(left: Clip, right: Clip) -> None:
+    assert (left.id, left.frames, left.labels) == (right.id, right.frames, right.labels)
+    assert left.waveform.dtype == right.waveform.dtype == np.int16
+    np.testing.assert_array_equal(left.waveform, right.waveform)
+
+
+def stored(number: int) -> Clip:
+    rng = np.random.default_rng(number)
+    frames = tuple(b"\xff\xd8" + rng.bytes(number) for _ in range(10))
+    return Clip(f"ä/{number}.mp4", rng.integers(-32768, 32768, 500).astype(np.int16), frames, (0,) * number)
+
+
+def make_stored(job: Job) -> Clip:
+    return stored(job.args[0])
+
+
+def prepare(out: Path) -> Path:
+    jobs = {"train": [Job(str(number), (number,)) for number in range(5)], "test": []}
+    shards.write_dataset(out, name="clips", jobs=jobs, make=make_stored, label_names=["x", "y"], settings={}, workers=0, shard_size=2)
+    return out
+
+
+def test_a_prepared_source_gives_what_was_stored_with_frames_still_encoded(tmp_path: Path) -> None:
+    source = open_source(DataConfig(source="prepared", path=str(prepare(tmp_path / "out"))), "train")
+    assert list(source.label_names) == ["x", "y"]
+    assert len(source) == 5
+    for number in range(5):
+        assert_same(source[number], stored(number))
+    for outside in (-1, 5):
+        with pytest.raises(IndexError, match=f"has no clip {outside}"):
+            source[outside]
+
+
+def test_a_prepared_source_can_be_pickled_and_shown(tmp_path: Path) -> None:
+    source = PreparedSource(prepare(tmp_path / "out"), "train")
+    assert_same(pickle.loads(pickle.dumps(source))[3], stored(3))  # noqa: S301 - made on this line
+    assert repr(source) == f"PreparedSource({str(tmp_path / 'out')!r}, 'train', 5 clips)"
+
+
+def unfinish(out: Path) -> None:
+    (out / "summary.json").unlink()
+    (out / "progress").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (shutil.rmtree, "there is no such folder; write it with launch.prepare"),
+        (lambda out: (out / "summary.json").unlink(), "is no data set of launch.prepare"),
+        (unfinish, "is unfinished; run the command that began it again"),
+        (lambda out: next(out.glob("*-00001-of-*")).unlink(), "1 shards are missing, the first is .*-00001-of-00003; prepare"),
+    ],
+)
+def test_a_spoilt_data_set_is_named(tmp_path: Path, spoil: Callable[[Path], object], problem: str) -> None:
+    out = prepare(tmp_path / "out")
+    spoil(out)
+    with pytest.raises(DatasetError, match=problem):
+        PreparedSource(out, "train")
+
+
+def test_a_split_without_clips_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no clips in the split 'test'; it has {'train': 5}"):
+        PreparedSource(prepare(tmp_path / "out"), "test")
+
+
+@pytest.mark.parametrize(
+    ("config", "split", "problem"),
+    [
+        (DataConfig(source="webcam"), "train", "data.source is 'webcam'; choose builtin, prepared or manifest"),
+        (DataConfig(source="prepared"), "train", "data.path is empty"),
+        (DataConfig(source="manifest"), "train", "data.path is empty"),
+        (DataConfig(source="manifest", path="a.json"), "test", "data.eval_path is empty"),
+        (DataConfig(source="manifest", path="a.json"), "train", "data.labels_csv is empty"),
+    ],
+)
+def test_a_config_that_names_no_source_is_an_error(config: DataConfig, split: Any, problem: str) -> None:
+    with pytest.raises(DatasetError, match=problem):
+        open_source(config, split)
+
+
+class Manifest:
+    """A folder with an official manifest of two clips."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.path, self.csv = root, root / "train.json", root / "labels.csv"
+        self.csv.write_text('index,mid,display_name\n0,/m/a,"Oboe, played"\n1,/m/b,Harp\n')
+        self.entries = [self.add("one", 500, "/m/b,/m/a"), self.add("two", 900, "")]
+
+    def add(self, name: str, hertz: float, labels: str) -> dict[str, Any]:
+        write_media(self.root / f"audio/{name}.flac", sound=tone(hertz, 0.5, 8000), sample_rate=8000, audio_codec="flac")
+        for number in range(10):
+            frame = self.root / f"frames/frame_{number}/{name}.jpg"
+            frame.parent.mkdir(parents=True, exist_ok=True)
+            frame.write_bytes(f"{name} {number}".encode())
+        return {"video_id": name, "wav": f"audio/{name}.flac", "video_path": str(self.root / "frames/"), "labels": labels}
+
+    def open(self, root: str = "") -> ManifestSource:
+        self.path.write_text(json.dumps({"data": self.entries}))
+        source = open_source(DataConfig(source="manifest", path=str(self.path), labels_csv=str(self.csv), root=root), "train")
+        assert isinstance(source, ManifestSource)
+        return source
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return Manifest(tmp_path)
+
+
+def test_a_manifest_gives_sound_at_16_khz_frames_and_labels(manifest: Manifest) -> None:
+    source = pickle.loads(pickle.dumps(manifest.open()))  # noqa: S301 - made on this line
+    assert source.label_names == ("Oboe, played", "Harp")
+    first, second = source[0], source[1]
+    assert (first.id, first.labels, second.labels) == ("one", (1, 0), ())
+    assert first.frames == tuple(f"one {number}".encode() for number in range(10))
+    assert len(first.waveform) == 8000
+    assert abs(loudest_hertz(first.waveform) - 500) < 3
+    assert repr(source) == f"ManifestSource({str(manifest.path)!r}, 2 clips)"
+
+
+@pytest.mark.parametrize("key", ["video_id", "wav", "video_path", "labels"])
+def test_a_missing_key_is_named(manifest: Manifest, key: str) -> None:
+    del manifest.entries[1][key]
+    with pytest.raises(DatasetError, match=rf"train.json: entry 1 \(video_id .*\): {key} is None; it must be given as text"):
+        manifest.open()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"labels": "/m/a,/m/z"}, r"entry 1 \(video_id 'two'\): labels has '/m/z', which the label CSV doesn't list"),
+        ({"video_id": "one"}, "entry 1: video_id 'one' is also that of entry 0"),
+        ({"wav": "audio/none.flac"}, r"1 files don't exist; the first 1:\n  entry 1 \(video_id 'two'\), wav: .*audio/none.flac"),
+        ({"video_path": "elsewhere"}, r"10 files don't exist; the first 10:\n  entry 1 .*video_path: .*elsewhere/frame_0/two.jpg"),
+        ({"wav": "../two.flac"}, r"entry 1 \(video_id 'two'\): wav leads to .*two.flac, outside .*; set data.root to the folder"),
+        ({"wav": "/etc/passwd"}, "wav leads to /etc/passwd, outside"),
+        ({"video_path": "/"}, "video_path leads to /frame_0/two.jpg, outside"),
+        ({"video_id": "../../../x"}, "video_path leads to .*x.jpg, outside"),
+    ],
+)
+def test_a_wrong_entry_is_named(manifest: Manifest, change: dict[str, str], problem: str) -> None:
+    manifest.entries[1].update(change)
+    with pytest.raises(DatasetError, match=problem):
+        manifest.open()
+
+
+def test_a_link_that_leaves_the_root_is_refused(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    shutil.move(manifest.root / "audio/two.flac", outside / "two.flac")
+    (manifest.root / "audio/two.flac").symlink_to(outside / "two.flac")
+    with pytest.raises(DatasetError, match=r"wav leads to .*outside.*/two.flac, outside"):
+        manifest.open()
+
+
+def test_root_may_be_another_folder(manifest: Manifest) -> None:
+    for entry in manifest.entries:
+        entry["wav"] = str(manifest.root / entry["wav"])
+    assert len(manifest.open(root=str(manifest.root))) == 2
+    with pytest.raises(DatasetError, match=r"entry 0 .*, outside .*/frames"):
+        manifest.open(root=str(manifest.root / "frames"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"data": [', "the manifest can't be read"),
+        ("[]", 'a manifest is an object with a list under "data"'),
+        ('{"data": []}', "its list of clips is empty"),
+        ('{"data": [3]}', "entry 0 is 3; it must be an object"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_named(manifest: Manifest, text: str, problem: str) -> None:
+    manifest.path.write_text(text)
+    with pytest.raises(DatasetError, match=f"train.json: {problem}"):
+        ManifestSource(manifest.path, manifest.csv)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("index,mid\n0,/m/a\n", "must name the columns index,mid,display_name"),
+        ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "'/m/b' with index '2'"),
+        ("index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "'/m/a' with index '0'"),
+        ("index,mid,display_name\nx,/m/a,A\n", "'/m/a' with index 'x'"),
+    ],
+)
+def test_a_label_table_that_breaks_the_rules_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DatasetError, match=problem):
+        read_labels(tmp_path / "labels.csv")
+
+
+def builtin(cache: Path, **changed: Any) -> DataConfig:
+    sizes = {"builtin_train": 3, "builtin_test": 2, "builtin_seconds": 0.5, "builtin_image_size": 32}
+    return DataConfig(cache_dir=str(cache), **{**sizes, **changed})
+
+
+def test_the_builtin_set_is_generated_once_for_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+
+    def fake(split: str, index: int, *, seed: int, seconds: float, image_size: int) -> Clip:
+        made.append((split, index))
+        return Clip(f"{split}{index}", np.full(int(seconds * 16_000), seed, np.int16), (bytes([image_size]),) * 10, (index,))
+
+    monkeypatch.setattr(instruments, "make_clip", fake)
+    open_source(builtin(tmp_path), "train", workers=0)
+    train, test = (open_source(builtin(tmp_path), split, workers=0) for split in ("train", "test"))
+    assert made == [("train", 0), ("train", 1), ("train", 2), ("test", 0), ("test", 1)]
+    assert (len(train), len(test)) == (3, 2)
+    assert train.label_names == instruments.INSTRUMENTS
+    assert_same(train[1], Clip("train1", np.zeros(8000, np.int16), (b" ",) * 10, (1,)))
+    open_source(builtin(tmp_path, builtin_seed=1), "train", workers=0)
+    assert len(made) == 10
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_two_processes_may_ask_for_the_builtin_set_at_once(tmp_path: Path) -> None:
+    program = (
+        "from avmae_jax.config import DataConfig\nfrom avmae_jax.data.sources import open_source\nfrom test_sources import builtin\n"
+        "from pathlib import Path\n"
+        f"source = open_source(builtin(Path({str(tmp_path)!r})), 'test', workers=0)\nprint(len(source), source[1].id)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    started = [subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in started]
+    expected = instruments.make_clip("test", 1, seconds=0.5, image_size=32)
+    assert outputs == [f"2 {expected.id}\n"] * 2
