@@ -1,13 +1,13 @@
 """Between the official state dict and this project's parameters.
 
-The name map is a list of prefixes. The tensors need one rule: a torch linear weight [out, in] is transposed, a convolution [D, C, P, P] becomes
-[P, P, C, D], and the result has the shape of its target (heads as an axis of their own, patches flattened). The rule is linear, so gradients
-are converted like weights.
+The name map is a list of renamings. The tensors need one rule: a torch linear weight [out, in] is transposed, a convolution
+[D, C, P, P] becomes [P, P, C, D], and the result has the shape of its target (heads as an axis of their own, patches flattened). The
+rule is linear, so gradients are converted like weights.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
+from avmae_jax.models.cavmae import CAVMAE
 
 # (pattern in the official name, ours); every rule is tried once, in this order
 _RULES = [
@@ -95,15 +96,22 @@ def convert_state(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
 def flat_params(state: Any) -> dict[str, Any]:
     """An nnx.State (or a module) as {dotted path: array}."""
     state = nnx.state(state, nnx.Param) if isinstance(state, nnx.Module) else state
-    return {".".join(str(part) for part in path): variable[...] for path, variable in nnx.to_flat_state(state)}
+    return {dotted(path): variable[...] for path, variable in nnx.to_flat_state(state)}
 
 
-def load_official(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts the weights of an official state dict into a model of the same sizes; raises ConversionError if they don't fit."""
-    shapes = {path: value.shape for path, value in flat_params(model).items()}
-    converted = convert_state(tensors, shapes)
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        variable[...] = jnp.asarray(converted[".".join(str(part) for part in path)])
+def dotted(path: Iterable[object]) -> str:
+    """A path in an nnx.State as it stands in messages and tables."""
+    return ".".join(map(str, path))
+
+
+def build(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> CAVMAE:
+    """A pretraining model of these sizes with the weights of an official state dict; ConversionError if they don't fit."""
+    model = nnx.eval_shape(lambda: CAVMAE(config, rngs=nnx.Rngs(0)))
+    graph, abstract = nnx.split(model)
+    flat = nnx.to_flat_state(abstract)
+    converted = convert_state(tensors, {dotted(path): variable.shape for path, variable in flat})
+    weights = [(path, variable.replace(jnp.asarray(converted[dotted(path)]))) for path, variable in flat]
+    return nnx.merge(graph, nnx.from_flat_state(weights))
 
 
 def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int, decoder_heads: int, mel_bins: int = 128) -> ModelConfig:

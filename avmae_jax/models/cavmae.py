@@ -55,9 +55,7 @@ class Decoder(nnx.Module):
         self.mask_token = nnx.Param(_token_init(rngs.params(), (width,)))
         self.audio = DecoderEnds(config, config.audio_grid, 1, rngs=rngs)
         self.image = DecoderEnds(config, config.image_grid, 3, rngs=rngs)
-        self.blocks = nnx.List(
-            Block(width, shape.decoder_heads, config.mlp_ratio, dtype, rngs=rngs) for _ in range(shape.decoder_depth)
-        )
+        self.blocks = nnx.List(Block(width, shape.decoder_heads, config.mlp_ratio, dtype, rngs=rngs) for _ in range(shape.decoder_depth))
         self.norm = stream_norms(width, (MAIN,), rngs)
 
     def __call__(self, latent: jax.Array, mask_audio: Mask, mask_image: Mask) -> tuple[jax.Array, jax.Array]:

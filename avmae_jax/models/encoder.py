@@ -2,13 +2,14 @@
 
     patches --embed--> tokens of one modality --separate--> through its own blocks --joint--> through the shared blocks
 
-The shared blocks are run once on [audio; image] (stream "main"), and once on each modality alone (streams "audio" and "image"), with the same
-attention and MLP weights and each stream's own norms (Gong et al., arXiv 2210.07839, figure 1).
+The shared blocks are run once on [audio; image] (stream "main"), and once on each modality alone (streams "audio" and "image"), with
+the same attention and MLP weights and each stream's own norms (Gong et al., arXiv 2210.07839, figure 1).
 
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L tokens, K kept tokens, D width.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,10 @@ class Tower(nnx.Module):
         patch_values = config.patch**2 * channels
         self.patch = config.patch
         self.remat = config.remat
-        self.patch_embed = linear(patch_values, shape.width, dtype, rngs)
-        # torch's default for a convolution's bias, which the original leaves as it is
-        bound = 1 / math.sqrt(patch_values)
-        self.patch_embed.bias[...] = jax.random.uniform(rngs.params(), (shape.width,), minval=-bound, maxval=bound)
+        bound = 1 / math.sqrt(patch_values)  # torch's default for a convolution's bias, which the original leaves as it is
+        self.patch_embed = linear(
+            patch_values, shape.width, dtype, rngs, bias_init=partial(jax.random.uniform, minval=-bound, maxval=bound)
+        )
         self.positions = Position(jnp.asarray(sincos_positions(grid, shape.width)))
         self.modality = nnx.Param(_token_init(rngs.params(), (shape.width,)))
         self.blocks = nnx.List(

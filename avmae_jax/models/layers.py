@@ -1,7 +1,7 @@
 """The transformer block that all models here are made of.
 
-A block has one pair of LayerNorms for each *stream* that goes through it, and one attention and MLP for all of them. Blocks of a single stream
-have the stream "main" only; joint blocks also have "audio" and "image" (Gong et al., arXiv 2210.07839, section 2.3).
+A block has one pair of LayerNorms for each *stream* that goes through it, and one attention and MLP for all of them. Blocks of a
+single stream have the stream "main" only; joint blocks also have "audio" and "image" (Gong et al., arXiv 2210.07839, section 2.3).
 
 Parameters are float32; matrix products run in the module's `dtype`; norms and softmax in float32.
 
@@ -21,24 +21,22 @@ MAIN = "main"
 ALL_STREAMS = (MAIN, "audio", "image")
 
 _xavier = nnx.initializers.xavier_uniform()
+_zeros = nnx.initializers.zeros_init()
 
 
 class Position(nnx.Param):
     """Positions of the patches, float32[L, D]: a parameter that pretraining leaves as it is unless the config says otherwise."""
 
 
-def linear(in_width: int, out_width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer with Xavier-uniform kernel and zero bias."""
-    return nnx.Linear(in_width, out_width, kernel_init=_xavier, dtype=dtype, rngs=rngs)
+def linear(in_width: int, out_width: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias_init: nnx.Initializer = _zeros) -> nnx.Linear:
+    """A linear layer with Xavier-uniform kernel and, unless said otherwise, zero bias."""
+    return nnx.Linear(in_width, out_width, kernel_init=_xavier, bias_init=bias_init, dtype=dtype, rngs=rngs)
 
 
 def stream_norms(width: int, streams: Sequence[str], rngs: nnx.Rngs) -> nnx.Dict:
     """A LayerNorm for each stream; the variance is taken in two passes, as torch does."""
     return nnx.Dict(
-        {
-            stream: nnx.LayerNorm(width, epsilon=NORM_EPS, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
-            for stream in streams
-        }
+        {stream: nnx.LayerNorm(width, epsilon=NORM_EPS, dtype=jnp.float32, use_fast_variance=False, rngs=rngs) for stream in streams}
     )
 
 
@@ -72,9 +70,7 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block: [B, L, D] -> [B, L, D]."""
 
-    def __init__(
-        self, width: int, heads: int, mlp_ratio: float, dtype: jnp.dtype, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dtype: jnp.dtype, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs):
         self.norm1 = stream_norms(width, streams, rngs)
         self.attn = Attention(width, heads, dtype, rngs=rngs)
         self.norm2 = stream_norms(width, streams, rngs)

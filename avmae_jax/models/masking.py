@@ -1,7 +1,8 @@
 """Which patches the encoder sees.
 
-Masking is a pure function of noise, so that a test can hand PyTorch and JAX the same mask. How many tokens are kept follows from shapes alone
-and is static under jit. Structured masks are no other mechanism, only other noise: cells of hidden rows or columns are moved behind all others.
+Masking is a pure function of noise, so that a test can hand PyTorch and JAX the same mask. How many tokens are kept follows from
+shapes alone and is static under jit. Structured masks are no other mechanism, only other noise: cells of hidden rows or columns are
+moved behind all others.
 
 Axis letters: B batch, L tokens, K kept tokens, D width.
 """

@@ -1,7 +1,8 @@
 """Pictures to rows of patches and back, and where each patch is.
 
-A spectrogram is a one-channel picture whose rows are mel bins and whose columns are time, so that both modalities share this file. Token index
-is row * columns + column; inside a patch the order is (row, column, channel), channel fastest. Both orders are the original's.
+A spectrogram is a one-channel picture whose rows are mel bins and whose columns are time, so that both modalities share this file.
+Token index is row * columns + column; inside a patch the order is (row, column, channel), channel fastest. Both orders are the
+original's.
 
 Axis letters: B batch, H rows, W columns, C channels, P patch, L tokens, D width.
 """

@@ -1,0 +1,301 @@
+"""Holds the JAX model against a file of values recorded from the original: `python -m parity.golden FILE.npz`.
+
+A file has weights (`param.<official name>`), inputs with their masking noise (`in.*`), every intermediate and loss (`out.*`),
+gradients (`grad.<official name>`) and the weights after Adam steps (`after1.`, `after3.`). Sizes come from the weights. What no
+array holds (number of heads, norm_pix, direction and weight of the contrastive loss, chaining of several joint blocks) is found by
+trying the few possible values and taking the one that fits best; the choice is printed, and a wrong one can't pass, since gradients
+and weights are compared afterwards.
+
+One thing can't be compared after a step: the keys' bias. It shifts all logits of a query alike, so the softmax makes its gradient
+exactly 0, and what torch and JAX have there is rounding noise (1e-10), which Adam divides by itself. Its gradient is compared (with
+the whole qkv bias, whose norm the queries and values give); after steps only the queries' and values' parts of that bias are.
+
+Exit status: 0 if every quantity is within its tolerance, 1 if one is not, 2 if the file can't be used.
+"""
+
+import argparse
+import dataclasses
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from avmae_jax import convert, losses, optim
+from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
+from avmae_jax.models.cavmae import CAVMAE, Pretraining
+
+OUTPUT_TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 1e-4
+ADAM = OptimConfig(learning_rate=1e-3)  # the steps in the files were made with this rate and the recipe's other values
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class GoldenError(ValueError):
+    """The file can't be checked; the message says what is wrong with it."""
+
+
+class Row(NamedTuple):
+    """One compared quantity."""
+
+    name: str
+    shape: tuple[int, ...]
+    max_abs: float
+    relative: float  # norm of the difference over norm of the reference
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """True within tolerance; a NaN is not."""
+        return self.relative <= self.tolerance
+
+
+def compare(name: str, ours: Any, reference: np.ndarray, tolerance: float) -> Row:
+    """A Row; a reference that is all zero asks for all zero."""
+    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+    if ours.shape != reference.shape:
+        raise GoldenError(f"{name} has shape {reference.shape} in the file and {ours.shape} here")
+    difference, norm = ours - reference, np.linalg.norm(reference)
+    error = np.linalg.norm(difference)
+    relative = float(error / norm) if norm > 0 else (0.0 if error == 0 else np.inf)
+    return Row(name, reference.shape, float(np.abs(difference).max(initial=0)), relative, tolerance)
+
+
+class Golden:
+    """A golden file and the model that its weights make."""
+
+    def __init__(self, arrays: Arrays):
+        self.arrays = arrays
+        self.params = _strip(arrays, "param.")
+        needed = ["in.audio", "in.image", "in.noise_audio", "in.noise_image", "out.latent", "out.pred_audio", "out.mask_audio"]
+        missing = [name for name in needed if name not in arrays]
+        if missing or not self.params:
+            raise GoldenError(f"not a file of pretraining values: {', '.join(missing or ['param.*'])} missing")
+        self.fbank = jnp.asarray(arrays["in.audio"])
+        self.image = jnp.asarray(arrays["in.image"].transpose(0, 2, 3, 1))
+        self.config = self._find_model()
+        self.model = convert.build(self.config, self.params)
+        self.loss = self._find_loss()
+
+    def inputs(self, suffix: str = "") -> tuple[jax.Array, ...]:
+        """Arguments of the model; `suffix` names the step whose noise is meant."""
+        noise = [jnp.asarray(self.arrays[f"in.noise_{modality}{suffix}"]) for modality in ("audio", "image")]
+        return self.fbank, self.image, *noise
+
+    def _error(self, config: ModelConfig, name: str, pick: Callable[[Pretraining], jax.Array]) -> float:
+        graph, weights = nnx.split(convert.build(config, self.params))
+        out = jax.jit(lambda weights, inputs: pick(nnx.merge(graph, weights)(*inputs)))(weights, self.inputs())
+        return compare(name, out, self.arrays[f"out.{name}"], OUTPUT_TOLERANCE).relative
+
+    def _find_model(self) -> ModelConfig:
+        """Sizes from the weights and the masks; heads and chaining by trial."""
+        config = convert.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.fbank.shape[2])
+        # half a token more than is kept, so that rounding can't change the number
+        ratios = {
+            m: 1 - ((1 - self.arrays[f"out.mask_{m}"][0]).sum() + 0.5) / self.arrays[f"out.mask_{m}"].shape[1] for m in ("audio", "image")
+        }
+        config = dataclasses.replace(
+            config,
+            audio_mask_ratio=max(0.0, float(ratios["audio"])),
+            image_mask_ratio=max(0.0, float(ratios["image"])),
+            learned_positions="grad.pos_embed_a" in self.arrays,
+        )
+        config = self._best(config, "heads", _divisors(config.shape.width), "latent", lambda out: out.latent)
+        config = self._best(config, "decoder_heads", _divisors(config.shape.decoder_width), "pred_audio", lambda out: out.pred_audio)
+        if config.joint_depth > 1:
+            config = self._best(config, "unchained_contrastive", [True, False], "contrast_audio_tokens", lambda out: out.contrast_audio)
+        return config
+
+    def _best(self, config: ModelConfig, field: str, values: list[Any], name: str, pick: Callable[[Pretraining], jax.Array]) -> ModelConfig:
+        """The value of a field with which `name` comes out closest; stops at the first that is within tolerance."""
+        errors = {}
+        for value in values:
+            candidate = dataclasses.replace(config, **{field: value})
+            errors[value] = self._error(candidate, name, pick)
+            if errors[value] <= OUTPUT_TOLERANCE:
+                break
+        return dataclasses.replace(config, **{field: min(errors, key=errors.__getitem__)})
+
+    def _find_loss(self) -> LossConfig:
+        """Weights and options of the loss, from the recorded parts."""
+        out = self.run()
+        recorded = {
+            name: float(self.arrays[f"out.{name}"]) for name in ("loss_mae", "loss_mae_audio", "loss_mae_image", "loss_contrast_weighted")
+        }
+
+        def parts(**options: bool) -> dict[str, float]:
+            config = LossConfig(**options)  # pyright: ignore[reportArgumentType]
+            return {name: float(value) for name, value in self.losses(out, config)[1].items()}
+
+        by_norm_pix = {option: abs(parts(norm_pix=option)["mae_audio"] - recorded["loss_mae_audio"]) for option in (True, False)}
+        directions = {option: parts(bidirectional=option) for option in (False, True)}
+        weights = {option: _round(recorded["loss_contrast_weighted"] / part["nce"]) for option, part in directions.items()}
+
+        def misfit(option: bool) -> tuple[bool, float]:
+            part, weight = directions[option], recorded["loss_contrast_weighted"] / directions[option]["nce"]
+            accuracy = float(self.arrays.get("out.contrast_accuracy", part["contrast_accuracy"]))
+            return abs(part["contrast_accuracy"] - accuracy) > OUTPUT_TOLERANCE, abs(weight - _round(weight, 2))
+
+        bidirectional = min(directions, key=misfit)
+        reconstruction = recorded["loss_mae_audio"] + recorded["loss_mae_image"]
+        return LossConfig(
+            norm_pix=min(by_norm_pix, key=by_norm_pix.__getitem__),
+            bidirectional=bidirectional,
+            contrast_weight=weights[bidirectional],
+            mae_weight=_round(recorded["loss_mae"] / reconstruction) if reconstruction else 0.0,
+        )
+
+    def run(self) -> Pretraining:
+        """The masked pass on the file's inputs."""
+        return nnx.jit(CAVMAE.__call__)(self.model, *self.inputs())
+
+    def losses(self, out: Pretraining, config: LossConfig | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The losses of an output on the file's inputs."""
+        return losses.pretraining_loss(out, self.fbank, self.image, config or self.loss, patch=self.config.patch)
+
+    def output_rows(self) -> Iterator[Row]:
+        """Every intermediate and every loss."""
+        out = self.run()
+        _, parts = self.losses(out)
+        ours = {
+            "latent": out.latent,
+            "pred_audio": out.pred_audio,
+            "pred_image": out.pred_image,
+            "contrast_audio_tokens": out.contrast_audio,
+            "contrast_image_tokens": out.contrast_image,
+            "mask_audio": out.mask_audio.hidden,
+            "mask_image": out.mask_image.hidden,
+            "ids_restore_audio": out.mask_audio.restore_ids,
+            "ids_restore_image": out.mask_image.restore_ids,
+            "feat_audio": nnx.jit(CAVMAE.audio_features)(self.model, self.fbank),
+            "feat_image": nnx.jit(CAVMAE.image_features)(self.model, self.image),
+            "loss": parts["loss"],
+            "loss_mae": self.loss.mae_weight * (parts["mae_audio"] + parts["mae_image"]),
+            "loss_mae_audio": parts["mae_audio"],
+            "loss_mae_image": parts["mae_image"],
+            "loss_contrast_weighted": self.loss.contrast_weight * parts["nce"],
+            "contrast_accuracy": parts["contrast_accuracy"],
+        }
+        for name, reference in _strip(self.arrays, "out.").items():
+            if not name.startswith("loss_step"):
+                if name not in ours:
+                    raise GoldenError(f"out.{name} is no quantity of the pretraining model")
+                yield compare(f"out.{name}", ours[name], reference, OUTPUT_TOLERANCE)
+
+    def training_rows(self) -> Iterator[Row]:
+        """Gradients of the first step, the loss of each step, and the weights after those steps that the file holds."""
+        graph, weights, rest = nnx.split(self.model, optim.trainable(self.config), ...)
+        shapes = {path: value.shape for path, value in convert.flat_params(weights).items()}
+        optimizer = optim.adam(ADAM, steps_per_epoch=1_000)
+
+        def total(weights: Any, inputs: tuple[jax.Array, ...]) -> jax.Array:
+            return self.losses(nnx.merge(graph, weights, rest)(*inputs))[0]
+
+        def step(weights: Any, moments: Any, inputs: tuple[jax.Array, ...]) -> Any:
+            loss, gradients = jax.value_and_grad(total)(weights, inputs)
+            updates, moments = optimizer.update(gradients, moments, weights)
+            return optax.apply_updates(weights, updates), moments, loss, gradients
+
+        step, moments = jax.jit(step), optimizer.init(weights)
+        last = max((int(name[len("after")]) for name in self.arrays if name.startswith("after")), default=1)
+        for index in range(last):
+            suffix = f"_step{index}" if index else ""
+            weights, moments, loss, gradients = step(weights, moments, self.inputs(suffix))
+            if index == 0:
+                yield from self._tensor_rows("grad.", gradients, shapes)
+            if f"out.loss_step{index}" in self.arrays:
+                yield compare(f"out.loss_step{index}", loss, self.arrays[f"out.loss_step{index}"], OUTPUT_TOLERANCE)
+            yield from self._tensor_rows(f"after{index + 1}.", weights, shapes)
+
+    def _tensor_rows(self, prefix: str, ours: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Row]:
+        """Compares tensors by official name; norms that no pass uses and frozen positions never move and are left out."""
+        flat = convert.flat_params(ours)
+        recorded = _strip(self.arrays, prefix)
+        names = {name: convert.path_of(name) for name in recorded if not convert.is_unused(name)}
+        if recorded and (missing := set(shapes) - set(names.values())):
+            raise GoldenError(f"{prefix} lacks {len(missing)} tensors, such as {min(missing)}")
+        for name, path in names.items():
+            if path not in shapes:
+                continue
+            mine, reference = np.asarray(flat[path]), convert.convert_tensor(recorded[name], shapes[path])
+            if prefix.startswith("after") and name.endswith(".attn.qkv.bias"):
+                name, mine, reference = name + "[q, v]", mine[[0, 2]], reference[[0, 2]]
+            yield compare(prefix + name, mine, reference, GRADIENT_TOLERANCE)
+
+    def rows(self) -> list[Row]:
+        """Everything that the file holds, compared."""
+        return [*self.output_rows(), *self.training_rows()]
+
+
+def load(path: Path) -> Golden:
+    """Reads a golden file; nothing in it is executed. Raises GoldenError."""
+    if not path.is_file():
+        raise GoldenError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise GoldenError(f"{path} can't be read as an .npz file of arrays: {error}") from error
+    return Golden(arrays)
+
+
+def _strip(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _divisors(width: int) -> list[int]:
+    """Possible numbers of heads, heads of 64 channels first and then the nearest sizes: most models use those."""
+    divisors = [heads for heads in range(1, width + 1) if width % heads == 0]
+    return sorted(divisors, key=lambda heads: abs(np.log(width / heads / 64)))
+
+
+def _round(value: float, digits: int = 4) -> float:
+    """A weight as somebody would have typed it: the recorded loss gives it only to float32's rounding."""
+    return float(f"{value:.{digits}g}")
+
+
+def print_table(rows: list[Row], golden: Golden) -> None:
+    """The table on the standard output, as wide as it needs to be."""
+    shape, loss = golden.config.shape, golden.loss
+    table = Table("quantity", "shape", "max abs", "relative", "tolerance", "ok")
+    for row in rows:
+        table.add_row(
+            row.name, str(row.shape), f"{row.max_abs:.2e}", f"{row.relative:.2e}", f"{row.tolerance:.0e}", "ok" if row.ok else "FAILED"
+        )
+    console = Console(width=140)
+    console.print(table)
+    console.print(f"model: {shape}, joint_depth={golden.config.joint_depth}, unchained_contrastive={golden.config.unchained_contrastive}")
+    console.print(f"loss: {loss}")
+    console.print(
+        f"{sum(row.ok for row in rows)} of {len(rows)} within tolerance; largest relative error {max(row.relative for row in rows):.2e}"
+    )
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m parity.golden", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, help="an .npz file of recorded values")
+    path = parser.parse_args().file
+    try:
+        golden = load(path)
+        rows = golden.rows()
+    except (GoldenError, convert.ConversionError) as error:
+        sys.stderr.write(f"{path}: {error}\n")
+        return 2
+    print_table(rows, golden)
+    return 0 if all(row.ok for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
