@@ -168,9 +168,12 @@ class Checkpoints:
             self._manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        # lightweight: Orbax would otherwise read every step's own metadata now, and fail on a damaged one.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy, cleanup_tmp_directories=True, lightweight_initialize=True, enable_background_delete=False
+            preservation_policy=self._policy,
+            cleanup_tmp_directories=True,
+            lightweight_initialize=True,  # else Orbax reads every step's own metadata now, and fails on a damaged one
+            # A folder that can't be made in the background leaves Orbax's other threads waiting for it for 20 minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         try:
             return ocp.CheckpointManager(self.directory, options=options)

@@ -5,10 +5,14 @@ weights that depend on their position. It is exact, so it doesn't depend on shar
 tensor is; as odd numbers are invertible modulo 2^32, every single flipped bit changes it.
 """
 
+import functools
+import gc
 import hashlib
 import json
 import math
 import pathlib
+import sys
+import warnings
 from typing import Any
 
 import jax
@@ -191,18 +195,41 @@ def _listed(paths: list[str]) -> str:
 
 
 def _read_item(folder: pathlib.Path, item: str, abstract: Tensors) -> Tensors:
-    failure, tensors = "", {}
-    try:
-        restored = ocp.StandardCheckpointHandler().restore(epath.Path(folder / item), args=ocp.args.StandardRestore(abstract))
-        tensors = {path: restored[path] for path in abstract}
-    except _READ_ERRORS as error:
-        failure = first_line(error)
+    _hide_orphans()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+        tensors, failure = _try_to_read(folder / item, abstract)
+        if failure:
+            gc.collect()  # now, while the reads that Orbax has given up can't complain
     # A host reads its own shards only: all must take or leave this step together.
     if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(failure))).any():
         failure = failure or "unreadable on another host"
     if failure:
         raise DamagedCheckpointError(f"{folder}: {item} can't be read: {failure}")
     return tensors
+
+
+def _try_to_read(folder: pathlib.Path, abstract: Tensors) -> tuple[Tensors, str]:
+    try:
+        restored = ocp.StandardCheckpointHandler().restore(epath.Path(folder), args=ocp.args.StandardRestore(abstract))
+        return {path: restored[path] for path in abstract}, ""
+    except Exception as error:
+        cause = error.__cause__ if type(error) is Exception else error  # Orbax wraps what TensorStore raises in a bare Exception
+        if not isinstance(cause, _READ_ERRORS):
+            raise
+        return {}, first_line(cause)
+
+
+@functools.cache
+def _hide_orphans() -> None:
+    """Where one read fails, Orbax closes its event loop, and each read still under way prints that it can't report there: hides that."""
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _read_json(folder: pathlib.Path, item: str) -> dict[str, Any]:
