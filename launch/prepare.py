@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from absl import app, flags
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avmae_jax.data.clip import Clip
@@ -86,7 +87,8 @@ def make_clip(job: Job, *, root: str, seconds: float, frame_size: int) -> Clip:
 def progress_bar(title: str) -> Iterator[OnProgress]:
     """Shows clips done, clips a second, and failures so far, on standard error."""
     counts = TextColumn("{task.fields[rate]} clips/s, {task.fields[failed]} failed")
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), counts) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), counts)
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=None, failed=0, rate="-")
 
         def advance(done: int, failed: int, total: int) -> None:
