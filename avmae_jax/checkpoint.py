@@ -78,11 +78,9 @@ class Checkpoints:
         self._manager = self._open()
 
     def __enter__(self) -> "Checkpoints":
-        """Closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for the save under way."""
         self.close()
 
     def save(self, step: int, *, params: Any, opt_state: Any, rng: Any, data: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -201,12 +199,11 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: {cause}\n{good}. Free space or mend the folder, then start again") from error
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
-        for step in damaged:
+        for step in damaged if jax.process_index() == 0 else ():
             source = self.directory / str(step)
             target = next(path for n in range(1000) if not (path := source.with_name(f"{step}.damaged{f'-{n}' if n else ''}")).exists())
-            logging.warning("%s is kept as %s; training goes on from an older step", source, target.name)
-            if jax.process_index() == 0:
-                source.rename(target)
+            source.rename(target)
+            logging.warning("%s is now kept as %s; training goes on from an older step", source, target.name)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()

@@ -5,14 +5,17 @@ weights that depend on their position. It is exact, so it doesn't depend on shar
 tensor is; as odd numbers are invertible modulo 2^32, every single flipped bit changes it.
 """
 
+import contextlib
 import functools
 import gc
 import hashlib
 import json
+import logging
 import math
 import pathlib
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -195,12 +198,10 @@ def _listed(paths: list[str]) -> str:
 
 
 def _read_item(folder: pathlib.Path, item: str, abstract: Tensors) -> Tensors:
-    _hide_orphans()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+    with _orphans_hidden():
         tensors, failure = _try_to_read(folder / item, abstract)
         if failure:
-            gc.collect()  # now, while the reads that Orbax has given up can't complain
+            gc.collect()  # ends the reads that Orbax has given up while they can't be heard
     # A host reads its own shards only: all must take or leave this step together.
     if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(failure))).any():
         failure = failure or "unreadable on another host"
@@ -220,13 +221,28 @@ def _try_to_read(folder: pathlib.Path, abstract: Tensors) -> tuple[Tensors, str]
         return {}, first_line(cause)
 
 
+@contextlib.contextmanager
+def _orphans_hidden() -> Iterator[None]:
+    """Hides what Orbax's other reads say once one has failed and the event loop is closed: pages on the error that we report in a line."""
+    _ignore_orphans()
+    asyncio_log = logging.getLogger("asyncio")
+    asyncio_log.disabled, was_disabled = True, asyncio_log.disabled
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+        try:
+            yield
+        finally:
+            asyncio_log.disabled = was_disabled
+
+
 @functools.cache
-def _hide_orphans() -> None:
-    """Where one read fails, Orbax closes its event loop, and each read still under way prints that it can't report there: hides that."""
+def _ignore_orphans() -> None:
+    # For good, not for the time of the read: the last of them may come later.
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        code = getattr(unraisable.object, "cr_code", None)
+        if str(unraisable.exc_value) != "Event loop is closed" and not (code and "orbax" in pathlib.Path(code.co_filename).parts):
             previous(unraisable)
 
     sys.unraisablehook = hook

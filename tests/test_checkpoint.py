@@ -96,7 +96,7 @@ def flip_bit(file: pathlib.Path) -> None:
 
 def array_file(item: pathlib.Path) -> pathlib.Path:
     """The file of an item that the tensors are in."""
-    return max((item / "d").iterdir(), key=lambda file: file.stat().st_size)
+    return max(item.glob("**/d/*"), key=lambda file: file.stat().st_size)
 
 
 def flip_a_moment(step: pathlib.Path) -> None:
