@@ -1,0 +1,79 @@
+"""What is measured on held-out clips: whether a sound finds its picture among all others, and a picture its sound.
+
+The protocol is that of Gong et al., arXiv 2210.07839, section 4.3: cosine similarity of pooled, unmasked features. The right partner
+of row i is row i.
+
+Axis letters: B batch, L tokens, D width, N clips.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avmae_jax.losses import unit_length
+
+_BLOCK_SCORES = 2**24  # similarities held at once, 64 MiB of them
+
+
+class Retrieval(NamedTuple):
+    """How well one modality finds the other."""
+
+    r1: float  # share of queries whose right partner is ranked first, in [0, 1]
+    r5: float  # ... among the first five
+    r10: float
+    median_rank: float  # 1 is best
+    ties: int  # queries whose right partner shares its score with another target; if many, the ranks flatter the model
+    clips: int  # N
+
+
+def embedding(tokens: jax.Array) -> jax.Array:
+    """One vector a clip, of length 1: the mean over tokens, as the contrastive loss pools them: float[B, L, D] -> float32[B, D]."""
+    return unit_length(tokens.mean(axis=1, dtype=jnp.float32))
+
+
+def retrieval(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _BLOCK_SCORES) -> Retrieval:
+    """Ranks all targets for each query by cosine similarity.
+
+    The rank of the right partner is the number of targets with a strictly greater score, plus one. Equal targets always get equal scores: a
+    BLAS may round the same product differently in another column, so each distinct target is multiplied once.
+
+    Args:
+      queries: float32[N, D], of any length above 0; what `embedding` gives.
+      targets: float32[N, D], row i belongs to query i.
+      block_scores: similarities held in memory at once, which bounds the number of queries multiplied together.
+
+    Returns:
+      Retrieval.
+
+    Raises:
+      ValueError: if the shapes differ or are empty, or a row has no direction (all zeros, or not finite).
+    """
+    if queries.ndim != 2 or queries.shape != targets.shape or not queries.size:
+        raise ValueError(f"queries {queries.shape} and targets {targets.shape} must be arrays of the same shape [N, D], none of them empty")
+    queries, targets = _directions(queries, "queries"), _directions(targets, "targets")
+    clips, width = targets.shape
+    _, first, column = np.unique(targets.view(f"V{4 * width}")[:, 0], return_index=True, return_inverse=True)
+    distinct = targets[first].T  # [D, <= N]
+    ranks, ties = np.empty(clips, np.int64), 0
+    rows = max(1, block_scores // clips)
+    for start in range(0, clips, rows):
+        block = slice(start, start + rows)
+        scores = queries[block] @ distinct
+        right = np.take_along_axis(scores, column[block, None], axis=1)
+        scores = scores[:, column]  # [rows, N]
+        ranks[block] = 1 + np.count_nonzero(scores > right, axis=1)
+        ties += int(np.count_nonzero(np.count_nonzero(scores == right, axis=1) > 1))
+    r1, r5, r10 = (float((ranks <= k).mean()) for k in (1, 5, 10))
+    return Retrieval(r1, r5, r10, float(np.median(ranks)), ties, clips)
+
+
+def _directions(rows: np.ndarray, name: str) -> np.ndarray:
+    """Rows over their length: float[N, D] -> float32[N, D], contiguous."""
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+    if bad.size:
+        first = f"row {bad[0]} has length {lengths[bad[0], 0]}"
+        raise ValueError(f"{name}: {bad.size} of {len(rows)} rows have no direction; {first}. Leave such clips out or mend the model")
+    return np.ascontiguousarray(rows / lengths, dtype=np.float32)
