@@ -6,10 +6,10 @@ made from the same notes, and what one sees is what one hears, so that even one 
 | trait      | heard as                                        | seen as                                                           |
 |------------|-------------------------------------------------|-------------------------------------------------------------------|
 | register   | the pitch around which the phrase moves         | size of the instrument against the hands, and where the hand is   |
-| loudness   | -35 to -3 dB                                    | length of strokes, bow and bellows, puffed cheeks, sound waves    |
-| tempo      | 1.5 to 8 notes a second                         | number of pale copies of whatever moves, as in a long exposure    |
+| loudness   | -35 to -3 dB                                    | strokes, bow, bellows, puffed cheeks, sound waves, a level meter  |
+| tempo      | 1.5 to 8 notes a second                         | a metronome; pale copies of what moves, as in a long exposure     |
 | brightness | slope of the spectrum                           | mallet, mute, bow place, plucked place, lid, shutters, tilt       |
-| hall       | reverberation of 0.1 to 1.6 s                   | depth of the room                                                 |
+| hall       | reverberation of 0.08 to 1.8 s                   | depth of the room, its walls bare of absorbers                    |
 | rain       | noise of -80 to -48 dB                          | the weather behind the window                                     |
 
 The traits are independent of each other and of the class; a note's own pitch and loudness show in the frame of that moment. Colours, light,

@@ -31,7 +31,6 @@ class Look(NamedTuple):
     skin: Colour
     hair: Colour
     sleeve: Colour
-    wave: Colour  # of sound waves, far from the wall's colour
     brightness: float  # the clip's Traits.brightness, which each instrument shows in its own way
 
 
@@ -168,16 +167,13 @@ class Canvas:
 
     def waves(self, source: Point, direction: float, loudness: float) -> None:
         """Sound waves that leave `source` at `direction` degrees; the louder, the more, the wider and the thicker."""
-        u = self.hand_size
-        reach, middle = 0.12 + 0.85 * loudness, math.radians(direction)
-        radius = 0.14
-        while radius <= reach + 1e-9:
+        u, reach, middle = self.hand_size, 0.12 + 0.85 * loudness, math.radians(direction)
+        width = (0.025 + 0.04 * loudness) * u
+        radii = [*np.arange(0.14, reach, 0.13), reach]  # the outermost moves with loudness continuously
+        for radius in radii:
             arc = [(source[0] + radius * u * math.cos(middle + a), source[1] + radius * u * math.sin(middle + a)) for a in _ARC]
-            self.line(arc, (*self.look.wave, 235), (0.02 + 0.035 * loudness) * u)
-            radius += 0.13
-        fringe = reach * u  # the outermost arc moves with loudness continuously
-        self.line([(source[0] + fringe * math.cos(middle + a), source[1] + fringe * math.sin(middle + a)) for a in _ARC],
-                  (*self.look.wave, 235), (0.02 + 0.035 * loudness) * u)  # fmt: skip
+            self.line(arc, INK, 2 * width)
+            self.line(arc, (255, 255, 235), width)
 
 
 _ARC = [float(a) for a in np.linspace(-0.75, 0.75, 9)]

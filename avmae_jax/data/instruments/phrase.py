@@ -101,7 +101,7 @@ def plan(instrument: str, seconds: float, rng: np.random.Generator) -> Phrase:
     low, high = RANGES[instrument]
     centre = low + REACH + traits.register * (high - low - 2 * REACH)
     beat = 1 / (SLOWEST * (FASTEST / SLOWEST) ** traits.tempo)
-    legato = rng.uniform(0.5, 1.0)
+    legato = rng.uniform(0.4, 0.9)
     swing = rng.choice([0.0, 0.0, 0.2])
     swell = rng.uniform(-0.12, 0.12)  # crescendo or diminuendo over the whole clip
     steps = _steps(int(seconds / beat) + 3, rng)

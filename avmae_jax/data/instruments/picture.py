@@ -14,7 +14,7 @@ from avmae_jax.data.clip import NUM_FRAMES
 from avmae_jax.data.instruments import strings, struck, winds
 from avmae_jax.data.instruments.canvas import Canvas, Colour, Look, Point, Pose, blend
 from avmae_jax.data.instruments.phrase import Moment, Phrase
-from avmae_jax.data.instruments.room import any_colour, build_room, draw_metronome, draw_window
+from avmae_jax.data.instruments.room import any_colour, build_room, draw_props, draw_window
 
 WOODS: tuple[Colour, ...] = ((190, 120, 60), (150, 75, 40), (215, 165, 95), (120, 60, 35), (225, 190, 130))
 METALS: tuple[Colour, ...] = ((230, 185, 60), (205, 210, 218), (205, 125, 80), (245, 215, 110))
@@ -63,28 +63,27 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ..
     """
     drawing, double = DRAWINGS[phrase.instrument], 2 * size
     room = build_room(double, phrase.traits.hall, phrase.traits.rain, rng)
-    look = _look(phrase, room.wall, rng)
+    look = _look(phrase, rng)
     pose = _pose(phrase, double, math.radians(drawing.turn), rng)
     drawing.body(Canvas(room.image, pose, look))
     frames = []
     for number in range(NUM_FRAMES):
         image = room.image.copy()
         moment = phrase.at(number / NUM_FRAMES * phrase.seconds)
-        draw_window(image, room, number / NUM_FRAMES)
         canvas = Canvas(image, pose, look)
-        drawing.play(canvas, moment)
-        draw_metronome(image, room, moment)
         canvas.waves(drawing.source, drawing.direction, moment.loudness)
+        draw_window(image, room, number / NUM_FRAMES)
+        drawing.play(canvas, moment)
+        draw_props(image, room, moment)
         data = io.BytesIO()
         image.reduce(2).save(data, "JPEG", quality=92)
         frames.append(data.getvalue())
     return tuple(frames)
 
 
-def _look(phrase: Phrase, wall: Colour, rng: np.random.Generator) -> Look:
+def _look(phrase: Phrase, rng: np.random.Generator) -> Look:
     painted = any_colour(rng, (0.5, 1.0), (0.4, 1.0))
     tint = any_colour(rng, (0.3, 1.0), (0.3, 1.0))
-    dark_wall = sum(wall) < 420
     return Look(
         paint=painted if rng.uniform() < 0.25 else blend(WOODS[rng.integers(len(WOODS))], tint, 0.15),
         trim=any_colour(rng, (0.2, 0.9), (0.4, 0.9)),
@@ -92,7 +91,6 @@ def _look(phrase: Phrase, wall: Colour, rng: np.random.Generator) -> Look:
         skin=blend(SKINS[rng.integers(len(SKINS))], tint, 0.05),
         hair=blend(HAIRS[rng.integers(len(HAIRS))], tint, 0.1),
         sleeve=any_colour(rng, (0.5, 1.0), (0.4, 1.0)),
-        wave=(255, 255, 240) if dark_wall else (30, 20, 60),
         brightness=phrase.traits.brightness,
     )
 

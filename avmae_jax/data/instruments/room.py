@@ -1,4 +1,4 @@
-"""The room around the player: how deep it is tells how much it echoes, the weather behind its window is the noise one hears.
+"""The room around the player: its depth and its bare walls make it echo, the weather behind its window is the noise one hears.
 
 All else in it (colours, light, pictures, lamps, plants) is there to be ignored.
 """
@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw
 from avmae_jax.data.instruments.canvas import Colour, blend, ghosts, shade
 from avmae_jax.data.instruments.phrase import Moment
 
+PAPER: Colour = (250, 244, 225)
+LAMPS: tuple[Colour, ...] = ((60, 235, 80), (255, 215, 40), (255, 50, 40))
+
 
 class Room(NamedTuple):
     """An empty room, and where the window of its near wall is."""
@@ -22,8 +25,8 @@ class Room(NamedTuple):
     frame: Colour
     drops: np.ndarray  # float[D, 2]: where in the window the streaks of rain begin, in [0, 1]
     rain: float  # Traits.rain
-    wall: Colour
     metronome: tuple[float, float]  # middle of its foot, in pixels
+    meter: tuple[float, float]  # as metronome
     wood: Colour  # of the metronome
 
 
@@ -38,11 +41,11 @@ def build_room(size: int, hall: float, rain: float, rng: np.random.Generator) ->
 
     Args:
       size: pixels a side.
-      hall: Traits.hall; the back wall is the smaller the deeper the hall.
+      hall: Traits.hall; the higher, the farther away and the barer of absorbers is the back wall.
       rain: Traits.rain.
       rng: source of everything else.
     """
-    wall, floor = any_colour(rng, (0.05, 0.6), (0.35, 0.95)), any_colour(rng, (0.1, 0.6), (0.25, 0.75))
+    wall, floor = any_colour(rng, (0.05, 0.5), (0.55, 0.95)), any_colour(rng, (0.1, 0.6), (0.25, 0.75))
     image = Image.new("RGB", (size, size), shade(wall, 0.8))
     draw = ImageDraw.Draw(image, "RGBA")
     half = 0.5 * (0.92 - 0.62 * hall) * size
@@ -56,15 +59,25 @@ def build_room(size: int, hall: float, rain: float, rng: np.random.Generator) ->
     draw.rectangle((left, top, right, bottom), wall, shade(wall, 0.35), max(2, size // 70))
     for corner, inner in (((0, 0), (left, top)), ((size, 0), (right, top)), ((0, size), (left, bottom)), ((size, size), (right, bottom))):
         draw.line([corner, inner], shade(wall, 0.35), max(2, size // 90))
+    foam, width = any_colour(rng, (0.1, 0.6), (0.12, 0.3)), (right - left) / 5
+    for number in range(5):  # absorbers on the wall of a dry room
+        x0, drop = left + width * (number + 0.07), top + (bottom - top) * (1 - hall)
+        draw.rectangle((x0, top, x0 + 0.86 * width, drop), foam)
     for _ in range(rng.integers(0, 4)):
         _furnish(draw, size, (left, top, right, bottom), rng)
     light = Image.linear_gradient("L").rotate(float(rng.choice([0, 90, 180, 270]))).resize((size, size))
     image = Image.blend(image, Image.merge("RGB", (light, light, light)), rng.uniform(0, 0.2))
-    side = rng.integers(2) * 0.68 * size
-    window = (side + 0.03 * size, 0.03 * size, side + 0.29 * size, 0.29 * size)
-    corner = (0.88 * size if side == 0 else 0.12 * size, 0.97 * size)
-    drops = rng.uniform(0, 1, (36, 2))
-    return Room(image, window, any_colour(rng, (0.0, 0.5), (0.6, 1.0)), drops, rain, wall, corner, any_colour(rng, (0.5, 0.9), (0.3, 0.6)))
+    x, y = size * rng.uniform(0.02, 0.05, 2)
+    return Room(
+        image=image,
+        window=(x, y, x + 0.28 * size, y + 0.28 * size),
+        frame=any_colour(rng, (0.0, 0.5), (0.6, 1.0)),
+        drops=rng.uniform(0, 1, (36, 2)),
+        rain=rain,
+        metronome=(size * rng.uniform(0.86, 0.9), size * rng.uniform(0.96, 0.99)),
+        meter=(size * rng.uniform(0.1, 0.14), size * rng.uniform(0.96, 0.99)),
+        wood=any_colour(rng, (0.5, 0.9), (0.3, 0.6)),
+    )
 
 
 def _furnish(draw: ImageDraw.ImageDraw, size: int, back: tuple[float, float, float, float], rng: np.random.Generator) -> None:
@@ -111,24 +124,43 @@ def draw_window(image: Image.Image, room: Room, share: float) -> None:
     draw.rectangle(room.window, None, room.frame, 3 * stroke)
 
 
-def draw_metronome(image: Image.Image, room: Room, moment: Moment) -> None:
-    """Draws the metronome that the player follows: its weight sits the lower the faster it ticks, its arm blurs over the whole swing."""
-    draw, (x, y), u = ImageDraw.Draw(image, "RGBA"), room.metronome, 0.24 * image.width
+def draw_props(image: Image.Image, room: Room, moment: Moment) -> None:
+    """Draws the metronome and the level meter, which stand in front."""
+    draw = ImageDraw.Draw(image, "RGBA")
+    _draw_metronome(draw, room, moment, 0.27 * image.width)
+    _draw_meter(draw, room, moment, 0.27 * image.width)
+
+
+def _draw_metronome(draw: ImageDraw.ImageDraw, room: Room, moment: Moment, u: float) -> None:
+    """The player follows it: its weight sits the lower the faster it ticks, and its arm blurs over the whole swing."""
+    x, y = room.metronome
     stroke = max(1, round(u / 22))
     draw.polygon(
-        [(x - 0.36 * u, y), (x + 0.36 * u, y), (x + 0.15 * u, y - u), (x - 0.15 * u, y - u)], room.wood, shade(room.wood, 0.4), stroke
+        [(x - 0.36 * u, y), (x + 0.36 * u, y), (x + 0.2 * u, y - u), (x - 0.2 * u, y - u)], room.wood, shade(room.wood, 0.4), stroke
     )
     draw.polygon(
-        [(x - 0.2 * u, y - 0.1 * u), (x + 0.2 * u, y - 0.1 * u), (x + 0.1 * u, y - 0.94 * u), (x - 0.1 * u, y - 0.94 * u)], (250, 244, 225)
+        [(x - 0.24 * u, y - 0.06 * u), (x + 0.24 * u, y - 0.06 * u), (x + 0.15 * u, y - 0.96 * u), (x - 0.15 * u, y - 0.96 * u)], PAPER
     )
-    weight = 0.95 - 0.65 * moment.rate
+    weight = 0.9 - 0.72 * moment.rate
 
     def arm(swing: float, alpha: int) -> None:
-        sin, cos = math.sin(0.5 * swing) * u, math.cos(0.5 * swing) * u
-        draw.line([(x, y - 0.1 * u), (x + sin, y - 0.1 * u - cos)], (20, 20, 25, alpha), stroke)
-        wx, wy, r = x + weight * sin, y - 0.1 * u - weight * cos, 0.12 * u
+        sin, cos = math.sin(0.4 * swing) * u, math.cos(0.4 * swing) * u
+        draw.line([(x, y - 0.06 * u), (x + sin, y - 0.06 * u - cos)], (20, 20, 25, alpha), stroke)
+        wx, wy, r = x + weight * sin, y - 0.06 * u - weight * cos, 0.14 * u
         draw.ellipse((wx - r, wy - r, wx + r, wy + r), (225, 30, 40, alpha), (20, 20, 25, alpha), stroke)
 
     for share in ghosts(moment):
         arm(2 * share - 1, 90)
     arm(moment.stroke * math.cos(math.pi * moment.phase), 255)
+
+
+def _draw_meter(draw: ImageDraw.ImageDraw, room: Room, moment: Moment, u: float) -> None:
+    """The recorder's level meter: lamps from green to red, lit up to the loudness of the note."""
+    x, y = room.meter
+    draw.rectangle((x - 0.3 * u, y - 1.25 * u, x + 0.3 * u, y), (28, 28, 34), (8, 8, 10), max(1, round(u / 22)))
+    lamps, lit = 12, 0.5 + 11.5 * moment.loudness
+    for number in range(lamps):
+        colour = LAMPS[0] if number < 6 else LAMPS[1] if number < 9 else LAMPS[2]
+        glow = min(1.0, max(0.0, lit - number))  # the last lamp dims, so that the meter moves continuously
+        bottom = y - (0.08 + 0.092 * number) * u
+        draw.rectangle((x - 0.2 * u, bottom - 0.07 * u, x + 0.2 * u, bottom), blend(shade(colour, 0.22), colour, glow))

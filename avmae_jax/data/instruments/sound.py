@@ -56,11 +56,11 @@ def _gain(loudness: float) -> float:
 
 
 def _in_hall(dry: np.ndarray, hall: float, rng: np.random.Generator) -> np.ndarray:
-    """[N] -> [N]: adds the echo of a room whose reverberation time goes from 0.1 to 1.6 s."""
-    time_60db = 0.1 * 16**hall
+    """[N] -> [N]: adds the echo of a room whose reverberation time goes from 0.08 to 1.8 s."""
+    time_60db = 0.08 * 22**hall
     times = np.arange(int(time_60db * SAMPLE_RATE)) / SAMPLE_RATE
     echo = rng.standard_normal(len(times), dtype=np.float32) * np.exp(-6.9 * times / time_60db).astype(np.float32)
-    echo *= (0.15 + 0.75 * hall) / np.linalg.norm(echo)
+    echo *= (0.1 + 1.3 * hall) / np.linalg.norm(echo)
     return dry + signal.oaconvolve(dry, echo)[: len(dry)].astype(np.float32)
 
 
@@ -182,8 +182,8 @@ def _harmonics(hertz: np.ndarray, weight: Callable[[int], np.ndarray | float], c
 
 def _breath(size: int, low: float, high: float, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(size, dtype=np.float32)
-    b, a, *_ = signal.butter(1, [low, high], "bandpass", fs=SAMPLE_RATE)
-    return _filter(b, a, noise)
+    sections = signal.butter(1, [low, high], "bandpass", fs=SAMPLE_RATE, output="sos")
+    return np.asarray(signal.sosfilt(sections, noise), np.float32)
 
 
 def _bowed(phrase: Phrase, size: int, rng: np.random.Generator, *, body: tuple[float, ...]) -> np.ndarray:
@@ -196,10 +196,10 @@ def _bowed(phrase: Phrase, size: int, rng: np.random.Generator, *, body: tuple[f
 def _flute(phrase: Phrase, size: int, rng: np.random.Generator) -> np.ndarray:
     hertz, level = _curves(phrase, size, glide=0.008, attack=0.03)
     bright = phrase.traits.brightness
-    gains = (1.0, 0.1 + 0.6 * bright, 0.04 + 0.4 * bright, 0.01 + 0.2 * bright, 0.1 * bright, 0.06 * bright)
+    gains = 0.65 ** np.arange(8) * (0.06 + 0.94 * bright) ** np.minimum(np.arange(8), 3)
     tremolo = 1 + 0.12 * np.sin(2 * np.pi * rng.uniform(4, 6) * np.arange(size, dtype=np.float32) / SAMPLE_RATE)
     tone = _harmonics(_vibrato(hertz, 0.004, rng), lambda k: gains[k - 1], len(gains))
-    return level * tremolo.astype(np.float32) * (tone + 0.25 * _breath(size, 800, 5000, rng))
+    return level * tremolo.astype(np.float32) * (tone + (0.03 + 0.2 * bright) * _breath(size, 1200, 6000, rng))
 
 
 def _clarinet(phrase: Phrase, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -212,7 +212,7 @@ def _clarinet(phrase: Phrase, size: int, rng: np.random.Generator) -> np.ndarray
 def _brass(phrase: Phrase, size: int, rng: np.random.Generator, *, glide: float, horn: float) -> np.ndarray:
     hertz, level = _curves(phrase, size, glide=glide, attack=0.03)
     effort = np.clip(1 + np.log10(np.maximum(level, 1e-4)) / 2, 0, 1)  # 0 at -40 dB, 1 at full scale
-    ratio = np.exp(-(1.3 - 0.6 * effort - 0.5 * phrase.traits.brightness)).astype(np.float32)  # of one harmonic to the one before
+    ratio = np.exp(-(1.7 - 0.5 * effort - 1.05 * phrase.traits.brightness)).astype(np.float32)  # of one harmonic to the one before
     power = np.ones_like(ratio)
 
     def weight(k: int) -> np.ndarray:
@@ -235,7 +235,7 @@ def _accordion(phrase: Phrase, size: int, rng: np.random.Generator) -> np.ndarra
 def _piano(phrase: Phrase, size: int, rng: np.random.Generator) -> np.ndarray:
     def strike(note: Note, samples: int) -> np.ndarray:
         k, first = np.arange(1, 21), frequency(note.pitch)
-        gains = np.exp(-k * (0.95 - 0.35 * note.loudness - 0.4 * phrase.traits.brightness)) * np.abs(np.sin(np.pi * k / 8.3))
+        gains = np.exp(-k * (1.25 - 0.25 * note.loudness - 0.9 * phrase.traits.brightness)) * np.abs(np.sin(np.pi * k / 8.3))
         modes = _modes(first * k * np.sqrt(1 + 4e-4 * k**2), (1.5 + 0.25 * k) * (first / 260) ** 0.5, gains, samples)
         return modes + 0.02 * _blow(samples, 0.008, rng)
 
