@@ -36,8 +36,7 @@ def synthesize(phrase: Phrase, rng: np.random.Generator) -> np.ndarray:
     """
     size = round(phrase.seconds * SAMPLE_RATE)
     music = _in_hall(VOICES[phrase.instrument](phrase, size, rng), phrase.traits.hall, rng)
-    peak = _gain(max(note.loudness for note in phrase.notes))
-    music *= peak / max(float(np.abs(music).max()), 1e-9)
+    music *= _gain(max(note.loudness for note in phrase.notes)) / max(float(np.abs(music).max()), 1e-9)
     return np.round((music + _rain(size, phrase.traits.rain, rng)) * 32767).astype(np.int16)
 
 
@@ -118,13 +117,11 @@ def _plucked(phrase: Phrase, size: int, rng: np.random.Generator, *, ring: float
     def pluck(note: Note, samples: int) -> np.ndarray:
         period = SAMPLE_RATE / frequency(note.pitch)
         smooth = 0.5 * damping  # share of the loop's two-point average that goes to the later point
-        delay = int(period - smooth)
-        part = period - smooth - delay
+        delay, part = int(period - smooth), (period - smooth) % 1
         loop = np.convolve([1 - smooth, smooth], [1 - part, part]) * 0.001 ** (period / SAMPLE_RATE / (ring * 1.5))
         excite = np.zeros(samples)
         burst = rng.uniform(-1, 1, min(delay, samples))
-        pole = 0.85 - 0.75 * bright
-        excite[: len(burst)] = _filter([1 - pole], [1, -pole], burst - burst.mean())
+        excite[: len(burst)] = _filter([0.15 + 0.75 * bright], [1, 0.75 * bright - 0.85], burst - burst.mean())
         comb = max(1, int(point * period))
         excite[comb:] -= 0.9 * excite[:-comb] if comb < samples else 0
         denominator = np.zeros(delay + 3)
