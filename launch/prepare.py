@@ -15,17 +15,15 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.shards import SUMMARY, DatasetError, Job, OnProgress, Summary, write_dataset
+from avmae_jax.data.shards import SUMMARY, DatasetError, Job, Summary, write_dataset
 from avmae_jax.data.video import ClipError, decode_clip
+from launch.runtime import progress_bar
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 _IGNORED_NAMED = 5  # ignored files named in the line that counts them
@@ -81,21 +79,6 @@ def make_clip(job: Job, *, root: str, seconds: float, frame_size: int) -> Clip:
     if file.is_symlink() and file.is_dir():
         raise ClipError(str(file), "open", "is a link to a folder, which isn't followed")
     return decode_clip(file, clip_id=job.id, labels=labels, seconds=seconds, frame_size=frame_size)
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[OnProgress]:
-    """Shows clips done, clips a second, and failures so far, on standard error."""
-    counts = TextColumn("{task.fields[rate]} clips/s, {task.fields[failed]} failed")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), counts)
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=None, failed=0, rate="-")
-
-        def advance(done: int, failed: int, total: int) -> None:
-            speed = progress.tasks[task].speed
-            progress.update(task, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
-
-        yield advance
 
 
 def _text(path: str) -> str:

@@ -53,7 +53,7 @@ def mask_from_noise(noise: jax.Array, ratio: float) -> Mask:
     return Mask(shuffle_ids[:, :kept], restore_ids, (restore_ids >= kept).astype(jnp.float32))
 
 
-def structure_noise(noise: jax.Array, line_noise: jax.Array, grid: tuple[int, int], ratio: float, mode: MaskMode) -> jax.Array:
+def structure_noise(noise: jax.Array, line_noise: jax.Array, grid: tuple[int, int], ratio: float, mode: str) -> jax.Array:
     """Makes noise that hides whole rows or columns of a grid first.
 
     Args:
@@ -81,7 +81,7 @@ def structure_noise(noise: jax.Array, line_noise: jax.Array, grid: tuple[int, in
     return noise + hidden.reshape(noise.shape).astype(noise.dtype)
 
 
-def sample_noise(key: jax.Array, batch: int, grid: tuple[int, int], ratio: float, mode: MaskMode = "unstructured") -> jax.Array:
+def sample_noise(key: jax.Array, batch: int, grid: tuple[int, int], ratio: float, mode: str = "unstructured") -> jax.Array:
     """Noise for `batch` masks of a grid: float32[B, L]; see structure_noise for the arguments."""
     cell_key, line_key = jax.random.split(key)
     noise = jax.random.uniform(cell_key, (batch, grid[0] * grid[1]))

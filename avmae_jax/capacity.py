@@ -1,0 +1,108 @@
+"""What a step costs before it is run: arithmetic, memory, and how many pairs fit at once."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import psutil
+
+from avmae_jax.config import ModelConfig
+from avmae_jax.models.masking import num_kept
+
+# Values that a block keeps for its backward pass, in widths of one token: inputs of norms, attention and both linear layers (10), and the
+# hidden layer before and after the GELU (2.5 hidden widths). Held against the compiled program's memory in tests/test_capacity.py.
+_KEPT_WIDTHS, _KEPT_HIDDEN = 10, 2.5
+_USABLE_SHARE = 0.8  # of the memory that is free; the rest is for the data, the compiler and everybody else
+
+
+def _stages(config: ModelConfig) -> list[tuple[int, int, int]]:
+    """(blocks, tokens, width) of every run of a block stack in one masked pass."""
+    shape = config.shape
+    audio, image = (rows * columns for rows, columns in (config.audio_grid, config.image_grid))
+    kept_audio, kept_image = num_kept(audio, config.audio_mask_ratio), num_kept(image, config.image_mask_ratio)
+    separate, joint = shape.depth - config.joint_depth, config.joint_depth
+    return [
+        (separate, kept_audio, shape.width),
+        (separate, kept_image, shape.width),
+        (joint, kept_audio + kept_image, shape.width),
+        (joint, kept_audio, shape.width),
+        (joint, kept_image, shape.width),
+        (shape.decoder_depth, audio + image, shape.decoder_width),
+    ]
+
+
+def step_flops(config: ModelConfig) -> float:
+    """Floating-point operations of one pair in a pretraining step: three times the forward pass's matrix products."""
+    forward = 0.0
+    for blocks, tokens, width in _stages(config):
+        linear = 2 * tokens * width**2 * (4 + 2 * config.mlp_ratio)
+        forward += blocks * (linear + 4 * tokens**2 * width)
+    return 3 * forward
+
+
+def activation_bytes(config: ModelConfig) -> float:
+    """Memory that one pair's intermediate values take in a pretraining step, roughly."""
+    bytes_each = jnp.dtype(config.compute_dtype).itemsize
+    widths = _KEPT_WIDTHS + _KEPT_HIDDEN * config.mlp_ratio
+    stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in _stages(config)]
+    if config.remat:
+        return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
+    return sum(blocks * size for blocks, size in stages) * widths
+
+
+def usable_memory() -> float:
+    """Bytes that a run may take on each device: of an accelerator's own memory, or of what this machine and its container have free."""
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return _USABLE_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return _USABLE_SHARE * free / jax.local_device_count()
+
+
+def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups: int, memory: float) -> int:
+    """The largest part of a batch that fits in memory.
+
+    Args:
+      config: sizes of the model.
+      params: pytree of its parameters (abstract ones do).
+      batch_size: pairs a step.
+      groups: on how many devices a batch lies in parts.
+      memory: bytes a device may use.
+
+    Returns:
+      Pairs: divides batch_size and is a multiple of groups.
+
+    Raises:
+      ValueError: if the batch doesn't divide by the devices, or not even one pair a device fits.
+    """
+    if batch_size % groups:
+        raise ValueError(f"train.batch_size is {batch_size}; it must be a multiple of the {groups} parts into which the mesh cuts a batch")
+    state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # weights, gradients and their sum, two moments
+    fitting = [
+        size
+        for size in range(groups, batch_size + 1, groups)
+        if batch_size % size == 0 and state + size / groups * activation_bytes(config) <= memory
+    ]
+    if not fitting:
+        need = (state + activation_bytes(config)) / 2**30
+        raise ValueError(
+            f"a step of one pair a device needs about {need:.1f} GiB and {memory / 2**30:.1f} GiB may be used; "
+            "choose a smaller model.size, model.remat=True, or more devices with mesh.fsdp"
+        )
+    return max(fitting)
+
+
+def matmul_speed(size: int = 1536, repeats: int = 3) -> float:
+    """Floating-point operations a second that a large float32 matrix product reaches here, now."""
+    square = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(square, square).block_until_ready()
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        product(square, square).block_until_ready()
+    return 2 * size**3 * repeats / (time.perf_counter() - begin)

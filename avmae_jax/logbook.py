@@ -1,0 +1,55 @@
+"""The numbers of a run, on disk: one JSON line a step in metrics.jsonl, and the same in TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+
+from absl import logging
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Logbook:
+    """Appends to the metrics of a run.
+
+    A resumed run takes up its own file: lines behind the restored step are dropped, since those steps are run again and give the same.
+    """
+
+    def __init__(self, folder: Path, last_step: int):
+        """Opens the files of a run that has been restored at `last_step` (0: a new run)."""
+        self._path = folder / METRICS_FILE
+        kept = [line for line in _complete_lines(self._path) if json.loads(line)["step"] <= last_step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl; a number that isn't finite is written as JSON's NaN or Infinity, as Python reads it."""
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self) -> None:
+        """To the disk, so that a kill loses nothing written so far."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self.flush()
+        self._file.close()
+        self._board.close()
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """The lines of an earlier session; a last one that a kill cut short is named and left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        logging.warning("%s: the last line is incomplete and is dropped: %.80s", path, lines[-1])
+        lines.pop()
+    return lines

@@ -1,0 +1,309 @@
+"""One step and one loop for every kind of training; the task handed in says what the loss is.
+
+The loop is made to be killed: everything that decides what comes next (parameters, moments, key, place in the data) is in the
+checkpoint, and random numbers of a step follow from the key and the step's number, so a resumed run repeats the uninterrupted one bit
+for bit.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from absl import logging
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from avmae_jax import optim, sharding
+from avmae_jax.checkpoint import Checkpoints, Restored, require_same_config
+from avmae_jax.config import Config
+from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches
+from avmae_jax.logbook import Logbook
+from avmae_jax.step import Metrics, State, make_step
+
+# Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
+_FREE_FIELDS = (
+    "name", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
+    "data.prefetch", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every", "train.picture_every",
+    "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips", "train.micro_batch",
+)  # fmt: skip
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; names the step, the clips and the checkpoint to go back to."""
+
+
+class Task(Protocol):
+    """What is trained for: pretraining here, classification in fine-tuning."""
+
+    def loss(self, model: Any, batch: dict[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
+        """The loss of a batch on the device and its parts, with "loss" among them; the batch lies in `groups` parts on the devices."""
+        ...
+
+    def draw(self, model: Any, step: int) -> None:
+        """Pictures of what the model does after a step."""
+        ...
+
+
+class Reporter(Protocol):
+    """Who is told how the run goes; launch/progress.py draws a bar."""
+
+    def start(self, first: int, total: int) -> None:
+        """The run goes from step `first` (0: from nothing) to `total`."""
+        ...
+
+    def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
+        """A step is done; `waiting` is the share of time spent waiting for data."""
+        ...
+
+
+class Trainer:
+    """A run: its state on the devices, its data, its files."""
+
+    def __init__(self, config: Config, model: nnx.Module, task: Task, train: ClipSource, test: ClipSource | None, *, micro_batch: int):
+        """Places the model on the devices.
+
+        Args:
+          config: of the run; `config.optim` and `config.train` rule the loop.
+          model: freshly initialised.
+          task: the loss and the pictures.
+          train: training clips.
+          test: held-out clips, or None for no evaluation.
+          micro_batch: pairs computed at once; divides the batch.
+
+        Raises:
+          ValueError: if batch, micro-batch and devices don't divide.
+        """
+        self.config, self.task, self.train_source, self.test_source = config, task, train, test
+        self.mesh = sharding.make_mesh(config.mesh)
+        self.groups = sharding.batch_shards(self.mesh)
+        batch = config.train.batch_size
+        if batch % micro_batch or micro_batch % self.groups:
+            raise ValueError(
+                f"train.batch_size {batch} must be a multiple of the micro-batch {micro_batch}, and that of the {self.groups} parts "
+                "into which the mesh cuts a batch; change train.batch_size, train.micro_batch or mesh"
+            )
+        self.steps_per_epoch = len(train) / batch
+        self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
+        self.step = 0
+        self.graph, params, frozen = nnx.split(model, optim.trainable(config.model), ...)
+        optimizer = optim.adam(config.optim, self.steps_per_epoch)
+        placed = jax.device_put((params, frozen), sharding.shardings((params, frozen), self.mesh))
+        opt_state = jax.eval_shape(optimizer.init, params)
+        opt_places = sharding.shardings(opt_state, self.mesh)
+        self.state = State(placed[0], placed[1], jax.jit(optimizer.init, out_shardings=opt_places)(placed[0]))
+        places = jax.tree.map(lambda x: x.sharding, self.state)
+        step = make_step(self.graph, task.loss, optimizer, micro_batches=batch // micro_batch, groups=self.groups)
+        self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(self.mesh, PartitionSpec())))
+        self.micro_batch = micro_batch
+        self._learning_rate = jax.jit(optim.learning_rate(config.optim, self.steps_per_epoch))
+        self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed)
+        self.key = jax.random.key(config.train.seed)
+
+    def merge(self, state: State) -> Any:
+        """The model with the parameters of a state."""
+        return nnx.merge(self.graph, state.params, state.frozen)
+
+    @property
+    def model(self) -> Any:
+        """The model as it is now."""
+        return self.merge(self.state)
+
+    def run(self, reporter: Reporter | None = None) -> bool:
+        """Trains until the last step, or until SIGTERM, which saves and returns.
+
+        Returns:
+          True if the last step was reached.
+
+        Raises:
+          NonFiniteLossError: nothing of the bad step is saved.
+          CheckpointError, CheckpointMismatchError: see checkpoint.py.
+        """
+        folder = Path(self.config.train.workdir).expanduser()
+        train = self.config.train
+        with Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as checkpoints:
+            self._restore(checkpoints)
+            if reporter:
+                reporter.start(self.step, self.total_steps)
+            logbook = Logbook(folder, self.step)
+            try:
+                with _sigterm() as stop_asked:
+                    return self._loop(checkpoints, logbook, reporter, stop_asked)
+            finally:
+                logbook.close()
+                self.batches.close()
+
+    def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stop_asked: Callable[[], bool]) -> bool:
+        train, epoch = self.config.train, max(1, round(self.steps_per_epoch))
+        clock = _Clock(train.batch_size)
+        running: tuple[int, Any, Metrics] | None = None  # the step under way: its results are read while the next one is computed
+
+        def settle() -> None:
+            nonlocal running
+            if running is not None:
+                (step, ids, metrics), running = running, None
+                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                self._require_finite(step, values, ids, checkpoints)
+                logbook.write(step, "train", {**values, "learning_rate": float(self._learning_rate(step - 1))})
+                clock.done()
+                if reporter:
+                    reporter.step(step, values["loss"], clock.pairs_per_second, clock.waiting)
+
+        while self.step < self.total_steps and not stop_asked():
+            with clock.wait():
+                batch = next(self.batches)
+            ids, on_device = batch["id"], put_on_devices(batch, self.mesh)
+            self.state, metrics = self.jitted_step(self.state, on_device, jax.random.fold_in(self.key, self.step))
+            self.step += 1
+            settle()
+            running = (self.step, ids, metrics)
+            last = self.step == self.total_steps
+            if last or self.step % train.log_every == 0:
+                checkpoints.check()
+                logbook.flush()
+            if last or self.step % (train.eval_every or epoch) == 0:
+                settle()
+                logbook.write(self.step, "eval", self.evaluate())
+            if last or self.step % (train.picture_every or train.eval_every or epoch) == 0:
+                settle()
+                self.task.draw(self.model, self.step)
+            if last or self.step % (train.checkpoint_every or epoch) == 0:
+                settle()
+                logbook.flush()
+                self._save(checkpoints)
+        settle()
+        if self.step < self.total_steps:
+            logbook.flush()
+            if checkpoints.newest() != self.step:
+                self._save(checkpoints)
+            logging.info("stopped by SIGTERM after step %d, which is saved; the same command goes on from there", self.step)
+        return self.step == self.total_steps
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean losses over the held-out clips, with the same masks every time; {} without such clips.
+
+        Batches are as large as in training, or as the held-out set; what is left over at its end is not used, since the contrastive loss
+        of a smaller batch can't be compared.
+        """
+        if self.test_source is None:
+            return {}
+        size = min(self.micro_batch, len(self.test_source) // self.groups * self.groups)
+        if not size:
+            raise ValueError(
+                f"{len(self.test_source)} held-out clips can't be shared by {self.groups} devices; give more, or set data.eval_path to none"
+            )
+        count = len(self.test_source) // size
+        count = min(count, self.config.train.eval_batches or count)
+        sums: dict[str, float] = {}
+        for index, batch in enumerate(eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size)):
+            share = host_share(batch)
+            metrics = self._eval_loss(self.state, put_on_devices(share, self.mesh), jax.random.key(index))
+            for name, value in jax.device_get(metrics).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / count
+        return sums
+
+    def _meta(self) -> dict[str, Any]:
+        return {"config": dataclasses.asdict(self.config), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        params = nnx.merge_state(self.state.params, self.state.frozen)
+        checkpoints.save(self.step, params=params, opt_state=self.state.opt_state, rng=self.key, data=self.batches.state, meta=self._meta())
+
+    def _restore(self, checkpoints: Checkpoints) -> None:
+        def check(meta: dict[str, Any]) -> None:
+            saved, now = ({**m["config"], "train_clips": m["train_clips"]} for m in (meta, self._meta()))
+            require_same_config(saved, now, ignore=_FREE_FIELDS)
+            if meta["micro_batch"] != self.micro_batch:
+                logging.warning(
+                    "micro-batches were %d pairs and are now %d: another set of negatives", meta["micro_batch"], self.micro_batch
+                )
+
+        whole = nnx.merge_state(self.state.params, self.state.frozen)
+        restored: Restored | None = checkpoints.restore(whole, self.state.opt_state, self.key, check_meta=check)
+        if restored is None:
+            return
+        params, frozen = nnx.split_state(restored.params, optim.trainable(self.config.model), ...)
+        self.state = State(params, frozen, restored.opt_state)
+        self.key, self.step, self.batches.state = restored.rng, restored.step, restored.data
+        logging.info("resumed from step %d", self.step)
+
+    def _require_finite(self, step: int, values: dict[str, float], ids: Any, checkpoints: Checkpoints) -> None:
+        if math.isfinite(values["loss"]):
+            return
+        checkpoints.wait()
+        good = checkpoints.newest()
+        where = f"{checkpoints.directory / str(good)}" if good is not None else "none yet"
+        parts = ", ".join(f"{name} {value}" for name, value in values.items() if name != "loss")
+        raise NonFiniteLossError(
+            f"the loss of step {step} is {values['loss']} ({parts})\n"
+            f"clips of that batch: {', '.join(map(str, ids))}\nlast good checkpoint: {where}\n"
+            "look at these clips, or lower optim.learning_rate, and start again"
+        )
+
+
+def put_on_devices(batch: Batch, mesh: Mesh) -> Any:
+    """What of a batch the step needs, on the mesh; ids stay on the host."""
+    return sharding.put_batch({name: value for name, value in batch.items() if name != "id"}, mesh)
+
+
+def host_share(batch: Batch) -> Batch:
+    """This host's rows of a batch that every host has read whole."""
+    host, hosts = jax.process_index(), jax.process_count()
+    rows = len(batch["id"]) // hosts
+    return {name: value[host * rows : (host + 1) * rows] for name, value in batch.items()}
+
+
+class _Clock:
+    """Pairs a second and the share of waiting, over the last steps."""
+
+    def __init__(self, batch_size: int, memory: int = 20):
+        self._batch, self._memory = batch_size, memory
+        self._ends = [time.monotonic()]
+        self._waits: list[float] = [0.0]
+
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        """Around what waits for data."""
+        begin = time.monotonic()
+        yield
+        self._waits[-1] += time.monotonic() - begin
+
+    def done(self) -> None:
+        """A step has ended."""
+        self._ends.append(time.monotonic())
+        self._waits.append(0.0)
+        del self._ends[: -self._memory - 1], self._waits[: -self._memory - 1]
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Over the steps remembered."""
+        return self._batch * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
+
+    @property
+    def waiting(self) -> float:
+        """Share of that time, in [0, 1]."""
+        return float(np.clip(sum(self._waits) / max(self._ends[-1] - self._ends[0], 1e-9), 0, 1))
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM into a question that the loop asks between steps."""
+    asked = False
+
+    def handler(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, previous)

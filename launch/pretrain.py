@@ -1,0 +1,145 @@
+"""Pretrains CAV-MAE: `python -m launch.pretrain --config configs/base.py [--config.train.batch_size=4 ...]`.
+
+The run lives in `--config.train.workdir`: config.json, checkpoints/, metrics.jsonl, tensorboard/, pictures/ and, at the end, summary.json.
+The same command resumes a run that was stopped or killed.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, logging
+from flax import nnx
+from ml_collections import config_flags
+
+from avmae_jax import capacity, optim, pictures, sharding
+from avmae_jax.checkpoint import CheckpointError
+from avmae_jax.config import Config
+from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.sources import open_source
+from avmae_jax.logbook import METRICS_FILE
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.pretraining import PretrainingTask
+from avmae_jax.train import NonFiniteLossError, Trainer
+from launch import runtime
+
+_LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
+
+
+def open_sources(config: Config) -> tuple[ClipSource, ClipSource | None]:
+    """Training and held-out clips; the built-in set is generated first where it is not there yet."""
+    with runtime.progress_bar("generating instruments") as on_progress:
+        train = open_source(config.data, "train", on_progress=on_progress)
+    if config.data.source == "manifest" and not config.data.eval_path:
+        logging.info("data.eval_path is empty: no evaluation, no pictures, no retrieval")
+        return train, None
+    return train, open_source(config.data, "test")
+
+
+def pick_micro_batch(config: Config) -> int:
+    """`train.micro_batch`, or what fits in memory; says so where a step has to be split."""
+    groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
+    params = nnx.eval_shape(lambda: nnx.state(CAVMAE(config.model, rngs=nnx.Rngs(0)), nnx.Param))
+    batch, memory = config.train.batch_size, capacity.usable_memory()
+    micro_batch = config.train.micro_batch or capacity.choose_micro_batch(config.model, params, batch, groups, memory)
+    if micro_batch < batch:
+        logging.info(
+            "a step of %d pairs is computed as %d micro-batches of %d (%.1f GiB a device may be used); negatives come from one micro-batch",
+            batch, batch // micro_batch, micro_batch, memory / 2**30,
+        )  # fmt: skip
+    trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(params, optim.trainable(config.model))))
+    logging.info("%.1f M parameters are trained", trained / 1e6)
+    return micro_batch
+
+
+def announce(config: Config) -> None:
+    """What the run runs on and how long a step will take; on a slow machine, what to run instead."""
+    logging.info("%s on %s", config.name, runtime.device_line())
+    flops = capacity.step_flops(config.model) * config.train.batch_size
+    speed = capacity.matmul_speed() * jax.device_count()
+    seconds = flops / speed
+    logging.info(
+        "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",
+        config.train.batch_size, seconds, flops / 1e9, speed / 1e9,
+    )  # fmt: skip
+    if jax.default_backend() == "cpu" and seconds > _LONG_STEP:
+        logging.info("this is a run for GPUs; to see the whole job on a CPU in minutes: python -m launch.pretrain --config configs/tiny.py")
+
+
+def claim_workdir(config: Config) -> Path:
+    """Makes the run's folder and writes config.json into it.
+
+    Raises:
+      OSError: if it can't be made or written.
+      ValueError: if it holds something that is no run.
+    """
+    workdir = Path(config.train.workdir).expanduser()
+    workdir.mkdir(parents=True, exist_ok=True)
+    note = workdir / "config.json"
+    if any(workdir.iterdir()) and not note.exists():
+        raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
+    (workdir / "pictures").mkdir(exist_ok=True)
+    if not note.exists():
+        note.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+    return workdir
+
+
+def pretrain(config: Config) -> dict[str, Any] | None:
+    """The whole run; what summary.json holds, or None if it was stopped before its end."""
+    begin = time.monotonic()
+    workdir = claim_workdir(config)
+    announce(config)
+    micro_batch = pick_micro_batch(config)
+    train, test = open_sources(config)
+    logging.info("%d training clips, %s held out", len(train), "none" if test is None else len(test))
+    task = PretrainingTask(config, test, workdir)
+    trainer = Trainer(config, CAVMAE(config.model, rngs=nnx.Rngs(config.train.seed)), task, train, test, micro_batch=micro_batch)
+    with runtime.TrainingBar(config.train.log_every).shown() as bar:
+        finished = trainer.run(bar)
+    pictures.loss_curves(workdir / "pictures" / "loss_curves.png", workdir / METRICS_FILE)
+    if not finished:
+        return None
+    summary = {
+        "steps": trainer.step,
+        "seconds": round(time.monotonic() - begin, 1),
+        "held_out": trainer.evaluate(),
+        "retrieval": task.retrieve(trainer.model, config.train.retrieval_clips),
+    }
+    (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def report(summary: dict[str, Any], workdir: str) -> None:
+    """The result in a few lines."""
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in summary["held_out"].items())
+    print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; held out: {losses or 'nothing'}")
+    if retrieval := summary["retrieval"]:
+        for name in ("audio_to_image", "image_to_audio"):
+            shares = ", ".join(f"R@{k} {retrieval[f'{name}_r{k}']:.1%}" for k in (1, 5, 10))
+            print(f"{name.replace('_', ' ')}: {shares} of {retrieval['clips']:.0f} (chance of R@1: {1 / retrieval['clips']:.1%})")
+    print(f"checkpoints, metrics and pictures are in {workdir}")
+
+
+def main(argv: list[str]) -> None:
+    """Runs --config."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}; settings are given as --config.train.batch_size=4")
+    config: Config = _CONFIG.value
+    runtime.start()
+    try:
+        config.model.validate()
+        summary = pretrain(config)
+    except (ValueError, OSError, DatasetError, CheckpointError, NonFiniteLossError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if summary:
+        report(summary, config.train.workdir)
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, such as configs/tiny.py", lock_config=True)
+    app.run(main)
