@@ -1,0 +1,305 @@
+"""What a person looks at during a run: reconstructions of held-out clips, and the curves of the loss.
+
+What is shown is composed by pure functions on arrays (`compose`, `smooth`); the rest is layout. Figures are made without pyplot, whose
+global state a library mustn't touch, and reach their names by a rename, so that a viewer never sees half a picture.
+
+Axis letters: n clips, H rows, W columns, C channels, P patch, L tokens, T spectrogram frames, M mel bins.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from avmae_jax.data.clip import SAMPLE_RATE
+from avmae_jax.data.fbank import SHIFT
+from avmae_jax.models.patches import patchify, spectrogram_picture, unpatchify
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY = (0.5, 0.5, 0.5)  # hidden patches
+BROKEN = (1.0, 0.0, 1.0)  # values that aren't finite
+WIDTH = 1400  # pixels of a picture
+
+_STAGES = ("original", "masked", "reconstructed")
+_CURVES = {"loss": "total", "mae_audio": "audio reconstruction", "mae_image": "image reconstruction", "nce": "contrastive, nats"}
+_DPI = 100
+_IMAGE, _GAP, _MARGIN, _HEAD, _TITLE, _TICKS = 200, 8, 14, 60, 24, 32  # layout of a reconstruction, in pixels
+_SPECTROGRAM_LEFT, _SPECTROGRAM_WIDTH = _MARGIN + 3 * (_IMAGE + _GAP) + 24, 620
+
+
+class Panels(NamedTuple):
+    """What is drawn of a batch of pictures, in their own units."""
+
+    original: np.ndarray  # float32[n, H, W, C]
+    hidden: np.ndarray  # bool[n, H, W], True where the encoder didn't see the pixel
+    reconstructed: np.ndarray  # float32[n, H, W, C], predictions where hidden, the original elsewhere
+
+
+def compose(picture: np.ndarray, pred: np.ndarray, hidden: np.ndarray, *, grid: tuple[int, int], patch: int, norm_pix: bool) -> Panels:
+    """Puts predictions into the hidden places of pictures.
+
+    Args:
+      picture: float[n, H, W, C], what the model was given.
+      pred: float[n, L, P * P * C].
+      hidden: float[n, L], 1 where hidden.
+      grid: (rows, columns) of the patches.
+      patch: P.
+      norm_pix: the predictions are of patches normalised one by one; each gets the mean and the standard deviation of its original, as in
+        the figures of He et al., arXiv 2111.06377.
+
+    Returns:
+      Panels.
+
+    Raises:
+      ValueError: if the shapes don't fit each other.
+    """
+    patches = patchify(jnp.asarray(picture, jnp.float32), patch)
+    rows, columns = grid
+    if pred.shape != patches.shape or hidden.shape != patches.shape[:2] or (rows * patch, columns * patch) != picture.shape[1:3]:
+        raise ValueError(
+            f"predictions {pred.shape}, hidden {hidden.shape} and grid {grid} don't all belong to pictures {picture.shape} cut into "
+            f"patches of {patch} ({patches.shape}); take them from one pass of one model"
+        )
+    if norm_pix:
+        pred = pred * patches.std(axis=-1, keepdims=True, ddof=1) + patches.mean(axis=-1, keepdims=True)
+    where = jnp.broadcast_to(jnp.asarray(hidden)[..., None] > 0, patches.shape)
+    filled = unpatchify(jnp.where(where, pred, patches), grid, patch)
+    return Panels(np.asarray(picture, np.float32), np.asarray(unpatchify(where, grid, patch)[..., 0]), np.asarray(filled))
+
+
+def image_stages(panels: Panels) -> list[np.ndarray]:
+    """ImageNet-normalised images as colours: original, masked, reconstructed, each float32[n, H, W, 3] in [0, 1]."""
+    return _stages(panels, lambda values: np.clip(values * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN), 0, 1))
+
+
+def spectrogram_stages(panels: Panels) -> list[np.ndarray]:
+    """Spectrograms as colours: original, masked, reconstructed, each float32[n, M, T, 3] in [0, 1]; a clip's three share one scale."""
+    low, high = np.percentile(panels.original, (0.5, 99.5), axis=(1, 2, 3), keepdims=True)
+    span = np.maximum(high - low, 1e-6)
+    return _stages(panels, lambda values: colormaps["magma"](np.clip((values - low) / span, 0, 1)[..., 0])[..., :3])
+
+
+def _stages(panels: Panels, paint: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    """Original, masked and reconstructed pictures in colour; what isn't finite gets a colour of its own."""
+
+    def colour(values: np.ndarray) -> np.ndarray:
+        finite = np.isfinite(values).all(axis=-1, keepdims=True)
+        return np.where(finite, paint(np.where(finite, values, 0)), BROKEN).astype(np.float32)
+
+    original = colour(panels.original)
+    masked = np.where(panels.hidden[..., None], GREY, original).astype(np.float32)
+    return [original, masked, colour(panels.reconstructed)]
+
+
+def reconstructions(
+    path: Path,
+    *,
+    images: np.ndarray,
+    pred_images: np.ndarray,
+    hidden_images: np.ndarray,
+    fbanks: np.ndarray,
+    pred_fbanks: np.ndarray,
+    hidden_fbanks: np.ndarray,
+    image_grid: tuple[int, int],
+    audio_grid: tuple[int, int],
+    patch: int,
+    norm_pix: bool,
+    titles: Sequence[str],
+) -> None:
+    """Saves a PNG with a row for each clip: its image and its spectrogram, each as given, as seen, and as filled in by the model.
+
+    Args:
+      path: of the PNG; its folder is made if need be.
+      images: float32[n, H, W, 3], ImageNet-normalised; a handful of clips.
+      pred_images: float32[n, Lv, P * P * 3].
+      hidden_images: float32[n, Lv], 1 where hidden.
+      fbanks: float32[n, T, M], normalised log-mel.
+      pred_fbanks: float32[n, La, P * P].
+      hidden_fbanks: float32[n, La].
+      image_grid: (rows, columns) of the image patches.
+      audio_grid: (mel rows, time columns) of the audio patches.
+      patch: P.
+      norm_pix: see compose.
+      titles: n names of clips.
+
+    Raises:
+      ValueError: if the shapes don't fit each other.
+      OSError: if the file can't be written.
+    """
+    clips = len(images)
+    if not clips or len(fbanks) != clips or len(titles) != clips:
+        raise ValueError(f"{clips} images, {len(fbanks)} spectrograms and {len(titles)} titles; give one of each for every clip")
+    spectrograms = np.asarray(spectrogram_picture(jnp.asarray(fbanks)))
+    image_colours = image_stages(compose(images, pred_images, hidden_images, grid=image_grid, patch=patch, norm_pix=norm_pix))
+    audio_colours = spectrogram_stages(compose(spectrograms, pred_fbanks, hidden_fbanks, grid=audio_grid, patch=patch, norm_pix=norm_pix))
+    row = _TITLE + _IMAGE + _TICKS
+    figure = Figure(figsize=(WIDTH / _DPI, (_HEAD + clips * row) / _DPI), dpi=_DPI, facecolor="white")
+    shares = [f"{float(np.mean(hidden)):.0%} of the {what}" for what, hidden in (("image", hidden_images), ("sound", hidden_fbanks))]
+    note = ", with each patch's mean and contrast from the original" if norm_pix else ""
+    _write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=11)
+    for i, stage in enumerate(_STAGES):
+        _write(figure, _MARGIN + i * (_IMAGE + _GAP), 48, stage, size=9, color="0.35")
+    seconds = fbanks.shape[1] * SHIFT / SAMPLE_RATE
+    for clip, title in enumerate(titles):
+        stages = [stage[clip] for stage in image_colours], [stage[clip] for stage in audio_colours]
+        _draw_clip(figure, _HEAD + clip * row, title, *stages, seconds)
+    _save(figure, path)
+
+
+def _draw_clip(figure: Figure, top: float, title: str, images: list[np.ndarray], spectrograms: list[np.ndarray], seconds: float) -> None:
+    name = ascii(title)[1:-1]  # it comes from a file: nothing in it may be taken for markup or break the layout
+    name = name if len(name) <= 150 else f"{name[:100]} ... {name[-45:]}"
+    _write(figure, _MARGIN, top + _TITLE / 2, name, size=9, weight="bold")
+    for i, picture in enumerate(images):
+        axes = _axes(figure, _MARGIN + i * (_IMAGE + _GAP), top + _TITLE, _IMAGE, _IMAGE)
+        axes.imshow(picture)
+        axes.set_axis_off()
+    _draw_spectrograms(figure, top + _TITLE, spectrograms, seconds)
+
+
+def _draw_spectrograms(figure: Figure, top: float, stages: list[np.ndarray], seconds: float) -> None:
+    """One above the other on one time axis, low mel at the bottom, so that the eye can compare them column by column."""
+    height = (_IMAGE - 2 * _GAP) / 3
+    for i, picture in enumerate(stages):
+        place = top + i * (height + _GAP)
+        axes = _axes(figure, _SPECTROGRAM_LEFT, place, _SPECTROGRAM_WIDTH, height)
+        axes.imshow(picture, origin="lower", aspect="auto", extent=(0, seconds, 0, len(picture)))
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.xaxis.set_major_formatter("{x:g} s")
+        axes.tick_params(labelsize=8, length=3, color="0.5", labelcolor="0.35", bottom=i == 2, labelbottom=i == 2)
+        _write(figure, _SPECTROGRAM_LEFT + _SPECTROGRAM_WIDTH + _GAP, place + height / 2, _STAGES[i], size=9, color="0.35")
+    _write(figure, _SPECTROGRAM_LEFT - 10, top + _IMAGE / 2, "mel, low to high", size=8, color="0.35", rotation=90, ha="center")
+
+
+def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = None) -> None:
+    """Saves a PNG of the parts of the loss over steps, on the training set (each value faint, and smoothed) and on the held-out set.
+
+    Args:
+      path: of the PNG; its folder is made if need be.
+      metrics_jsonl: lines of {"step": int, "split": "train" | "eval", "loss", "mae_audio", "mae_image", "nce", ...}. What isn't finite is
+        marked in red at its step; a line that a kill cut short is named in the log and left out.
+      batch_size: how many pairs the contrastive loss chooses from; draws what guessing would cost, log(batch_size).
+
+    Raises:
+      OSError: if a file can't be read or written.
+    """
+    rows = read_metrics(metrics_jsonl)
+    figure = Figure(figsize=(WIDTH / _DPI, 7), dpi=_DPI, facecolor="white", layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
+        shown = [_draw_train(axes, *series(rows, "train", name)), _draw_eval(axes, *series(rows, "eval", name))]
+        if name == "nce" and batch_size:
+            chance = math.log(batch_size)
+            axes.axhline(chance, color="0.4", linestyle="--", linewidth=1, label=f"guessing: log {batch_size} = {chance:.2f}")
+            shown.append(np.array([chance]))
+        _fit(axes, np.concatenate(shown))
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xlabel("step", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(color="0.92")
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
+    _save(figure, path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; lines that aren't a row with a step are named in the log and left out."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            logging.warning("%s: line %d isn't a row of metrics and is not drawn: %.80s", path, number, line)
+    return rows
+
+
+def series(rows: list[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """One number over steps: float64[n], float64[n] with NaN for what is written but no number; rows without the name are left out."""
+    found = [(row["step"], row[name]) for row in rows if row.get("split") == split and name in row]
+    numbers = [value if isinstance(value, int | float) else math.nan for _, value in found]
+    return np.array([step for step, _ in found], np.float64), np.array(numbers, np.float64)
+
+
+def smooth(values: np.ndarray, reach: int) -> np.ndarray:
+    """The mean of the finite values up to `reach` places from each: float[n] -> float[n], NaN where there are none.
+
+    The window is centred, so that the curve doesn't lag; it is short at the start, where a loss falls fast, and cut at the end.
+    """
+    means = np.full(len(values), np.nan)
+    for i in range(len(values)):
+        near = values[max(0, i - reach) : i + min(i, reach) + 1]
+        near = near[np.isfinite(near)]
+        if near.size:
+            means[i] = near.mean()
+    return means
+
+
+def _draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the values that must be seen whole."""
+    if not len(steps):
+        return values
+    reach = min(250, len(steps) // 20)
+    finite, mean = np.isfinite(values), smooth(values, reach)
+    axes.plot(steps[finite], values[finite], color="C0", alpha=0.25, linewidth=1)
+    axes.plot(steps, mean, color="C0", linewidth=1.8, label=f"training, mean of {2 * reach + 1}" if reach else "training")
+    if not finite.all():
+        bad = steps[~finite]
+        axes.plot(bad, np.full(len(bad), 0.99), "|", color="red", transform=axes.get_xaxis_transform(), label=f"not finite: {len(bad)}")
+    # All of the curve and nearly all single values; a stray one may leave the panel, so that it doesn't flatten the rest.
+    strays_out = np.percentile(values[finite], (1, 99)) if finite.any() else np.empty(0)
+    return np.concatenate([mean[np.isfinite(mean)], strays_out])
+
+
+def _draw_eval(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the values that must be seen whole."""
+    finite = np.isfinite(values)
+    if finite.any():
+        axes.plot(steps[finite], values[finite], "o-", color="C1", markersize=4, linewidth=1, label="held out")
+    return values[finite]
+
+
+def _fit(axes: Axes, shown: np.ndarray) -> None:
+    """Limits that hold what is shown, or a word where there is nothing."""
+    if not len(shown):
+        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", va="center", color="0.5")
+        return
+    low, high = shown.min(), shown.max()
+    room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    axes.set_ylim(low - room, high + room)
+
+
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at pixels from the upper left corner."""
+    full_width, full_height = figure.get_size_inches() * _DPI
+    return figure.add_axes((left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height))
+
+
+def _write(figure: Figure, left: float, middle: float, words: str, *, size: float, **style: Any) -> None:
+    """Text at pixels from the upper left corner."""
+    full_width, full_height = figure.get_size_inches() * _DPI
+    figure.text(left / full_width, 1 - middle / full_height, words, fontsize=size, va="center", parse_math=False, **style)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=_DPI)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
