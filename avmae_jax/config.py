@@ -130,7 +130,7 @@ class DataConfig:
     labels_csv: str = ""  # manifest only: CSV with the columns index,mid,display_name
     root: str = ""  # manifest only: folder that all paths of the manifest must lie in; empty: the manifest's own folder
     cache_dir: str = "~/.cache/avmae_jax"  # where the built-in set is generated
-    builtin_train: int = 2000  # training clips of the built-in set
+    builtin_train: int = 1000  # training clips of the built-in set
     builtin_test: int = 200  # held-out clips of the built-in set
     builtin_seconds: float = 10.0  # length of a built-in clip
     builtin_image_size: int = 224  # pixels a side of a built-in frame

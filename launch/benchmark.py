@@ -1,0 +1,127 @@
+"""Measures a config: `python -m launch.benchmark --config configs/base.py --config.train.batch_size=4`.
+
+Times the training step on one batch that stays on the device, and the reader by itself. The built-in set is cut to a few clips, which is
+enough for both. Medians over --steps steps; peak memory is that of the accelerator, or of this whole process on a CPU.
+"""
+
+import itertools
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from flax import nnx
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+from avmae_jax import capacity
+from avmae_jax.config import Config
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.pretraining import PretrainingTask
+from avmae_jax.train import Trainer, put_on_devices
+from launch import runtime
+from launch.pretrain import open_sources, pick_micro_batch
+
+_BUILTIN_CLIPS = 64
+_READER_SECONDS = 5.0
+
+
+def measure_step(trainer: Trainer, steps: int) -> dict[str, float]:
+    """Compile time, time of a step, arithmetic and memory of the training step."""
+    batch, key = put_on_devices(next(trainer.batches), trainer.mesh), jax.random.key(0)
+    begin = time.perf_counter()
+    lowered = trainer.jitted_step.lower(trainer.state, batch, key)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    ready = time.perf_counter()
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    seconds = []
+    state = trainer.state
+    for _ in range(steps + 1):  # the first one fills caches and is not counted
+        start = time.perf_counter()
+        state, metrics = compiled(state, batch, key)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - start)
+    trainer.state = state
+    median, pairs = statistics.median(seconds[1:]), trainer.config.train.batch_size
+    own = capacity.step_flops(trainer.config.model) * pairs
+    return {
+        "trace s": traced - begin,
+        "compile s": ready - traced,
+        "step s (median)": median,
+        "step s (fastest)": min(seconds[1:]),
+        "pairs/s": pairs / median,
+        "GFLOP a step, program": cost.get("flops", float("nan")) / 1e9 if cost else float("nan"),
+        "GFLOP a step, formula": own / 1e9,
+        "GFLOP/s, program": cost.get("flops", float("nan")) / median / 1e9 if cost else float("nan"),
+        "GFLOP/s, formula": own / median / 1e9,
+        "program's own memory GiB": memory.temp_size_in_bytes / 2**30 if memory else float("nan"),
+        "peak memory GiB": peak_memory() / 2**30,
+    }
+
+
+def measure_reader(trainer: Trainer) -> dict[str, float]:
+    """Examples a second that the reader gives when nobody else works."""
+    begin, count = time.perf_counter(), 0
+    cpu = time.process_time()
+    for batch in itertools.islice(trainer.batches, 10_000):
+        count += len(batch["id"])
+        if time.perf_counter() - begin > _READER_SECONDS:
+            break
+    return {
+        "reader examples/s": count / (time.perf_counter() - begin),
+        "reader examples per CPU second": count / (time.process_time() - cpu),
+    }
+
+
+def peak_memory() -> float:
+    """Bytes: the most that the first device has held, or this process on a CPU."""
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def benchmark(config: Config, steps: int) -> dict[str, float]:
+    """All figures of a config, by name."""
+    config.data.builtin_train, config.data.builtin_test = max(_BUILTIN_CLIPS, config.train.batch_size), 1
+    micro_batch = pick_micro_batch(config)
+    train, _ = open_sources(config)
+    model: Any = CAVMAE(config.model, rngs=nnx.Rngs(config.train.seed))
+    task = PretrainingTask(config, None, Path(config.train.workdir))
+    trainer = Trainer(config, model, task, train, None, micro_batch=micro_batch)
+    del model
+    try:
+        return {"micro-batch": micro_batch, **measure_step(trainer, steps), **measure_reader(trainer)}
+    finally:
+        trainer.batches.close()
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table of --config."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    config: Config = _CONFIG.value
+    runtime.start()
+    logging.info("%s on %s", config.name, runtime.device_line())
+    try:
+        config.model.validate()
+        figures = benchmark(config, _STEPS.value)
+    except (ValueError, DatasetError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    table = Table("quantity", "value", title=f"{config.name}, batch {config.train.batch_size}, {config.model.compute_dtype}")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4g}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
+    _STEPS = flags.DEFINE_integer("steps", 5, "steps that are timed", lower_bound=1)
+    app.run(main)
