@@ -33,7 +33,7 @@ WIDTH = 1400  # pixels of a picture
 _STAGES = ("original", "masked", "reconstructed")
 _CURVES = {"loss": "total", "mae_audio": "audio reconstruction", "mae_image": "image reconstruction", "nce": "contrastive, nats"}
 _DPI = 100
-_IMAGE, _GAP, _MARGIN, _HEAD, _TITLE, _TICKS = 200, 8, 14, 60, 24, 32  # layout of a reconstruction, in pixels
+_IMAGE, _GAP, _MARGIN, _HEAD, _TITLE, _ROW = 200, 8, 14, 60, 24, 256  # layout of a reconstruction, in pixels
 _SPECTROGRAM_LEFT, _SPECTROGRAM_WIDTH = _MARGIN + 3 * (_IMAGE + _GAP) + 24, 620
 
 
@@ -142,8 +142,7 @@ def reconstructions(
     spectrograms = np.asarray(spectrogram_picture(jnp.asarray(fbanks)))
     image_colours = image_stages(compose(images, pred_images, hidden_images, grid=image_grid, patch=patch, norm_pix=norm_pix))
     audio_colours = spectrogram_stages(compose(spectrograms, pred_fbanks, hidden_fbanks, grid=audio_grid, patch=patch, norm_pix=norm_pix))
-    row = _TITLE + _IMAGE + _TICKS
-    figure = Figure(figsize=(WIDTH / _DPI, (_HEAD + clips * row) / _DPI), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH / _DPI, (_HEAD + clips * _ROW) / _DPI), dpi=_DPI, facecolor="white")
     shares = [f"{float(np.mean(hidden)):.0%} of the {what}" for what, hidden in (("image", hidden_images), ("sound", hidden_fbanks))]
     note = ", with each patch's mean and contrast from the original" if norm_pix else ""
     _write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=11)
@@ -152,7 +151,7 @@ def reconstructions(
     seconds = fbanks.shape[1] * SHIFT / SAMPLE_RATE
     for clip, title in enumerate(titles):
         stages = [stage[clip] for stage in image_colours], [stage[clip] for stage in audio_colours]
-        _draw_clip(figure, _HEAD + clip * row, title, *stages, seconds)
+        _draw_clip(figure, _HEAD + clip * _ROW, title, *stages, seconds)
     _save(figure, path)
 
 
@@ -195,9 +194,17 @@ def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = Non
       OSError: if a file can't be read or written.
     """
     rows = read_metrics(metrics_jsonl)
-    figure = Figure(figsize=(WIDTH / _DPI, 7), dpi=_DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(WIDTH / _DPI, 7), dpi=_DPI, facecolor="white")
+    figure.subplots_adjust(left=0.04, right=0.985, bottom=0.07, top=0.95, wspace=0.09, hspace=0.28)
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
-        shown = [_draw_train(axes, *series(rows, "train", name)), _draw_eval(axes, *series(rows, "eval", name))]
+        shown, broken = [], []
+        for split, draw in (("train", _draw_train), ("eval", _draw_eval)):
+            steps, values = series(rows, split, name)
+            finite = np.isfinite(values)
+            shown.append(draw(axes, steps[finite], values[finite]))
+            broken.append(steps[~finite])
+        if len(steps := np.concatenate(broken)):
+            axes.plot(steps, 0 * steps + 0.98, "r|", transform=axes.get_xaxis_transform(), label=f"not finite: {len(steps)}")
         if name == "nce" and batch_size:
             chance = math.log(batch_size)
             axes.axhline(chance, color="0.4", linestyle="--", linewidth=1, label=f"guessing: log {batch_size} = {chance:.2f}")
@@ -236,41 +243,29 @@ def series(rows: list[dict[str, Any]], split: str, name: str) -> tuple[np.ndarra
 
 
 def smooth(values: np.ndarray, reach: int) -> np.ndarray:
-    """The mean of the finite values up to `reach` places from each: float[n] -> float[n], NaN where there are none.
+    """The mean of the values up to `reach` places from each: float[n] -> float[n].
 
     The window is centred, so that the curve doesn't lag; it is short at the start, where a loss falls fast, and cut at the end.
     """
-    means = np.full(len(values), np.nan)
-    for i in range(len(values)):
-        near = values[max(0, i - reach) : i + min(i, reach) + 1]
-        near = near[np.isfinite(near)]
-        if near.size:
-            means[i] = near.mean()
-    return means
+    return np.array([values[max(0, i - reach) : i + min(i, reach) + 1].mean() for i in range(len(values))])
 
 
 def _draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the values that must be seen whole."""
-    if not len(steps):
+    """Returns the values that must be seen whole: the smoothed ones and nearly all others, lest a stray one flatten the rest."""
+    if not len(values):
         return values
-    reach = min(250, len(steps) // 20)
-    finite, mean = np.isfinite(values), smooth(values, reach)
-    axes.plot(steps[finite], values[finite], color="C0", alpha=0.25, linewidth=1)
+    reach = min(250, len(values) // 20)
+    mean = smooth(values, reach)
+    axes.plot(steps, values, color="C0", alpha=0.25, linewidth=1)
     axes.plot(steps, mean, color="C0", linewidth=1.8, label=f"training, mean of {2 * reach + 1}" if reach else "training")
-    if not finite.all():
-        bad = steps[~finite]
-        axes.plot(bad, np.full(len(bad), 0.99), "|", color="red", transform=axes.get_xaxis_transform(), label=f"not finite: {len(bad)}")
-    # All of the curve and nearly all single values; a stray one may leave the panel, so that it doesn't flatten the rest.
-    strays_out = np.percentile(values[finite], (1, 99)) if finite.any() else np.empty(0)
-    return np.concatenate([mean[np.isfinite(mean)], strays_out])
+    return np.concatenate([mean, np.percentile(values, (1, 99))])
 
 
 def _draw_eval(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Returns the values that must be seen whole."""
-    finite = np.isfinite(values)
-    if finite.any():
-        axes.plot(steps[finite], values[finite], "o-", color="C1", markersize=4, linewidth=1, label="held out")
-    return values[finite]
+    if len(values):
+        axes.plot(steps, values, "o-", color="C1", markersize=4, linewidth=1, label="held out")
+    return values
 
 
 def _fit(axes: Axes, shown: np.ndarray) -> None:
