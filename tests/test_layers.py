@@ -1,0 +1,188 @@
+"""The block against NumPy in torch's layout, its norm streams, its initialisation, its precisions."""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from avmae_jax.convert import flat_params
+from avmae_jax.models.layers import ALL_STREAMS, NORM_EPS, Attention, Block, Mlp, run_block, stream_norms
+
+WIDTH, HEADS, LENGTH = 16, 4, 5
+FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
+
+_run = nnx.jit(run_block, static_argnames=("stream", "remat"))
+_call = nnx.jit(lambda module, tokens: module(tokens))
+
+
+def _tokens() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal((2, LENGTH, WIDTH)), jnp.float32)
+
+
+def _block(dtype: jnp.dtype = FLOAT32) -> Block:
+    """A joint block whose biases and norms are random too, so that leaving one out shows."""
+    block = Block(WIDTH, HEADS, 4.0, dtype, streams=ALL_STREAMS, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(1)
+    for path, value in nnx.to_flat_state(nnx.state(block, nnx.Param)):
+        if path[-1] != "kernel":
+            value[...] = value[...] + jnp.asarray(rng.uniform(-0.5, 0.5, value.shape), jnp.float32)
+    return block
+
+
+@pytest.fixture(scope="module")
+def block() -> Block:
+    return _block()
+
+
+def _layer_norm(tokens: np.ndarray, params: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    centred = tokens - tokens.mean(axis=-1, keepdims=True)
+    variance = (centred**2).mean(axis=-1, keepdims=True)  # biased, as in torch.nn.LayerNorm
+    return centred / np.sqrt(variance + 1e-5) * params[f"{name}.scale"] + params[f"{name}.bias"]
+
+
+def _attention(tokens: np.ndarray, params: Mapping[str, np.ndarray]) -> np.ndarray:
+    """timm's Attention: one fused linear [3D, D], its output read as (q/k/v, head, channel)."""
+    weight, bias = params["qkv.kernel"].reshape(WIDTH, 3 * WIDTH).T, params["qkv.bias"].reshape(3 * WIDTH)
+    fused, channels, out = tokens @ weight.T + bias, WIDTH // HEADS, []
+    for head in range(HEADS):
+        query, key, value = (fused[..., i * WIDTH + head * channels : i * WIDTH + (head + 1) * channels] for i in range(3))
+        logits = query @ key.swapaxes(1, 2) / math.sqrt(channels)
+        weights = np.exp(logits)
+        out.append(weights / weights.sum(axis=-1, keepdims=True) @ value)
+    return np.concatenate(out, axis=-1) @ params["proj.kernel"].reshape(WIDTH, WIDTH) + params["proj.bias"]
+
+
+def _mlp(tokens: np.ndarray, params: Mapping[str, np.ndarray]) -> np.ndarray:
+    hidden = tokens @ params["fc1.kernel"] + params["fc1.bias"]
+    hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+    return hidden @ params["fc2.kernel"] + params["fc2.bias"]
+
+
+def _params(module: nnx.Module, prefix: str = "") -> dict[str, np.ndarray]:
+    params = {name: np.asarray(value, np.float64) for name, value in flat_params(module).items()}
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def _reference(block: Block, inputs: jax.Array, stream: str) -> np.ndarray:
+    """The pre-norm block in float64."""
+    params = _params(block)
+    tokens = np.asarray(inputs, np.float64)
+    tokens = tokens + _attention(_layer_norm(tokens, params, f"norm1.{stream}"), _params(block, "attn."))
+    return tokens + _mlp(_layer_norm(tokens, params, f"norm2.{stream}"), _params(block, "mlp."))
+
+
+@pytest.mark.parametrize("stream", ALL_STREAMS)
+def test_a_block_is_pre_norm_attention_and_mlp_with_the_norms_of_its_stream(block: Block, stream: str) -> None:
+    np.testing.assert_allclose(_run(block, _tokens(), stream), _reference(block, _tokens(), stream), rtol=1e-4, atol=1e-5)
+
+
+def test_the_fused_projection_is_ordered_by_query_key_value_then_head(block: Block) -> None:
+    expected = _attention(np.asarray(_tokens(), np.float64), _params(block.attn))
+    np.testing.assert_allclose(_call(block.attn, _tokens()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gelu_is_exact() -> None:
+    mlp = Mlp(1, 1, FLOAT32, rngs=nnx.Rngs(0))
+    mlp.fc1.kernel[...] = mlp.fc2.kernel[...] = jnp.ones((1, 1))
+    x = np.linspace(-4, 4, 81, dtype=np.float32)[:, None]
+    expected = [[float(v) * 0.5 * (1 + math.erf(float(v) / math.sqrt(2)))] for v in x[:, 0]]
+    np.testing.assert_allclose(_call(mlp, x), expected, atol=1e-6)  # the tanh approximation is 5e-4 off
+
+
+def test_layer_norm_adds_1e_5_to_the_biased_variance() -> None:
+    assert NORM_EPS == 1e-5
+    norm = stream_norms(4, ("main",), nnx.Rngs(0))["main"]
+    tokens = np.array([[1.0, -1.0, 1.0, -1.0]], np.float32) * np.float32(2e-3)  # variance 4e-6: here eps decides
+    np.testing.assert_allclose(_call(norm, tokens), tokens / math.sqrt(4e-6 + 1e-5), rtol=1e-5)
+
+
+def test_layer_norm_survives_a_large_mean() -> None:
+    norm = stream_norms(4, ("main",), nnx.Rngs(0))["main"]
+    tokens = np.array([[1.0, -1.0, 1.0, -1.0]], np.float32)
+    # E[x^2] - E[x]^2 would be wrong by half here
+    np.testing.assert_allclose(_call(norm, tokens + 4096), tokens / math.sqrt(1 + 1e-5), rtol=1e-5)
+
+
+def test_streams_share_attention_and_mlp_and_have_their_own_norms(block: Block) -> None:
+    params = flat_params(block)
+    shared = {f"{part}.{kind}" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2") for kind in ("kernel", "bias")}
+    own = {f"{norm}.{stream}.{kind}" for norm in ("norm1", "norm2") for stream in ALL_STREAMS for kind in ("scale", "bias")}
+    assert set(params) == shared | own
+
+
+@pytest.mark.parametrize("norm", ["norm1", "norm2"])
+def test_a_norm_changes_its_own_stream_only(norm: str) -> None:
+    block = _block()
+    before = {stream: np.asarray(_run(block, _tokens(), stream)) for stream in ALL_STREAMS}
+    getattr(block, norm)["audio"].bias[...] = getattr(block, norm)["audio"].bias[...] + jnp.arange(WIDTH, dtype=jnp.float32)
+    changed = {stream for stream in ALL_STREAMS if not np.array_equal(before[stream], _run(block, _tokens(), stream))}
+    assert changed == {"audio"}
+
+
+def test_a_single_stream_block_knows_no_other_stream() -> None:
+    block = Block(WIDTH, HEADS, 4.0, FLOAT32, rngs=nnx.Rngs(0))
+    assert {name for name in flat_params(block) if name.startswith("norm")} == {
+        f"{norm}.main.{kind}" for norm in ("norm1", "norm2") for kind in ("scale", "bias")
+    }
+    with pytest.raises(KeyError, match="audio"):
+        block(_tokens(), "audio")
+
+
+def test_tokens_have_no_order(block: Block) -> None:
+    order = np.random.default_rng(0).permutation(LENGTH)
+    np.testing.assert_allclose(_run(block, _tokens()[:, order]), np.asarray(_run(block, _tokens()))[:, order], atol=1e-5)
+
+
+def test_linear_layers_start_xavier_uniform_with_the_fused_qkv_as_one_matrix() -> None:
+    width, hidden = 48, 96
+    params = flat_params(Block(width, 4, 2.0, FLOAT32, rngs=nnx.Rngs(0)))
+    fans = {"attn.qkv": (width, 3 * width), "attn.proj": (width, width), "mlp.fc1": (width, hidden), "mlp.fc2": (hidden, width)}
+    for name, (fan_in, fan_out) in fans.items():
+        kernel = np.asarray(params[f"{name}.kernel"])
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        assert kernel.size == fan_in * fan_out, name
+        assert 0.98 * bound < np.abs(kernel).max() <= bound, name
+        assert kernel.std() == pytest.approx(bound / math.sqrt(3), rel=0.05), name  # uniform, not normal
+        assert abs(kernel.mean()) < 4 * bound / math.sqrt(3 * kernel.size), name
+
+
+def test_biases_start_at_0_and_norms_as_the_identity() -> None:
+    params = flat_params(Block(WIDTH, HEADS, 4.0, FLOAT32, streams=ALL_STREAMS, rngs=nnx.Rngs(0)))
+    for name, value in params.items():
+        if not name.endswith("kernel"):
+            np.testing.assert_array_equal(value, 1 if name.endswith("scale") else 0, err_msg=name)
+
+
+def test_every_kernel_starts_with_its_own_numbers() -> None:
+    rngs = nnx.Rngs(0)
+    params = [flat_params(Attention(WIDTH, HEADS, FLOAT32, rngs=rngs)) for _ in range(2)]
+    assert not np.array_equal(params[0]["qkv.kernel"], params[1]["qkv.kernel"])
+    thirds = np.moveaxis(np.asarray(params[0]["qkv.kernel"]), 1, 0)
+    assert not np.array_equal(thirds[0], thirds[1])
+
+
+def test_remat_changes_neither_values_nor_gradients(block: Block) -> None:
+    def loss(block: Block, tokens: jax.Array, remat: bool) -> jax.Array:
+        return jnp.square(run_block(block, tokens, "audio", remat=remat)).mean()
+
+    plain, remat = (nnx.jit(nnx.value_and_grad(lambda block, tokens, r=r: loss(block, tokens, r)))(block, _tokens()) for r in (False, True))
+    np.testing.assert_allclose(plain[0], remat[0], rtol=1e-6)
+    ours, again = flat_params(plain[1]), flat_params(remat[1])
+    assert set(ours) == set(again)
+    assert np.abs(ours["norm1.audio.scale"]).max() > 0
+    for name, value in ours.items():
+        np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters() -> None:
+    rough, exact = _block(BFLOAT16), _block()
+    assert {value.dtype for value in flat_params(rough).values()} == {FLOAT32}
+    out = _run(rough, _tokens().astype(jnp.bfloat16))
+    assert out.dtype == BFLOAT16
+    reference = np.asarray(_run(exact, _tokens()))
+    error = np.abs(np.asarray(out, np.float32) - reference).max() / np.abs(reference).max()
+    assert 0 < error < 0.03
