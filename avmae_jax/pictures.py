@@ -71,8 +71,8 @@ def compose(picture: np.ndarray, pred: np.ndarray, hidden: np.ndarray, *, grid: 
             f"patches of {patch} ({patches.shape}); take them from one pass of one model"
         )
     if norm_pix:
-        pred = pred * patches.std(axis=-1, keepdims=True, ddof=1) + patches.mean(axis=-1, keepdims=True)
-    where = jnp.broadcast_to(jnp.asarray(hidden)[..., None] > 0, patches.shape)
+        pred = jnp.asarray(pred, jnp.float32) * patches.std(axis=-1, keepdims=True, ddof=1) + patches.mean(axis=-1, keepdims=True)
+    where = jnp.broadcast_to(jnp.asarray(hidden, jnp.float32)[..., None] > 0, patches.shape)
     filled = unpatchify(jnp.where(where, pred, patches), grid, patch)
     return Panels(np.asarray(picture, np.float32), np.asarray(unpatchify(where, grid, patch)[..., 0]), np.asarray(filled))
 

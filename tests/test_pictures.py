@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from PIL import Image
 
 from avmae_jax import pictures
@@ -51,6 +53,14 @@ def _case(clips: int = 2, *, norm_pix: bool = False, hidden: float | None = None
 
 def _picture(fbanks: np.ndarray) -> np.ndarray:
     return np.asarray(spectrogram_picture(fbanks))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that would have been saved."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    return figures
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -149,9 +159,33 @@ def test_the_masked_panels_of_the_file_are_grey_where_everything_is_hidden(tmp_p
     assert grey == pytest.approx(image + spectrogram, rel=0.02)
 
 
+def test_low_mel_is_at_the_bottom_and_time_runs_to_the_right(tmp_path: Path) -> None:
+    case = _case(1)
+    case["fbanks"] = np.zeros((1, 32, 8), np.float32)
+    case["fbanks"][0, :8, :2] = 1  # the lowest quarter of the bins, in the first quarter of the time
+    pictures.reconstructions(tmp_path / "picture.png", **case)
+    pixels = _pixels(tmp_path / "picture.png")
+    bright = np.argwhere((np.abs(pixels / 255 - np.array(colormaps["magma"](1.0)[:3])) < 0.01).all(axis=-1))
+    bright = bright[bright[:, 0] < 60 + 24 + 61]  # of the original; the others lie below it
+    # Rows 84 to 145 and columns 662 to 1282 are the panel, see the layout's constants.
+    assert (bright[:, 0].min() - 84) / 61 == pytest.approx(0.75, abs=0.04)
+    assert (bright[:, 1].max() - 662) / 620 == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+def test_the_heading_tells_how_much_is_hidden_and_what_is_borrowed(tmp_path: Path, drawn: list[Figure], norm_pix: bool) -> None:
+    case = _case(1, norm_pix=norm_pix, hidden=1.0)
+    case["hidden_fbanks"] = np.arange(16, dtype=np.float32)[None] % 4 == 0
+    pictures.reconstructions(tmp_path / "picture.png", **case)
+    heading = drawn[0].texts[0].get_text()
+    assert "100% of the image and 25% of the sound" in heading
+    assert ("mean and contrast from the original" in heading) == norm_pix
+    assert "clip 0" in [text.get_text() for text in drawn[0].texts]
+
+
 def test_odd_titles_are_drawn_as_they_are(tmp_path: Path) -> None:
     case = _case(2)
-    case["titles"] = ["$x_1 \\frac{\nnext line 日本語", "long" * 300]
+    case["titles"] = ["$x_1 \\frac{$\nnext line 日本語", "long" * 300]
     pictures.reconstructions(tmp_path / "picture.png", **case)
     assert _pixels(tmp_path / "picture.png").shape[1] == 1400
 
@@ -216,15 +250,22 @@ def test_loss_curves_are_drawn_from_any_metrics(tmp_path: Path, text: str) -> No
     assert (pixels.min(axis=-1) < pixels.max(axis=-1)).any() == bool(text)  # colour, if there is a curve
 
 
-def test_guessing_is_drawn_at_the_logarithm_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+def test_one_stray_value_does_not_flatten_the_curve(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [{"step": i, "split": "train", "loss": 1e4 if i == 150 else 1 + i % 2} for i in range(300)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pictures.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low < 1
+    assert 2 < high < 1e4 / 20  # the mean of 31 is seen whole, the stray value is not
+
+
+def test_guessing_is_drawn_at_the_logarithm_of_the_batch(tmp_path: Path, drawn: list[Figure]) -> None:
     (tmp_path / "metrics.jsonl").write_text(_metrics(30))
     pictures.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl", batch_size=48)
-    drawn = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in figures[0].axes]
-    assert [len(lines) for lines in drawn] == [0, 0, 0, 1]
-    assert drawn[3][0].get_ydata()[0] == pytest.approx(math.log(48))
-    low, high = figures[0].axes[3].get_ylim()
+    dashed = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in drawn[0].axes]
+    assert [len(lines) for lines in dashed] == [0, 0, 0, 1]
+    assert np.asarray(dashed[3][0].get_ydata())[0] == pytest.approx(math.log(48))
+    low, high = drawn[0].axes[3].get_ylim()
     assert low < 1 / 31 < math.log(48) < high
 
 
