@@ -17,9 +17,14 @@ class Logbook:
     """
 
     def __init__(self, folder: Path, last_step: int):
-        """Opens the files of a run that has been restored at `last_step` (0: a new run)."""
+        """Opens the files of a run that has been restored at `last_step` (0: a new run).
+
+        Raises:
+          ValueError: if the file holds a line that no run has written; names it.
+        """
         self._path = folder / METRICS_FILE
-        kept = [line for line in _complete_lines(self._path) if json.loads(line)["step"] <= last_step]
+        lines = _complete_lines(self._path)
+        kept = [line for number, line in enumerate(lines, start=1) if _step(self._path, number, line) <= last_step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(self._path)
@@ -36,6 +41,7 @@ class Logbook:
         """To the disk, so that a kill loses nothing written so far."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._board.flush()
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -53,3 +59,10 @@ def _complete_lines(path: Path) -> list[str]:
         logging.warning("%s: the last line is incomplete and is dropped: %.80s", path, lines[-1])
         lines.pop()
     return lines
+
+
+def _step(path: Path, number: int, line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: line {number} is no row of metrics; take it out or move the file away: {line[:80]!r}") from error

@@ -1,0 +1,109 @@
+"""What the tests of the training side share: JAX's settings, tiny clips, a tiny config, programs run as a user runs them."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # before JAX is imported; programs started by tests inherit it
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from avmae_jax.config import Config
+from avmae_jax.data.clip import NUM_FRAMES, Clip
+
+ROOT = Path(__file__).parents[1]
+
+# The smallest model that has every part, and clips to match: what launch.pretrain is told in addition to configs/tiny.py.
+TINY = {
+    "model.width": 32,
+    "model.heads": 4,
+    "model.depth": 2,
+    "model.decoder_width": 16,
+    "model.decoder_heads": 4,
+    "model.decoder_depth": 1,
+    "model.audio_frames": 64,
+    "model.image_size": 32,
+    "data.builtin_train": 48,
+    "data.builtin_test": 16,
+    "data.builtin_seconds": 0.64,
+    "data.builtin_image_size": 32,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+}
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Clips:
+    """Made-up clips in memory: noise to hear, and frame i of clip n shows the colour (n, 20 * i, 0)."""
+
+    label_names: Sequence[str] = ()
+
+    def __init__(self, count: int, *, seconds: float = 0.7, size: int = 32):
+        self._count, self._samples, self._size = count, round(16_000 * seconds), size
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Clip:
+        waveform = np.random.default_rng(index).integers(-3000, 3000, self._samples).astype(np.int16)
+        return Clip(f"clip{index}", waveform, tuple(self._frame(index, number) for number in range(NUM_FRAMES)), ())
+
+    def _frame(self, index: int, number: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (self._size, self._size), (index, 20 * number, 0)).save(file, "png")
+        return file.getvalue()
+
+
+def apply(config: Config, changes: dict[str, object]) -> Config:
+    """Sets fields by their dotted names; the config itself is changed and returned."""
+    for name, value in changes.items():
+        *path, field = name.split(".")
+        group = config
+        for part in path:
+            group = getattr(group, part)
+        assert hasattr(group, field), name
+        setattr(group, field, value)
+    return config
+
+
+def as_arguments(changes: dict[str, object]) -> list[str]:
+    """The same changes as arguments of a launch program."""
+    return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
+@pytest.fixture
+def tiny_config() -> Config:
+    """The config of TINY, without files or folders."""
+    return apply(Config(name="tiny"), TINY)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the built-in clips are generated once."""
+    return tmp_path_factory.mktemp("builtin")
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """Runs `python ARGUMENTS` from the project's root on `devices` simulated devices; programs share what they compile."""
+    compiled = tmp_path_factory.mktemp("compiled")
+
+    def run(*arguments: object, devices: int = 1, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run
