@@ -64,17 +64,17 @@ def compose(picture: np.ndarray, pred: np.ndarray, hidden: np.ndarray, *, grid: 
       ValueError: if the shapes don't fit each other.
     """
     patches = patchify(jnp.asarray(picture, jnp.float32), patch)
-    rows, columns = grid
-    if pred.shape != patches.shape or hidden.shape != patches.shape[:2] or (rows * patch, columns * patch) != picture.shape[1:3]:
+    if pred.shape != patches.shape or hidden.shape != patches.shape[:2] or (grid[0] * patch, grid[1] * patch) != picture.shape[1:3]:
         raise ValueError(
             f"predictions {pred.shape}, hidden {hidden.shape} and grid {grid} don't all belong to pictures {picture.shape} cut into "
             f"patches of {patch} ({patches.shape}); take them from one pass of one model"
         )
+    values = jnp.asarray(pred, jnp.float32)
     if norm_pix:
-        pred = jnp.asarray(pred, jnp.float32) * patches.std(axis=-1, keepdims=True, ddof=1) + patches.mean(axis=-1, keepdims=True)
+        values = values * patches.std(axis=-1, keepdims=True, ddof=1) + patches.mean(axis=-1, keepdims=True)
     where = jnp.broadcast_to(jnp.asarray(hidden, jnp.float32)[..., None] > 0, patches.shape)
-    filled = unpatchify(jnp.where(where, pred, patches), grid, patch)
-    return Panels(np.asarray(picture, np.float32), np.asarray(unpatchify(where, grid, patch)[..., 0]), np.asarray(filled))
+    reconstructed, pixels = (unpatchify(rows, grid, patch) for rows in (jnp.where(where, values, patches), where))
+    return Panels(np.asarray(picture, np.float32), np.asarray(pixels[..., 0]), np.asarray(reconstructed))
 
 
 def image_stages(panels: Panels) -> list[np.ndarray]:
