@@ -13,26 +13,13 @@ from flax import nnx
 from avmae_jax import losses, metrics, pictures
 from avmae_jax.config import Config
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.data.fbank import normalised_fbank
+from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.step import Metrics
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 Arrays = Mapping[str, jax.Array]
-
-
-def model_inputs(batch: Arrays, config: Config) -> tuple[jax.Array, jax.Array]:
-    """What the model sees of a batch (see data/pipeline.py): float32[B, T, M] and float32[B, H, W, 3], both normalised."""
-    model, data = config.model, config.data
-    fbank = normalised_fbank(
-        batch["waveform"], batch["samples"], model.audio_frames, mel_bins=model.mel_bins, mean=data.audio_mean, std=data.audio_std
-    )
-    image = batch["image"].astype(jnp.float32) / 255
-    return fbank, (image - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
 
 class PretrainingTask:
