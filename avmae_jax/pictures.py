@@ -22,10 +22,9 @@ from matplotlib.figure import Figure
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT
+from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD
 from avmae_jax.models.patches import patchify, spectrogram_picture, unpatchify
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY = (0.5, 0.5, 0.5)  # hidden patches
 BROKEN = (1.0, 0.0, 1.0)  # values that aren't finite
 WIDTH = 1400  # pixels of a picture

@@ -79,7 +79,7 @@ class PretrainingTask:
         """Retrieval among the first `clips` held-out clips, unmasked, in both directions; {} without such clips.
 
         Returns:
-          {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank"}; R@k as shares in [0, 1].
+          {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1].
         """
         if self._test is None or not clips:
             return {}
@@ -97,5 +97,5 @@ class PretrainingTask:
         audio, image = np.concatenate(sounds), np.concatenate(sights)
         results = {"clips": float(clips)}
         for name, found in {"audio_to_image": metrics.retrieval(audio, image), "image_to_audio": metrics.retrieval(image, audio)}.items():
-            results |= {f"{name}_{field}": float(getattr(found, field)) for field in ("r1", "r5", "r10", "median_rank")}
+            results |= {f"{name}_{field}": float(getattr(found, field)) for field in ("r1", "r5", "r10", "median_rank", "ties")}
         return results

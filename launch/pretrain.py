@@ -101,7 +101,8 @@ def pretrain(config: Config) -> dict[str, Any] | None:
     trainer = Trainer(config, CAVMAE(config.model, rngs=nnx.Rngs(config.train.seed)), task, train, test, micro_batch=micro_batch)
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         finished = trainer.run(bar)
-    pictures.loss_curves(workdir / "pictures" / "loss_curves.png", workdir / METRICS_FILE)
+    guessed_among = micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1)
+    pictures.loss_curves(workdir / "pictures" / "loss_curves.png", workdir / METRICS_FILE, batch_size=guessed_among)
     if not finished:
         return None
     summary = {
@@ -121,7 +122,8 @@ def report(summary: dict[str, Any], workdir: str) -> None:
     if retrieval := summary["retrieval"]:
         for name in ("audio_to_image", "image_to_audio"):
             shares = ", ".join(f"R@{k} {retrieval[f'{name}_r{k}']:.1%}" for k in (1, 5, 10))
-            print(f"{name.replace('_', ' ')}: {shares} of {retrieval['clips']:.0f} (chance of R@1: {1 / retrieval['clips']:.1%})")
+            ties = f", {retrieval[f'{name}_ties']:.0f} ties" if retrieval[f"{name}_ties"] else ""
+            print(f"{name.replace('_', ' ')}: {shares} of {retrieval['clips']:.0f} (chance of R@1: {1 / retrieval['clips']:.1%}){ties}")
     print(f"checkpoints, metrics and pictures are in {workdir}")
 
 
