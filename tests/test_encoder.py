@@ -45,6 +45,18 @@ def encoder() -> Encoder:
     return _encoder()
 
 
+@pytest.fixture(scope="module")
+def one_joint() -> Encoder:
+    return _encoder(joint_depth=1)
+
+
+@pytest.fixture(scope="module")
+def initial() -> dict[str, np.ndarray]:
+    """The parameters of a fresh encoder that is wide enough for statistics."""
+    encoder = Encoder(dataclasses.replace(CONFIG, width=256, depth=1, joint_depth=1), rngs=nnx.Rngs(0))
+    return {name: np.asarray(value) for name, value in flat_params(encoder).items()}
+
+
 FBANK = np.random.default_rng(2).standard_normal((2, 80, 48)).astype(np.float32)
 IMAGE = np.random.default_rng(3).standard_normal((2, 32, 32, 3)).astype(np.float32)
 
@@ -132,8 +144,8 @@ def test_towers_have_their_own_weights_and_the_blocks_not_joint() -> None:
         assert nnx.eval_shape(lambda tower, tokens: tower.separate(tokens), encoder.audio, tokens).shape == tokens.shape
 
 
-def test_separate_runs_every_block_in_order() -> None:
-    encoder = _encoder(joint_depth=1)
+def test_separate_runs_every_block_in_order(one_joint: Encoder) -> None:
+    encoder = one_joint
     tokens = _embed_audio(encoder, FBANK)
     expected = tokens
     for block in encoder.audio.blocks:
@@ -161,10 +173,9 @@ def test_unchained_gives_each_block_the_unchanged_input_and_only_the_last_counts
     assert np.abs(unchained - np.asarray(_joint(encoder, tokens, stream, False))).max() > 0.1
 
 
-def test_chaining_makes_no_difference_with_one_joint_block() -> None:
-    encoder = _encoder(joint_depth=1)
-    tokens = _embed_image(encoder, IMAGE)
-    np.testing.assert_array_equal(_joint(encoder, tokens, "image", True), _joint(encoder, tokens, "image", False))
+def test_chaining_makes_no_difference_with_one_joint_block(one_joint: Encoder) -> None:
+    tokens = _embed_image(one_joint, IMAGE)
+    np.testing.assert_array_equal(_joint(one_joint, tokens, "image", True), _joint(one_joint, tokens, "image", False))
 
 
 @pytest.mark.parametrize("where", ["blocks", "final"])
@@ -179,10 +190,9 @@ def test_a_stream_depends_on_its_own_norms_only(where: str) -> None:
     assert changed == {"image"}
 
 
-def test_the_patch_embedding_starts_as_torchs_convolution() -> None:
-    params = flat_params(Encoder(dataclasses.replace(CONFIG, width=256), rngs=nnx.Rngs(0)))
+def test_the_patch_embedding_starts_as_torchs_convolution(initial: dict[str, np.ndarray]) -> None:
     for modality, fan_in in (("audio", 256), ("image", 768)):
-        kernel, bias = (np.asarray(params[f"{modality}.patch_embed.{kind}"]) for kind in ("kernel", "bias"))
+        kernel, bias = (initial[f"{modality}.patch_embed.{kind}"] for kind in ("kernel", "bias"))
         bound = math.sqrt(6 / (fan_in + 256))  # Xavier on the flattened kernel
         assert 0.99 * bound < np.abs(kernel).max() <= bound
         bound = 1 / math.sqrt(fan_in)
@@ -190,11 +200,10 @@ def test_the_patch_embedding_starts_as_torchs_convolution() -> None:
         assert -bound <= bias.min() < -0.9 * bound
 
 
-def test_modality_embeddings_start_normal_and_positions_as_sines_and_cosines() -> None:
-    params = flat_params(Encoder(dataclasses.replace(CONFIG, width=1024, depth=1, joint_depth=1), rngs=nnx.Rngs(0)))
-    for modality in ("audio", "image"):
-        assert np.std(params[f"{modality}.modality"]) == pytest.approx(0.02, rel=0.1)
-        assert np.abs(params[f"{modality}.modality"]).max() > 0.05  # normal, not uniform of that deviation
-    assert not np.array_equal(params["audio.modality"], params["image.modality"])
-    np.testing.assert_allclose(params["audio.positions"][7], _position(1, 2, 1024), atol=1e-6)
-    np.testing.assert_allclose(params["image.positions"][3], _position(1, 1, 1024), atol=1e-6)
+def test_modality_embeddings_start_normal_and_positions_as_sines_and_cosines(initial: dict[str, np.ndarray]) -> None:
+    modalities = np.stack([initial["audio.modality"], initial["image.modality"]])
+    assert modalities.std() == pytest.approx(0.02, rel=0.1)
+    assert np.abs(modalities).max() > 0.05  # normal, not uniform of that deviation
+    assert not np.array_equal(*modalities)
+    np.testing.assert_allclose(initial["audio.positions"][7], _position(1, 2, 256), atol=1e-6)
+    np.testing.assert_allclose(initial["image.positions"][3], _position(1, 1, 256), atol=1e-6)
