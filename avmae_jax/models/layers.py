@@ -8,6 +8,7 @@ Parameters are float32; matrix products run in the module's `dtype`; norms and s
 Axis letters: B batch, L tokens, D width, N heads.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -40,6 +41,11 @@ def stream_norms(width: int, streams: Sequence[str], rngs: nnx.Rngs) -> nnx.Dict
     )
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU; jax.nn.gelu takes the erfc of a negated argument, which costs twice as much on a CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused projection: [B, L, D] -> [B, L, D]."""
 
@@ -64,7 +70,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Applies to each token alone."""
-        return self.fc2(jax.nn.gelu(self.fc1(tokens), approximate=False))
+        return self.fc2(gelu(self.fc1(tokens)))
 
 
 class Block(nnx.Module):
