@@ -11,9 +11,10 @@ import psutil
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.masking import num_kept
 
-# Values that a block keeps for its backward pass, in widths of one token: inputs of norms, attention and both linear layers (10), and the
-# hidden layer before and after the GELU (2.5 hidden widths). Held against the compiled program's memory in tests/test_capacity.py.
-_KEPT_WIDTHS, _KEPT_HIDDEN = 10, 2.5
+# Values of a block that are alive at once, in widths of one token: inputs of norms, attention and both linear layers with their gradients
+# (16), and those of the hidden layer around the GELU (4 hidden widths). Set by compiled programs: XLA for CPUs takes 573 MiB a pair for the
+# base model, this gives 570; tests/test_capacity.py looks at a smaller one.
+_KEPT_WIDTHS, _KEPT_HIDDEN = 16, 4
 _USABLE_SHARE = 0.8  # of the memory that is free; the rest is for the data, the compiler and everybody else
 
 
@@ -47,7 +48,7 @@ def activation_bytes(config: ModelConfig) -> float:
     bytes_each = jnp.dtype(config.compute_dtype).itemsize
     widths = _KEPT_WIDTHS + _KEPT_HIDDEN * config.mlp_ratio
     stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in _stages(config)]
-    if config.remat:
+    if config.remat and jax.default_backend() != "cpu":  # XLA for CPUs merges the second computation of a block with the first
         return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
     return sum(blocks * size for blocks, size in stages) * widths
 
@@ -80,8 +81,10 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
     Raises:
       ValueError: if the batch doesn't divide by the devices, or not even one pair a device fits.
     """
-    if batch_size % groups:
-        raise ValueError(f"train.batch_size is {batch_size}; it must be a multiple of the {groups} parts into which the mesh cuts a batch")
+    if batch_size < 1 or batch_size % groups:
+        raise ValueError(
+            f"train.batch_size is {batch_size}; it must be a positive multiple of the {groups} parts into which the mesh cuts a batch"
+        )
     state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # weights, gradients and their sum, two moments
     fitting = [
         size
@@ -90,9 +93,10 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
     ]
     if not fitting:
         need = (state + activation_bytes(config)) / 2**30
+        remat = "" if config.remat or jax.default_backend() == "cpu" else "model.remat=True, "
         raise ValueError(
             f"a step of one pair a device needs about {need:.1f} GiB and {memory / 2**30:.1f} GiB may be used; "
-            "choose a smaller model.size, model.remat=True, or more devices with mesh.fsdp"
+            f"choose a smaller model.size, {remat}or more devices with mesh.fsdp"
         )
     return max(fitting)
 

@@ -32,7 +32,7 @@ def make_step(
       groups: on how many devices a batch lies in parts.
 
     Returns:
-      step(state, batch, key) -> (state, metrics), to be jitted.
+      step(state, batch, key) -> (state, metrics), to be jitted; the metrics are those of the loss and "gradient_norm".
     """
 
     def of_params(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
@@ -57,6 +57,7 @@ def make_step(
 
             total, _ = jax.lax.scan(add, zero, (jnp.arange(micro_batches), parts))
             gradients, metrics = jax.tree.map(lambda x: x / micro_batches, total)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return State(optax.apply_updates(state.params, updates), state.frozen, opt_state), metrics
 

@@ -3,20 +3,22 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # before JAX is imported; programs started by tests inherit it
 
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from avmae_jax.config import Config
 from avmae_jax.data.clip import NUM_FRAMES, Clip
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,6 +79,13 @@ def apply(config: Config, changes: dict[str, object]) -> Config:
 def as_arguments(changes: dict[str, object]) -> list[str]:
     """The same changes as arguments of a launch program."""
     return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
+@pytest.fixture
+def optax_promotion() -> Iterator[None]:
+    """For tests in which optax's Adam computes: it mixes Python floats and int32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.fixture

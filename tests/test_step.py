@@ -1,0 +1,113 @@
+"""A step computed in parts is the step computed at once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import TINY, apply
+from flax import nnx
+
+from avmae_jax import losses, optim
+from avmae_jax.config import Config
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.step import State, make_step
+
+KEY = jax.random.key(7)
+
+
+class Line(nnx.Module):
+    """y = x w + b, b frozen."""
+
+    def __init__(self) -> None:
+        self.w = nnx.Param(jnp.array([2.0, -1.0]))
+        self.b = nnx.Variable(jnp.array(0.5))
+
+
+def line_loss(model: Line, batch: dict[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Its gradient isn't linear in the rows' order, and its parts tell which rows and which key it got."""
+    error = batch["x"] @ model.w[...] + model.b[...] - batch["y"]
+    loss = jnp.square(error).mean()
+    return loss, {"loss": loss, "product": jnp.prod(batch["row"]), "key": jax.random.uniform(key), "groups": jnp.float32(groups)}
+
+
+def line_batch(size: int) -> dict[str, jax.Array]:
+    x, y = jax.random.normal(KEY, (size, 2)), jax.random.normal(jax.random.key(8), (size,))
+    return {"x": x, "y": y, "row": jnp.array([2, 3, 5, 7, 11, 13, 17, 19][:size], jnp.float32)}
+
+
+def run_line(size: int, micro_batches: int, *, groups: int = 1) -> tuple[State, State, dict[str, Any]]:
+    graph, params, frozen = nnx.split(Line(), nnx.Param, ...)
+    optimizer = optax.sgd(1.0)
+    before = State(params, frozen, optimizer.init(params))
+    step = jax.jit(make_step(graph, line_loss, optimizer, micro_batches=micro_batches, groups=groups))
+    after, metrics = step(before, line_batch(size), KEY)
+    return before, after, metrics
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 4, 8])
+def test_one_step_follows_the_mean_gradient(micro_batches: int) -> None:
+    batch = line_batch(8)
+    before, after, metrics = run_line(8, micro_batches)
+    model = Line()
+    error = batch["x"] @ model.w[...] + model.b[...] - batch["y"]
+    np.testing.assert_allclose(after.params["w"][...], model.w[...] - 2 * (error[:, None] * batch["x"]).mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], jnp.square(error).mean(), rtol=1e-6)
+    assert jax.tree.leaves(after.frozen) == jax.tree.leaves(before.frozen)
+
+
+def test_each_part_takes_rows_of_every_device_and_its_own_key() -> None:
+    """With 8 rows in 2 parts: rows 0, 2, 4, 6 and 1, 3, 5, 7; devices hold neighbouring rows, so each keeps its own."""
+    _, _, metrics = run_line(8, 2, groups=2)
+    assert metrics["product"] == (2 * 5 * 11 * 17 + 3 * 7 * 13 * 19) / 2
+    keys = [jax.random.uniform(jax.random.fold_in(KEY, part)) for part in range(2)]
+    np.testing.assert_allclose(metrics["key"], np.mean(keys), rtol=1e-6)
+    assert metrics["groups"] == 2
+
+
+def test_a_step_is_repeated_to_the_last_bit() -> None:
+    runs = [run_line(8, 4)[1:] for _ in range(2)]
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(runs[0]))] == [
+        leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(runs[1]))
+    ]
+
+
+def test_the_length_of_the_gradient_is_reported() -> None:
+    before, after, metrics = run_line(8, 2)
+    np.testing.assert_allclose(metrics["gradient_norm"], jnp.linalg.norm(after.params["w"][...] - before.params["w"][...]), rtol=1e-5)
+
+
+def test_micro_batches_of_the_model_give_its_gradient() -> None:
+    """Without the contrastive loss, with the same masks, all that is left is rounding."""
+    config = apply(Config(), TINY | {"loss.contrast_weight": 0.0})
+    graph, params, frozen = nnx.split(CAVMAE(config.model, rngs=nnx.Rngs(0)), optim.trainable(config.model), ...)
+    keys = jax.random.split(KEY, 4)
+    audio, image = (rows * columns for rows, columns in (config.model.audio_grid, config.model.image_grid))
+    batch = {
+        "fbank": jax.random.normal(keys[0], (8, 64, 128)),
+        "image": jax.random.normal(keys[1], (8, 32, 32, 3)),
+        "noise_audio": jax.random.uniform(keys[2], (8, audio)),
+        "noise_image": jax.random.uniform(keys[3], (8, image)),
+    }
+
+    def loss(model: CAVMAE, batch: dict[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+        out = model(batch["fbank"], batch["image"], batch["noise_audio"], batch["noise_image"])
+        return losses.pretraining_loss(out, batch["fbank"], batch["image"], config.loss, patch=config.model.patch, groups=groups)
+
+    optimizer = optax.sgd(1.0)
+    initial = State(params, frozen, optimizer.init(params))
+    results = []
+    for micro_batches in (1, 4):
+        step = jax.jit(make_step(graph, loss, optimizer, micro_batches=micro_batches, groups=1))
+        results.append(step(initial, batch, KEY))
+    (whole, whole_metrics), (parts, parts_metrics) = results
+    for name in ("loss", "mae_audio", "mae_image"):
+        np.testing.assert_allclose(parts_metrics[name], whole_metrics[name], rtol=1e-6)
+    assert parts_metrics["nce"] < whole_metrics["nce"]  # negatives come from one micro-batch
+    changed = 0
+    for start, one, other in zip(*map(jax.tree.leaves, jax.device_get((params, whole.params, parts.params))), strict=True):
+        np.testing.assert_allclose(other - start, one - start, rtol=1e-4, atol=1e-7)
+        changed += bool((one != start).any())
+    assert changed > 50
