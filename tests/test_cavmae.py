@@ -48,8 +48,17 @@ _run = nnx.jit(lambda model, *inputs: model(*inputs))
 _step = nnx.jit(nnx.value_and_grad(_loss, has_aux=True))
 
 
+def _initial(seed: int = 0, **changes: Any) -> CAVMAE:
+    return CAVMAE(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(seed))
+
+
 def _model(**changes: Any) -> CAVMAE:
-    return CAVMAE(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
+    """A model whose norms and biases are random too, so that a wrong stream or a forgotten bias shows."""
+    model, rng = _initial(**changes), np.random.default_rng(1)
+    for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        if path[-1] in ("scale", "bias"):
+            value[...] = value[...] + jnp.asarray(rng.uniform(-0.5, 0.5, value.shape), jnp.float32)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +151,7 @@ def test_odd_sizes_build_and_keep_the_share_that_the_ratios_say(changes: dict[st
 
 def test_a_config_that_does_not_fit_is_refused_before_anything_is_built() -> None:
     with pytest.raises(ValueError, match=r"model\.width is 16; it must be a multiple of model\.heads = 3"):
-        _model(heads=3)
+        _initial(heads=3)
 
 
 def test_a_ratio_that_keeps_nothing_is_refused() -> None:
@@ -151,16 +160,16 @@ def test_a_ratio_that_keeps_nothing_is_refused() -> None:
         nnx.eval_shape(lambda model, *inputs: model(*inputs), _abstract(config), *_inputs(config))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(model: CAVMAE) -> None:
-    same, other = flat_params(_model()), flat_params(CAVMAE(CONFIG, rngs=nnx.Rngs(1)))
-    for name, value in flat_params(model).items():
+def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
+    first, same, other = (flat_params(_initial(seed)) for seed in (0, 0, 1))
+    for name, value in first.items():
         np.testing.assert_array_equal(value, same[name])
         drawn = name.endswith(("kernel", "modality", "mask_token", "patch_embed.bias"))
         assert np.array_equal(value, other[name]) != drawn, name
 
 
 def test_decoder_tokens_start_normal_with_deviation_0_02() -> None:
-    params = flat_params(_model(decoder_width=1024, decoder_depth=0))
+    params = flat_params(_initial(decoder_width=1024, decoder_depth=0))
     for name in ("decoder.mask_token", "decoder.audio.modality", "decoder.image.modality"):
         assert params[name].shape == (1024,)
         assert np.std(params[name]) == pytest.approx(0.02, rel=0.1), name
