@@ -134,7 +134,7 @@ class DataConfig:
     builtin_test: int = 200  # held-out clips of the built-in set
     builtin_seconds: float = 10.0  # length of a built-in clip
     builtin_image_size: int = 224  # pixels a side of a built-in frame
-    builtin_seed: int = 0
+    builtin_seed: int = 1  # another seed, another set; 0 is the one that was looked at while the set was designed
     workers: int = 0  # reader processes; 0: threads in this process
     threads: int = 4  # reader threads a process
     prefetch: int = 4  # batches made ahead
