@@ -61,8 +61,8 @@ def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str,
         for path, leaf in flat.items():
             if not isinstance(leaf, jax.Array):
                 raise TypeError(f"{item}: {path} is a {type(leaf).__name__}; checkpoints hold jax arrays")
-    sums = jax.device_get({item: {path: checksum(leaf) for path, leaf in flat.items()} for item, flat in tensors.items()})
-    signatures = {item: {path: [_form(leaf), int(sums[item][path])] for path, leaf in flat.items()} for item, flat in tensors.items()}
+    sums = {item: _checksums(flat) for item, flat in tensors.items()}
+    signatures = {item: {path: [_form(leaf), sums[item][path]] for path, leaf in flat.items()} for item, flat in tensors.items()}
     content = {"step": step, "tensors": signatures, "data": _digest(data), "meta": meta}
     return {
         **{item: ocp.args.StandardSave(flat) for item, flat in tensors.items() if flat},
@@ -113,8 +113,8 @@ def read_tensors(folder: pathlib.Path, content: dict[str, Any], targets: dict[st
         tensors = _read_item(folder, item, abstract[item]) if abstract[item] else {}
         if other := [path for path in tensors if _form(tensors[path]) != _form(abstract[item][path])]:  # Orbax's note of the type is lost
             raise DamagedCheckpointError(f"{folder}: {item} has another type or shape than was saved in {_listed(other)}")
-        sums = jax.device_get({path: checksum(leaf) for path, leaf in tensors.items()})
-        wrong = [path for path, (_, saved) in content["tensors"][item].items() if int(sums[path]) != saved]
+        sums = _checksums(tensors)
+        wrong = [path for path, (_, saved) in content["tensors"][item].items() if sums[path] != saved]
         if wrong:
             raise DamagedCheckpointError(f"{folder}: {item} does not match its checksums in {_listed(wrong)}")
         restored[item] = tensors if target is None else jax.tree.unflatten(jax.tree.structure(target), list(tensors.values()))
@@ -139,6 +139,12 @@ def checksum(tensor: jax.Array) -> jax.Array:
     position = (position ^ (position >> 15)) * np.uint32(0x846CA68B)
     weight = (position ^ (position >> 16)) | np.uint32(1)
     return jnp.sum(words * weight, dtype=jnp.uint32)
+
+
+def _checksums(tensors: Tensors) -> dict[str, int]:
+    """The checksum of each tensor."""
+    # One after another: on simulated devices, programs that sum over some of them deadlock when several are under way.
+    return {path: int(jax.device_get(checksum(leaf))) for path, leaf in tensors.items()}
 
 
 def first_line(error: Exception) -> str:
