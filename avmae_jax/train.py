@@ -106,7 +106,8 @@ class Trainer:
         self._learning_rate = jax.jit(optim.learning_rate(config.optim, self.steps_per_epoch))
         self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed)
-        self.key = jax.random.key(config.train.seed)
+        # on all devices: a restored key comes back to where this one is
+        self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
 
     def merge(self, state: State) -> Any:
         """The model with the parameters of a state."""
