@@ -7,7 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -64,7 +64,7 @@ class Clips:
         return file.getvalue()
 
 
-def apply(config: Config, changes: dict[str, object]) -> Config:
+def apply(config: Config, changes: Mapping[str, object]) -> Config:
     """Sets fields by their dotted names; the config itself is changed and returned."""
     for name, value in changes.items():
         *path, field = name.split(".")
@@ -76,7 +76,7 @@ def apply(config: Config, changes: dict[str, object]) -> Config:
     return config
 
 
-def as_arguments(changes: dict[str, object]) -> list[str]:
+def as_arguments(changes: Mapping[str, object]) -> list[str]:
     """The same changes as arguments of a launch program."""
     return [f"--config.{name}={value}" for name, value in changes.items()]
 
@@ -102,12 +102,16 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """Runs `python ARGUMENTS` from the project's root on `devices` simulated devices; programs share what they compile."""
+    """Runs `python ARGUMENTS` from the project's root on `devices` simulated devices.
+
+    Programs share what they compile and don't polish it: compiling is most of what a tiny run does.
+    """
     compiled = tmp_path_factory.mktemp("compiled")
 
     def run(*arguments: object, devices: int = 1, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
