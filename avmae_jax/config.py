@@ -8,7 +8,7 @@ The recipe's numbers are those of Gong et al., arXiv 2210.07839.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
 
@@ -79,9 +79,18 @@ class ModelConfig:
     def validate(self) -> None:
         """Raises ValueError naming the first field that can't work."""
         shape = self.shape
+        sizes = {**shape._asdict(), "patch": self.patch, "mlp_ratio": self.mlp_ratio}
+        for name, value in sizes.items():
+            if value < 0 or (value == 0 and name != "decoder_depth"):
+                raise ValueError(f"model.{name} is {value}; it must be positive")
         for name in ("audio_frames", "mel_bins", "image_size"):
             if getattr(self, name) <= 0 or getattr(self, name) % self.patch:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be a positive multiple of model.patch = {self.patch}")
+        for name in ("audio_mask_ratio", "image_mask_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        if self.audio_mask_mode not in get_args(MaskMode):
+            raise ValueError(f"model.audio_mask_mode is {self.audio_mask_mode!r}; choose one of {', '.join(get_args(MaskMode))}")
         for name in ("", "decoder_"):
             width, heads = getattr(shape, f"{name}width"), getattr(shape, f"{name}heads")
             if width % heads:

@@ -78,19 +78,39 @@ def convert_state(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
     Raises:
       ConversionError: listing every missing, unexpected and misshapen tensor.
     """
-    by_path = {path_of(name): (name, tensor) for name, tensor in tensors.items() if not is_unused(name)}
-    problems = [f"missing: {path}" for path in shapes if path not in by_path]
-    converted = {}
-    for path, (name, tensor) in by_path.items():
+    converted, problems = {}, []
+    for name, tensor in tensors.items():
+        path = path_of(name)
+        if is_unused(name):
+            continue
         if path not in shapes:
             problems.append(f"unexpected: {name}")
-        elif tensor.size != np.prod(shapes[path], dtype=int):
+        elif path in converted:
+            problems.append(f"duplicate: {name} is a second name of {path}")
+        elif tensor.shape != _official_shape(path, shapes[path]):
             problems.append(f"misshapen: {name} is {tensor.shape} and can't become {shapes[path]} ({path})")
         else:
             converted[path] = convert_tensor(tensor, shapes[path])
+    named = {path_of(name) for name in tensors}
+    problems = [f"missing: {path}" for path in shapes if path not in named] + problems
     if problems:
         raise ConversionError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))
     return converted
+
+
+def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the official tensor of a parameter has; a comparison of sizes alone would let a transposed one through."""
+    size = math.prod(ours)
+    if path.endswith(".patch_embed.kernel"):
+        channels = 3 if ".image." in path else 1
+        patch = math.isqrt(ours[0] // channels)
+        return (ours[1], channels, patch, patch)
+    if path.endswith(".kernel"):
+        outputs = math.prod(ours[1:]) if path.endswith(".qkv.kernel") else ours[-1]
+        return (outputs, size // outputs)
+    if path.endswith((".positions", ".modality", ".mask_token")):
+        return (1,) * (3 - len(ours)) + ours
+    return (size,)
 
 
 def flat_params(state: Any) -> dict[str, Any]:
@@ -110,7 +130,7 @@ def build(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> CAVMAE:
     graph, abstract = nnx.split(model)
     flat = nnx.to_flat_state(abstract)
     converted = convert_state(tensors, {dotted(path): variable.shape for path, variable in flat})
-    weights = [(path, variable.replace(jnp.asarray(converted[dotted(path)]))) for path, variable in flat]
+    weights = [(path, variable.replace(jnp.asarray(converted[dotted(path)], variable.dtype))) for path, variable in flat]
     return nnx.merge(graph, nnx.from_flat_state(weights))
 
 

@@ -73,7 +73,7 @@ def contrastive_loss(
 def unit_length(rows: jax.Array) -> jax.Array:
     """Rows over their L2 norm, as torch.nn.functional.normalize: float[B, D] -> float32[B, D]."""
     rows = rows.astype(jnp.float32)
-    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+    return rows * jax.lax.rsqrt(jnp.maximum(jnp.square(rows).sum(axis=-1, keepdims=True), 1e-24))
 
 
 def pretraining_loss(

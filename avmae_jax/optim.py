@@ -24,7 +24,14 @@ def learning_rate(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule
 
     Returns:
       A function of the step, counted from 0: int[] -> float32[].
+
+    Raises:
+      ValueError: if the rate would decay before the start, or never stop decaying.
     """
+    if config.decay_every <= 0 or config.decay_start < 0:
+        raise ValueError(
+            f"optim.decay_start is {config.decay_start} and optim.decay_every {config.decay_every}; give at least 0 and at least 1"
+        )
 
     def schedule(step: Any) -> Any:
         # in exact integers: a float32 quotient would move the boundary of an epoch by a step
@@ -35,8 +42,7 @@ def learning_rate(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule
     return schedule
 
 
-# A rate halved this often is 0 in float32.
-_MAX_DECAYS = 150
+_MAX_DECAYS = 150  # a rate halved this often is 0 in float32
 
 
 def adam(config: OptimConfig, steps_per_epoch: float) -> optax.GradientTransformation:

@@ -37,7 +37,7 @@ _FREE_FIELDS = (
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is NaN or infinite; names the step, the clips and the checkpoint to go back to."""
+    """The loss or its gradient is NaN or infinite; names the step, the clips and the checkpoint to go back to."""
 
 
 class Task(Protocol):
@@ -172,7 +172,8 @@ class Trainer:
                 logbook.flush()
             if last or self.step % (train.eval_every or epoch) == 0:
                 settle()
-                logbook.write(self.step, "eval", self.evaluate())
+                if held_out := self.evaluate():
+                    logbook.write(self.step, "eval", held_out)
             if last or self.step % (train.picture_every or train.eval_every or epoch) == 0:
                 settle()
                 self.task.draw(self.model, self.step)
@@ -186,7 +187,7 @@ class Trainer:
             if checkpoints.newest() != self.step:
                 self._save(checkpoints)
             logging.info("stopped by SIGTERM after step %d, which is saved; the same command goes on from there", self.step)
-        return self.step == self.total_steps
+        return self.step >= self.total_steps
 
     def evaluate(self) -> dict[str, float]:
         """Mean losses over the held-out clips, with the same masks every time; {} without such clips.
@@ -237,14 +238,15 @@ class Trainer:
         logging.info("resumed from step %d", self.step)
 
     def _require_finite(self, step: int, values: dict[str, float], ids: Any, checkpoints: Checkpoints) -> None:
-        if math.isfinite(values["loss"]):
+        bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])), None)
+        if bad is None:
             return
         checkpoints.wait()
         good = checkpoints.newest()
         where = f"{checkpoints.directory / str(good)}" if good is not None else "none yet"
-        parts = ", ".join(f"{name} {value}" for name, value in values.items() if name != "loss")
+        parts = ", ".join(f"{name} {value}" for name, value in values.items() if name != bad)
         raise NonFiniteLossError(
-            f"the loss of step {step} is {values['loss']} ({parts})\n"
+            f"the {bad.replace('_', ' ')} of step {step} is {values[bad]} ({parts})\n"
             f"clips of that batch: {', '.join(map(str, ids))}\nlast good checkpoint: {where}\n"
             "look at these clips, or lower optim.learning_rate, and start again"
         )

