@@ -165,7 +165,7 @@ def test_every_matrix_of_the_model_has_its_place_and_its_moments_the_same() -> N
     assert all(path.endswith(("bias.value", "scale.value", "modality.value", "mask_token.value")) for path in whole)
     moments = placed(jax.eval_shape(optax.adam(1e-3).init, params))
     for path, spec in places.items():
-        assert [moments[name] for name in moments if name.endswith(f"mu.{path}") or name.endswith(f"nu.{path}")] == [spec] * 2
+        assert [moments[name] for name in moments if name.endswith((f"mu.{path}", f"nu.{path}"))] == [spec] * 2
 
 
 def test_what_does_not_divide_stays_whole() -> None:

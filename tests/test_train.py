@@ -1,0 +1,257 @@
+"""The loop, on a model of three numbers: what it writes when, how it stops, and that nobody can tell that it did.
+
+The command itself, killed and started again, is in test_pretrain_command.py.
+"""
+
+import json
+import logging
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY, Clips, apply
+from flax import nnx
+
+from avmae_jax.checkpoint import CheckpointMismatchError, restore_params
+from avmae_jax.config import Config
+from avmae_jax.train import NonFiniteLossError, Trainer
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+Arrays = dict[str, jax.Array]
+BAD_CLIP = 7
+STEPS = 9
+
+
+class Colours(nnx.Module):
+    """Says how green a picture is by its red."""
+
+    def __init__(self) -> None:
+        self.w = nnx.Param(jnp.array([0.3, -0.2]))
+        self.offset = nnx.Param(jnp.array(0.1))
+
+
+class ColourTask:
+    """train.Task; `spoil` may change the loss of a batch."""
+
+    def __init__(self, spoil: Callable[[jax.Array, Any, Arrays], jax.Array] = lambda loss, model, batch: loss):
+        self._spoil = spoil
+        self.drawn: list[int] = []
+
+    def loss(self, model: Colours, batch: Arrays, key: jax.Array, groups: int) -> tuple[jax.Array, Arrays]:
+        pixel = batch["image"][:, 0, 0].astype(jnp.float32) / 255
+        noise = jax.random.normal(key, (len(pixel),))
+        error = model.w[0] * pixel[:, 0] + model.w[1] * noise + model.offset[...] - pixel[:, 1]
+        loss = self._spoil(jnp.square(error).mean(), model, batch)
+        return loss, {"loss": loss, "noise": noise.mean()}
+
+    def draw(self, model: Colours, step: int) -> None:
+        self.drawn.append(step)
+
+
+class Watcher:
+    """train.Reporter; sends this process SIGTERM after a step."""
+
+    def __init__(self, stop_after: int = 0):
+        self._stop_after = stop_after
+        self.started: list[tuple[int, int]] = []
+        self.steps: list[int] = []
+
+    def start(self, first: int, total: int) -> None:
+        self.started.append((first, total))
+
+    def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
+        self.steps.append(step)
+        assert math.isfinite(loss)
+        assert pairs_per_second > 0
+        assert 0 <= waiting <= 1
+        if step == self._stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def make_trainer(workdir: Path, *, task: ColourTask | None = None, train: int = 20, test: int | None = 10, micro: int = 4, **changes: Any):
+    workdir.mkdir(exist_ok=True)
+    settings = {"workdir": str(workdir), "batch_size": 4, "steps": STEPS, "log_every": 1, "eval_every": 4, "checkpoint_every": 3}
+    config = apply(Config(), TINY | {f"train.{name}": value for name, value in settings.items()})
+    apply(config, {"optim.learning_rate": 0.01} | {name.replace("__", "."): value for name, value in changes.items()})
+    held_out = Clips(test) if test is not None else None
+    return Trainer(config, Colours(), task or ColourTask(), Clips(train), held_out, micro_batch=micro)
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with jax.numpy_dtype_promotion("standard"):
+        assert make_trainer(folder).run()
+    return folder
+
+
+def test_each_step_and_evaluation_is_written_once(undisturbed: Path) -> None:
+    written = [(row["step"], row["split"]) for row in rows(undisturbed)]
+    assert written == [(1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "eval"), (5, "train"), (6, "train"), (7, "train"),
+                       (8, "train"), (8, "eval"), (9, "train"), (9, "eval")]  # fmt: skip
+    first = rows(undisturbed)[0]
+    assert first.keys() == {"step", "split", "loss", "noise", "gradient_norm", "learning_rate"}
+    assert first["learning_rate"] == pytest.approx(0.01)
+    assert saved(undisturbed) == [3, 6, 9]
+    losses = [row["loss"] for row in rows(undisturbed) if row["split"] == "eval"]
+    assert losses == sorted(losses, reverse=True)  # it learns
+
+
+@pytest.mark.parametrize(("changes", "drawn"), [({}, [4, 8, 9]), ({"train__picture_every": 5}, [5, 9]), ({"train__eval_every": 0}, [5, 9])])
+def test_pictures_come_when_they_should(tmp_path: Path, changes: dict[str, Any], drawn: list[int]) -> None:
+    task = ColourTask()
+    make_trainer(tmp_path, task=task, **changes).run()
+    assert task.drawn == drawn
+
+
+def test_zeros_mean_once_an_epoch(tmp_path: Path) -> None:
+    """20 clips in batches of 4: an epoch is 5 steps."""
+    trainer = make_trainer(tmp_path, train__steps=0, train__epochs=2.4, train__eval_every=0, train__checkpoint_every=0)
+    assert trainer.total_steps == 12
+    trainer.run()
+    assert [row["step"] for row in rows(tmp_path) if row["split"] == "eval"] == [5, 10, 12]
+    assert saved(tmp_path) == [5, 10, 12]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 6, 8])
+def test_a_run_stopped_by_sigterm_goes_on_to_the_last_bit(tmp_path: Path, undisturbed: Path, stop_after: int) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert not make_trainer(tmp_path).run(Watcher(stop_after))
+    assert signal.getsignal(signal.SIGTERM) is before
+    stopped_at = saved(tmp_path)[-1]
+    assert stop_after <= stopped_at <= stop_after + 1  # the step under way is finished
+    assert rows(tmp_path)[-1]["step"] == stopped_at
+    watcher = Watcher()
+    assert make_trainer(tmp_path).run(watcher)
+    assert watcher.started == [(stopped_at, STEPS)]
+    assert watcher.steps == list(range(stopped_at + 1, STEPS + 1))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    for path, tensor in restore_params(tmp_path / "checkpoints").params.items():
+        assert np.asarray(tensor).tobytes() == np.asarray(restore_params(undisturbed / "checkpoints").params[path]).tobytes()
+
+
+def test_a_finished_run_does_not_train_again(tmp_path: Path) -> None:
+    assert make_trainer(tmp_path).run()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    for steps in (STEPS, 2):
+        watcher = Watcher()
+        assert make_trainer(tmp_path, train__steps=steps).run(watcher)
+        assert watcher.steps == []
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert make_trainer(tmp_path, train__steps=STEPS + 2).run()
+    assert saved(tmp_path) == [6, 9, 11]
+
+
+def nan_with_bad_clip(loss: jax.Array, model: Colours, batch: Arrays) -> jax.Array:
+    return jnp.where((batch["image"][:, 0, 0, 0] == BAD_CLIP).any(), jnp.nan, loss)
+
+
+def nan_gradient_with_bad_clip(loss: jax.Array, model: Colours, batch: Arrays) -> jax.Array:
+    """The loss stays finite: the square root of 0 has an infinite slope."""
+    bad = (batch["image"][:, 0, 0, 0] == BAD_CLIP).any().astype(jnp.float32)
+    return loss + bad * jnp.sqrt(0 * model.w[0])
+
+
+@pytest.mark.parametrize(("spoil", "what"), [(nan_with_bad_clip, "loss"), (nan_gradient_with_bad_clip, "gradient norm")])
+@pytest.mark.parametrize("checkpoint_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, spoil: Any, what: str, checkpoint_every: int) -> None:
+    messages = []
+    for _ in range(2):  # starting again without a change ends the same
+        trainer = make_trainer(tmp_path, task=ColourTask(spoil), test=None, train__checkpoint_every=checkpoint_every, train__keep_last=20)
+        with pytest.raises(NonFiniteLossError) as error:
+            trainer.run()
+        messages.append(str(error.value).splitlines())
+    step = trainer.batches.state and rows(tmp_path)[-1]["step"] + 1
+    assert step > 1
+    assert messages[0][0].startswith(f"the {what} of step {step} is nan")
+    clips = messages[0][1].removeprefix("clips of that batch: ").split(", ")
+    assert len(clips) == 4
+    assert f"clip{BAD_CLIP}" in clips
+    good = f"{tmp_path}/checkpoints/{step - 1}" if checkpoint_every == 1 else "none yet"
+    assert messages[0][2] == f"last good checkpoint: {good}"
+    assert messages[0] == messages[1]
+    assert saved(tmp_path) == (list(range(1, step)) if checkpoint_every == 1 else [])
+    assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
+    if checkpoint_every == 1:
+        assert all(np.isfinite(tensor).all() for tensor in restore_params(tmp_path / "checkpoints").params.values())
+
+
+def test_another_config_is_refused_with_its_fields(tmp_path: Path) -> None:
+    assert make_trainer(tmp_path).run()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointMismatchError) as error:
+        make_trainer(tmp_path, optim__learning_rate=0.02, train__seed=1, loss__norm_pix=False, train__log_every=2).run()
+    assert str(error.value).splitlines()[1:] == [
+        "  loss.norm_pix: True in the checkpoint, False now",
+        "  optim.learning_rate: 0.01 in the checkpoint, 0.02 now",
+        "  train.seed: 0 in the checkpoint, 1 now",
+    ]
+    with pytest.raises(CheckpointMismatchError, match="train_clips: 20 in the checkpoint, 21 now"):
+        make_trainer(tmp_path, train=21).run()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_other_micro_batches_are_allowed_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert make_trainer(tmp_path).run()
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert make_trainer(tmp_path, micro=2, train__steps=STEPS + 1).run()
+    assert "micro-batches were 4 pairs and are now 2" in caplog.text
+
+
+@pytest.mark.parametrize("micro", [3, 8])
+def test_a_batch_that_does_not_divide_is_refused_with_its_fields(tmp_path: Path, micro: int) -> None:
+    with pytest.raises(ValueError, match=rf"train\.batch_size 4 must be a multiple of the micro-batch {micro}.*train\.micro_batch or mesh"):
+        make_trainer(tmp_path, micro=micro)
+
+
+def test_fewer_clips_than_a_batch_are_enough(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, train=3, train__steps=0, train__epochs=6)
+    assert trainer.total_steps == 4  # 18 clips in batches of 4
+    assert trainer.run()
+    assert len([row for row in rows(tmp_path) if row["split"] == "train"]) == 4
+
+
+def test_evaluations_of_one_model_are_equal(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    first, second = trainer.evaluate(), trainer.evaluate()
+    assert first == second
+    assert first["noise"] != 0
+
+
+def test_an_evaluation_is_the_mean_over_whole_batches(tmp_path: Path) -> None:
+    means = [make_trainer(tmp_path, test=clips).evaluate() for clips in (4, 8, 11)]
+    alone = make_trainer(tmp_path, test=11, train__eval_batches=1).evaluate()
+    assert alone == means[0]
+    assert means[1] == means[2]  # 3 clips are left over
+    assert means[1] != means[0]
+
+
+def test_held_out_clips_may_be_fewer_than_a_batch_or_none(tmp_path: Path) -> None:
+    assert make_trainer(tmp_path, test=3).evaluate().keys() == {"loss", "noise"}
+    assert make_trainer(tmp_path, test=None).evaluate() == {}
+    assert make_trainer(tmp_path, test=None).run()
+    assert {row["split"] for row in rows(tmp_path)} == {"train"}
+
+
+def test_the_rate_falls_in_epochs(tmp_path: Path) -> None:
+    """20 clips in batches of 4: an epoch is 5 steps."""
+    make_trainer(tmp_path, optim__decay_start=1, train__eval_every=100).run()
+    rates = [row["learning_rate"] for row in rows(tmp_path) if row["split"] == "train"]
+    np.testing.assert_allclose(rates, [0.01] * 5 + [0.005] * 4, rtol=1e-6)
