@@ -100,13 +100,22 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("builtin")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled programs are kept for a whole session of tests: what one has compiled, the next one loads."""
+    folder = tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+def program(compiled: Path) -> Program:
     """Runs `python ARGUMENTS` from the project's root on `devices` simulated devices.
 
     Programs share what they compile and don't polish it: compiling is most of what a tiny run does.
     """
-    compiled = tmp_path_factory.mktemp("compiled")
 
     def run(*arguments: object, devices: int = 1, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {

@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, spoil: Any, wha
         with pytest.raises(NonFiniteLossError) as error:
             trainer.run()
         messages.append(str(error.value).splitlines())
-    step = trainer.batches.state and rows(tmp_path)[-1]["step"] + 1
+    step: int = rows(tmp_path)[-1]["step"] + 1
     assert step > 1
     assert messages[0][0].startswith(f"the {what} of step {step} is nan")
     clips = messages[0][1].removeprefix("clips of that batch: ").split(", ")
