@@ -32,7 +32,7 @@ def get_config() -> Config:
     config.data.audio_std = 4.03
     config.train.workdir = "runs/tiny"
     config.train.batch_size = 64
-    config.train.steps = 450
-    config.train.eval_every = 150
-    config.train.checkpoint_every = 150
+    config.train.steps = 520
+    config.train.eval_every = 130
+    config.train.checkpoint_every = 130
     return config
