@@ -101,6 +101,15 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
     return max(fitting)
 
 
+def require_even(batch_size: int, micro_batch: int, groups: int) -> None:
+    """Raises ValueError unless a batch is so many whole micro-batches, and each of these the same for all devices."""
+    if batch_size < 1 or micro_batch < 1 or batch_size % micro_batch or micro_batch % groups:
+        raise ValueError(
+            f"train.batch_size {batch_size} must be a multiple of the micro-batch {micro_batch}, and that of the {groups} parts into which "
+            "the mesh cuts a batch; change train.batch_size, train.micro_batch or mesh"
+        )
+
+
 def matmul_speed(size: int = 1536, repeats: int = 3) -> float:
     """Floating-point operations a second that a large float32 matrix product reaches here, now."""
     square = jnp.ones((size, size), jnp.float32)

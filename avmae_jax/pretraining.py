@@ -29,6 +29,7 @@ class PretrainingTask:
         """`test` are the held-out clips whose reconstructions are drawn into `workdir`/pictures; None draws nothing."""
         self.config, self._test, self._workdir = config, test, workdir
         self._examples: Any = None
+        self._forward = nnx.jit(self.forward)  # kept, so that it is compiled once
 
     def forward(self, model: CAVMAE, batch: Arrays, key: jax.Array) -> tuple[Pretraining, jax.Array, jax.Array]:
         """The masked pass on a batch, with the inputs it saw; the key decides the masks."""
@@ -52,7 +53,7 @@ class PretrainingTask:
         if self._examples is None:
             self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, limit=4)))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
-        out, fbank, image = jax.device_get(nnx.jit(self.forward)(model, arrays, jax.random.key(0)))
+        out, fbank, image = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
         folder = self._workdir / "pictures"
         folder.mkdir(exist_ok=True)
         pictures.reconstructions(

@@ -20,7 +20,7 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from avmae_jax import optim, sharding
+from avmae_jax import capacity, optim, sharding
 from avmae_jax.checkpoint import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config
 from avmae_jax.data.clip import ClipSource
@@ -85,11 +85,7 @@ class Trainer:
         self.mesh = sharding.make_mesh(config.mesh)
         self.groups = sharding.batch_shards(self.mesh)
         batch = config.train.batch_size
-        if batch % micro_batch or micro_batch % self.groups:
-            raise ValueError(
-                f"train.batch_size {batch} must be a multiple of the micro-batch {micro_batch}, and that of the {self.groups} parts "
-                "into which the mesh cuts a batch; change train.batch_size, train.micro_batch or mesh"
-            )
+        capacity.require_even(batch, micro_batch, self.groups)
         self.steps_per_epoch = len(train) / batch
         self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
         self.step = 0

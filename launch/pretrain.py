@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
@@ -47,6 +47,7 @@ def pick_micro_batch(config: Config) -> int:
     params = nnx.eval_shape(lambda: nnx.state(CAVMAE(config.model, rngs=nnx.Rngs(0)), nnx.Param))
     batch, memory = config.train.batch_size, capacity.usable_memory()
     micro_batch = config.train.micro_batch or capacity.choose_micro_batch(config.model, params, batch, groups, memory)
+    capacity.require_even(batch, micro_batch, groups)
     if micro_batch < batch:
         logging.info(
             "a step of %d pairs is computed as %d micro-batches of %d (%.1f GiB a device may be used); negatives come from one micro-batch",
@@ -75,17 +76,19 @@ def claim_workdir(config: Config) -> Path:
     """Makes the run's folder and writes config.json into it.
 
     Raises:
-      OSError: if it can't be made or written.
-      ValueError: if it holds something that is no run.
+      ValueError: if it can't be made or written, or holds something that is no run.
     """
     workdir = Path(config.train.workdir).expanduser()
-    workdir.mkdir(parents=True, exist_ok=True)
-    note = workdir / "config.json"
-    if any(workdir.iterdir()) and not note.exists():
-        raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
-    (workdir / "pictures").mkdir(exist_ok=True)
-    if not note.exists():
-        note.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        note = workdir / "config.json"
+        if any(workdir.iterdir()) and not note.exists():
+            raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
+        (workdir / "pictures").mkdir(exist_ok=True)
+        if not any((workdir / "checkpoints").glob("*")):  # once there is one, a config that doesn't fit it will be refused
+            note.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
     return workdir
 
 
@@ -131,9 +134,9 @@ def main(argv: list[str]) -> None:
     """Runs --config."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}; settings are given as --config.train.batch_size=4")
-    config: Config = _CONFIG.value
     runtime.start()
     try:
+        config: Config = _CONFIG.value
         config.model.validate()
         summary = pretrain(config)
     except (ValueError, OSError, DatasetError, CheckpointError, NonFiniteLossError) as error:
@@ -144,4 +147,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, such as configs/tiny.py", lock_config=True)
-    app.run(main)
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=runtime.parse_flags)

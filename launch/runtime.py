@@ -7,7 +7,7 @@ from logging import WARNING, Formatter, LogRecord
 from pathlib import Path
 
 import jax
-from absl import logging
+from absl import app, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -26,6 +26,14 @@ def start() -> None:
 def _ours_or_serious(record: LogRecord) -> bool:
     """Keeps the libraries' small talk off the screen; their warnings stay."""
     return record.levelno >= WARNING or bool({"avmae_jax", "launch"} & set(Path(record.pathname).parts))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """app.run's parser, with a line where it has a traceback: a field that the config doesn't have, or a value in place of a group."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (KeyError, TypeError, ValueError) as error:
+        sys.exit(f"--config: {error.args[0]}; the fields are in avmae_jax/config.py")
 
 
 def device_line() -> str:
@@ -78,10 +86,10 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
     counts = TextColumn("{task.fields[rate]} clips/s, {task.fields[failed]} failed")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), counts)
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
-        task = progress.add_task(title, total=None, failed=0, rate="-")
+        task = progress.add_task(title, total=None, failed=0, rate="-", visible=False)
 
         def advance(done: int, failed: int, total: int) -> None:
             speed = progress.tasks[task].speed
-            progress.update(task, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
+            progress.update(task, visible=True, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
 
         yield advance
