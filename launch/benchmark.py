@@ -10,7 +10,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -93,10 +92,8 @@ def benchmark(config: Config, steps: int) -> dict[str, float]:
     config.data.builtin_train, config.data.builtin_test = max(_BUILTIN_CLIPS, config.train.batch_size), 1
     micro_batch = pick_micro_batch(config)
     train, _ = open_sources(config)
-    model: Any = CAVMAE(config.model, rngs=nnx.Rngs(config.train.seed))
     task = PretrainingTask(config, None, Path(config.train.workdir))
-    trainer = Trainer(config, model, task, train, None, micro_batch=micro_batch)
-    del model
+    trainer = Trainer(config, CAVMAE(config.model, rngs=nnx.Rngs(config.train.seed)), task, train, None, micro_batch=micro_batch)
     try:
         return {"micro-batch": micro_batch, **measure_step(trainer, steps), **measure_reader(trainer)}
     finally:
@@ -124,4 +121,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
     _STEPS = flags.DEFINE_integer("steps", 5, "steps that are timed", lower_bound=1)
-    app.run(main)
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=runtime.parse_flags)
