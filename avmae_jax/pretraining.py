@@ -47,7 +47,7 @@ class PretrainingTask:
         return losses.pretraining_loss(out, fbank, image, self.config.loss, patch=self.config.model.patch, groups=groups)
 
     def draw(self, model: CAVMAE, step: int) -> None:
-        """Reconstructions of the first held-out clips, masked alike every time: pictures/reconstructions_<step>.png."""
+        """Reconstructions of four held-out clips, masked alike every time: pictures/reconstructions_<step>.png."""
         if self._test is None or jax.process_index():
             return
         if self._examples is None:
@@ -77,7 +77,7 @@ class PretrainingTask:
         return metrics.embedding(model.audio_features(fbank)), metrics.embedding(model.image_features(image))
 
     def retrieve(self, model: CAVMAE, clips: int, batch_size: int = 20) -> dict[str, float]:
-        """Retrieval among the first `clips` held-out clips, unmasked, in both directions; {} without such clips.
+        """Retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips.
 
         Returns:
           {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1].

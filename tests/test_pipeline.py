@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -174,8 +175,9 @@ def test_a_held_out_set_smaller_than_the_batch_is_one_batch(limit: int, sizes: l
     assert [len(batch["id"]) for batch in eval_batches(Clips(3), MODEL, DataConfig(), 8, limit=limit)] == sizes
 
 
-def test_a_limit_stops_the_evaluation_there() -> None:
-    assert ids(list(eval_batches(Clips(10), MODEL, DataConfig(), 4, limit=6))) == [f"clip{n}" for n in range(6)]
+@pytest.mark.parametrize(("limit", "read"), [(6, range(6)), (3, (0, 3, 6)), (1, (0,))])
+def test_a_limit_takes_clips_spread_over_the_set(limit: int, read: Sequence[int]) -> None:
+    assert ids(list(eval_batches(Clips(10), MODEL, DataConfig(), 4, limit=limit))) == [f"clip{n}" for n in read]
 
 
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 500])

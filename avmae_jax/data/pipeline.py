@@ -102,11 +102,11 @@ def eval_batches(source: ClipSource, model: ModelConfig, data: DataConfig, batch
       model: sizes of the inputs.
       data: reader threads.
       batch_size: clips a batch.
-      limit: read only this many clips; 0: all.
+      limit: read only this many clips, spread evenly over the set, which may be sorted by class; 0: all.
     """
     make = partial(_middle_frame, samples=num_samples(model.audio_frames), image_size=model.image_size)
     clips = grain.MapDataset.source(source).map(make)
-    clips = clips[:limit] if limit else clips
+    clips = clips[:: max(1, len(clips) // limit)][:limit] if limit else clips
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch * batch_size)
     return iter(clips.batch(batch_size).to_iter_dataset(read_options=options))
 
