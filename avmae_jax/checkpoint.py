@@ -291,9 +291,12 @@ def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _quiet_orbax() -> None:
-    """Keeps Orbax's dozens of lines per save off the console, which it shares with us; its warnings and errors stay."""
+    """Keeps Orbax's dozens of lines per save, and thousands per failed save, off the console, which it shares with us; warnings stay."""
+    checkpoint_step.ignore_orphans()
     logging.get_absl_logger().addFilter(_not_chatter)  # adding the same filter again does nothing
 
 
 def _not_chatter(record: LogRecord) -> bool:
-    return record.levelno >= WARNING or "orbax" not in pathlib.Path(record.pathname).parts
+    if "orbax" not in pathlib.Path(record.pathname).parts:
+        return True
+    return record.levelno >= WARNING and not record.exc_info  # what it logs with a traceback it raises as well

@@ -230,7 +230,7 @@ def _try_to_read(folder: pathlib.Path, abstract: Tensors) -> tuple[Tensors, str]
 @contextlib.contextmanager
 def _orphans_hidden() -> Iterator[None]:
     """Hides what Orbax's other reads say once one has failed and the event loop is closed: pages on the error that we report in a line."""
-    _ignore_orphans()
+    ignore_orphans()
     asyncio_log = logging.getLogger("asyncio")
     asyncio_log.disabled, was_disabled = True, asyncio_log.disabled
     with warnings.catch_warnings():
@@ -242,8 +242,8 @@ def _orphans_hidden() -> Iterator[None]:
 
 
 @functools.cache
-def _ignore_orphans() -> None:
-    # For good, not for the time of the read: the last of them may come later.
+def ignore_orphans() -> None:
+    """Drops what Orbax's other reads and writes say once one has failed; for good, since the last of them may come much later."""
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -252,6 +252,7 @@ def _ignore_orphans() -> None:
             previous(unraisable)
 
     sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda record: not ("never retrieved" in record.getMessage() and "orbax" in record.getMessage()))
 
 
 def _read_json(folder: pathlib.Path, item: str) -> dict[str, Any]:

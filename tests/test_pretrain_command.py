@@ -5,7 +5,6 @@ import importlib
 import json
 import logging
 import math
-import random
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -145,7 +144,7 @@ def test_a_run_leaves_its_numbers_pictures_and_settings(undisturbed: Path) -> No
 def test_a_run_killed_at_a_random_step_and_while_saving_is_the_same_to_the_last_bit(
     command: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
-    when = random.Random(20).randrange(3, 9)
+    when = int(np.random.default_rng(20).integers(3, 9))
     assert command.disturbed(tmp_path, "SIGKILL", when).returncode == -9
     assert steps(tmp_path) in ([3, 6], [3], [])
     assert command.disturbed(tmp_path, "kill saving", 9).returncode == -9
@@ -163,7 +162,7 @@ def test_a_run_killed_before_its_first_checkpoint_and_then_stopped_is_the_same_t
 ) -> None:
     assert command.disturbed(tmp_path, "SIGKILL", 2).returncode == -9
     assert steps(tmp_path) == []
-    when = random.Random(21).randrange(3, 11)
+    when = int(np.random.default_rng(21).integers(3, 11))
     stopped = command.disturbed(tmp_path, "SIGTERM", when)
     assert stopped.returncode == 0, stopped.stderr
     assert steps(tmp_path)[-1] in (when, when + 1)
@@ -177,11 +176,10 @@ def test_a_run_killed_before_its_first_checkpoint_and_then_stopped_is_the_same_t
 
 def test_a_full_disk_ends_the_run_and_costs_one_checkpoint(command: Command, undisturbed: Path, tmp_path: Path) -> None:
     full = command.disturbed(tmp_path, "fill disk", 6)
-    assert full.returncode == 1
-    message = full.stderr[full.stderr.rindex("CheckpointError: ") :]  # before it comes what Orbax has to say
-    assert f"{tmp_path}/checkpoints: saving step 6 failed" in message
-    assert "the newest complete checkpoint is step 3, untouched. Free space" in message
-    assert "Traceback" not in message
+    assert_one_message(
+        full, f"{tmp_path}/checkpoints: saving step 6 failed", "the newest complete checkpoint is step 3, untouched. Free space"
+    )
+    assert len(full.stderr.splitlines()) < 30  # Orbax has pages to say
     assert steps(tmp_path) == [3]
     done = command(tmp_path)
     assert done.returncode == 0, done.stderr
