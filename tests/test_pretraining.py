@@ -1,0 +1,117 @@
+"""From a batch of bytes to the loss, to pictures and to retrieval."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY, Clips, apply
+from flax import nnx
+from PIL import Image
+
+from avmae_jax import metrics
+from avmae_jax.config import Config
+from avmae_jax.data.pipeline import eval_batches
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.pretraining import PretrainingTask
+
+CONFIG = apply(Config(), TINY | {"loss.contrast_weight": 0.3, "loss.mae_weight": 2.0})
+
+
+@pytest.fixture(scope="module")
+def model() -> CAVMAE:
+    return CAVMAE(CONFIG.model, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, jax.Array]:
+    arrays = next(iter(eval_batches(Clips(8), CONFIG.model, CONFIG.data, 8)))
+    return {name: jnp.asarray(value) for name, value in arrays.items() if name != "id"}
+
+
+def changed(**groups: dict[str, Any]) -> Config:
+    return dataclasses.replace(CONFIG, **{name: dataclasses.replace(getattr(CONFIG, name), **fields) for name, fields in groups.items()})
+
+
+def masks(config: Config, model: CAVMAE, batch: dict[str, jax.Array], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which patches are hidden: bool[B, rows, columns] of the sound and of the picture."""
+    out, _, _ = nnx.jit(PretrainingTask(config, None, Path("unused")).forward)(model, batch, jax.random.key(seed))
+    grids = (config.model.audio_grid, config.model.image_grid)
+    hidden = (out.mask_audio.hidden, out.mask_image.hidden)
+    audio, image = (np.asarray(one, bool).reshape(-1, *grid) for one, grid in zip(hidden, grids, strict=True))
+    return audio, image
+
+
+def test_the_key_decides_the_masks_of_each_clip(model: CAVMAE, batch: dict[str, jax.Array]) -> None:
+    first, again, other = (masks(CONFIG, model, batch, seed) for seed in (0, 0, 1))
+    for one, same, changed in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert (one != changed).any()
+        assert (one.mean(axis=(1, 2)) == 0.75).all()
+        assert len({mask.tobytes() for mask in one}) > 1
+
+
+def test_the_mask_mode_of_the_config_is_used(model: CAVMAE, batch: dict[str, jax.Array]) -> None:
+    audio, image = masks(changed(model={"audio_mask_mode": "time"}), model, batch, 0)
+    assert (audio.all(axis=1).sum(axis=1) == 3).all()  # of 4 columns
+    assert len({mask.tobytes() for mask in image}) > 1
+
+
+@pytest.mark.parametrize(("negatives", "groups"), [("global", 2), ("shard", 1), ("shard", 2), ("shard", 4)])
+def test_the_loss_weighs_its_parts_and_takes_negatives_from_where_it_should(
+    model: CAVMAE, batch: dict[str, jax.Array], negatives: str, groups: int
+) -> None:
+    task, key = PretrainingTask(changed(loss={"negatives": negatives}), None, Path("unused")), jax.random.key(3)
+    out, _, _ = nnx.jit(task.forward)(model, batch, key)
+    total, parts = nnx.jit(task.loss, static_argnames="groups")(model, batch, key, groups=groups)
+    assert parts.keys() == {"loss", "mae_audio", "mae_image", "nce", "contrast_accuracy"}
+    np.testing.assert_allclose(total, 2 * (parts["mae_audio"] + parts["mae_image"]) + 0.3 * parts["nce"], rtol=1e-6)
+    assert parts["loss"] == total
+    audio, image = (np.asarray(metrics.embedding(tokens)) for tokens in (out.contrast_audio, out.contrast_image))
+    size = 8 // groups if negatives == "shard" else 8
+    expected = []
+    for start in range(0, 8, size):
+        logits = image[start : start + size] @ audio[start : start + size].T / 0.05
+        expected += list(np.log(np.exp(logits).sum(axis=1)) - np.diagonal(logits))
+    np.testing.assert_allclose(parts["nce"], np.mean(expected), rtol=1e-4)
+
+
+def test_pictures_of_one_model_are_the_same_every_time(model: CAVMAE, tmp_path: Path) -> None:
+    task = PretrainingTask(CONFIG, Clips(6), tmp_path)
+    task.draw(model, 3)
+    task.draw(model, 12)
+    first, second = sorted((tmp_path / "pictures").iterdir())
+    assert (first.name, second.name) == ("reconstructions_0000003.png", "reconstructions_0000012.png")
+    with Image.open(first) as one, Image.open(second) as other:
+        assert one.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_without_held_out_clips_there_is_nothing_to_draw_or_find(model: CAVMAE, tmp_path: Path) -> None:
+    task = PretrainingTask(CONFIG, None, tmp_path)
+    task.draw(model, 1)
+    assert task.retrieve(model, 10) == {}
+    assert PretrainingTask(CONFIG, Clips(6), tmp_path).retrieve(model, 0) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("clips", "batch_size"), [(8, 8), (8, 3), (5, 20)])
+def test_retrieval_does_not_depend_on_batches(model: CAVMAE, batch: dict[str, jax.Array], clips: int, batch_size: int) -> None:
+    task = PretrainingTask(CONFIG, Clips(8), Path("unused"))
+    audio, image = (np.asarray(rows)[:clips] for rows in nnx.jit(task.embeddings)(model, batch))
+    found = task.retrieve(model, clips, batch_size)
+    sound_first, picture_first = metrics.retrieval(audio, image), metrics.retrieval(image, audio)
+    for name in ("r1", "r5", "r10", "median_rank"):
+        assert found[f"audio_to_image_{name}"] == getattr(sound_first, name)
+        assert found[f"image_to_audio_{name}"] == getattr(picture_first, name)
+    assert found["clips"] == clips
+
+
+def test_fewer_held_out_clips_than_asked_for_are_announced(model: CAVMAE, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="absl"):
+        assert PretrainingTask(CONFIG, Clips(8), Path("unused")).retrieve(model, 200, 8)["clips"] == 8
+    assert "only 8 held-out clips" in caplog.text
