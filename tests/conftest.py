@@ -89,9 +89,11 @@ def optax_promotion() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_config() -> Config:
-    """The config of TINY, without files or folders."""
-    return apply(Config(name="tiny"), TINY)
+def unpolished() -> Iterator[None]:
+    """For tests that compile a whole model: halves the time that takes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def compiled_step(config: ModelConfig, batch_size: int) -> Any:
     return jax.jit(step, donate_argnums=0).lower(state, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()
 
 
-@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.usefixtures("optax_promotion", "unpolished")
 def test_estimates_are_near_the_compiled_program() -> None:
     config = ModelConfig(
         width=256, heads=8, depth=2, decoder_width=256, decoder_heads=8, decoder_depth=2, audio_frames=256, image_size=96

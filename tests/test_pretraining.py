@@ -19,6 +19,8 @@ from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.pretraining import PretrainingTask
 
+pytestmark = pytest.mark.usefixtures("unpolished")
+
 CONFIG = apply(Config(), TINY | {"loss.contrast_weight": 0.3, "loss.mae_weight": 2.0})
 
 

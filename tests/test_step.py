@@ -16,7 +16,6 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.step import State, make_step
 
 KEY = jax.random.key(7)
-QUICK: Any = {"xla_backend_optimization_level": 0}  # halves the time to compile a model
 
 
 class Line(nnx.Module):
@@ -80,6 +79,7 @@ def test_the_length_of_the_gradient_is_reported() -> None:
     np.testing.assert_allclose(metrics["gradient_norm"], jnp.linalg.norm(after.params["w"][...] - before.params["w"][...]), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("unpolished")
 def test_micro_batches_of_the_model_give_its_gradient() -> None:
     """Without the contrastive loss, with the same masks, all that is left is rounding."""
     config = apply(Config(), TINY | {"loss.contrast_weight": 0.0})
@@ -101,7 +101,7 @@ def test_micro_batches_of_the_model_give_its_gradient() -> None:
     initial = State(params, frozen, optimizer.init(params))
     results = []
     for micro_batches in (1, 4):
-        step = jax.jit(make_step(graph, loss, optimizer, micro_batches=micro_batches, groups=1), compiler_options=QUICK)
+        step = jax.jit(make_step(graph, loss, optimizer, micro_batches=micro_batches, groups=1))
         results.append(step(initial, batch, KEY))
     (whole, whole_metrics), (parts, parts_metrics) = results
     for name in ("loss", "mae_audio", "mae_image"):
