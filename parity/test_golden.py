@@ -35,7 +35,8 @@ def test_every_intermediate_and_loss_is_the_originals(golden: Golden) -> None:
 
 
 def test_gradients_and_weights_after_adam_steps_are_the_originals(golden: Golden) -> None:
-    rows = list(golden.training_rows())
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes Python floats and int32
+        rows = list(golden.training_rows())
     assert_all(rows, at_least=600)
     assert {row.name.split(".")[0] for row in rows} >= {"grad", "after1"}
 
