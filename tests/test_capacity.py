@@ -115,6 +115,6 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     monkeypatch.setattr(capacity, "Path", lambda path: tmp_path if re.fullmatch("/sys/fs/cgroup", path) else Path(path))
-    assert capacity.usable_memory() == pytest.approx(0.8 * 2_000_000)
+    assert capacity.usable_memory() == pytest.approx(0.7 * 2_000_000)
     (tmp_path / "memory.max").write_text("max\n")
     assert capacity.usable_memory() > 2_000_000
