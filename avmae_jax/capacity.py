@@ -21,8 +21,11 @@ _USABLE_SHARE = 0.7  # of the memory that is free; the rest is for the data, the
 def _stages(config: ModelConfig) -> list[tuple[int, int, int]]:
     """(blocks, tokens, width) of every run of a block stack in one masked pass."""
     shape = config.shape
-    audio, image = (rows * columns for rows, columns in (config.audio_grid, config.image_grid))
+    audio, image = (rows * columns for rows, columns in (config.grid("audio"), config.grid("image")))
     kept_audio, kept_image = num_kept(audio, config.audio_mask_ratio), num_kept(image, config.image_mask_ratio)
+    if config.modality != "both":
+        length, kept = (audio, kept_audio) if config.modality == "audio" else (image, kept_image)
+        return [(shape.depth, kept, shape.width), (shape.decoder_depth, length, shape.decoder_width)]
     separate, joint = shape.depth - config.joint_depth, config.joint_depth
     return [
         (separate, kept_audio, shape.width),
@@ -81,10 +84,7 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
     Raises:
       ValueError: if the batch doesn't divide by the devices, or not even one pair a device fits.
     """
-    if batch_size < 1 or batch_size % groups:
-        raise ValueError(
-            f"train.batch_size is {batch_size}; it must be a positive multiple of the {groups} parts into which the mesh cuts a batch"
-        )
+    require_even(batch_size, groups, groups)
     state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # weights, gradients and their sum, two moments
     fitting = [
         size
@@ -103,7 +103,11 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
 
 def require_even(batch_size: int, micro_batch: int, groups: int) -> None:
     """Raises ValueError unless a batch is so many whole micro-batches, and each of these the same for all devices."""
-    if batch_size < 1 or micro_batch < 1 or batch_size % micro_batch or micro_batch % groups:
+    if batch_size < 1 or batch_size % groups:
+        raise ValueError(
+            f"train.batch_size is {batch_size}; it must be a positive multiple of the {groups} parts into which the mesh cuts a batch"
+        )
+    if micro_batch < 1 or batch_size % micro_batch or micro_batch % groups:
         raise ValueError(
             f"train.batch_size {batch_size} must be a multiple of the micro-batch {micro_batch}, and that of the {groups} parts into which "
             "the mesh cuts a batch; change train.batch_size, train.micro_batch or mesh"

@@ -240,6 +240,14 @@ def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredPara
     raise CheckpointError(_none_left(path, damaged))
 
 
+def newest_meta(directory: str | pathlib.Path) -> dict[str, Any] | None:
+    """The `meta` of the newest step whose note of itself is sound, without reading a tensor; None if there is no such step."""
+    for _, folder in _steps(pathlib.Path(directory).expanduser().absolute()):
+        with contextlib.suppress(DamagedCheckpointError):  # restoring names it
+            return checkpoint_step.read_meta(folder)["meta"]
+    return None
+
+
 def require_same_config(saved: dict[str, Any], current: dict[str, Any], ignore: tuple[str, ...] = ()) -> None:
     """Refuses to go on with another config than the checkpoint's.
 

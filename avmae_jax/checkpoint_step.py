@@ -25,6 +25,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from avmae_jax.trees import flatten
+
 Tensors = dict[str, Any]  # dotted path -> jax.Array or jax.ShapeDtypeStruct
 
 _SHOWN = 10  # tensors listed in an error; the rest is counted
@@ -56,7 +58,7 @@ def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str,
     Raises:
       TypeError: if a leaf isn't a jax array, or `data` or `meta` isn't JSON.
     """
-    tensors = {item: _flatten(tree) for item, tree in trees.items()}
+    tensors = {item: flatten(tree) for item, tree in trees.items()}
     for item, flat in tensors.items():
         for path, leaf in flat.items():
             if not isinstance(leaf, jax.Array):
@@ -105,7 +107,7 @@ def read_tensors(folder: pathlib.Path, content: dict[str, Any], targets: dict[st
     abstract = {}
     for item, target in targets.items():
         signatures = content["tensors"][item]
-        flat = _from_signatures(folder, signatures) if target is None else _flatten(target)
+        flat = _from_signatures(folder, signatures) if target is None else flatten(target)
         _require_same_tensors(folder, item, {path: form for path, (form, _) in signatures.items()}, flat)
         abstract[item] = {path: _with_sharding(leaf) for path, leaf in flat.items()}
     restored = {}
@@ -150,19 +152,6 @@ def _checksums(tensors: Tensors) -> dict[str, int]:
 def first_line(error: Exception) -> str:
     """An error in short; TensorStore's go on for pages."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
-
-
-def _flatten(tree: Any) -> Tensors:
-    """{dotted path: leaf} in the order of jax.tree.leaves; nnx Variables don't add their own `.value` to the path."""
-    flat = {}
-    for keys, leaf in jax.tree.leaves_with_path(tree):
-        if keys and keys[-1] == jax.tree_util.GetAttrKey("value"):
-            keys = keys[:-1]
-        path = jax.tree_util.keystr(keys, simple=True, separator=".") or "value"
-        if path in flat:
-            raise ValueError(f"two leaves are called {path}; rename one")
-        flat[path] = leaf
-    return flat
 
 
 def _form(leaf: Any) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 from typing import Literal, NamedTuple, get_args
 
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
+Modality = Literal["both", "audio", "image"]
 
 
 class Size(NamedTuple):
@@ -37,6 +38,7 @@ SIZES = {
 class ModelConfig:
     """What is built: sizes, positions, masking."""
 
+    modality: str = "both"  # both | audio | image: CAV-MAE, or the masked autoencoder of one modality alone
     size: str = "base"  # a row of SIZES; the six fields below replace single values of that row
     depth: int | None = None  # encoder blocks a token goes through, joint ones included
     width: int | None = None  # D, channels of a token in the encoder
@@ -44,8 +46,10 @@ class ModelConfig:
     decoder_depth: int | None = None  # decoder blocks
     decoder_width: int | None = None  # channels of a token in the decoder
     decoder_heads: int | None = None  # attention heads in the decoder
-    joint_depth: int = 1  # how many of the `depth` blocks see both modalities
+    joint_depth: int = 1  # how many of the `depth` blocks see both modalities; without meaning for one modality
     mlp_ratio: float = 4.0  # hidden width of the MLP over the width of its block
+    norm_eps: float = 1e-5  # epsilon of every LayerNorm: the original's; ViT, MAE and AST have 1e-6 or 1e-12
+    class_token: bool = False  # one modality only: a token that belongs to no patch, as MAE for images has it
     audio_frames: int = 1024  # T, 10 ms each; divisible by patch
     mel_bins: int = 128  # M; divisible by patch
     image_size: int = 224  # H = W in pixels; divisible by patch
@@ -55,7 +59,7 @@ class ModelConfig:
     image_mask_ratio: float = 0.75  # share of image patches hidden, in [0, 1)
     audio_mask_mode: str = "unstructured"  # unstructured | time | freq | tf
     unchained_contrastive: bool = False  # True: as the official code, only the last joint block acts on the contrastive streams
-    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
+    remat: bool = False  # recompute each block in the backward pass: less memory and more time on accelerators, nothing on a CPU
     compute_dtype: str = "float32"  # float32 | bfloat16; parameters, norms, softmax and losses are always float32
 
     @property
@@ -66,20 +70,24 @@ class ModelConfig:
         replaced = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
         return SIZES[self.size]._replace(**replaced)
 
-    @property
-    def audio_grid(self) -> tuple[int, int]:
-        """Audio patches as (mel rows, time columns)."""
-        return self.mel_bins // self.patch, self.audio_frames // self.patch
+    def picture(self, modality: str) -> tuple[int, int, int]:
+        """(height, width, channels) of what a modality's patches are cut from; for audio (mel bins, frames, 1)."""
+        sides = (self.mel_bins, self.audio_frames) if modality == "audio" else (self.image_size, self.image_size)
+        return *sides, 1 if modality == "audio" else 3
 
-    @property
-    def image_grid(self) -> tuple[int, int]:
-        """Image patches as (rows, columns)."""
-        return self.image_size // self.patch, self.image_size // self.patch
+    def grid(self, modality: str) -> tuple[int, int]:
+        """Patches as (rows, columns); for audio (mel rows, time columns)."""
+        height, width, _ = self.picture(modality)
+        return height // self.patch, width // self.patch
 
     def validate(self) -> None:
         """Raises ValueError naming the first field that can't work."""
         shape = self.shape
-        sizes = {**shape._asdict(), "patch": self.patch, "mlp_ratio": self.mlp_ratio}
+        if self.modality not in get_args(Modality):
+            raise ValueError(f"model.modality is {self.modality!r}; choose one of {', '.join(get_args(Modality))}")
+        if self.class_token and self.modality == "both":
+            raise ValueError("model.class_token is for one modality; set model.modality to audio or image")
+        sizes = {**shape._asdict(), "patch": self.patch, "mlp_ratio": self.mlp_ratio, "norm_eps": self.norm_eps}
         for name, value in sizes.items():
             if value < 0 or (value == 0 and name != "decoder_depth"):
                 raise ValueError(f"model.{name} is {value}; it must be positive")

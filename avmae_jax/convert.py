@@ -1,46 +1,56 @@
-"""Between the official state dict and this project's parameters.
+"""Between the official state dict and this project's parameters, both ways.
 
-The name map is a list of renamings. The tensors need one rule: a torch linear weight [out, in] is transposed, a convolution
-[D, C, P, P] becomes [P, P, C, D], and the result has the shape of its target (heads as an axis of their own, patches flattened). The
-rule is linear, so gradients are converted like weights.
+The name map is the tables below, read in either direction. The tensors need one rule: a torch linear weight [out, in] is transposed, a
+convolution [D, C, P, P] becomes [P, P, C, D], and the result has the shape of its target (heads as an axis of their own, patches
+flattened). The rule is linear, so gradients are converted like weights, and loses nothing, so there and back is the same to the last bit.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from avmae_jax.config import ModelConfig
-from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.config import SIZES, ModelConfig
+from avmae_jax.trees import flatten
 
-# (pattern in the official name, ours); every rule is tried once, in this order
-_RULES = [
-    # whose part it is
-    (r"^(modality|pos_embed|patch_embed)_([av])\b", r"encoder.\2.\1"),
-    (r"^decoder_(modality|pos_embed|pred)_([av])\b", r"decoder.\2.\1"),
-    (r"^blocks_([av])\.", r"encoder.\1.blocks."),
-    (r"^blocks_u\.", r"encoder.blocks."),
-    (r"^norm", r"encoder.norm"),
-    (r"^decoder_(embed|blocks|norm)\b", r"decoder.\1"),
-    (r"^mask_token$", r"decoder.mask_token"),
-    # norms by stream
-    (r"\b(norm[12]?)_([av])\b", r"\1.\2"),
-    (r"\b(norm[12]?)\.(weight|bias)$", r"\1.main.\2"),
-    (r"\b(norm[12]?\.\w+)\.weight$", r"\1.scale"),
-    # other words for the same thing
-    (r"\bpatch_embed\.proj\b", r"patch_embed"),
-    (r"\bpos_embed\b", r"positions"),
-    (r"\bpred\b", r"head"),
-    (r"\.a\.", r".audio."),
-    (r"\.v\.", r".image."),
-    (r"\.weight$", r".kernel"),
-]
+M = TypeVar("M", bound=nnx.Module)
+
+_STREAMS = {"": "main", "_a": "audio", "_v": "image"}
+_MODALITIES = {"a": "audio", "v": "image"}
+# official name -> ours, without the last part (weight, bias)
+_STACKS = {
+    "blocks_a": "encoder.audio.blocks",
+    "blocks_v": "encoder.image.blocks",
+    "blocks_u": "encoder.blocks",
+    "decoder_blocks": "decoder.blocks",
+}
+_IN_BLOCK = {name: name for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")} | {
+    f"{norm}{mark}": f"{norm}.{stream}" for norm in ("norm1", "norm2") for mark, stream in _STREAMS.items()
+}
+_LAYERS = {
+    **{f"patch_embed_{m}.proj": f"encoder.{modality}.patch_embed" for m, modality in _MODALITIES.items()},
+    **{f"norm{mark}": f"encoder.norm.{stream}" for mark, stream in _STREAMS.items()},
+    "decoder_embed": "decoder.embed",
+    "decoder_norm": "decoder.norm.main",
+    **{f"decoder_pred_{m}": f"decoder.ends.{modality}.head" for m, modality in _MODALITIES.items()},
+    "mlp_head.0": "head.norm",
+    "mlp_head.1": "head.linear",
+}
+_TENSORS = {
+    "mask_token": "decoder.mask_token",
+    **{f"pos_embed_{m}": f"encoder.{modality}.positions" for m, modality in _MODALITIES.items()},
+    **{f"modality_{m}": f"encoder.{modality}.modality" for m, modality in _MODALITIES.items()},
+    **{f"decoder_pos_embed_{m}": f"decoder.ends.{modality}.positions" for m, modality in _MODALITIES.items()},
+    **{f"decoder_modality_{m}": f"decoder.ends.{modality}.modality" for m, modality in _MODALITIES.items()},
+}
+_OFFICIAL_OF = {ours: name for table in (_STACKS, _IN_BLOCK, _LAYERS, _TENSORS) for name, ours in table.items()}
 # Every official block carries three norm pairs; outside the joint blocks only the first is used.
-_UNUSED = re.compile(r"^(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)$")
+_UNUSED = re.compile(r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)")
 
 
 class ConversionError(ValueError):
@@ -49,14 +59,33 @@ class ConversionError(ValueError):
 
 def is_unused(name: str) -> bool:
     """True for an official norm that is stored and never used."""
-    return _UNUSED.match(name) is not None
+    return _UNUSED.fullmatch(name) is not None
 
 
-def path_of(name: str) -> str:
-    """The dotted path of an official tensor here: "blocks_u.0.norm1_a.weight" -> "encoder.blocks.0.norm1.audio.scale"."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name, count=1)
-    return name
+def path_of(name: str) -> str | None:
+    """The dotted path of an official tensor: "blocks_u.0.norm1_a.weight" -> "encoder.blocks.0.norm1.audio.scale"; None if it has none."""
+    layer, _, kind = name.rpartition(".")
+    ours = _map_layer(layer, _STACKS | _IN_BLOCK | _LAYERS)
+    if name in _TENSORS or not ours or kind not in ("weight", "bias"):
+        return _TENSORS.get(name)
+    weight = "scale" if re.search(r"\bnorm[12]?(\.(main|audio|image))?$", ours) else "kernel"
+    return f"{ours}.{kind if kind == 'bias' else weight}"
+
+
+def name_of(path: str) -> str | None:
+    """The official name of a dotted path, the inverse of path_of; None if the original has no such tensor."""
+    layer, _, kind = path.rpartition(".")
+    name = _map_layer(layer, _OFFICIAL_OF)
+    return f"{name}.{'bias' if kind == 'bias' else 'weight'}" if name else _OFFICIAL_OF.get(path)
+
+
+def _map_layer(layer: str, table: Mapping[str, str]) -> str | None:
+    """The other name of a layer, alone or inside a block of a stack; None if there is none."""
+    block = re.fullmatch(r"(.+blocks\w*)\.(\d+)\.(.+)", layer) or re.fullmatch(r"(blocks\w*)\.(\d+)\.(.+)", layer)
+    if block is None:
+        return table.get(layer)
+    stack, inside = table.get(block[1]), table.get(block[3])
+    return f"{stack}.{block[2]}.{inside}" if stack and inside else None
 
 
 def convert_tensor(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -68,7 +97,15 @@ def convert_tensor(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return tensor.reshape(shape)
 
 
-def convert_state(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def official_tensor(path: str, tensor: np.ndarray) -> np.ndarray:
+    """A parameter in the official layout, the inverse of convert_tensor."""
+    shape = _official_shape(path, tensor.shape)
+    if len(shape) == 4:
+        return tensor.reshape(*shape[2:], shape[1], shape[0]).transpose(3, 2, 0, 1)
+    return tensor.reshape(shape[::-1]).T if len(shape) == 2 else tensor.reshape(shape)
+
+
+def from_official(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Official tensors by name -> ours by dotted path; the norms that are never used are left out.
 
     Args:
@@ -83,25 +120,46 @@ def convert_state(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
         path = path_of(name)
         if is_unused(name):
             continue
-        if path not in shapes:
-            problems.append(f"unexpected: {name}")
-        elif path in converted:
-            problems.append(f"duplicate: {name} is a second name of {path}")
-        elif tensor.shape != _official_shape(path, shapes[path]):
-            problems.append(f"misshapen: {name} is {tensor.shape} and can't become {shapes[path]} ({path})")
+        if path is None or path not in shapes:
+            problems.append(f"unexpected: {name} {tensor.shape}")
+        elif tensor.shape != (wanted := _official_shape(path, shapes[path])):
+            problems.append(f"misshapen: {name} is {tensor.shape}, the model's is {wanted}")
         else:
             converted[path] = convert_tensor(tensor, shapes[path])
-    named = {path_of(name) for name in tensors}
-    problems = [f"missing: {path}" for path in shapes if path not in named] + problems
+    missing = [path for path in shapes if name_of(path) not in tensors]
+    require_none([f"missing: {name_of(path) or f'{path}, which the original does not have'}" for path in missing] + problems)
+    return converted
+
+
+def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Ours by dotted path -> official tensors by name, the norms that are never used included, as they are initialised.
+
+    Raises:
+      ConversionError: listing every parameter that the original has no place for.
+    """
+    names = {path: name_of(path) for path in params}
+    require_none([f"not in the original: {path}" for path, name in names.items() if name is None])
+    official: dict[str, np.ndarray] = {}
+    for path, tensor in params.items():
+        name = str(names[path])
+        official[name] = np.ascontiguousarray(official_tensor(path, tensor))
+        layer, _, kind = name.rpartition(".")
+        for mark in ("_a", "_v"):
+            if is_unused(unused := f"{layer}{mark}.{kind}"):
+                official[unused] = np.full_like(tensor, kind == "weight")
+    return official
+
+
+def require_none(problems: list[str]) -> None:
+    """Raises ConversionError with all problems, if there are any."""
     if problems:
         raise ConversionError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))
-    return converted
 
 
 def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the official tensor of a parameter has; a comparison of sizes alone would let a transposed one through."""
     size = math.prod(ours)
-    if path.endswith(".patch_embed.kernel"):
+    if path.endswith("patch_embed.kernel"):
         channels = 3 if ".image." in path else 1
         patch = math.isqrt(ours[0] // channels)
         return (ours[1], channels, patch, patch)
@@ -113,59 +171,87 @@ def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
     return (size,)
 
 
-def flat_params(state: Any) -> dict[str, Any]:
-    """An nnx.State (or a module) as {dotted path: array}."""
-    state = nnx.state(state, nnx.Param) if isinstance(state, nnx.Module) else state
-    return {dotted(path): variable[...] for path, variable in nnx.to_flat_state(state)}
+def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
+    """A model with given parameters, without initialising it first.
+
+    Args:
+      make: gives a fresh model; only its structure is looked at.
+      params: dotted path -> array, as in `flatten(model)`.
+
+    Raises:
+      ConversionError: listing every missing, unexpected and misshapen parameter.
+    """
+    model = nnx.eval_shape(make)
+    wanted = flatten(nnx.state(model, nnx.Param))
+    problems = [f"missing: {path}" for path in wanted if path not in params] + [
+        f"unexpected: {path}" for path in params if path not in wanted
+    ]
+    problems += [
+        f"misshapen: {path} is {params[path].shape}, the model's is {leaf.shape}"
+        for path, leaf in wanted.items()
+        if path in params and params[path].shape != leaf.shape
+    ]
+    require_none(problems)
+    graph, state = nnx.split(model)
+    leaves = [jnp.asarray(params[path], leaf.dtype) for path, leaf in flatten(state).items()]
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
 
 
-def dotted(path: Iterable[object]) -> str:
-    """A path in an nnx.State as it stands in messages and tables."""
-    return ".".join(map(str, path))
+def build_official(make: Callable[[], M], tensors: Mapping[str, np.ndarray]) -> M:
+    """A model with the weights of an official state dict; see build and from_official."""
+    shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(make)).items()}
+    return build(make, from_official(tensors, shapes))
 
 
-def build(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> CAVMAE:
-    """A pretraining model of these sizes with the weights of an official state dict; ConversionError if they don't fit."""
-    model = nnx.eval_shape(lambda: CAVMAE(config, rngs=nnx.Rngs(0)))
-    graph, abstract = nnx.split(model)
-    flat = nnx.to_flat_state(abstract)
-    converted = convert_state(tensors, {dotted(path): variable.shape for path, variable in flat})
-    weights = [(path, variable.replace(jnp.asarray(converted[dotted(path)], variable.dtype))) for path, variable in flat]
-    return nnx.merge(graph, nnx.from_flat_state(weights))
-
-
-def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int, decoder_heads: int, mel_bins: int = 128) -> ModelConfig:
-    """The sizes of a pretraining model from its official state dict.
+def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> ModelConfig:
+    """The sizes of a model from its official state dict, with decoder (pretraining) or without (classifier).
 
     Args:
       tensors: official name -> array.
-      heads: of the encoder; no tensor's shape tells.
+      heads: of the encoder, which no tensor's shape tells; 0: those of the published model of this width.
       decoder_heads: likewise.
       mel_bins: M; from it and the number of audio positions follow the frames.
 
     Raises:
-      ConversionError: if a tensor that gives a size is missing.
+      ConversionError: if a tensor that gives a size is missing, or there is no published model of this width.
     """
-    needed = ["patch_embed_v.proj.weight", "decoder_embed.weight", "blocks_u.0.mlp.fc1.weight", "pos_embed_a", "pos_embed_v"]
+    needed = ["patch_embed_v.proj.weight", "blocks_u.0.mlp.fc1.weight", "pos_embed_a", "pos_embed_v"]
     missing = [name for name in needed if name not in tensors]
     if missing:
-        raise ConversionError(f"these are no weights of a CAV-MAE with decoder: {', '.join(missing)} missing")
+        raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(missing)} missing; there are {_some(list(tensors))}")
     width, _, patch, _ = tensors["patch_embed_v.proj.weight"].shape
     joint_depth = _count_blocks(tensors, "blocks_u")
+    decoder: dict[str, Any] = {}
+    if "decoder_embed.weight" in tensors:
+        decoder_width = tensors["decoder_embed.weight"].shape[0]
+        decoder = {
+            "decoder_width": decoder_width,
+            "decoder_depth": _count_blocks(tensors, "decoder_blocks"),
+            "decoder_heads": decoder_heads or _published_heads(decoder_width, "decoder_"),
+        }
     return ModelConfig(
         depth=_count_blocks(tensors, "blocks_a") + joint_depth,
         joint_depth=joint_depth,
         width=width,
-        heads=heads,
-        decoder_depth=_count_blocks(tensors, "decoder_blocks"),
-        decoder_width=tensors["decoder_embed.weight"].shape[0],
-        decoder_heads=decoder_heads,
+        heads=heads or _published_heads(width, ""),
         mlp_ratio=tensors["blocks_u.0.mlp.fc1.weight"].shape[0] / width,
         audio_frames=tensors["pos_embed_a"].shape[1] * patch // mel_bins * patch,
         mel_bins=mel_bins,
         image_size=math.isqrt(tensors["pos_embed_v"].shape[1]) * patch,
         patch=patch,
+        **decoder,
     )
+
+
+def _published_heads(width: int, kind: str) -> int:
+    for size in SIZES.values():
+        if getattr(size, f"{kind}width") == width:
+            return getattr(size, f"{kind}heads")
+    raise ConversionError(f"no published model has a {kind}width of {width}, so the number of heads must be given: {kind}heads")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
 
 
 def _count_blocks(tensors: Mapping[str, np.ndarray], stack: str) -> int:

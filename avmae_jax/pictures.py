@@ -9,7 +9,7 @@ Axis letters: n clips, H rows, W columns, C channels, P patch, L tokens, T spect
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD
-from avmae_jax.models.patches import patchify, spectrogram_picture, unpatchify
+from avmae_jax.models.patches import patchify, unpatchify
 
 GREY = (0.5, 0.5, 0.5)  # hidden patches
 BROKEN = (1.0, 0.0, 1.0)  # values that aren't finite
@@ -100,69 +100,49 @@ def _stages(panels: Panels, paint: Callable[[np.ndarray], np.ndarray]) -> list[n
     return [original, masked, colour(panels.reconstructed)]
 
 
-def reconstructions(
-    path: Path,
-    *,
-    images: np.ndarray,
-    pred_images: np.ndarray,
-    hidden_images: np.ndarray,
-    fbanks: np.ndarray,
-    pred_fbanks: np.ndarray,
-    hidden_fbanks: np.ndarray,
-    image_grid: tuple[int, int],
-    audio_grid: tuple[int, int],
-    patch: int,
-    norm_pix: bool,
-    titles: Sequence[str],
-) -> None:
+def reconstructions(path: Path, panels: Mapping[str, Panels], titles: Sequence[str], *, norm_pix: bool) -> None:
     """Saves a PNG with a row for each clip: its image and its spectrogram, each as given, as seen, and as filled in by the model.
 
     Args:
       path: of the PNG; its folder is made if need be.
-      images: float32[n, H, W, 3], ImageNet-normalised; a handful of clips.
-      pred_images: float32[n, Lv, P * P * 3].
-      hidden_images: float32[n, Lv], 1 where hidden.
-      fbanks: float32[n, T, M], normalised log-mel.
-      pred_fbanks: float32[n, La, P * P].
-      hidden_fbanks: float32[n, La].
-      image_grid: (rows, columns) of the image patches.
-      audio_grid: (mel rows, time columns) of the audio patches.
-      patch: P.
-      norm_pix: see compose.
-      titles: n names of clips.
+      panels: of compose, under "image" and "audio", or under one of these: ImageNet-normalised images, spectrogram pictures [n, M, T, 1].
+      titles: n names of clips, a handful.
+      norm_pix: whether the predictions have got mean and contrast from the original, which the heading tells.
 
     Raises:
-      ValueError: if the shapes don't fit each other.
+      ValueError: if there aren't as many pictures as titles.
       OSError: if the file can't be written.
     """
-    clips = len(images)
-    if not clips or len(fbanks) != clips or len(titles) != clips:
-        raise ValueError(f"{clips} images, {len(fbanks)} spectrograms and {len(titles)} titles; give one of each for every clip")
-    spectrograms = np.asarray(spectrogram_picture(jnp.asarray(fbanks)))
-    image_colours = image_stages(compose(images, pred_images, hidden_images, grid=image_grid, patch=patch, norm_pix=norm_pix))
-    audio_colours = spectrogram_stages(compose(spectrograms, pred_fbanks, hidden_fbanks, grid=audio_grid, patch=patch, norm_pix=norm_pix))
-    figure = Figure(figsize=(WIDTH / _DPI, (_HEAD + clips * _ROW) / _DPI), dpi=_DPI, facecolor="white")
-    shares = [f"{float(np.mean(hidden)):.0%} of the {what}" for what, hidden in (("image", hidden_images), ("sound", hidden_fbanks))]
+    counts = {name: len(panel.original) for name, panel in panels.items()}
+    if not titles or set(counts.values()) != {len(titles)}:
+        raise ValueError(f"panels for {counts} clips and {len(titles)} titles; give one of each for every clip")
+    paint = {"image": image_stages, "audio": spectrogram_stages}
+    colours = {name: paint[name](panel) for name, panel in panels.items()}
+    figure = Figure(figsize=(WIDTH / _DPI, (_HEAD + len(titles) * _ROW) / _DPI), dpi=_DPI, facecolor="white")
+    words = {"image": "image", "audio": "sound"}
+    shares = [f"{float(np.mean(panels[name].hidden)):.0%} of the {word}" for name, word in words.items() if name in panels]
     note = ", with each patch's mean and contrast from the original" if norm_pix else ""
     _write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=11)
-    for i, stage in enumerate(_STAGES):
+    for i, stage in enumerate(_STAGES if "image" in panels else ()):
         _write(figure, _MARGIN + i * (_IMAGE + _GAP), 48, stage, size=9, color="0.35")
-    seconds = fbanks.shape[1] * SHIFT / SAMPLE_RATE
     for clip, title in enumerate(titles):
-        stages = [stage[clip] for stage in image_colours], [stage[clip] for stage in audio_colours]
-        _draw_clip(figure, _HEAD + clip * _ROW, title, *stages, seconds)
+        top = _HEAD + clip * _ROW
+        name = ascii(title)[1:-1]  # it comes from a file: nothing in it may be taken for markup or break the layout
+        name = name if len(name) <= 150 else f"{name[:100]} ... {name[-45:]}"
+        _write(figure, _MARGIN, top + _TITLE / 2, name, size=9, weight="bold")
+        if "image" in panels:
+            _draw_images(figure, top + _TITLE, [stage[clip] for stage in colours["image"]])
+        if "audio" in panels:
+            seconds = panels["audio"].original.shape[2] * SHIFT / SAMPLE_RATE
+            _draw_spectrograms(figure, top + _TITLE, [stage[clip] for stage in colours["audio"]], seconds)
     _save(figure, path)
 
 
-def _draw_clip(figure: Figure, top: float, title: str, images: list[np.ndarray], spectrograms: list[np.ndarray], seconds: float) -> None:
-    name = ascii(title)[1:-1]  # it comes from a file: nothing in it may be taken for markup or break the layout
-    name = name if len(name) <= 150 else f"{name[:100]} ... {name[-45:]}"
-    _write(figure, _MARGIN, top + _TITLE / 2, name, size=9, weight="bold")
-    for i, picture in enumerate(images):
-        axes = _axes(figure, _MARGIN + i * (_IMAGE + _GAP), top + _TITLE, _IMAGE, _IMAGE)
+def _draw_images(figure: Figure, top: float, stages: list[np.ndarray]) -> None:
+    for i, picture in enumerate(stages):
+        axes = _axes(figure, _MARGIN + i * (_IMAGE + _GAP), top, _IMAGE, _IMAGE)
         axes.imshow(picture)
         axes.set_axis_off()
-    _draw_spectrograms(figure, top + _TITLE, spectrograms, seconds)
 
 
 def _draw_spectrograms(figure: Figure, top: float, stages: list[np.ndarray], seconds: float) -> None:

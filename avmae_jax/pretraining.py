@@ -11,12 +11,14 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax import losses, metrics, pictures
-from avmae_jax.config import Config
+from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
-from avmae_jax.models.cavmae import CAVMAE, Pretraining
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.mae import MAE
 from avmae_jax.models.masking import sample_noise
+from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.step import Metrics
 
 Arrays = Mapping[str, jax.Array]
@@ -31,22 +33,29 @@ class PretrainingTask:
         self._examples: Any = None
         self._forward = nnx.jit(self.forward)  # kept, so that it is compiled once
 
-    def forward(self, model: CAVMAE, batch: Arrays, key: jax.Array) -> tuple[Pretraining, jax.Array, jax.Array]:
+    def noise(self, modality: str, batch: int, key: jax.Array) -> jax.Array:
+        """Masking noise as the config wants it: float32[B, L]."""
+        model = self.config.model
+        ratio, mode = (model.audio_mask_ratio, model.audio_mask_mode) if modality == "audio" else (model.image_mask_ratio, "unstructured")
+        return sample_noise(key, batch, model.grid(modality), ratio, mode)
+
+    def forward(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         """The masked pass on a batch, with the inputs it saw; the key decides the masks."""
-        settings = self.config.model
         fbank, image = model_inputs(batch, self.config)
         audio_key, image_key = jax.random.split(key)
-        noise_audio = sample_noise(audio_key, len(fbank), settings.audio_grid, settings.audio_mask_ratio, settings.audio_mask_mode)
-        noise_image = sample_noise(image_key, len(image), settings.image_grid, settings.image_mask_ratio)
-        return model(fbank, image, noise_audio, noise_image), fbank, image
+        return model(fbank, image, self.noise("audio", len(fbank), audio_key), self.noise("image", len(image), image_key)), fbank, image
 
-    def loss(self, model: CAVMAE, batch: Arrays, key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
+    def loss(self, model: Any, batch: Arrays, key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
         """See train.Task."""
         out, fbank, image = self.forward(model, batch, key)
         groups = groups if self.config.loss.negatives == "shard" else 1
         return losses.pretraining_loss(out, fbank, image, self.config.loss, patch=self.config.model.patch, groups=groups)
 
-    def draw(self, model: CAVMAE, step: int) -> None:
+    def predictions(self, out: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What a masked pass predicts of each modality, and which patches were hidden."""
+        return {"image": (out.pred_image, out.mask_image.hidden), "audio": (out.pred_audio, out.mask_audio.hidden)}
+
+    def draw(self, model: Any, step: int) -> None:
         """Reconstructions of four held-out clips, masked alike every time: pictures/reconstructions_<step>.png."""
         if self._test is None or jax.process_index():
             return
@@ -54,29 +63,21 @@ class PretrainingTask:
             self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, limit=4)))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, fbank, image = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
-        folder = self._workdir / "pictures"
-        folder.mkdir(exist_ok=True)
-        pictures.reconstructions(
-            folder / f"reconstructions_{step:07d}.png",
-            images=image,
-            pred_images=out.pred_image,
-            hidden_images=out.mask_image.hidden,
-            fbanks=fbank,
-            pred_fbanks=out.pred_audio,
-            hidden_fbanks=out.mask_audio.hidden,
-            image_grid=self.config.model.image_grid,
-            audio_grid=self.config.model.audio_grid,
-            patch=self.config.model.patch,
-            norm_pix=self.config.loss.norm_pix,
-            titles=[str(name) for name in self._examples["id"]],
-        )
+        shown = {"image": image, "audio": np.asarray(spectrogram_picture(fbank))}
+        sizes, norm_pix = self.config.model, self.config.loss.norm_pix
+        panels = {
+            name: pictures.compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=norm_pix)
+            for name, (pred, hidden) in self.predictions(out).items()
+        }
+        path = self._workdir / "pictures" / f"reconstructions_{step:07d}.png"
+        pictures.reconstructions(path, panels, [str(name) for name in self._examples["id"]], norm_pix=norm_pix)
 
-    def embeddings(self, model: CAVMAE, batch: Arrays) -> tuple[jax.Array, jax.Array]:
+    def embeddings(self, model: Any, batch: Arrays) -> tuple[jax.Array, jax.Array]:
         """What retrieval compares of each clip, unmasked: float32[B, D] of its sound and of its frame."""
         fbank, image = model_inputs(batch, self.config)
         return metrics.embedding(model.audio_features(fbank)), metrics.embedding(model.image_features(image))
 
-    def retrieve(self, model: CAVMAE, clips: int, batch_size: int = 20) -> dict[str, float]:
+    def retrieve(self, model: Any, clips: int, batch_size: int = 20) -> dict[str, float]:
         """Retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips.
 
         Returns:
@@ -100,3 +101,39 @@ class PretrainingTask:
         for name, found in {"audio_to_image": metrics.retrieval(audio, image), "image_to_audio": metrics.retrieval(image, audio)}.items():
             results |= {f"{name}_{field}": float(getattr(found, field)) for field in ("r1", "r5", "r10", "median_rank", "ties")}
         return results
+
+
+class SingleModalityTask(PretrainingTask):
+    """The loss of the masked autoencoder of one modality, and its pictures."""
+
+    def forward(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        """As PretrainingTask."""
+        fbank, image = model_inputs(batch, self.config)
+        inputs = fbank if self.config.model.modality == "audio" else image
+        return model(inputs, self.noise(self.config.model.modality, len(inputs), key)), fbank, image
+
+    def loss(self, model: Any, batch: Arrays, key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
+        """See train.Task; the mean is over the hidden patches of all devices, whatever `groups`."""
+        out, fbank, image = self.forward(model, batch, key)
+        picture = spectrogram_picture(fbank) if self.config.model.modality == "audio" else image
+        patch, norm_pix = self.config.model.patch, self.config.loss.norm_pix
+        loss = losses.reconstruction_loss(picture, out.pred, out.mask.hidden, patch=patch, norm_pix=norm_pix)
+        return loss, {"loss": loss, f"mae_{self.config.model.modality}": loss}
+
+    def predictions(self, out: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """As PretrainingTask."""
+        return {self.config.model.modality: (out.pred, out.mask.hidden)}
+
+    def retrieve(self, model: Any, clips: int, batch_size: int = 20) -> dict[str, float]:
+        """Nothing: one modality finds no other."""
+        return {}
+
+
+def make_model(config: ModelConfig, seed: int) -> CAVMAE | MAE:
+    """The pretraining model that the config's modality asks for, freshly initialised."""
+    return (CAVMAE if config.modality == "both" else MAE)(config, rngs=nnx.Rngs(seed))
+
+
+def make_task(config: Config, test: ClipSource | None, workdir: Path) -> PretrainingTask:
+    """The pretraining task that the config's modality asks for."""
+    return (PretrainingTask if config.model.modality == "both" else SingleModalityTask)(config, test, workdir)

@@ -11,9 +11,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.config import MeshConfig
-from avmae_jax.convert import dotted
+from avmae_jax.trees import dotted
 
-_VARIABLE = jax.tree_util.GetAttrKey("value")  # the step from an nnx variable to its array
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
@@ -57,7 +56,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     """A NamedSharding for each leaf of a pytree of parameters or moments, by its path; a part that doesn't divide stays whole."""
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        name = dotted(_key(entry) for entry in path if entry != _VARIABLE)
+        name = dotted(path)
         spec = next((spec for pattern, spec in _TABLE if re.search(pattern, name)), PartitionSpec())
         fitting = [
             axis if axis is None or leaf.shape[index] % mesh.shape[axis] == 0 else None
@@ -71,11 +70,3 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This host's share of a batch onto its devices: a pytree of NumPy arrays [B / hosts, ...] -> global arrays [B, ...]."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), array), batch)
-
-
-def _key(entry: Any) -> str:
-    """One step of a jax key path as it stands in a dotted path."""
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)

@@ -196,7 +196,8 @@ class Trainer:
         size = min(self.micro_batch, len(self.test_source) // self.groups * self.groups)
         if not size:
             raise ValueError(
-                f"{len(self.test_source)} held-out clips can't be shared by {self.groups} devices; give more, or set data.eval_path to none"
+                f"{len(self.test_source)} held-out clips can't be shared by the {self.groups} parts into which the mesh cuts a batch; "
+                "hold out more clips, or lower mesh.data or mesh.fsdp"
             )
         count = len(self.test_source) // size
         count = min(count, self.config.train.eval_batches or count)

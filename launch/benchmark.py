@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from flax import nnx
 from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
@@ -21,8 +20,7 @@ from rich.table import Table
 from avmae_jax import capacity
 from avmae_jax.config import Config
 from avmae_jax.data.shards import DatasetError
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.pretraining import PretrainingTask
+from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import Trainer, put_on_devices
 from launch import runtime
 from launch.pretrain import open_sources, pick_micro_batch
@@ -92,8 +90,8 @@ def benchmark(config: Config, steps: int) -> dict[str, float]:
     config.data.builtin_train, config.data.builtin_test = max(_BUILTIN_CLIPS, config.train.batch_size), 1
     micro_batch = pick_micro_batch(config)
     train, _ = open_sources(config)
-    task = PretrainingTask(config, None, Path(config.train.workdir))
-    trainer = Trainer(config, CAVMAE(config.model, rngs=nnx.Rngs(config.train.seed)), task, train, None, micro_batch=micro_batch)
+    task = make_task(config, None, Path(config.train.workdir))
+    trainer = Trainer(config, make_model(config.model, config.train.seed), task, train, None, micro_batch=micro_batch)
     try:
         return {"micro-batch": micro_batch, **measure_step(trainer, steps), **measure_reader(trainer)}
     finally:

@@ -17,14 +17,13 @@ from flax import nnx
 from ml_collections import config_flags
 
 from avmae_jax import capacity, optim, pictures, sharding
-from avmae_jax.checkpoint import CheckpointError
+from avmae_jax.checkpoint import CheckpointError, newest_meta
 from avmae_jax.config import Config
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
 from avmae_jax.logbook import METRICS_FILE
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.pretraining import PretrainingTask
+from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import NonFiniteLossError, Trainer
 from launch import runtime
 
@@ -41,17 +40,27 @@ def open_sources(config: Config) -> tuple[ClipSource, ClipSource | None]:
     return train, open_source(config.data, "test")
 
 
-def pick_micro_batch(config: Config) -> int:
-    """`train.micro_batch`, or what fits in memory; says so where a step has to be split."""
+def pick_micro_batch(config: Config, before: int = 0) -> int:
+    """Pairs computed at once; says so where a step has to be split.
+
+    `train.micro_batch` comes first, then the size that the run to be resumed had `before`, if the devices can share it, and only then what
+    fits in memory: what is free changes from moment to moment, and another size is another set of negatives.
+    """
     groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
-    params = nnx.eval_shape(lambda: nnx.state(CAVMAE(config.model, rngs=nnx.Rngs(0)), nnx.Param))
+    params = nnx.eval_shape(lambda: nnx.state(make_model(config.model, 0), nnx.Param))
     batch, memory = config.train.batch_size, capacity.usable_memory()
-    micro_batch = config.train.micro_batch or capacity.choose_micro_batch(config.model, params, batch, groups, memory)
+    if micro_batch := config.train.micro_batch:
+        reason = "as train.micro_batch says"
+    elif before and batch % before == 0 and before % groups == 0:
+        micro_batch, reason = before, "as in the run that is resumed; train.micro_batch changes it"
+    else:
+        micro_batch = capacity.choose_micro_batch(config.model, params, batch, groups, memory)
+        reason = f"{memory / 2**30:.1f} GiB a device may be used"
     capacity.require_even(batch, micro_batch, groups)
     if micro_batch < batch:
         logging.info(
-            "a step of %d pairs is computed as %d micro-batches of %d (%.1f GiB a device may be used); negatives come from one micro-batch",
-            batch, batch // micro_batch, micro_batch, memory / 2**30,
+            "a step of %d pairs is computed as %d micro-batches of %d (%s); negatives come from one micro-batch",
+            batch, batch // micro_batch, micro_batch, reason,
         )  # fmt: skip
     trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(params, optim.trainable(config.model))))
     logging.info("%.1f M parameters are trained", trained / 1e6)
@@ -97,11 +106,11 @@ def pretrain(config: Config) -> dict[str, Any] | None:
     begin = time.monotonic()
     workdir = claim_workdir(config)
     announce(config)
-    micro_batch = pick_micro_batch(config)
+    micro_batch = pick_micro_batch(config, (newest_meta(workdir / "checkpoints") or {}).get("micro_batch", 0))
     train, test = open_sources(config)
     logging.info("%d training clips, %s held out", len(train), "none" if test is None else len(test))
-    task = PretrainingTask(config, test, workdir)
-    trainer = Trainer(config, CAVMAE(config.model, rngs=nnx.Rngs(config.train.seed)), task, train, test, micro_batch=micro_batch)
+    task = make_task(config, test, workdir)
+    trainer = Trainer(config, make_model(config.model, config.train.seed), task, train, test, micro_batch=micro_batch)
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         finished = trainer.run(bar)
     guessed_among = micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1)

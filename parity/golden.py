@@ -32,6 +32,7 @@ from rich.table import Table
 from avmae_jax import convert, losses, optim
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
+from avmae_jax.trees import flatten
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -83,7 +84,7 @@ class Golden:
         self.fbank = jnp.asarray(arrays["in.audio"])
         self.image = jnp.asarray(arrays["in.image"].transpose(0, 2, 3, 1))
         self.config = self._find_model()
-        self.model = convert.build(self.config, self.params)
+        self.model = self.build(self.config)
         self.loss = self._find_loss()
 
     def inputs(self, suffix: str = "") -> tuple[jax.Array, ...]:
@@ -91,8 +92,12 @@ class Golden:
         noise = [jnp.asarray(self.arrays[f"in.noise_{modality}{suffix}"]) for modality in ("audio", "image")]
         return self.fbank, self.image, *noise
 
+    def build(self, config: ModelConfig) -> CAVMAE:
+        """The JAX model with the file's weights."""
+        return convert.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), self.params)
+
     def _error(self, config: ModelConfig, name: str, pick: Callable[[Pretraining], jax.Array]) -> float:
-        graph, weights = nnx.split(convert.build(config, self.params))
+        graph, weights = nnx.split(self.build(config))
         out = jax.jit(lambda weights, inputs: pick(nnx.merge(graph, weights)(*inputs)))(weights, self.inputs())
         return compare(name, out, self.arrays[f"out.{name}"], OUTPUT_TOLERANCE).relative
 
@@ -194,7 +199,7 @@ class Golden:
     def training_rows(self) -> Iterator[Row]:
         """Gradients of the first step, the loss of each step, and the weights after those steps that the file holds."""
         graph, weights, rest = nnx.split(self.model, optim.trainable(self.config), ...)
-        shapes = {path: value.shape for path, value in convert.flat_params(weights).items()}
+        shapes = {path: value.shape for path, value in flatten(weights).items()}
         optimizer = optim.adam(ADAM, steps_per_epoch=1_000)
 
         def total(weights: Any, inputs: tuple[jax.Array, ...]) -> jax.Array:
@@ -218,9 +223,9 @@ class Golden:
 
     def _tensor_rows(self, prefix: str, ours: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Row]:
         """Compares tensors by official name; norms that no pass uses and frozen positions never move and are left out."""
-        flat = convert.flat_params(ours)
+        flat = flatten(ours)
         recorded = _strip(self.arrays, prefix)
-        names = {name: convert.path_of(name) for name in recorded if not convert.is_unused(name)}
+        names = {name: convert.path_of(name) or f"unknown {name}" for name in recorded if not convert.is_unused(name)}
         if recorded and (missing := set(shapes) - set(names.values())):
             raise GoldenError(f"{prefix} lacks {len(missing)} tensors, such as {min(missing)}")
         for name, path in names.items():

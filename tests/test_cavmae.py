@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import SIZES, LossConfig, ModelConfig
-from avmae_jax.convert import dotted, flat_params
 from avmae_jax.losses import pretraining_loss
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
 from avmae_jax.models.layers import MAIN
 from avmae_jax.models.masking import mask_from_noise
 from avmae_jax.optim import trainable
+from avmae_jax.trees import flatten
 
 CONFIG = ModelConfig(
     depth=2, width=16, heads=2, decoder_depth=1, decoder_width=16, decoder_heads=4, audio_frames=64, mel_bins=32, image_size=32
@@ -30,7 +30,7 @@ def _inputs(config: ModelConfig = CONFIG, batch: int = 4) -> Inputs:
     rng = np.random.default_rng(0)
     shapes = [(config.audio_frames, config.mel_bins), (config.image_size, config.image_size, 3)]
     fbank, image = (jnp.asarray(rng.standard_normal((batch, *shape)), jnp.float32) for shape in shapes)
-    grids = config.audio_grid, config.image_grid
+    grids = config.grid("audio"), config.grid("image")
     noise_audio, noise_image = (jnp.asarray(rng.random((batch, math.prod(grid))), jnp.float32) for grid in grids)
     return fbank, image, noise_audio, noise_image
 
@@ -88,22 +88,18 @@ def _abstract(config: ModelConfig) -> CAVMAE:
     return nnx.eval_shape(lambda: CAVMAE(config, rngs=cast(nnx.Rngs, _OneKey())))
 
 
-def _flat(state: nnx.State) -> dict[str, Any]:
-    return {dotted(path): variable for path, variable in nnx.to_flat_state(state)}
-
-
 def test_parameter_counts_are_the_originals() -> None:
     base = _abstract(ModelConfig())
-    params = _flat(nnx.state(base, nnx.Param))
+    params = flatten(nnx.state(base, nnx.Param))
     # Each of the 22 separate blocks and 8 decoder blocks of the original stores two more norm pairs, which it never uses.
     unused = 22 * 2 * 2 * (2 * 768) + 8 * 2 * 2 * (2 * 512)
     assert round((_count(params) + unused) / 1e6, 3) == 191.036
-    trained = _flat(nnx.state(base, trainable(ModelConfig())))
+    trained = flatten(nnx.state(base, trainable(ModelConfig())))
     assert round((_count(trained) + unused) / 1e6, 3) == 190.130
     assert _count(params) - _count(trained) == (512 + 196) * (768 + 512)
-    learned = _flat(nnx.state(base, trainable(ModelConfig(learned_positions=True))))
+    learned = flatten(nnx.state(base, trainable(ModelConfig(learned_positions=True))))
     assert set(learned) - set(trained) == {
-        f"{side}.{modality}.positions" for side in ("encoder", "decoder") for modality in ("audio", "image")
+        f"{side}.{modality}.positions" for side in ("encoder", "decoder.ends") for modality in ("audio", "image")
     }
     assert {value.dtype for value in params.values()} == {jnp.dtype("float32")}
 
@@ -135,7 +131,7 @@ def test_every_size_builds_and_predicts_every_patch(size: str) -> None:
 def test_odd_sizes_build_and_keep_the_share_that_the_ratios_say(changes: dict[str, Any]) -> None:
     config = dataclasses.replace(CONFIG, **changes)
     out = nnx.eval_shape(lambda model, *inputs: model(*inputs), _abstract(config), *_inputs(config))
-    audio, image = math.prod(config.audio_grid), math.prod(config.image_grid)
+    audio, image = math.prod(config.grid("audio")), math.prod(config.grid("image"))
     assert out.contrast_audio.shape[1] == int(audio * (1 - config.audio_mask_ratio))
     assert out.contrast_image.shape[1] == int(image * (1 - config.image_mask_ratio))
     assert out.pred_audio.shape[1:] == (audio, config.patch**2)
@@ -154,7 +150,7 @@ def test_a_ratio_that_keeps_nothing_is_refused() -> None:
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
-    first, same, other = (flat_params(_initial(seed)) for seed in (0, 0, 1))
+    first, same, other = (flatten(_initial(seed)) for seed in (0, 0, 1))
     for name, value in first.items():
         np.testing.assert_array_equal(value, same[name])
         drawn = name.endswith(("kernel", "modality", "mask_token", "patch_embed.bias"))
@@ -162,8 +158,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
 
 
 def test_decoder_tokens_start_normal_with_deviation_0_02() -> None:
-    params = flat_params(_initial(decoder_width=1024, decoder_depth=0))
-    for name in ("decoder.mask_token", "decoder.audio.modality", "decoder.image.modality"):
+    params = flatten(_initial(decoder_width=1024, decoder_depth=0))
+    for name in ("decoder.mask_token", "decoder.ends.audio.modality", "decoder.ends.image.modality"):
         assert params[name].shape == (1024,)
         assert np.std(params[name]) == pytest.approx(0.02, rel=0.1), name
         assert np.abs(params[name]).max() > 0.05, name
@@ -220,22 +216,22 @@ def test_without_decoder_blocks_each_prediction_comes_from_the_token_in_its_plac
     _, _, *noise = _inputs()
     masks = [mask_from_noise(x, 0.75) for x in noise]
     latent = jax.random.normal(jax.random.key(1), (4, 3, 16))
-    decode = nnx.jit(lambda model, latent: model.decoder(latent, *masks))
+    decode = nnx.jit(lambda model, latent: model.decoder(latent, masks))
     pred_audio, pred_image = decode(model, latent)
-    params = {name: np.asarray(value, np.float64) for name, value in flat_params(model.decoder).items()}
+    params = {name: np.asarray(value, np.float64) for name, value in flatten(model.decoder).items()}
     embedded = np.asarray(latent, np.float64) @ params["embed.kernel"] + params["embed.bias"]
     for name, pred, mask, first in (("audio", pred_audio, masks[0], 0), ("image", pred_image, masks[1], 2)):
         for row, keep_ids in enumerate(np.asarray(mask.keep_ids).tolist()):
             for token in range(pred.shape[1]):
                 content = embedded[row, first + keep_ids.index(token)] if token in keep_ids else params["mask_token"]
-                x = content + params[f"{name}.positions"][token] + params[f"{name}.modality"]
+                x = content + params[f"ends.{name}.positions"][token] + params[f"ends.{name}.modality"]
                 x = (x - x.mean()) / np.sqrt(x.var() + 1e-5) * params["norm.main.scale"] + params["norm.main.bias"]
-                expected = x @ params[f"{name}.head.kernel"] + params[f"{name}.head.bias"]
+                expected = x @ params[f"ends.{name}.head.kernel"] + params[f"ends.{name}.head.bias"]
                 np.testing.assert_allclose(pred[row, token], expected, atol=1e-5)
 
 
 def test_decoder_blocks_see_both_modalities(model: CAVMAE, out: Pretraining) -> None:
-    decode = nnx.jit(lambda model, latent: model.decoder(latent, out.mask_audio, out.mask_image))
+    decode = nnx.jit(lambda model, latent: model.decoder(latent, (out.mask_audio, out.mask_image)))
     before, after = decode(model, out.latent), decode(model, out.latent.at[:, -1].add(1.0))  # an image token
     assert np.abs(np.asarray(before[0]) - np.asarray(after[0])).max() > 1e-4
 
@@ -259,7 +255,7 @@ def test_unchained_changes_the_contrastive_streams_of_the_masked_pass_alone() ->
 
 
 def test_every_parameter_that_is_used_gets_a_gradient(step: tuple[Any, Any]) -> None:
-    grads = {name: np.asarray(value) for name, value in flat_params(step[1]).items()}
+    grads = {name: np.asarray(value) for name, value in flatten(step[1]).items()}
     assert all(np.isfinite(value).all() for value in grads.values())
     assert not [name for name, value in grads.items() if not np.abs(value).max() > 0]
 
@@ -272,20 +268,20 @@ def test_remat_gives_the_same_loss_and_gradients(model: CAVMAE, step: tuple[Any,
     assert sum(equation.primitive.name.startswith("remat") for equation in jaxpr.jaxpr.eqns) == 2 + 3 + 1
     (loss, _), grads = _step(rematted, *_inputs())
     assert float(loss) == pytest.approx(float(step[0][0]), rel=1e-6)
-    again = flat_params(grads)
-    for name, value in flat_params(step[1]).items():
+    again = flatten(grads)
+    for name, value in flatten(step[1]).items():
         np.testing.assert_allclose(again[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 def test_bfloat16_is_close_with_float32_parameters_losses_and_gradients(step: tuple[Any, Any]) -> None:
     rough = _model(compute_dtype="bfloat16")
-    assert {value.dtype for value in flat_params(rough).values()} == {jnp.dtype("float32")}
+    assert {value.dtype for value in flatten(rough).values()} == {jnp.dtype("float32")}
     (_, parts), grads = _step(rough, *_inputs())
     for name, value in parts.items():
         assert value.dtype == jnp.float32
         assert float(value) == pytest.approx(float(step[0][1][name]), rel=0.05, abs=0.05), name
     assert any(float(value) != float(step[0][1][name]) for name, value in parts.items())  # it did compute otherwise
-    exact, ours = ({name: np.asarray(value) for name, value in flat_params(state).items()} for state in (step[1], grads))
+    exact, ours = ({name: np.asarray(value) for name, value in flatten(state).items()} for state in (step[1], grads))
     assert {value.dtype for value in ours.values()} == {np.dtype("float32")}
     norm = math.sqrt(sum(float(np.square(value).sum()) for value in exact.values()))
     error = math.sqrt(sum(float(np.square(ours[name] - value).sum()) for name, value in exact.items()))

@@ -18,7 +18,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.checkpoint import Checkpoints, require_same_config, restore_params
+from avmae_jax.checkpoint import Checkpoints, newest_meta, require_same_config, restore_params
 from avmae_jax.checkpoint_step import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, checksum
 
 META = {"config": {"model": {"size": "tiny", "patch": 16}}}
@@ -193,6 +193,15 @@ def test_params_of_a_damaged_step_are_not_handed_out(folder: pathlib.Path, caplo
     assert sorted(folder.rglob("*")) == before
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         restore_params(folder / "3")
+
+
+def test_the_newest_sound_note_of_a_run_is_read_alone(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    newest = newest_meta(folder)
+    truncate(folder / "2")  # tensors don't count
+    assert newest_meta(folder) == newest
+    cut_meta(folder / "2")
+    assert newest_meta(folder) == restore_params(folder).meta
+    assert newest_meta(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

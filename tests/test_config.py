@@ -84,8 +84,8 @@ def test_derived_values_follow_an_override(config_file: Path) -> None:
     )
     assert config.name == "some"
     assert config.model.shape == SIZES["tiny"]._replace(width=64)
-    assert config.model.audio_grid == (16, 12)
-    assert config.model.image_grid == (28, 28)
+    assert config.model.grid("audio") == (16, 12)
+    assert config.model.grid("image") == (28, 28)
 
 
 def test_two_configs_share_nothing() -> None:
@@ -98,7 +98,7 @@ def test_two_configs_share_nothing() -> None:
 def test_the_base_model_is_the_papers() -> None:
     model = ModelConfig()
     assert model.shape == (12, 768, 12, 8, 512, 16)
-    assert (model.audio_grid, model.image_grid) == ((8, 64), (14, 14))
+    assert (model.grid("audio"), model.grid("image")) == ((8, 64), (14, 14))
     assert (model.joint_depth, model.mlp_ratio, model.audio_mask_ratio, model.image_mask_ratio) == (1, 4.0, 0.75, 0.75)
     assert not model.learned_positions
     assert not model.unchained_contrastive

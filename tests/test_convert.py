@@ -9,16 +9,17 @@ from flax import nnx
 from avmae_jax.config import ModelConfig
 from avmae_jax.convert import (
     ConversionError,
-    build,
-    convert_state,
+    build_official,
     convert_tensor,
-    dotted,
-    flat_params,
+    from_official,
     infer_sizes,
     is_unused,
+    name_of,
     path_of,
+    to_official,
 )
 from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.trees import flatten
 
 CONFIG = ModelConfig(
     depth=3,
@@ -36,6 +37,10 @@ CONFIG = ModelConfig(
 )
 D, DD, P = 16, 8, 8  # widths of encoder and decoder, patch
 LA, LV = 6, 4  # 2 x 3 and 2 x 2 patches
+
+
+def _fresh() -> CAVMAE:
+    return CAVMAE(CONFIG, rngs=nnx.Rngs(0))
 
 
 def _official_shapes() -> dict[str, tuple[int, ...]]:
@@ -69,13 +74,13 @@ def official() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def shapes() -> dict[str, tuple[int, ...]]:
     """Dotted path -> shape, of our model."""
-    model = nnx.eval_shape(lambda: CAVMAE(CONFIG, rngs=nnx.Rngs(0)))
-    return {dotted(path): variable.shape for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    model = nnx.eval_shape(_fresh)
+    return {path: leaf.shape for path, leaf in flatten(model).items()}
 
 
 @pytest.fixture(scope="module")
 def model(official: dict[str, np.ndarray]) -> CAVMAE:
-    return build(CONFIG, official)
+    return build_official(_fresh, official)
 
 
 def test_names_map_one_to_one_onto_our_parameters(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -99,15 +104,22 @@ def test_names_map_one_to_one_onto_our_parameters(official: dict[str, np.ndarray
         ("norm_v.bias", "encoder.norm.image.bias"),
         ("decoder_norm.weight", "decoder.norm.main.scale"),
         ("decoder_embed.weight", "decoder.embed.kernel"),
-        ("decoder_pos_embed_v", "decoder.image.positions"),
-        ("decoder_modality_a", "decoder.audio.modality"),
-        ("decoder_pred_a.bias", "decoder.audio.head.bias"),
+        ("decoder_pos_embed_v", "decoder.ends.image.positions"),
+        ("decoder_modality_a", "decoder.ends.audio.modality"),
+        ("decoder_pred_a.bias", "decoder.ends.audio.head.bias"),
         ("decoder_blocks.7.attn.qkv.weight", "decoder.blocks.7.attn.qkv.kernel"),
         ("mask_token", "decoder.mask_token"),
     ],
 )
-def test_a_name_becomes_its_path(name: str, path: str) -> None:
+def test_a_name_becomes_its_path_and_back(name: str, path: str) -> None:
     assert path_of(name) == path
+    assert name_of(path) == name
+
+
+@pytest.mark.parametrize("name", ["decoder.mask_token", "blocks_x.0.attn.qkv.weight", "blocks_a.0.attn.qkv.scale", "norm", "cls_token", ""])
+def test_an_unknown_name_has_no_path(name: str) -> None:
+    assert path_of(name) is None
+    assert name_of(f"nowhere.{name}") is None
 
 
 def test_exactly_the_second_and_third_norms_outside_the_joint_blocks_are_unused(official: dict[str, np.ndarray]) -> None:
@@ -118,11 +130,11 @@ def test_exactly_the_second_and_third_norms_outside_the_joint_blocks_are_unused(
 
 
 def test_every_tensor_arrives_in_our_layout(official: dict[str, np.ndarray], model: CAVMAE) -> None:
-    params = {name: np.asarray(value) for name, value in flat_params(model).items()}
+    params = {name: np.asarray(value) for name, value in flatten(model).items()}
     for name, tensor in official.items():
         if is_unused(name):
             continue
-        ours = params[path_of(name)]
+        ours = params[str(path_of(name))]
         assert ours.dtype == np.float32
         if tensor.ndim == 4:  # [D, C, P, P] -> [P * P * C, D], channel fastest
             for d, c, y, x in [(0, 0, 0, 0), (3, tensor.shape[1] - 1, 2, 5), (15, 0, 7, 1)]:
@@ -157,7 +169,7 @@ def test_a_built_model_runs(model: CAVMAE) -> None:
 
 def test_unused_norms_may_be_left_out(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
     without = {name: tensor for name, tensor in official.items() if not is_unused(name)}
-    full, lean = convert_state(official, shapes), convert_state(without, shapes)
+    full, lean = from_official(official, shapes), from_official(without, shapes)
     assert set(full) == set(lean) == set(shapes)
     for path, value in full.items():
         np.testing.assert_array_equal(value, lean[path])
@@ -172,17 +184,17 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(
     wrong |= {"mlp_head.0.weight": np.zeros(3), "blocks_v.7.mlp.fc1.bias": np.zeros(32)}
     wrong |= {"pos_embed_a": np.zeros((1, 7, D)), "decoder_pred_v.weight": np.zeros((200, DD))}
     with pytest.raises(ConversionError) as error:
-        convert_state(wrong, shapes)
+        from_official(wrong, shapes)
     lines = str(error.value).splitlines()
     assert lines[0].startswith("6 tensors")
     assert sorted(line.strip() for line in lines[1:]) == sorted(
         [
-            "missing: encoder.norm.audio.bias",
-            "missing: encoder.blocks.1.attn.qkv.kernel",
-            "unexpected: mlp_head.0.weight",
-            "unexpected: blocks_v.7.mlp.fc1.bias",
-            "misshapen: pos_embed_a is (1, 7, 16) and can't become (6, 16) (encoder.audio.positions)",
-            "misshapen: decoder_pred_v.weight is (200, 8) and can't become (8, 192) (decoder.image.head.kernel)",
+            "missing: norm_a.bias",
+            "missing: blocks_u.1.attn.qkv.weight",
+            "unexpected: mlp_head.0.weight (3,)",
+            "unexpected: blocks_v.7.mlp.fc1.bias (32,)",
+            "misshapen: pos_embed_a is (1, 7, 16), the model's is (1, 6, 16)",
+            "misshapen: decoder_pred_v.weight is (200, 8), the model's is (192, 8)",
         ]
     )
 
@@ -200,25 +212,34 @@ def test_a_tensor_of_the_right_size_and_the_wrong_shape_is_misshapen(
     official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], name: str, shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(ConversionError, match=f"misshapen: {name}"):
-        convert_state({**official, name: official[name].reshape(shape)}, shapes)
+        from_official({**official, name: official[name].reshape(shape)}, shapes)
 
 
-def test_two_tensors_for_one_parameter_are_refused(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
-    with pytest.raises(ConversionError, match=r"decoder\.mask_token"):
-        convert_state({**official, "decoder.mask_token": np.zeros((1, 1, DD), np.float32)}, shapes)
+def test_there_and_back_is_the_same_to_the_last_bit(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+    back = to_official(from_official(official, shapes))
+    assert set(back) == set(official)
+    for name, tensor in back.items():
+        expected = np.full(tensor.shape, name.endswith("weight"), np.float32) if is_unused(name) else official[name]
+        assert tensor.dtype == np.float32
+        np.testing.assert_array_equal(tensor, expected, err_msg=name, strict=True)
+
+
+def test_a_parameter_without_official_place_is_named(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(ConversionError, match=r"not in the original: tower\.prefix"):
+        to_official({**from_official(official, shapes), "tower.prefix": np.zeros((1, D), np.float32)})
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_parameters_are_float32_whatever_was_stored(official: dict[str, np.ndarray], dtype: type) -> None:
-    model = build(CONFIG, {name: tensor.astype(dtype) for name, tensor in official.items()})
-    assert {value.dtype for value in flat_params(model).values()} == {jnp.dtype("float32")}
+    model = build_official(_fresh, {name: tensor.astype(dtype) for name, tensor in official.items()})
+    assert {value.dtype for value in flatten(model).values()} == {jnp.dtype("float32")}
 
 
 def test_conversion_is_linear(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
     rng = np.random.default_rng(3)
     other = {name: rng.standard_normal(tensor.shape).astype(np.float32) for name, tensor in official.items()}
-    added = convert_state({name: official[name] + 2 * other[name] for name in official}, shapes)
-    parts = convert_state(official, shapes), convert_state(other, shapes)
+    added = from_official({name: official[name] + 2 * other[name] for name in official}, shapes)
+    parts = from_official(official, shapes), from_official(other, shapes)
     for path, value in added.items():
         np.testing.assert_array_equal(value, parts[0][path] + 2 * parts[1][path])
 
@@ -232,7 +253,19 @@ def test_sizes_follow_from_the_tensors(official: dict[str, np.ndarray]) -> None:
     assert infer_sizes(official, heads=2, decoder_heads=2, mel_bins=16) == CONFIG
 
 
-def test_a_state_dict_without_a_decoder_is_named(official: dict[str, np.ndarray]) -> None:
+def test_a_classifier_s_state_dict_has_sizes_too(official: dict[str, np.ndarray]) -> None:
     encoder = {name: tensor for name, tensor in official.items() if "decoder" not in name}
-    with pytest.raises(ConversionError, match=r"no weights of a CAV-MAE with decoder: decoder_embed\.weight missing"):
-        infer_sizes(encoder, heads=2, decoder_heads=2)
+    sizes = infer_sizes(encoder, heads=2, mel_bins=16)
+    assert (sizes.depth, sizes.width, sizes.heads, sizes.audio_frames) == (3, 16, 2, 24)
+
+
+def test_another_model_s_state_dict_is_named() -> None:
+    with pytest.raises(ConversionError, match=r"no weights of a CAV-MAE: patch_embed_v\.proj\.weight, .*; there are cls_token"):
+        infer_sizes({"cls_token": np.zeros(3)})
+
+
+def test_heads_are_those_of_the_published_width_or_must_be_given(official: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ConversionError, match="no published model has a decoder_width of 8, so the number of heads must be given"):
+        infer_sizes(official, heads=2)
+    wide = {**official, "patch_embed_v.proj.weight": np.zeros((768, 3, P, P))}
+    assert infer_sizes(wide, decoder_heads=2).heads == 12

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.convert import flat_params
-from avmae_jax.models.layers import ALL_STREAMS, NORM_EPS, Attention, Block, Mlp, run_block, stream_norms
+from avmae_jax.config import ModelConfig
+from avmae_jax.models.layers import ALL_STREAMS, Attention, Block, Mlp, layer_norm
+from avmae_jax.trees import flatten
 
 WIDTH, HEADS, LENGTH = 16, 4, 5
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 
-_run = nnx.jit(run_block, static_argnames=("stream", "remat"))
+_run = nnx.jit(lambda block, tokens, stream="main": block(tokens, stream), static_argnums=2)
 _call = nnx.jit(lambda module, tokens: module(tokens))
 
 
@@ -23,9 +25,13 @@ def _tokens() -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).standard_normal((2, LENGTH, WIDTH)), jnp.float32)
 
 
-def _block(dtype: jnp.dtype = FLOAT32) -> Block:
+def _fresh(width: int = WIDTH, streams: tuple[str, ...] = ("main",), **settings: Any) -> Block:
+    return Block(ModelConfig(**settings), width, HEADS, streams=streams, rngs=nnx.Rngs(0))
+
+
+def _block(**settings: Any) -> Block:
     """A joint block whose biases and norms are random too, so that leaving one out shows."""
-    block = Block(WIDTH, HEADS, 4.0, dtype, streams=ALL_STREAMS, rngs=nnx.Rngs(0))
+    block = _fresh(streams=ALL_STREAMS, **settings)
     rng = np.random.default_rng(1)
     for path, value in nnx.to_flat_state(nnx.state(block, nnx.Param)):
         if path[-1] != "kernel":
@@ -63,7 +69,7 @@ def _mlp(tokens: np.ndarray, params: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _params(module: nnx.Module, prefix: str = "") -> dict[str, np.ndarray]:
-    params = {name: np.asarray(value, np.float64) for name, value in flat_params(module).items()}
+    params = {name: np.asarray(value, np.float64) for name, value in flatten(module).items()}
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
@@ -94,21 +100,20 @@ def test_gelu_is_exact() -> None:
 
 
 def test_layer_norm_adds_1e_5_to_the_biased_variance() -> None:
-    assert NORM_EPS == 1e-5
-    norm = stream_norms(4, ("main",), nnx.Rngs(0))["main"]
+    norm = layer_norm(4, ModelConfig().norm_eps, nnx.Rngs(0))
     tokens = np.array([[1.0, -1.0, 1.0, -1.0]], np.float32) * np.float32(2e-3)  # variance 4e-6: here eps decides
     np.testing.assert_allclose(_call(norm, tokens), tokens / math.sqrt(4e-6 + 1e-5), rtol=1e-5)
 
 
 def test_layer_norm_survives_a_large_mean() -> None:
-    norm = stream_norms(4, ("main",), nnx.Rngs(0))["main"]
+    norm = layer_norm(4, 1e-5, nnx.Rngs(0))
     tokens = np.array([[1.0, -1.0, 1.0, -1.0]], np.float32)
     # E[x^2] - E[x]^2 would be wrong by half here
     np.testing.assert_allclose(_call(norm, tokens + 4096), tokens / math.sqrt(1 + 1e-5), rtol=1e-5)
 
 
 def test_streams_share_attention_and_mlp_and_have_their_own_norms(block: Block) -> None:
-    params = flat_params(block)
+    params = flatten(block)
     shared = {f"{part}.{kind}" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2") for kind in ("kernel", "bias")}
     own = {f"{norm}.{stream}.{kind}" for norm in ("norm1", "norm2") for stream in ALL_STREAMS for kind in ("scale", "bias")}
     assert set(params) == shared | own
@@ -124,8 +129,8 @@ def test_a_norm_changes_its_own_stream_only(norm: str) -> None:
 
 
 def test_a_single_stream_block_knows_no_other_stream() -> None:
-    block = Block(WIDTH, HEADS, 4.0, FLOAT32, rngs=nnx.Rngs(0))
-    assert {name for name in flat_params(block) if name.startswith("norm")} == {
+    block = _fresh()
+    assert {name for name in flatten(block) if name.startswith("norm")} == {
         f"{norm}.main.{kind}" for norm in ("norm1", "norm2") for kind in ("scale", "bias")
     }
     with pytest.raises(KeyError, match="audio"):
@@ -139,7 +144,7 @@ def test_tokens_have_no_order(block: Block) -> None:
 
 def test_linear_layers_start_xavier_uniform_with_the_fused_qkv_as_one_matrix() -> None:
     width, hidden = 48, 96
-    params = flat_params(Block(width, 4, 2.0, FLOAT32, rngs=nnx.Rngs(0)))
+    params = flatten(_fresh(width, mlp_ratio=2.0))
     fans = {"attn.qkv": (width, 3 * width), "attn.proj": (width, width), "mlp.fc1": (width, hidden), "mlp.fc2": (hidden, width)}
     for name, (fan_in, fan_out) in fans.items():
         kernel = np.asarray(params[f"{name}.kernel"])
@@ -151,7 +156,7 @@ def test_linear_layers_start_xavier_uniform_with_the_fused_qkv_as_one_matrix() -
 
 
 def test_biases_start_at_0_and_norms_as_the_identity() -> None:
-    params = flat_params(Block(WIDTH, HEADS, 4.0, FLOAT32, streams=ALL_STREAMS, rngs=nnx.Rngs(0)))
+    params = flatten(_fresh(streams=ALL_STREAMS))
     for name, value in params.items():
         if not name.endswith("kernel"):
             np.testing.assert_array_equal(value, 1 if name.endswith("scale") else 0, err_msg=name)
@@ -159,19 +164,19 @@ def test_biases_start_at_0_and_norms_as_the_identity() -> None:
 
 def test_every_kernel_starts_with_its_own_numbers() -> None:
     rngs = nnx.Rngs(0)
-    params = [flat_params(Attention(WIDTH, HEADS, FLOAT32, rngs=rngs)) for _ in range(2)]
+    params = [flatten(Attention(WIDTH, HEADS, FLOAT32, rngs=rngs)) for _ in range(2)]
     assert not np.array_equal(params[0]["qkv.kernel"], params[1]["qkv.kernel"])
     thirds = np.moveaxis(np.asarray(params[0]["qkv.kernel"]), 1, 0)
     assert not np.array_equal(thirds[0], thirds[1])
 
 
-def test_remat_changes_neither_values_nor_gradients(block: Block) -> None:
-    def loss(block: Block, tokens: jax.Array, remat: bool) -> jax.Array:
-        return jnp.square(run_block(block, tokens, "audio", remat=remat)).mean()
+def test_remat_changes_neither_values_nor_gradients() -> None:
+    def loss(block: Block, tokens: jax.Array) -> jax.Array:
+        return jnp.square(block(tokens, "audio")).mean()
 
-    plain, remat = (nnx.jit(nnx.value_and_grad(lambda block, tokens, r=r: loss(block, tokens, r)))(block, _tokens()) for r in (False, True))
+    plain, remat = (nnx.jit(nnx.value_and_grad(loss))(_block(remat=remat), _tokens()) for remat in (False, True))
     np.testing.assert_allclose(plain[0], remat[0], rtol=1e-6)
-    ours, again = flat_params(plain[1]), flat_params(remat[1])
+    ours, again = flatten(plain[1]), flatten(remat[1])
     assert set(ours) == set(again)
     assert np.abs(ours["norm1.audio.scale"]).max() > 0
     for name, value in ours.items():
@@ -179,8 +184,8 @@ def test_remat_changes_neither_values_nor_gradients(block: Block) -> None:
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters() -> None:
-    rough, exact = _block(BFLOAT16), _block()
-    assert {value.dtype for value in flat_params(rough).values()} == {FLOAT32}
+    rough, exact = _block(compute_dtype="bfloat16"), _block()
+    assert {value.dtype for value in flatten(rough).values()} == {FLOAT32}
     out = _run(rough, _tokens().astype(jnp.bfloat16))
     assert out.dtype == BFLOAT16
     reference = np.asarray(_run(exact, _tokens()))

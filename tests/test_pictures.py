@@ -51,6 +51,20 @@ def _case(clips: int = 2, *, norm_pix: bool = False, hidden: float | None = None
     }
 
 
+def _draw(path: Path, case: dict[str, Any], only: tuple[str, ...] = ("image", "audio")) -> None:
+    """Composes the panels of a case and draws them."""
+    kinds = {
+        "image": (case["images"], case["pred_images"], case["hidden_images"], case["image_grid"]),
+        "audio": (_picture(case["fbanks"]), case["pred_fbanks"], case["hidden_fbanks"], case["audio_grid"]),
+    }
+    panels = {
+        name: pictures.compose(picture, pred, hidden, grid=grid, patch=case["patch"], norm_pix=case["norm_pix"])
+        for name, (picture, pred, hidden, grid) in kinds.items()
+        if name in only
+    }
+    pictures.reconstructions(path, panels, case["titles"], norm_pix=case["norm_pix"])
+
+
 def _picture(fbanks: np.ndarray) -> np.ndarray:
     return np.asarray(spectrogram_picture(fbanks))  # pyright: ignore[reportArgumentType]
 
@@ -141,7 +155,7 @@ def test_predictions_that_are_not_finite_are_seen() -> None:
 @pytest.mark.parametrize("clips", [1, 3])
 def test_reconstructions_are_a_png_with_a_row_for_each_clip(tmp_path: Path, clips: int) -> None:
     path = tmp_path / "new" / "folder" / "picture.png"
-    pictures.reconstructions(path, **_case(clips, norm_pix=True))
+    _draw(path, _case(clips, norm_pix=True))
     height, width, _ = _pixels(path).shape
     assert width == 1400
     assert 200 * clips < height < 300 * clips + 100
@@ -151,7 +165,7 @@ def test_reconstructions_are_a_png_with_a_row_for_each_clip(tmp_path: Path, clip
 def test_the_masked_panels_of_the_file_are_grey_where_everything_is_hidden(tmp_path: Path) -> None:
     shares = []
     for hidden in (0.0, 1.0):
-        pictures.reconstructions(tmp_path / f"{hidden}.png", **_case(1, hidden=hidden))
+        _draw(tmp_path / f"{hidden}.png", _case(1, hidden=hidden))
         pixels = _pixels(tmp_path / f"{hidden}.png")
         shares.append(_share(pixels, pictures.GREY) * pixels.shape[0] * pixels.shape[1])
     grey = shares[1] - shares[0]  # pixels
@@ -163,7 +177,7 @@ def test_low_mel_is_at_the_bottom_and_time_runs_to_the_right(tmp_path: Path) -> 
     case = _case(1)
     case["fbanks"] = np.zeros((1, 32, 8), np.float32)
     case["fbanks"][0, :8, :2] = 1  # the lowest quarter of the bins, in the first quarter of the time
-    pictures.reconstructions(tmp_path / "picture.png", **case)
+    _draw(tmp_path / "picture.png", case)
     pixels = _pixels(tmp_path / "picture.png")
     bright = np.argwhere((np.abs(pixels / 255 - np.array(colormaps["magma"](1.0)[:3])) < 0.01).all(axis=-1))
     bright = bright[bright[:, 0] < 60 + 24 + 61]  # of the original; the others lie below it
@@ -176,7 +190,7 @@ def test_low_mel_is_at_the_bottom_and_time_runs_to_the_right(tmp_path: Path) -> 
 def test_the_heading_tells_how_much_is_hidden_and_what_is_borrowed(tmp_path: Path, drawn: list[Figure], norm_pix: bool) -> None:
     case = _case(1, norm_pix=norm_pix, hidden=1.0)
     case["hidden_fbanks"] = np.arange(16, dtype=np.float32)[None] % 4 == 0
-    pictures.reconstructions(tmp_path / "picture.png", **case)
+    _draw(tmp_path / "picture.png", case)
     heading = drawn[0].texts[0].get_text()
     assert "100% of the image and 25% of the sound" in heading
     assert ("mean and contrast from the original" in heading) == norm_pix
@@ -186,14 +200,14 @@ def test_the_heading_tells_how_much_is_hidden_and_what_is_borrowed(tmp_path: Pat
 def test_odd_titles_are_drawn_as_they_are(tmp_path: Path) -> None:
     case = _case(2)
     case["titles"] = ["$x_1 \\frac{$\nnext line 日本語", "long" * 300]
-    pictures.reconstructions(tmp_path / "picture.png", **case)
+    _draw(tmp_path / "picture.png", case)
     assert _pixels(tmp_path / "picture.png").shape[1] == 1400
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"titles": ["one"]}, "2 images, 2 spectrograms and 1 titles"),
+        ({"titles": ["one"]}, "panels for {'image': 2, 'audio': 2} clips and 1 titles"),
         ({"patch": 2}, "don't all belong"),
         ({"image_grid": (1, 4)}, r"grid \(1, 4\)"),
         ({"hidden_fbanks": np.ones((2, 15))}, r"hidden \(2, 15\)"),
@@ -202,8 +216,18 @@ def test_odd_titles_are_drawn_as_they_are(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_together_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pictures.reconstructions(tmp_path / "picture.png", **(_case() | change))
+        _draw(tmp_path / "picture.png", (_case() | change))
     assert not list(tmp_path.iterdir())
+
+
+def test_one_modality_alone_is_drawn_alone(tmp_path: Path, drawn: list[Figure]) -> None:
+    headings = {"image": "100% of the image)", "audio": "100% of the sound)"}
+    for modality, words in headings.items():
+        _draw(tmp_path / "picture.png", _case(1, hidden=1.0), only=(modality,))
+        assert words in drawn[-1].texts[0].get_text()
+        assert len(drawn[-1].axes) == 3
+    with pytest.raises(ValueError, match=r"panels for \{\} clips and 2 titles"):
+        _draw(tmp_path / "picture.png", _case(2), only=())
 
 
 def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +240,7 @@ def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path: Path, 
 
     monkeypatch.setattr(pictures.Figure, "savefig", full)
     with pytest.raises(OSError, match="No space"):
-        pictures.reconstructions(path, **_case())
+        _draw(path, _case())
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -334,6 +334,14 @@ def test_a_step_that_has_to_be_split_is_announced(caplog: pytest.LogCaptureFixtu
     assert pretrain.pick_micro_batch(apply(Config(), TINY)) == 8
 
 
+@pytest.mark.parametrize(("before", "micro", "mesh", "picked"), [(4, 0, 1, 4), (4, 2, 1, 2), (1, 0, 2, 8), (0, 0, 1, 8)])
+def test_a_resumed_run_keeps_its_micro_batch_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, before: int, micro: int, mesh: int, picked: int
+) -> None:
+    monkeypatch.setattr("avmae_jax.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor")))
+    assert pretrain.pick_micro_batch(apply(Config(), TINY | {"train.micro_batch": micro}), before) == picked
+
+
 @pytest.mark.usefixtures("optax_promotion", "unpolished")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__"))
 def test_every_config_can_be_run(name: str, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def changed(**groups: dict[str, Any]) -> Config:
 def masks(config: Config, model: CAVMAE, batch: dict[str, jax.Array], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Which patches are hidden: bool[B, rows, columns] of the sound and of the picture."""
     out, _, _ = nnx.jit(PretrainingTask(config, None, Path("unused")).forward)(model, batch, jax.random.key(seed))
-    grids = (config.model.audio_grid, config.model.image_grid)
+    grids = (config.model.grid("audio"), config.model.grid("image"))
     hidden = (out.mask_audio.hidden, out.mask_image.hidden)
     audio, image = (np.asarray(one, bool).reshape(-1, *grid) for one, grid in zip(hidden, grids, strict=True))
     return audio, image

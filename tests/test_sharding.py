@@ -17,10 +17,10 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from avmae_jax import optim, sharding
 from avmae_jax.config import Config, MeshConfig
-from avmae_jax.convert import dotted
 from avmae_jax.data.pipeline import TrainBatches
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.pretraining import PretrainingTask
+from avmae_jax.trees import flatten
 
 STEPS = 4
 CHANGES = TINY | {"loss.contrast_weight": 1.0, "train.steps": STEPS, "train.checkpoint_every": 2}
@@ -199,4 +199,7 @@ def test_a_mesh_that_does_not_use_all_devices_is_refused(monkeypatch: pytest.Mon
 
 
 def test_dotted_paths_are_those_of_the_table() -> None:
-    assert dotted(["a", 0, "b"]) == "a.0.b"
+    tree = {"a": [nnx.Param(jnp.zeros(1)), {"b": 0.0}]}
+    assert list(flatten(tree)) == ["a.0", "a.1.b"]
+    with pytest.raises(ValueError, match=r"two leaves are called a\.b"):
+        flatten({"a.b": 0.0, "a": {"b": 0.0}})

@@ -85,7 +85,7 @@ def test_micro_batches_of_the_model_give_its_gradient() -> None:
     config = apply(Config(), TINY | {"loss.contrast_weight": 0.0})
     graph, params, frozen = nnx.split(CAVMAE(config.model, rngs=nnx.Rngs(0)), optim.trainable(config.model), ...)
     keys = jax.random.split(KEY, 4)
-    audio, image = (rows * columns for rows, columns in (config.model.audio_grid, config.model.image_grid))
+    audio, image = (rows * columns for rows, columns in (config.model.grid("audio"), config.model.grid("image")))
     batch = {
         "fbank": jax.random.normal(keys[0], (8, 64, 128)),
         "image": jax.random.normal(keys[1], (8, 32, 32, 3)),

@@ -1,1 +1,1 @@
-"""The model: layers, patches, masking, encoder, CAV-MAE."""
+"""The models: CAV-MAE, its classifier, and the single-modality systems they grew out of, in the same layers."""

@@ -16,30 +16,49 @@ import jax.numpy as jnp
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.layers import ALL_STREAMS, MAIN, Block, Position, linear, run_block, stream_norms
+from avmae_jax.models.layers import ALL_STREAMS, MAIN, Block, Position, linear, stream_norms, token_init
 from avmae_jax.models.masking import Mask, keep
 from avmae_jax.models.patches import patchify, sincos_positions, spectrogram_picture
 
-_token_init = nnx.initializers.normal(0.02)
-
 
 class Tower(nnx.Module):
-    """One modality's own part of the encoder: patch embedding, positions, modality embedding, separate blocks."""
+    """One modality's own part of an encoder: patch embedding, positions, separate blocks."""
 
-    def __init__(self, config: ModelConfig, grid: tuple[int, int], channels: int, *, rngs: nnx.Rngs):
-        shape, dtype = config.shape, jnp.dtype(config.compute_dtype)
+    def __init__(
+        self,
+        config: ModelConfig,
+        modality: str,
+        *,
+        depth: int,
+        shared: bool = False,
+        prefix: int = 0,
+        stride: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        """Makes fresh weights.
+
+        Args:
+          config: sizes.
+          modality: "audio" or "image".
+          depth: number of blocks.
+          shared: other modalities follow in the same blocks, so that tokens must say which one they are of.
+          prefix: tokens of no patch that come first, their positions included: a class token, for example.
+          stride: see patchify.
+          rngs: for initialisation.
+        """
+        width = config.shape.width
+        self.patch, self.stride, self.picture = config.patch, stride, config.picture(modality)
+        height, length, channels = self.picture
+        grid = tuple((side - config.patch) // (stride or config.patch) + 1 for side in (height, length))
         patch_values = config.patch**2 * channels
-        self.patch, self.grid = config.patch, grid
-        self.remat = config.remat
         bound = 1 / math.sqrt(patch_values)  # torch's default for a convolution's bias, which the original leaves as it is
         self.patch_embed = linear(
-            patch_values, shape.width, dtype, rngs, bias_init=partial(jax.random.uniform, minval=-bound, maxval=bound)
+            patch_values, width, jnp.dtype(config.compute_dtype), rngs, bias_init=partial(jax.random.uniform, minval=-bound, maxval=bound)
         )
-        self.positions = Position(jnp.asarray(sincos_positions(grid, shape.width)))
-        self.modality = nnx.Param(_token_init(rngs.params(), (shape.width,)))
-        self.blocks = nnx.List(
-            Block(shape.width, shape.heads, config.mlp_ratio, dtype, rngs=rngs) for _ in range(shape.depth - config.joint_depth)
-        )
+        self.positions = Position(jnp.asarray(sincos_positions(grid, width)))
+        self.modality = nnx.Param(token_init(rngs.params(), (width,))) if shared else None
+        self.prefix = nnx.Param(token_init(rngs.params(), (prefix, width))) if prefix else None
+        self.blocks = nnx.List(Block(config, width, config.shape.heads, rngs=rngs) for _ in range(depth))
 
     def embed(self, picture: jax.Array, mask: Mask | None = None) -> jax.Array:
         """Patches to tokens; hidden patches are dropped before anything is computed on them.
@@ -49,27 +68,28 @@ class Tower(nnx.Module):
           mask: which patches to keep; None keeps all.
 
         Returns:
-          [B, K, D] in the order of mask.keep_ids, or [B, L, D].
+          [B, K, D] in the order of mask.keep_ids, or [B, L, D]; the prefix tokens, if there are any, come first.
 
         Raises:
-          ValueError: if the picture doesn't have the grid of patches that the model was built for.
+          ValueError: if the picture isn't of the size that the model was built for.
         """
-        patches = patchify(picture, self.patch)
-        positions = self.positions[...]
-        if (rows := picture.shape[1] // self.patch, columns := picture.shape[2] // self.patch) != self.grid:
-            raise ValueError(
-                f"input of {picture.shape[1:]} has {rows * columns} patches; the model is built for {math.prod(self.grid)}: "
-                f"{rows} x {columns} against {self.grid[0]} x {self.grid[1]}"
-            )
+        if picture.shape[1:] != self.picture:
+            raise ValueError(f"input has {picture.shape[1:]} (height, width, channels); the model is built for {self.picture}")
+        patches, positions = patchify(picture, self.patch, self.stride), self.positions[...]
         if mask is not None:
             patches, positions = keep(patches, mask), positions[mask.keep_ids]
         tokens = self.patch_embed(patches)
-        return tokens + (positions + self.modality[...]).astype(tokens.dtype)
+        what = positions if self.modality is None else positions + self.modality[...]
+        tokens = tokens + what.astype(tokens.dtype)
+        if self.prefix is None:
+            return tokens
+        prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))
+        return jnp.concatenate([prefix, tokens], axis=1)
 
     def separate(self, tokens: jax.Array) -> jax.Array:
         """Through the modality's own blocks: [B, K, D] -> [B, K, D]."""
         for block in self.blocks:
-            tokens = run_block(block, tokens, remat=self.remat)
+            tokens = block(tokens)
         return tokens
 
 
@@ -77,14 +97,12 @@ class Encoder(nnx.Module):
     """Two towers and the joint blocks over them."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        shape, dtype = config.shape, jnp.dtype(config.compute_dtype)
-        self.remat = config.remat
-        self.audio = Tower(config, config.audio_grid, 1, rngs=rngs)
-        self.image = Tower(config, config.image_grid, 3, rngs=rngs)
-        self.blocks = nnx.List(
-            Block(shape.width, shape.heads, config.mlp_ratio, dtype, streams=ALL_STREAMS, rngs=rngs) for _ in range(config.joint_depth)
-        )
-        self.norm = stream_norms(shape.width, ALL_STREAMS, rngs)
+        shape = config.shape
+        separate = shape.depth - config.joint_depth
+        self.audio = Tower(config, "audio", depth=separate, shared=True, rngs=rngs)
+        self.image = Tower(config, "image", depth=separate, shared=True, rngs=rngs)
+        self.blocks = nnx.List(Block(config, shape.width, shape.heads, streams=ALL_STREAMS, rngs=rngs) for _ in range(config.joint_depth))
+        self.norm = stream_norms(shape.width, ALL_STREAMS, config.norm_eps, rngs)
 
     def embed_audio(self, fbank: jax.Array, mask: Mask | None = None) -> jax.Array:
         """Normalised log-mel [B, T, M] -> tokens [B, K, D]; see Tower.embed."""
@@ -107,5 +125,5 @@ class Encoder(nnx.Module):
         """
         blocks = list(self.blocks)[-1:] if unchained else self.blocks
         for block in blocks:
-            tokens = run_block(block, tokens, stream, remat=self.remat)
+            tokens = block(tokens, stream)
         return self.norm[stream](tokens)

@@ -17,14 +17,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from avmae_jax.config import ModelConfig
 from avmae_jax.models.attention import attention
 
-NORM_EPS = 1e-5  # the original builds its blocks with torch's default, not with ViT's usual 1e-6
 MAIN = "main"
 ALL_STREAMS = (MAIN, "audio", "image")
 
 _xavier = nnx.initializers.xavier_uniform()
 _zeros = nnx.initializers.zeros_init()
+token_init = nnx.initializers.normal(0.02)  # of tokens and modality embeddings
 
 
 class Position(nnx.Param):
@@ -76,11 +77,14 @@ def _contract(left: jax.Array, right: jax.Array, left_axes: Sequence[int], right
     return jax.lax.dot_general(left, right, ((tuple(left_axes), tuple(right_axes)), ((), ())))
 
 
-def stream_norms(width: int, streams: Sequence[str], rngs: nnx.Rngs) -> nnx.Dict:
-    """A LayerNorm for each stream; the variance is taken in two passes, as torch does."""
-    return nnx.Dict(
-        {stream: nnx.LayerNorm(width, epsilon=NORM_EPS, dtype=jnp.float32, use_fast_variance=False, rngs=rngs) for stream in streams}
-    )
+def layer_norm(width: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm in float32; the variance is taken in two passes, as torch does."""
+    return nnx.LayerNorm(width, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+
+def stream_norms(width: int, streams: Sequence[str], eps: float, rngs: nnx.Rngs) -> nnx.Dict:
+    """A LayerNorm for each stream."""
+    return nnx.Dict({stream: layer_norm(width, eps, rngs) for stream in streams})
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -118,20 +122,19 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block: [B, L, D] -> [B, L, D]."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dtype: jnp.dtype, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs):
-        self.norm1 = stream_norms(width, streams, rngs)
+    def __init__(self, config: ModelConfig, width: int, heads: int, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.compute_dtype)
+        self.remat = config.remat
+        self.norm1 = stream_norms(width, streams, config.norm_eps, rngs)
         self.attn = Attention(width, heads, dtype, rngs=rngs)
-        self.norm2 = stream_norms(width, streams, rngs)
-        self.mlp = Mlp(width, int(width * mlp_ratio), dtype, rngs=rngs)
+        self.norm2 = stream_norms(width, streams, config.norm_eps, rngs)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, stream: str = MAIN) -> jax.Array:
-        """Runs the block with the norms of one stream."""
+        """Runs the block with the norms of one stream; with `model.remat` the backward pass computes its inside again."""
+        run = nnx.remat(Block._run, static_argnums=2) if self.remat else Block._run
+        return run(self, tokens, stream)
+
+    def _run(self, tokens: jax.Array, stream: str) -> jax.Array:
         tokens = tokens + self.attn(self.norm1[stream](tokens))
         return tokens + self.mlp(self.norm2[stream](tokens))
-
-
-def run_block(block: Block, tokens: jax.Array, stream: str = MAIN, *, remat: bool = False) -> jax.Array:
-    """Calls the block; with `remat` its inside is computed again in the backward pass instead of being kept."""
-    if not remat:
-        return block(tokens, stream)
-    return nnx.remat(lambda block, tokens: block(tokens, stream))(block, tokens)

@@ -7,7 +7,10 @@ original's.
 Axis letters: B batch, H rows, W columns, C channels, P patch, L tokens, D width.
 """
 
+from collections.abc import Sequence
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -16,20 +19,25 @@ def spectrogram_picture(fbank: jax.Array) -> jax.Array:
     return fbank.swapaxes(1, 2)[..., None]
 
 
-def patchify(picture: jax.Array, patch: int) -> jax.Array:
+def patchify(picture: jax.Array, patch: int, stride: int | None = None) -> jax.Array:
     """Cuts pictures into patches.
 
     Args:
-      picture: [B, H, W, C], H and W multiples of `patch`.
+      picture: [B, H, W, C], H and W multiples of `patch` unless patches overlap.
       patch: side of a patch, P.
+      stride: pixels from one patch to the next; less than `patch` makes them overlap, None is `patch`.
 
     Returns:
-      [B, L, P * P * C] with L = (H / P) * (W / P).
+      [B, L, P * P * C] with L = (H / P) * (W / P), or with a stride ((H - P) // stride + 1) * ((W - P) // stride + 1).
 
     Raises:
       ValueError: if the patch doesn't divide the picture.
     """
     batch, height, width, channels = picture.shape
+    if stride is not None:
+        rows, columns = (jnp.arange(0, side - patch + 1, stride)[:, None] + jnp.arange(patch) for side in (height, width))
+        patches = picture[:, rows[:, None, :, None], columns[None, :, None, :]]  # [B, rows, columns, P, P, C]
+        return patches.reshape(batch, len(rows) * len(columns), patch * patch * channels)
     if height % patch or width % patch:
         raise ValueError(f"a picture of {height} x {width} can't be cut into patches of {patch}; both sides must be multiples of it")
     rows, columns = height // patch, width // patch
@@ -44,7 +52,7 @@ def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Arr
     return picture.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch, columns * patch, -1)
 
 
-def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
+def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
     """Fixed 2-D positions, He et al., arXiv 2111.06377: computed in float64, stored in float32.
 
     Args:
