@@ -1,9 +1,9 @@
-"""What is measured on held-out clips: whether a sound finds its picture among all others, and a picture its sound.
+"""What is measured on held-out clips: whether a sound finds its picture among all others and a picture its sound, and how well classes rank.
 
-The protocol is that of Gong et al., arXiv 2210.07839, section 4.3: cosine similarity of pooled, unmasked features. The right partner
-of row i is row i.
+The retrieval protocol is that of Gong et al., arXiv 2210.07839, section 4.3: cosine similarity of pooled, unmasked features. The right
+partner of row i is row i.
 
-Axis letters: B batch, L tokens, D width, N clips.
+Axis letters: B batch, L tokens, D width, N clips, C classes.
 """
 
 from typing import NamedTuple
@@ -67,6 +67,42 @@ def retrieval(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _
         ties += int(np.count_nonzero(np.count_nonzero(scores == right, axis=1) > 1))
     r1, r5, r10 = (float((ranks <= k).mean()) for k in (1, 5, 10))
     return Retrieval(r1, r5, r10, float(np.median(ranks)), ties, clips)
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall steps of each class, the sum over thresholds of precision times the gain in recall.
+
+    Args:
+      scores: float[N, C], higher is likelier; clips of equal score share one threshold.
+      targets: bool[N, C], or numbers that are 0 where the class is absent.
+
+    Returns:
+      float64[C], NaN where no clip has the class.
+
+    Raises:
+      ValueError: if the shapes differ, or a score is not finite.
+    """
+    if scores.ndim != 2 or scores.shape != targets.shape or not len(scores):
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be arrays of the same shape [N, C] with N > 0")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of the scores are not finite; mend the model")
+    result = np.full(scores.shape[1], np.nan)
+    for number, (score, target) in enumerate(zip(scores.T, (targets != 0).T, strict=True)):
+        if not target.any():
+            continue
+        order = np.argsort(-score, kind="stable")
+        last_of_score = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+        hits = np.cumsum(target[order])[last_of_score]
+        result[number] = (np.diff(hits, prepend=0) / hits[-1] * hits / (last_of_score + 1)).sum()
+    return result
+
+
+def mean_average_precision(scores: np.ndarray, targets: np.ndarray, *, empty_as_zero: bool = False) -> float:
+    """The mean of average_precision over classes that have a positive; with `empty_as_zero` over all, as the original takes it."""
+    precisions = average_precision(scores, targets)
+    if np.isnan(precisions).all():
+        raise ValueError(f"none of the {len(precisions)} classes has a positive; is this the right label file?")
+    return float(np.nan_to_num(precisions).mean() if empty_as_zero else np.nanmean(precisions))
 
 
 def _directions(rows: np.ndarray, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Retrieval: the definition of a rank, kept by the blocked product, with ties counted."""
+"""Retrieval: the definition of a rank, kept by the blocked product, with ties counted. Average precision: its definition, ties included."""
 
 import tracemalloc
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.metrics import Retrieval, embedding, retrieval
+from avmae_jax.metrics import Retrieval, average_precision, embedding, mean_average_precision, retrieval
 
 
 def _naive(queries: np.ndarray, targets: np.ndarray) -> Retrieval:
@@ -108,3 +108,43 @@ def test_an_embedding_is_the_mean_token_at_length_one(dtype: jnp.dtype) -> None:
     pooled = embedding(tokens)
     assert pooled.dtype == jnp.float32
     np.testing.assert_allclose(pooled, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_average_precision_is_the_mean_precision_at_each_hit() -> None:
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    targets = np.array([[1, 0], [0, 0], [1, 0], [0, 1]])
+    np.testing.assert_allclose(average_precision(scores, targets), [(1 + 2 / 3) / 2, 1.0])
+
+
+def test_clips_of_equal_score_share_one_threshold() -> None:
+    scores, targets = np.zeros((4, 1)), np.array([[1], [0], [0], [0]])
+    assert average_precision(scores, targets) == [0.25]  # whatever their order
+    assert average_precision(scores, targets[::-1]) == [0.25]
+
+
+@settings(deadline=None, max_examples=30)
+@given(clips=st.integers(1, 30), seed=st.integers(0, 99))
+def test_only_the_order_of_scores_counts(clips: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, targets = rng.integers(0, 6, (clips, 3)).astype(np.float64), rng.random((clips, 3)) < 0.4
+    found, order = average_precision(scores, targets), rng.permutation(clips)
+    np.testing.assert_allclose(average_precision(np.exp(scores)[order], targets[order]), found, rtol=1e-12)
+    has = targets.any(axis=0)
+    assert np.isnan(found[~has]).all()
+    assert ((found[has] > 0) & (found[has] <= 1 + 1e-12)).all()
+
+
+def test_classes_without_a_positive_count_only_if_asked() -> None:
+    scores, targets = np.array([[0.9, 0.5], [0.1, 0.6]]), np.array([[1, 0], [0, 0]])
+    assert mean_average_precision(scores, targets) == 1.0
+    assert mean_average_precision(scores, targets, empty_as_zero=True) == 0.5
+    with pytest.raises(ValueError, match="none of the 2 classes has a positive"):
+        mean_average_precision(scores, 0 * targets)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="1 of the scores are not finite"):
+        average_precision(np.array([[bad], [0.0]]), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="same shape"):
+        average_precision(np.zeros((2, 1)), np.ones((2, 2)))

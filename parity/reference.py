@@ -1,0 +1,322 @@
+"""CAV-MAE in PyTorch: a second model to hold the JAX one against, at any size and on any input.
+
+Written from the paper (Gong et al., arXiv 2210.07839) and timm's building blocks; parity/test_reference.py holds it against the recorded
+values of the original, which cover small models only. It takes the JAX model's config, and its state dict has the official names, the
+norms that no pass uses included, so that avmae_jax.convert moves weights between the two. Fields that say how JAX computes (`remat`,
+`compute_dtype`) mean nothing here; `audio_mask_mode` acts through the noise, as in avmae_jax.models.masking.
+
+Axis letters: B batch, T spectrogram frames, M mel bins, C channels, H W image, P patch, L tokens, K kept tokens, D width; in names, a
+and v mark audio and image.
+"""
+
+# torch and timm are optional, and timm marks nothing as public
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Mlp, PatchEmbed
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
+
+Stream = Literal["", "_a", "_v"]  # how the names of a stream's norms end: both modalities together, audio alone, image alone
+Mode = Literal["multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly"]
+
+
+class Pretraining(NamedTuple):
+    """What one masked pass gives, named as in the recorded files; kept tokens are in increasing order of noise."""
+
+    latent: Tensor  # [B, Ka + Kv, D], the joint stream after its norm
+    contrast_audio_tokens: Tensor  # [B, Ka, D], the audio stream after its norm
+    contrast_image_tokens: Tensor  # [B, Kv, D]
+    pred_audio: Tensor  # [B, La, P * P]
+    pred_image: Tensor  # [B, Lv, P * P * 3]
+    mask_audio: Tensor  # float[B, La], 1 where hidden
+    mask_image: Tensor  # float[B, Lv]
+    ids_restore_audio: Tensor  # int64[B, La], place of each token in [kept, hidden]
+    ids_restore_image: Tensor  # int64[B, Lv]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with a pair of norms for each stream: [B, L, D] -> [B, L, D]."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float):
+        super().__init__()
+        for name in ("norm1", "norm2"):
+            _add_norms(self, name, width, eps)
+        self.attn = Attention(width, num_heads=heads, qkv_bias=True)
+        self.mlp = Mlp(width, int(width * mlp_ratio))  # its GELU is the exact one
+
+    def forward(self, tokens: Tensor, stream: Stream = "") -> Tensor:
+        """Runs the block with the norms of one stream."""
+        tokens = tokens + self.attn(self.get_submodule(f"norm1{stream}")(tokens))
+        return tokens + self.mlp(self.get_submodule(f"norm2{stream}")(tokens))
+
+
+class Encoder(nn.Module):
+    """What pretraining and classification share: patches to tokens, separate blocks, joint blocks.
+
+    Args:
+      config: sizes and positions.
+
+    Raises:
+      ValueError: if the config's sizes don't fit each other.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        config.validate()
+        if config.modality != "both":
+            raise ValueError(f"model.modality is {config.modality!r}; the reference has both")
+        shape = config.shape
+        width, separate = shape.width, shape.depth - config.joint_depth
+        block = partial(Block, width, shape.heads, config.mlp_ratio, config.norm_eps)
+        self.patch_embed_a = PatchEmbed((config.mel_bins, config.audio_frames), config.patch, in_chans=1, embed_dim=width)
+        self.patch_embed_v = PatchEmbed(config.image_size, config.patch, in_chans=3, embed_dim=width)
+        self.pos_embed_a = sincos_positions(self.patch_embed_a, width)
+        self.pos_embed_v = sincos_positions(self.patch_embed_v, width)
+        self.modality_a, self.modality_v = _token(width), _token(width)
+        self.blocks_a = nn.Sequential(*(block() for _ in range(separate)))
+        self.blocks_v = nn.Sequential(*(block() for _ in range(separate)))
+        self.blocks_u = nn.ModuleList(block() for _ in range(config.joint_depth))
+        _add_norms(self, "norm", width, config.norm_eps)
+
+    def embed_audio(self, fbank: Tensor) -> Tensor:
+        """Normalised log-mel [B, T, M] -> tokens [B, La, D]; token = mel row * time columns + time column."""
+        return self.patch_embed_a(spectrogram_picture(fbank)) + self.pos_embed_a + self.modality_a
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        """Normalised image [B, 3, H, W] -> tokens [B, Lv, D]."""
+        return self.patch_embed_v(image) + self.pos_embed_v + self.modality_v
+
+    def joint(self, tokens: Tensor, stream: Stream = "", *, unchained: bool = False) -> Tensor:
+        """Through the joint blocks, of which only the last counts if `unchained`, and a stream's final norm: [B, L, D] -> [B, L, D]."""
+        for block in self.blocks_u[-1:] if unchained else self.blocks_u:
+            tokens = block(tokens, stream)
+        return self.get_submodule(f"norm{stream}")(tokens)
+
+    def audio_features(self, fbank: Tensor) -> Tensor:
+        """Tokens of unmasked sound for retrieval: [B, T, M] -> [B, La, D]."""
+        return self.joint(self.blocks_a(self.embed_audio(fbank)), "_a")
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Tokens of an unmasked picture for retrieval: [B, 3, H, W] -> [B, Lv, D]."""
+        return self.joint(self.blocks_v(self.embed_image(image)), "_v")
+
+
+class CAVMAE(Encoder):
+    """The pretraining model; see Encoder for the arguments."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        shape, width = config.shape, config.shape.decoder_width
+        block = partial(Block, width, shape.decoder_heads, config.mlp_ratio, config.norm_eps)
+        self.audio_mask_ratio, self.image_mask_ratio = config.audio_mask_ratio, config.image_mask_ratio
+        self.unchained_contrastive = config.unchained_contrastive
+        self.decoder_embed = nn.Linear(shape.width, width)
+        self.mask_token = _token(width)
+        self.decoder_pos_embed_a = sincos_positions(self.patch_embed_a, width)
+        self.decoder_pos_embed_v = sincos_positions(self.patch_embed_v, width)
+        self.decoder_modality_a, self.decoder_modality_v = _token(width), _token(width)
+        self.decoder_blocks = nn.Sequential(*(block() for _ in range(shape.decoder_depth)))
+        self.decoder_norm = nn.LayerNorm(width, config.norm_eps)
+        self.decoder_pred_a = nn.Linear(width, config.patch**2)
+        self.decoder_pred_v = nn.Linear(width, config.patch**2 * 3)
+        for positions in (self.pos_embed_a, self.pos_embed_v, self.decoder_pos_embed_a, self.decoder_pos_embed_v):
+            positions.requires_grad_(config.learned_positions)
+        self.apply(_initialise)
+
+    def forward(self, fbank: Tensor, image: Tensor, noise_audio: Tensor, noise_image: Tensor) -> Pretraining:
+        """The masked pass.
+
+        Args:
+          fbank: normalised log-mel, float[B, T, M].
+          image: normalised image, float[B, 3, H, W].
+          noise_audio: float[B, La]; the patches with the smallest values are seen.
+          noise_image: float[B, Lv].
+        """
+        keep_a, restore_a, hidden_a = _mask(noise_audio, self.audio_mask_ratio)
+        keep_v, restore_v, hidden_v = _mask(noise_image, self.image_mask_ratio)
+        audio = self.blocks_a(_pick(self.embed_audio(fbank), keep_a))
+        image = self.blocks_v(_pick(self.embed_image(image), keep_v))
+        latent = self.joint(torch.cat([audio, image], dim=1))
+        pred_audio, pred_image = self._decode(latent, restore_a, restore_v, keep_a.shape[1])
+        return Pretraining(
+            latent=latent,
+            contrast_audio_tokens=self.joint(audio, "_a", unchained=self.unchained_contrastive),
+            contrast_image_tokens=self.joint(image, "_v", unchained=self.unchained_contrastive),
+            pred_audio=pred_audio,
+            pred_image=pred_image,
+            mask_audio=hidden_a,
+            mask_image=hidden_v,
+            ids_restore_audio=restore_a,
+            ids_restore_image=restore_v,
+        )
+
+    def _decode(self, latent: Tensor, restore_a: Tensor, restore_v: Tensor, kept_audio: int) -> tuple[Tensor, Tensor]:
+        """[B, Ka + Kv, D] -> [B, La, P * P], [B, Lv, P * P * 3]."""
+        tokens = self.decoder_embed(latent)
+        audio = self._fill(tokens[:, :kept_audio], restore_a) + self.decoder_pos_embed_a + self.decoder_modality_a
+        image = self._fill(tokens[:, kept_audio:], restore_v) + self.decoder_pos_embed_v + self.decoder_modality_v
+        tokens = self.decoder_norm(self.decoder_blocks(torch.cat([audio, image], dim=1)))
+        length = restore_a.shape[1]
+        return self.decoder_pred_a(tokens[:, :length]), self.decoder_pred_v(tokens[:, length:])
+
+    def _fill(self, kept: Tensor, restore_ids: Tensor) -> Tensor:
+        """Kept tokens in their places and the mask token elsewhere: [B, K, D] -> [B, L, D]."""
+        hidden = self.mask_token.expand(len(kept), restore_ids.shape[1] - kept.shape[1], -1)
+        return _pick(torch.cat([kept, hidden], dim=1), restore_ids)
+
+
+class CAVMAEClassifier(Encoder):
+    """The fine-tuned model: the encoder, one mean over all tokens, LayerNorm and a linear layer. Positions are trained.
+
+    Args:
+      config: see Encoder; nothing about the decoder, masks or learned positions counts.
+      classes: how many logits.
+    """
+
+    def __init__(self, config: ModelConfig, classes: int):
+        super().__init__(config)
+        width = config.shape.width
+        self.mlp_head = nn.Sequential(nn.LayerNorm(width, config.norm_eps), nn.Linear(width, classes))
+        self.apply(_initialise)
+
+    def forward(self, fbank: Tensor, image: Tensor, mode: Mode = "multimodal") -> Tensor:
+        """Logits, float[B, classes].
+
+        Args:
+          fbank: normalised log-mel, float[B, T, M]; the two video modes don't look at it.
+          image: normalised image, float[B, 3, H, W]; the two audio modes don't look at it.
+          mode: `multimodal`; `audioonly` or `videoonly` with that modality's norms; `missingaudioonly` or `missingvideoonly`: the mean of
+            the passes with its own and with the joint norms, for a model tuned on both of which only that modality is given.
+
+        Raises:
+          ValueError: for an unknown mode.
+        """
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(get_args(Mode))}")
+        if mode == "multimodal":
+            audio, image = self.blocks_a(self.embed_audio(fbank)), self.blocks_v(self.embed_image(image))
+            return self.mlp_head(self.joint(torch.cat([audio, image], dim=1)).mean(dim=1))
+        is_audio = mode.endswith("audioonly")
+        alone = self.blocks_a(self.embed_audio(fbank)) if is_audio else self.blocks_v(self.embed_image(image))
+        tokens = self.joint(alone, "_a" if is_audio else "_v")
+        if mode.startswith("missing"):
+            tokens = (tokens + self.joint(alone)) / 2
+        return self.mlp_head(tokens.mean(dim=1))
+
+
+def sincos_positions(patches: PatchEmbed, width: int) -> nn.Parameter:
+    """Fixed 2-D positions, computed in float64: float32[1, L, D]; the column in the first half of D, the row in the second."""
+    rows, columns = patches.grid_size
+    frequencies = 10_000.0 ** (-4 / width * torch.arange(width // 4, dtype=torch.float64))
+
+    def half(count: int) -> Tensor:
+        angles = torch.outer(torch.arange(count, dtype=torch.float64), frequencies)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    positions = torch.cat([half(columns).repeat(rows, 1), half(rows).repeat_interleave(columns, dim=0)], dim=1)
+    return nn.Parameter(positions.float()[None])
+
+
+def spectrogram_picture(fbank: Tensor) -> Tensor:
+    """The log-mel as a picture whose rows are mel bins: [B, T, M] -> [B, 1, M, T]."""
+    return fbank.transpose(1, 2)[:, None]
+
+
+def patchify(picture: Tensor, patch: int) -> Tensor:
+    """[B, C, H, W] -> [B, L, P * P * C], inside a patch in the order (row, column, channel)."""
+    return picture.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+
+
+def reconstruction_loss(picture: Tensor, pred: Tensor, hidden: Tensor, *, patch: int, norm_pix: bool) -> Tensor:
+    """Mean squared error over the hidden patches of pictures [B, C, H, W]; 0 if nothing is hidden."""
+    target = patchify(picture, patch)
+    if norm_pix:
+        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # torch's default variance is the unbiased one
+        target = (target - mean) / (variance + 1e-6).sqrt()
+    return ((pred - target).square().mean(dim=-1) * hidden).sum() / hidden.sum().clamp(min=1)
+
+
+def contrastive_loss(audio: Tensor, image: Tensor, config: LossConfig, *, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """InfoNCE of pooled tokens [B, D]; the batch is cut into `groups`, and negatives come from the same group: (nats, accuracy)."""
+    audio, image = (F.normalize(rows, dim=-1).reshape(groups, -1, rows.shape[1]) for rows in (audio, image))
+    over_audio = torch.bmm(audio, image.mT) / config.temperature  # cross_entropy and argmax below take axis 1, here the audio
+    partner = torch.arange(audio.shape[1], device=audio.device).expand(groups, -1)
+    directions = [over_audio, over_audio.mT] if config.bidirectional else [over_audio]
+    nce = torch.stack([F.cross_entropy(logits, partner) for logits in directions]).mean()
+    return nce, torch.stack([(logits.argmax(dim=1) == partner).float().mean() for logits in directions]).mean()
+
+
+def pretraining_losses(
+    out: Pretraining, fbank: Tensor, image: Tensor, config: LossConfig, *, patch: int, groups: int = 1
+) -> dict[str, Tensor]:
+    """The total loss and its parts, named as in the recorded files; those of one modality and "nce" are not weighted.
+
+    Args:
+      out: of CAVMAE for these inputs.
+      fbank: normalised log-mel, float[B, T, M].
+      image: normalised image, float[B, 3, H, W].
+      config: weights and options.
+      patch: P.
+      groups: see contrastive_loss; the number of devices if negatives come from one device's share.
+    """
+    options = {"patch": patch, "norm_pix": config.norm_pix}
+    mae_audio = reconstruction_loss(spectrogram_picture(fbank), out.pred_audio, out.mask_audio, **options)
+    mae_image = reconstruction_loss(image, out.pred_image, out.mask_image, **options)
+    pooled = out.contrast_audio_tokens.mean(dim=1), out.contrast_image_tokens.mean(dim=1)
+    nce, accuracy = contrastive_loss(*pooled, config, groups=groups)
+    mae, contrast = config.mae_weight * (mae_audio + mae_image), config.contrast_weight * nce
+    parts = {"loss_mae": mae, "loss_mae_audio": mae_audio, "loss_mae_image": mae_image, "loss_contrast_weighted": contrast}
+    return {"loss": mae + contrast, **parts, "nce": nce, "contrast_accuracy": accuracy}
+
+
+def adam(params: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Adam:
+    """The recipe's optimizer; its weight_decay is L2 inside the gradient. Parameters without a gradient stay as they are."""
+    return torch.optim.Adam(
+        params, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+def schedule(optimizer: torch.optim.Optimizer, config: OptimConfig) -> torch.optim.lr_scheduler.MultiStepLR:
+    """The recipe's learning rates; call step() after each epoch."""
+    milestones = range(config.decay_start, 1000, config.decay_every)  # no run is longer
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=config.decay_rate)
+
+
+def _add_norms(module: nn.Module, name: str, width: int, eps: float) -> None:
+    """The norms `name`, `name`_a and `name`_v."""
+    for stream in get_args(Stream):
+        module.add_module(name + stream, nn.LayerNorm(width, eps))
+
+
+def _token(width: int) -> nn.Parameter:
+    return nn.Parameter(0.02 * torch.randn(1, 1, width))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier uniform for linear layers and for patch kernels as matrices; a convolution's bias keeps torch's uniform +-1/sqrt(fan_in)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight.data.flatten(1))
+
+
+def _mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, L] -> ids of the K smallest [B, K], place of each token in [kept, hidden] [B, L], 1 where hidden [B, L]."""
+    kept = int(noise.shape[1] * (1 - ratio))
+    order = noise.argsort(dim=1, stable=True)
+    restore_ids = order.argsort(dim=1)
+    return order[:, :kept], restore_ids, (restore_ids >= kept).float()
+
+
+def _pick(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Tokens [B, L, D] at ids [B, K] -> [B, K, D]."""
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
