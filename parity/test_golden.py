@@ -4,16 +4,24 @@ import copy
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
+from avmae_jax import convert
 from avmae_jax.data import fbank
+from avmae_jax.models.classifier import CAVMAEClassifier, Mode
+from avmae_jax.models.encoder import Encoder
+from avmae_jax.trees import flatten
 from parity.golden import Golden, GoldenError, load
-from parity.rows import Row, compare, failures
+from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, failures
 
 FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, [os.environ.get("AVMAE_GOLDEN")]))]
 FILES = sorted({path.name: path for folder in FOLDERS for path in folder.glob("pretrain*.npz")}.values())
@@ -47,6 +55,47 @@ def test_a_wrong_weight_is_noticed(golden: Golden) -> None:
     failed = {row.name for row in changed.output_rows() if not row.ok}
     assert "out.pred_audio" in failed
     assert "out.pred_image" not in failed
+
+
+@pytest.mark.parametrize("path", [path for folder in FOLDERS for path in folder.glob("finetune*.npz")], ids=lambda path: path.stem)
+def test_logits_losses_and_gradients_of_every_mode_are_the_originals(path: Path) -> None:
+    """The file has the heads of the other small ones; that they are right shows in the logits."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    tensors = {name.removeprefix("param."): value for name, value in arrays.items() if name.startswith("param.")}
+    config, classes = convert.infer_sizes(tensors, heads=4), len(tensors["mlp_head.1.bias"])
+    model = convert.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), tensors)
+    sound, image = arrays["in.audio"], arrays["in.image"].transpose(0, 2, 3, 1)
+    rows = [
+        compare(f"feat_{name}", _features(model.encoder, name, x), arrays[f"out.feat_{name}"], OUTPUT_TOLERANCE)
+        for name, x in (("audio", sound), ("image", image))
+    ]
+
+    def losses(model: CAVMAEClassifier, mode: Mode) -> tuple[jax.Array, Any]:
+        logits, labels = model(sound, image, mode=mode), jnp.asarray(arrays["in.labels"])
+        bce = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+        return bce, {"logits": logits, "bce": bce, "ce": optax.softmax_cross_entropy(logits, labels).mean()}
+
+    for mode in get_args(Mode):
+        recorded = {name.removeprefix(f"grad.{mode}."): value for name, value in arrays.items() if name.startswith(f"grad.{mode}.")}
+        if recorded:  # the file has the gradients of two modes, and there of the parameters that the mode uses
+            gradients, parts = nnx.jit(nnx.grad(losses, has_aux=True), static_argnums=1)(model, mode)
+            ours = {str(convert.name_of(where)): gradient for where, gradient in flatten(gradients).items()}
+            rows += [
+                compare(f"grad.{mode}.{name}", ours[name], convert.convert_tensor(value, ours[name].shape), GRADIENT_TOLERANCE)
+                for name, value in recorded.items()
+            ]
+        else:
+            _, parts = nnx.jit(losses, static_argnums=1)(model, mode)
+        rows += [compare(f"{name}.{mode}", value, arrays[f"out.{name}.{mode}"], OUTPUT_TOLERANCE) for name, value in parts.items()]
+    assert_all(rows, at_least=2 + 3 * 5 + 400)
+
+
+@partial(nnx.jit, static_argnums=1)
+def _features(encoder: Encoder, modality: str, inputs: jax.Array) -> jax.Array:
+    if modality == "audio":
+        return encoder.joint(encoder.audio.separate(encoder.embed_audio(inputs)), modality)
+    return encoder.joint(encoder.image.separate(encoder.embed_image(inputs)), modality)
 
 
 def test_compare_takes_nan_for_wrong_and_zero_for_exact() -> None:

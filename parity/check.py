@@ -1,0 +1,111 @@
+"""Runs the PyTorch reference and the JAX model side by side: `python -m parity.check CHECKPOINT [--media clip.mp4 ...]`.
+
+CHECKPOINT is a .pth of the original, pretrained or fine-tuned, or anything else that avmae_jax.weights reads: the reference loads its
+tensors by their official names, the JAX model through the converter. Both get random input, and the given media files if there are any;
+every intermediate, loss, feature and logit is compared, and with --gradients every gradient too.
+
+Exit status: 0 if every quantity is within its tolerance, 1 if one is not, 2 if a file can't be used.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from avmae_jax import weights
+from avmae_jax.config import Config, LossConfig, ModelConfig
+from avmae_jax.convert import to_official
+from avmae_jax.data.fbank import num_samples
+from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.pipeline import EVAL_FRAME, example
+from avmae_jax.data.video import ClipError, decode_clip
+from avmae_jax.models.classifier import Mode
+from parity.rows import Row, print_table
+
+
+def media_inputs(config: ModelConfig, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """The beginning of each file as the model sees it: float32[B, T, M], float32[B, H, W, 3]; raises ClipError."""
+    samples = num_samples(config.audio_frames)
+    clips = [decode_clip(path, clip_id=str(path), seconds=config.audio_frames / 100, frame_size=config.image_size) for path in paths]
+    examples = [example(clip, EVAL_FRAME, samples=samples, image_size=config.image_size) for clip in clips]
+    batch = {name: np.stack([one[name] for one in examples]) for name in ("waveform", "samples", "image")}
+    fbank, image = model_inputs({name: jnp.asarray(array) for name, array in batch.items()}, Config(model=config))
+    return np.asarray(fbank), np.asarray(image)
+
+
+def read(path: Path, **sizes: int) -> tuple[weights.Weights, dict[str, np.ndarray]]:
+    """The checkpoint for JAX, and its official state dict for the reference: from a file as it stands there, not by our converter."""
+    found = weights.read(path, **sizes)
+    state = to_official({name: np.asarray(tensor) for name, tensor in found.params.items()})
+    if path.is_file():
+        state |= weights.read_tensors(path)
+    return found._replace(config=dataclasses.replace(found.config, compute_dtype="float32", remat=False)), state
+
+
+def check(
+    found: weights.Weights, state: dict[str, np.ndarray], media: Sequence[Path], *, batch: int, seed: int, norm_pix: bool, gradients: bool
+) -> Iterator[Row]:
+    """Rows for random and for real input.
+
+    Args:
+      found: the checkpoint for JAX.
+      state: for the reference.
+      media: files with sound and picture.
+      batch: random examples.
+      seed: of input and masks.
+      norm_pix: see LossConfig; a pretraining checkpoint doesn't tell.
+      gradients: compare them too.
+    """
+    from parity.side_by_side import Classification, Pretraining, masking_noise, random_inputs
+
+    inputs = {"random": random_inputs(found.config, batch, seed)}
+    if media:
+        fbank, image = media_inputs(found.config, media)
+        inputs["media"] = type(inputs["random"])(fbank, image, *masking_noise(found.config, len(media), seed))
+    for kind, given in inputs.items():
+        if found.classes:
+            pair = Classification(found.config, found.classes, given, state=state)
+            rows = [*pair.logit_rows(), *(row for mode in get_args(Mode) if gradients for row in pair.gradient_rows(mode))]
+        else:
+            pair = Pretraining(found.config, LossConfig(norm_pix=norm_pix), given, state=state)
+            rows = [*pair.output_rows(), *(pair.gradient_rows() if gradients else ())]
+        yield from (row._replace(name=f"{kind}: {row.name}") for row in rows)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m parity.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help=".pth, .safetensors, or a run's folder")
+    parser.add_argument("--media", type=Path, nargs="+", default=[], help="videos to run both models on")
+    parser.add_argument("--batch", type=int, default=2, help="random examples")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--heads", type=int, default=0, help="of the encoder, where its width isn't a published one")
+    parser.add_argument("--decoder_heads", type=int, default=0, help="likewise")
+    parser.add_argument("--mel_bins", type=int, default=128)
+    parser.add_argument("--no_norm_pix", action="store_true", help="the model was trained to predict pixels as they are")
+    parser.add_argument("--gradients", action="store_true", help="compare gradients too")
+    args = parser.parse_args()
+    try:
+        found, state = read(args.checkpoint, heads=args.heads, decoder_heads=args.decoder_heads, mel_bins=args.mel_bins)
+        options = {"batch": args.batch, "seed": args.seed, "norm_pix": not args.no_norm_pix, "gradients": args.gradients}
+        rows = list(check(found, state, args.media, **options))
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f'{error.name} is missing: pip install -e ".[parity]"\n')
+        return 2
+    except (ValueError, OSError, ClipError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    kind = f"classifier of {found.classes} classes" if found.classes else "pretraining model"
+    print_table(rows, [f"{args.checkpoint}: {kind}, {found.config.shape}, joint_depth={found.config.joint_depth}"])
+    return 0 if all(row.ok for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
