@@ -3,8 +3,16 @@
 import importlib
 from typing import Any
 
-_PUBLIC = {"CAVMAE": "avmae_jax.models.cavmae", "restore_params": "avmae_jax.checkpoint"}
-__all__ = ["CAVMAE", "restore_params"]  # pyright: ignore[reportUnsupportedDunderAll]
+_PUBLIC = {
+    "AST": "avmae_jax.models.spectrogram_transformer",
+    "CAVMAE": "avmae_jax.models.cavmae",
+    "CAVMAEClassifier": "avmae_jax.models.classifier",
+    "MAE": "avmae_jax.models.mae",
+    "load_pretrained": "avmae_jax.weights",
+    "restore_params": "avmae_jax.checkpoint",
+    "save_torch": "avmae_jax.weights",
+}
+__all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

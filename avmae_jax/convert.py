@@ -7,7 +7,7 @@ flattened). The rule is linear, so gradients are converted like weights, and los
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -218,7 +218,7 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
     needed = ["patch_embed_v.proj.weight", "blocks_u.0.mlp.fc1.weight", "pos_embed_a", "pos_embed_v"]
     missing = [name for name in needed if name not in tensors]
     if missing:
-        raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(missing)} missing; there are {_some(list(tensors))}")
+        raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(missing)} missing; there are {some(tensors)}")
     width, _, patch, _ = tensors["patch_embed_v.proj.weight"].shape
     joint_depth = _count_blocks(tensors, "blocks_u")
     decoder: dict[str, Any] = {}
@@ -250,8 +250,10 @@ def _published_heads(width: int, kind: str) -> int:
     raise ConversionError(f"no published model has a {kind}width of {width}, so the number of heads must be given: {kind}heads")
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+def some(names: Iterable[Any]) -> str:
+    """The first three of some names, and how many more there are."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"
 
 
 def _count_blocks(tensors: Mapping[str, np.ndarray], stack: str) -> int:

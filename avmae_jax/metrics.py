@@ -1,4 +1,4 @@
-"""What is measured on held-out clips: whether a sound finds its picture among all others and a picture its sound, and how well classes rank.
+"""What is measured on held-out clips: whether sounds find their pictures and pictures their sounds, and how well classes rank.
 
 The retrieval protocol is that of Gong et al., arXiv 2210.07839, section 4.3: cosine similarity of pooled, unmasked features. The right
 partner of row i is row i.

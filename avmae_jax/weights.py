@@ -1,0 +1,270 @@
+"""Weights on their way between files: the original's .pth, safetensors under the same names, and the checkpoints of a run.
+
+    .pth, .safetensors --read_tensors--> official names --convert--> Weights --write--> any of the three
+    a run's Orbax folder --------------------------------------------^
+
+A file may come from anybody, so nothing in it is executed and what it says of itself is checked against its tensors. What is written
+appears under its name only when it is complete, and nothing that exists is overwritten.
+"""
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import nnx
+
+from avmae_jax.checkpoint import CheckpointError, Checkpoints, restore_params
+from avmae_jax.config import ModelConfig
+from avmae_jax.convert import ConversionError, build, from_official, infer_sizes, is_unused, some, to_official
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.mae import MAE
+from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, read_tensors, require_new, save_tensors, write_new
+from avmae_jax.trees import flatten
+
+__all__ = ["Weights", "load_pretrained", "read", "read_tensors", "require_new", "save_torch", "write"]
+
+Model = CAVMAE | CAVMAEClassifier | MAE | AST
+
+_HEAD = "mlp_head.1.weight"  # [C, D]
+# Axes of the tensors that the sizes are taken from.
+_RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "pos_embed_a": 3, "pos_embed_v": 3} | {
+    "decoder_embed.weight": 2,
+    _HEAD: 2,
+}
+_CLEANUPS = 20  # tenths of a second after a failed save of a folder
+_SIZED = ("modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch")
+
+
+class Weights(NamedTuple):
+    """A model's parameters and what is needed to build it."""
+
+    config: ModelConfig
+    classes: int  # C of a classifier; 0: a pretraining model
+    params: Tensors  # dotted path -> float32
+
+
+def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> Weights:
+    """Weights from a file or a run.
+
+    Args:
+      path: .pth, .pt, .bin or .safetensors with official names, of a pretraining model or a classifier; or a run's folder, its checkpoints
+        folder or one step of it.
+      heads: of the encoder, for files that don't say; 0: those of the published model of this width.
+      decoder_heads: likewise.
+      mel_bins: M, for files that don't say.
+
+    Raises:
+      ConversionError: naming the file and what is wrong: it can't be read, it is another model's, or it contradicts the sizes given.
+    """
+    path = Path(path).expanduser()
+    if min(heads, decoder_heads) < 0 or mel_bins < 1:
+        raise ConversionError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")
+    if path.is_dir():
+        weights = _read_run(path)
+    else:
+        tensors, note = read_file(path)
+        try:
+            weights = _from_tensors(tensors, note, heads, decoder_heads, mel_bins)
+        except ValueError as error:
+            raise ConversionError(f"{path}: {error}") from error
+        _log_unused(path, tensors)
+    said = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
+    for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
+        if given not in (default, said[name]):
+            raise ConversionError(f"{path}: {name} is {said[name]} there and {given} was given; leave it out")
+    return weights
+
+
+def write(weights: Weights, path: str | Path) -> None:
+    """Writes weights to a new place.
+
+    Args:
+      weights: of CAVMAE or CAVMAEClassifier; other models have no official names and go into Orbax folders only.
+      path: its suffix tells the format: .pth, .pt and .bin hold the official tensors alone, .safetensors the config as well, and anything
+        else becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
+
+    Raises:
+      ConversionError: if the path exists, can't be written, or the model has no official names; nothing is left there then.
+    """
+    path = Path(path).expanduser()
+    require_new(path)
+    config = dataclasses.asdict(weights.config)
+    if path.suffix.lower() not in (*TORCH, SAFETENSORS):
+        write_new(path, partial(_save_run, weights.params, {"config": {"model": config}}))
+        return
+    save_tensors(_official(weights.params), path, json.dumps(config))
+    if path.suffix.lower() in TORCH:
+        _log_lost(path, weights.config)
+
+
+def load_pretrained(path: str | Path, **sizes: int) -> Model:
+    """A model with the weights of a file or a run.
+
+    Args:
+      path: see read.
+      **sizes: heads, decoder_heads, mel_bins; see read.
+
+    Returns:
+      CAVMAE or CAVMAEClassifier; from a run of one modality MAE or AST.
+
+    Raises:
+      ConversionError: see read.
+    """
+    weights = read(path, **sizes)
+    return build(partial(_fresh, weights.config, weights.classes), weights.params)
+
+
+def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
+    """Writes a model as the state dict of the original: float32, official names, the norms that the original never uses included.
+
+    Args:
+      model: on this host.
+      path: a new .pth, .pt or .bin file.
+
+    Raises:
+      ConversionError: if the path exists, can't be written or has another suffix, or the original has no such model.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in TORCH:
+        raise ConversionError(f"{path}: a state dict of PyTorch ends in {', '.join(TORCH)}")
+    tensors = _official(flatten(nnx.state(model, nnx.Param)))
+    save_tensors(tensors, path)
+
+
+def _fresh(config: ModelConfig, classes: int) -> Model:
+    """The model that weights belong to, freshly initialised."""
+    rngs = nnx.Rngs(0)
+    if config.modality == "both":
+        return CAVMAEClassifier(config, classes, rngs=rngs) if classes else CAVMAE(config, rngs=rngs)
+    return AST(config, classes, rngs=rngs) if classes else MAE(config, rngs=rngs)
+
+
+def _read_run(path: Path) -> Weights:
+    """Weights of a run's folder, its checkpoints or one step."""
+    checkpoints = path / "checkpoints"
+    try:
+        restored = restore_params(checkpoints if checkpoints.is_dir() else path)
+        note = restored.meta.get("config")
+        config = _config_from(note.get("model") if isinstance(note, dict) else None)
+        params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
+        head = params.get("head.linear.bias")
+        weights = Weights(config, 0 if head is None else head.size, params)
+        # Compares names and shapes; under eval_shape no second copy is made.
+        nnx.eval_shape(lambda given: build(partial(_fresh, config, weights.classes), given), params)
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
+    except ValueError as error:
+        raise ConversionError(f"{path}: {error}") from error
+    return weights
+
+
+def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, mel_bins: int) -> Weights:
+    """Weights from official tensors and, where there is one, the file's note of its config."""
+    odd = [name for name, rank in _RANKS.items() if name in tensors and (tensors[name].ndim != rank or not tensors[name].size)]
+    if odd:
+        raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(f'{name} {tensors[name].shape}' for name in odd)}")
+    if note:
+        config = _config_from(_parse(note))
+        _require_sizes(config, tensors)
+    else:
+        config = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins)
+        config.validate()
+    classes = len(tensors[_HEAD]) if _HEAD in tensors else 0
+    shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(partial(_fresh, config, classes))).items()}
+    return Weights(config, classes, from_official(tensors, shapes))
+
+
+def _parse(note: str) -> Any:
+    try:
+        return json.loads(note)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _config_from(fields: Any) -> ModelConfig:
+    """The config that was noted beside weights; fields that didn't exist when it was noted have their defaults."""
+    kinds = get_type_hints(ModelConfig)
+    if not isinstance(fields, dict):
+        raise ConversionError("says nothing of the model's config, which training of this project notes; was it written by something else?")
+    if unknown := [name for name in fields if name not in kinds]:
+        raise ConversionError(f"its config has fields unknown here: {some(unknown)}; it was written by a newer version, update avmae_jax")
+    for name, value in fields.items():
+        kind = kinds[name] | int if kinds[name] is float else kinds[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ConversionError(f"its config says that model.{name} is {str(value)[:40]!r}, which it can't be")
+    config = ModelConfig(**fields)
+    config.validate()
+    return config
+
+
+def _require_sizes(config: ModelConfig, tensors: Tensors) -> None:
+    """Raises ConversionError if a noted config asks for other sizes than the tensors have; before a model of that size is thought of."""
+    shape = config.shape
+    found = infer_sizes(tensors, heads=shape.heads, decoder_heads=shape.decoder_heads, mel_bins=config.mel_bins)
+    said, has = (sizes.shape._asdict() | {name: getattr(sizes, name) for name in _SIZED} for sizes in (config, found))
+    different = [name for name in said if said[name] != has[name] and ("decoder_embed.weight" in tensors or "decoder_" not in name)]
+    lines = [f"model.{name} is {said[name]}, its tensors say {has[name]}" for name in different]
+    if not abs(config.mlp_ratio - found.mlp_ratio) * has["width"] < 1:  # a hidden width is rounded down
+        lines.append(f"model.mlp_ratio is {config.mlp_ratio}, its tensors say {found.mlp_ratio}")
+    if lines:
+        raise ConversionError("its config is another model's:\n  " + "\n  ".join(lines))
+
+
+def _log_unused(path: Path, tensors: Tensors) -> None:
+    """Names the norms that the original stores and never uses, which Weights don't have."""
+    unused = [name for name in tensors if is_unused(name)]
+    if unused:
+        logging.info("%s: %d norm tensors that the original never uses are left out: %s", path, len(unused), some(unused))
+    if changed := [name for name in unused if (tensors[name] != name.endswith("weight")).any()]:
+        logging.warning(
+            "%s: %d of them are not as they are initialised, and would be written back as if they were: %s",
+            path,
+            len(changed),
+            some(changed),
+        )
+
+
+def _log_lost(path: Path, config: ModelConfig) -> None:
+    """Says what of the config can't be told from the tensors."""
+    shape, default = config.shape, ModelConfig()
+    told = {*shape._fields, *_SIZED, "size", "mlp_ratio"}
+    lost = [f"{name}={value}" for name, value in dataclasses.asdict(config).items() if name not in told and value != getattr(default, name)]
+    logging.info(
+        "%s: holds no config; read it with heads=%d, decoder_heads=%d, mel_bins=%d", path, shape.heads, shape.decoder_heads, config.mel_bins
+    )
+    if lost:
+        logging.warning("%s: these settings are lost, which a .safetensors or a folder would keep: %s", path, ", ".join(lost))
+
+
+def _official(params: Mapping[str, Any]) -> Tensors:
+    """Official tensors of our parameters, the norms that are never used added and named."""
+    if "encoder.norm.main.scale" not in params:
+        raise ConversionError("only CAV-MAE and its classifier have official names; write this model to a folder, without a suffix")
+    tensors = to_official({name: np.asarray(leaf, np.float32) for name, leaf in params.items()})
+    if added := [name for name in tensors if is_unused(name)]:
+        logging.info(
+            "%d norm tensors that the original stores and never uses are added as initialised: %s", len(added), some(sorted(added))
+        )
+    return tensors
+
+
+def _save_run(params: Tensors, meta: dict[str, Any], path: Path) -> None:
+    try:
+        with Checkpoints(path) as checkpoints:
+            arrays = {name: jnp.asarray(tensor) for name, tensor in params.items()}
+            checkpoints.save(0, params=arrays, opt_state={}, rng={}, data={}, meta=meta)
+    except CheckpointError:
+        for _ in range(_CLEANUPS):  # Orbax's other writers don't hear of the failure and make the folder again
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.1)
+        raise

@@ -1,0 +1,315 @@
+"""Weights in files of PyTorch, to and from everything else, and such files that are damaged, hostile or another model's."""
+
+# pyright: reportMissingImports=false
+
+import argparse
+import dataclasses
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+
+pytest.importorskip("timm", reason='files of PyTorch and its reference model need PyTorch and timm: pip install -e ".[parity]"')
+
+import torch
+
+from avmae_jax import load_pretrained, save_torch
+from avmae_jax.config import ModelConfig
+from avmae_jax.convert import ConversionError, build, is_unused
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.mae import MAE
+from avmae_jax.trees import flatten
+from avmae_jax.weights import Weights, read, read_tensors, write
+from parity import reference
+
+CONFIG = ModelConfig(
+    depth=3, joint_depth=2, width=16, heads=2, decoder_depth=2, decoder_width=8, decoder_heads=2,
+    audio_frames=24, mel_bins=16, image_size=16, patch=8, mlp_ratio=2.0,
+)  # fmt: skip
+HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
+ROOT = Path(__file__).parents[1]
+
+
+def fresh(config: ModelConfig, classes: int) -> CAVMAE | CAVMAEClassifier:
+    rngs = nnx.Rngs(0)
+    return CAVMAEClassifier(config, classes, rngs=rngs) if classes else CAVMAE(config, rngs=rngs)
+
+
+def made(config: ModelConfig = CONFIG, classes: int = 0, seed: int = 0) -> Weights:
+    """Random weights; every value is its own, so that a swap shows. Of a classifier the config says nothing about the decoder."""
+    if classes:
+        config = dataclasses.replace(config, decoder_depth=None, decoder_width=None, decoder_heads=None)
+    rng = np.random.default_rng(seed)
+    shapes = flatten(nnx.eval_shape(partial(fresh, config, classes)))
+    return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+
+
+def sizes(weights: Weights) -> dict[str, int]:
+    return {name: value for name, value in HEADS.items() if not (weights.classes and name == "decoder_heads")}
+
+
+def reference_model(weights: Weights) -> Any:
+    return reference.CAVMAEClassifier(weights.config, weights.classes) if weights.classes else reference.CAVMAE(weights.config)
+
+
+def assert_same(got: Weights, want: Weights) -> None:
+    assert (got.config, got.classes) == (want.config, want.classes)
+    assert {path: (x.shape, x.dtype, x.tobytes()) for path, x in got.params.items()} == {
+        path: (x.shape, x.dtype, x.tobytes()) for path, x in want.params.items()
+    }
+
+
+def stored(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def message(path: Path, **given: int) -> str:
+    """The sentence that a bad file gives; it names the file."""
+    with pytest.raises(ConversionError) as error:
+        read(path, **given)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="absl")
+    return caplog
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Mapping[str, Any]:
+    """The state dict of the small model."""
+    write(made(), tmp_path / "state.pth")
+    return stored(tmp_path / "state.pth")
+
+
+VARIANTS = {
+    "pretraining": made(),
+    "classifier": made(classes=5),
+    "all joint": made(dataclasses.replace(CONFIG, joint_depth=3)),
+    "one joint": made(dataclasses.replace(CONFIG, depth=4, joint_depth=1, decoder_depth=1), classes=1),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_there_and_back_is_the_same_to_the_last_bit_in_every_format(name: str, tmp_path: Path) -> None:
+    want = VARIANTS[name]
+    write(want, tmp_path / "run")
+    write(read(tmp_path / "run"), tmp_path / "w.pth")
+    assert_same(read(tmp_path / "w.pth", **sizes(want)), want)
+    write(read(tmp_path / "w.pth", **sizes(want)), tmp_path / "again")
+    assert_same(read(tmp_path / "again"), want)
+    write(read(tmp_path / "w.pth", **sizes(want)), tmp_path / "w.safetensors")
+    write(read(tmp_path / "w.safetensors"), tmp_path / "again.pt")
+    assert_same(read(tmp_path / "again.pt", **sizes(want)), want)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_pth_is_a_state_dict_of_the_reference(name: str, tmp_path: Path) -> None:
+    want = VARIANTS[name]
+    write(want, tmp_path / "w.pth")
+    content, model = stored(tmp_path / "w.pth"), reference_model(want)
+    assert content.keys() == model.state_dict().keys()
+    assert {(type(x), x.dtype) for x in content.values()} == {(torch.Tensor, torch.float32)}
+    for unused in filter(is_unused, content):
+        assert torch.equal(content[unused], model.state_dict()[unused]), unused
+    model.load_state_dict(content)  # names and shapes, strictly
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    assert_same(read(tmp_path / "theirs.pth", **sizes(want)), want)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapper", ["", "model", "state_dict"])
+def test_prefix_and_wrapper_come_off(prefix: str, wrapper: str, state: Mapping[str, Any], tmp_path: Path, logged: Any) -> None:
+    content: dict[str, Any] = {f"{prefix}{name}": torch.nn.Parameter(x) for name, x in state.items()}
+    if wrapper:
+        content = {wrapper: content, "epoch": 3, "optimizer": {"state": {0: torch.ones(2)}}}
+    torch.save(content, tmp_path / "w.pth")
+    assert_same(read(tmp_path / "w.pth", **HEADS), made())
+    assert (f"its entry '{wrapper}' is read; the others are left out: epoch, optimizer" in logged.text) == bool(wrapper)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_other_precisions_and_entries_that_are_no_tensors(zipped: bool, state: Mapping[str, Any], tmp_path: Path, logged: Any) -> None:
+    kinds = [torch.float16, torch.bfloat16, torch.float64, torch.float32]
+    content: dict[str, Any] = {name: x.to(kinds[i % 4]) for i, (name, x) in enumerate(state.items())}
+    extra = {"epoch": 3, "steps": torch.arange(3), "sparse": torch.eye(2).to_sparse(), 5: "five"}
+    torch.save({**content, **extra}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    found = read_tensors(tmp_path / "w.pth")
+    assert found.keys() == content.keys()
+    for name, x in content.items():
+        np.testing.assert_array_equal(found[name], x.float().numpy(), strict=True)
+    assert "4 entries that are no floating-point tensors are left out: epoch, steps, sparse and 1 more" in logged.text
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_model_is_saved_and_loaded(classes: int, tmp_path: Path) -> None:
+    want = made(classes=classes)
+    save_torch(build(partial(fresh, want.config, classes), want.params), tmp_path / "w.pth")
+    reference_model(want).load_state_dict(stored(tmp_path / "w.pth"))
+    model = load_pretrained(tmp_path / "w.pth", **sizes(want))
+    assert type(model) is (CAVMAEClassifier if classes else CAVMAE)
+    for path, leaf in flatten(model).items():
+        np.testing.assert_array_equal(leaf, want.params[path], strict=True)
+
+
+def test_what_the_original_has_no_names_for_is_refused(tmp_path: Path) -> None:
+    model: Any = MAE(dataclasses.replace(CONFIG, modality="image", depth=1, joint_depth=1), rngs=nnx.Rngs(0))
+    with pytest.raises(ConversionError, match="only CAV-MAE and its classifier have official names"):
+        save_torch(model, tmp_path / "w.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_pth_does_not_keep_is_said(tmp_path: Path, logged: Any) -> None:
+    write(made(), tmp_path / "w.pth")
+    assert "w.pth: holds no config; read it with heads=2, decoder_heads=2, mel_bins=16" in logged.text
+    assert "are lost" not in logged.text
+    write(made(dataclasses.replace(CONFIG, learned_positions=True, norm_eps=1e-6)), tmp_path / "other.pth")
+    assert (
+        "other.pth: these settings are lost, which a .safetensors or a folder would keep: norm_eps=1e-06, learned_positions=True"
+        in logged.text
+    )
+
+
+class Code:
+    """Pickled, it makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "pickle 2", "wrapped"])
+def test_code_in_a_file_is_never_run(how: str, state: Mapping[str, Any], tmp_path: Path) -> None:
+    path, made_by_it = tmp_path / "w.pth", tmp_path / "made"
+    content = {"model": dict(state), "args": Code(made_by_it)} if how == "wrapped" else {**state, "x": Code(made_by_it)}
+    if how.startswith("pickle"):
+        path.write_bytes(pickle.dumps({"x": Code(made_by_it)}, protocol=2 if how == "pickle 2" else 5))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how != "legacy")
+    said = message(path, **HEADS)
+    assert ("posix.mkdir, which is no tensor but code, and was not run" if how != "pickle" else "nothing in it was run") in said
+    assert "\n" not in said
+    assert not made_by_it.exists()
+    with path.open("rb") as file:
+        (torch.load if not how.startswith("pickle") else lambda file, **_: pickle.load(file))(file, weights_only=False)  # noqa: S301  # it would
+    assert made_by_it.exists()
+
+
+def test_a_file_that_is_no_weights_gives_one_line(state: Mapping[str, Any], tmp_path: Path) -> None:
+    whole = (tmp_path / "state.pth").read_bytes()
+    damaged = "is no PyTorch checkpoint, or a damaged or incomplete one; nothing in it was run"
+    files: dict[str, tuple[bytes | Any, str]] = {
+        "empty": (b"", "is empty (0 bytes)"),
+        "text": (b"hello, this is a text\n", damaged),
+        "page": (b"<!DOCTYPE html><html></html>", damaged),
+        "cut": (whole[: len(whole) // 2], damaged),
+        "stub": (whole[:40], damaged),
+        "module": (torch.nn.Linear(2, 2), "holds torch.nn.modules.linear.Linear, which is no tensor but code"),
+        "settings": ({"model": dict(state), "args": argparse.Namespace(a=1)}, "holds argparse.Namespace, which is no tensor but code"),
+        "tensor": (torch.ones(3), "holds a Tensor, not a state dict"),
+        "list": ([torch.ones(3)], "holds a list, not a state dict"),
+        "none": ({"epoch": 3, "steps": torch.arange(3)}, "holds no floating-point tensors"),
+        "nothing": ({}, "holds no floating-point tensors"),
+        "twice": ({"a": torch.ones(1), "module.a": torch.ones(1)}, "twice, with and without 'module.'"),
+        "claim": ({"pos_embed_a": torch.ones(1).expand(10**12)}, "pos_embed_a claims 1000000000000 values, more than the file has bytes"),
+        "vit": (
+            {"cls_token": torch.ones(1, 1, 8), "blocks.0.attn.qkv.weight": torch.ones(24, 8)},
+            "these are no weights of a CAV-MAE: patch_embed_v.proj.weight, blocks_u.0.mlp.fc1.weight, pos_embed_a, pos_embed_v missing; "
+            "there are cls_token, blocks.0.attn.qkv.weight",
+        ),
+    }  # fmt: skip
+    for name, (content, expected) in files.items():
+        path = tmp_path / f"{name}.pth"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+        said = message(path, **HEADS)
+        assert expected in said, said
+        assert "\n" not in said
+        assert "weights_only" not in said  # torch's own message says how to run the code after all
+
+
+def test_a_file_cut_anywhere_or_with_any_byte_changed_is_weights_or_refused(state: Mapping[str, Any], tmp_path: Path) -> None:
+    whole, rng = (tmp_path / "state.pth").read_bytes(), np.random.default_rng(0)
+    path = tmp_path / "w.pth"
+    for _ in range(60):
+        path.write_bytes(whole[: rng.integers(len(whole))])
+        message(path)
+        changed = bytearray(whole)
+        changed[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        try:
+            read_tensors(path)
+        except ConversionError:
+            continue
+
+
+def test_every_missing_unexpected_and_misshapen_tensor_is_listed(state: Mapping[str, Any], tmp_path: Path) -> None:
+    wrong = {name: x for name, x in state.items() if name not in ("norm_a.bias", "blocks_u.1.attn.qkv.weight")}
+    torch.save(wrong | {"cls_token": torch.zeros(3), "norm.weight": torch.zeros(3)}, path := tmp_path / "w.pth")
+    first, *lines = message(path, **HEADS).splitlines()
+    assert first == f"{path}: 4 tensors don't fit the model:"
+    assert set(lines) == {
+        "  missing: blocks_u.1.attn.qkv.weight",
+        "  missing: norm_a.bias",
+        "  misshapen: norm.weight is (3,), the model's is (16,)",
+        "  unexpected: cls_token (3,)",
+    }
+    assert len(lines) == 4
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    line = [sys.executable, "-m", "launch.convert", *map(str, arguments)]
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_reads_and_writes_pth(tmp_path: Path) -> None:
+    write(made(), tmp_path / "run")
+    done = command(tmp_path / "run", tmp_path / "w.pth")
+    assert done.returncode == 0, done.stderr
+    assert "read it with heads=2, decoder_heads=2, mel_bins=16" in done.stderr
+    done = command(tmp_path / "w.pth", tmp_path / "again")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the number of heads must be given: decoder_heads" in done.stderr
+    done = command("--heads=2", tmp_path / "w.pth", tmp_path / "again", "--decoder_heads", 2, "--mel_bins=16")
+    assert done.returncode == 0, done.stderr
+    assert "32 norm tensors that the original never uses are left out: " in done.stderr
+    assert_same(read(tmp_path / "again"), made())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    write(made(), tmp_path / "in.safetensors")
+    script = f"""
+import resource, signal
+import torch
+from avmae_jax.weights import read, write
+weights = read("{tmp_path}/in.safetensors")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+try:
+    write(weights, "{tmp_path}/w.pth")
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.startswith(f"ConversionError {tmp_path}/w.pth: can't be written, and nothing was left there: "), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

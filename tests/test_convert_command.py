@@ -1,0 +1,85 @@
+"""python -m launch.convert as a user runs it, without torch: folders and .safetensors. For .pth see parity/test_convert_files.py."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+from conftest import Program
+from flax import nnx
+
+from avmae_jax.config import ModelConfig
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.trees import flatten
+from avmae_jax.weights import Weights, read, write
+from launch.convert import describe
+
+CONFIG = ModelConfig(
+    depth=3,
+    joint_depth=2,
+    width=16,
+    heads=2,
+    decoder_depth=1,
+    decoder_width=8,
+    decoder_heads=2,
+    audio_frames=24,
+    mel_bins=16,
+    image_size=16,
+    patch=8,
+)
+
+
+def made(classes: int = 0) -> Weights:
+    fresh = functools.partial(CAVMAEClassifier, CONFIG, classes) if classes else functools.partial(CAVMAE, CONFIG)
+    shapes = flatten(nnx.eval_shape(lambda: fresh(rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    return Weights(CONFIG, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+
+
+def test_a_folder_becomes_a_file_and_it_is_said_what_was_read_added_and_written(program: Program, tmp_path: Path) -> None:
+    write(made(), tmp_path / "run")
+    done = program("-m", "launch.convert", tmp_path / "run", tmp_path / "w.safetensors", "--heads=2", "--mel_bins", 16)
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    assert first == f"read {tmp_path}/run: {describe(made())}"
+    assert last == f"wrote {tmp_path}/w.safetensors"
+    assert "24 norm tensors that the original stores and never uses are added as initialised: blocks_a.0.norm1_a.bias, " in done.stderr
+    found = read(tmp_path / "w.safetensors")
+    assert {path: x.tobytes() for path, x in found.params.items()} == {path: x.tobytes() for path, x in made().params.items()}
+
+
+def test_a_bad_input_is_one_line_and_status_1(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_text("a web page")
+    done = program("-m", "launch.convert", tmp_path / "w.safetensors", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{tmp_path}/w.safetensors: is no safetensors file, or a damaged or incomplete one")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_an_existing_out_is_refused_before_anything_is_read(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "out.safetensors").write_text("mine")
+    done = program("-m", "launch.convert", tmp_path / "nowhere", tmp_path / "out.safetensors")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{tmp_path}/out.safetensors: exists already and is not overwritten; choose another name\n"
+    assert (tmp_path / "out.safetensors").read_text() == "mine"
+
+
+def test_out_must_be_given(program: Program, tmp_path: Path) -> None:
+    done = program("-m", "launch.convert", tmp_path)
+    assert done.returncode == 1
+    assert "give IN and OUT, two paths; there are 1" in done.stderr + done.stdout
+
+
+def test_a_description_names_kind_sizes_and_parameters() -> None:
+    count = sum(x.size for x in made().params.values()) / 1e6
+    assert describe(made()) == (
+        "CAV-MAE, pretraining model; 3 blocks (2 joint); width 16, 2 heads; decoder of 1 blocks, width 8, 2 heads; "
+        f"sound of 24 frames x 16 mel bins; pictures of 16 x 16; patches of 8; {count:.3f} M parameters"
+    )
+    assert describe(made(7)).startswith("CAV-MAE, classifier with 7 classes; 3 blocks (2 joint); width 16, 2 heads; sound")
+    alone = made()._replace(config=dataclasses.replace(CONFIG, modality="image"))
+    assert describe(alone).startswith("image model, pretraining model; 3 blocks; width 16, 2 heads; decoder")
+    assert "; pictures of 16 x 16; patches" in describe(alone)
+    assert "sound" not in describe(alone)
