@@ -22,6 +22,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
+from avmae_jax.init_from import initialise_from
 from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import NonFiniteLossError, Trainer
@@ -106,11 +107,15 @@ def pretrain(config: Config) -> dict[str, Any] | None:
     begin = time.monotonic()
     workdir = claim_workdir(config)
     announce(config)
-    micro_batch = pick_micro_batch(config, (newest_meta(workdir / "checkpoints") or {}).get("micro_batch", 0))
+    before = newest_meta(workdir / "checkpoints") or {}
+    micro_batch = pick_micro_batch(config, before.get("micro_batch", 0))
     train, test = open_sources(config)
     logging.info("%d training clips, %s held out", len(train), "none" if test is None else len(test))
     task = make_task(config, test, workdir)
-    trainer = Trainer(config, make_model(config.model, config.train.seed), task, train, test, micro_batch=micro_batch)
+    model = make_model(config.model, config.train.seed)
+    if config.init_from and not before:
+        initialise_from(model, config.init_from)
+    trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         finished = trainer.run(bar)
     guessed_among = micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1)

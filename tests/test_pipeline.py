@@ -204,6 +204,22 @@ def test_a_picture_of_the_right_height_is_only_cropped() -> None:
     np.testing.assert_array_equal(decode_image(encoded(picture.swapaxes(0, 1)), 32), picture.swapaxes(0, 1)[9:41])
 
 
+@pytest.mark.parametrize(("width", "left"), [(35, 2), (37, 2), (39, 4), (41, 4)])
+def test_half_a_pixel_beside_the_crop_goes_to_the_even_side(width: int, left: int) -> None:
+    """As torchvision's CenterCrop rounds it."""
+    picture = np.random.default_rng(0).integers(0, 256, (32, width, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(decode_image(encoded(picture), 32), picture[:, left : left + 32])
+
+
+@pytest.mark.parametrize(("width", "resized"), [(35, 17), (33, 16), (39, 19)])
+def test_the_long_side_is_rounded_down(width: int, resized: int) -> None:
+    """As torchvision's Resize does, also where half a pixel and more is left."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, width, 3)).astype(np.uint8))
+    expected = np.asarray(picture.resize((resized, 10), Image.Resampling.BICUBIC))
+    left = round((resized - 10) / 2)
+    np.testing.assert_array_equal(decode_image(encoded(np.asarray(picture)), 10), expected[:, left : left + 10])
+
+
 @settings(deadline=None, max_examples=25)
 @given(height=st.integers(1, 120), width=st.integers(1, 120), size=st.integers(1, 64))
 def test_any_picture_becomes_a_square_of_its_own_middle(height: int, width: int, size: int) -> None:

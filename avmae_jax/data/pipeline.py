@@ -40,15 +40,17 @@ def example(clip: Clip, frame: int, *, samples: int, image_size: int) -> dict[st
 
 
 def decode_image(jpeg: bytes, size: int) -> np.ndarray:
-    """Encoded picture -> uint8[size, size, 3]: short side resized (bicubic) unless it fits, then the centre cut out."""
+    """Encoded picture -> uint8[size, size, 3]: short side resized (bicubic) unless it fits, then the centre cut out.
+
+    Sides and offsets are rounded as by torchvision's Resize and CenterCrop, which the original loads its pictures with.
+    """
     with Image.open(io.BytesIO(jpeg)) as opened:
         picture = opened.convert("RGB")
-    if min(picture.size) != size:
-        scale = size / min(picture.size)
-        picture = picture.resize(
-            (max(size, round(picture.width * scale)), max(size, round(picture.height * scale))), Image.Resampling.BICUBIC
-        )
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    short = min(picture.size)
+    if short != size:
+        width, height = (int(size * side / short) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (round((side - size) / 2) for side in picture.size)
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 

@@ -1,0 +1,103 @@
+"""Where a run's weights start: a CAV-MAE of the same sizes, or an image MAE by the rule of vit_weights.
+
+A model that is fine-tuned takes the encoder of the pretrained one and leaves its decoder behind; its head starts fresh.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from flax import nnx
+
+from avmae_jax import vit_weights, weights
+from avmae_jax.convert import ConversionError, require_none
+from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.trees import flatten
+
+_OFFICIAL = "patch_embed_a."  # in names of the original CAV-MAE's files and in no other transformer's
+_PARTS = ("decoder", "head")  # what a model may have and the file not, and the other way round
+
+
+def initialise_from(model: nnx.Module, path: str | Path) -> None:
+    """Sets a fresh model's parameters in place to those of a file, and logs what went where.
+
+    Args:
+      model: any of avmae_jax.models, before it is placed on devices.
+      path: a run's folder, a file of the original CAV-MAE, or an image MAE's (facebookresearch/mae, timm or transformers); .pth, .pt, .bin
+        or .safetensors.
+
+    Raises:
+      ConversionError: naming the path and what is wrong, every tensor that doesn't fit if that is it.
+    """
+    path = Path(path).expanduser()
+    tensors = {} if path.is_dir() else weights.read_tensors(path)
+    try:
+        if path.is_dir() or any(_OFFICIAL in name for name in tensors):
+            lines = _take_all(model, path)
+        else:
+            lines = vit_weights.initialise(model, tensors)
+    except ConversionError as error:
+        raise ConversionError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    logging.info("weights from %s", path)
+    for line in lines:
+        logging.info("  %s", line)
+
+
+def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
+    """Sets a model's parameters in place to those of another model; returns what was done, in words.
+
+    Either may lack the decoder or the head, and a head of other classes stays fresh; all else must be in both.
+
+    Args:
+      model: whose parameters are set.
+      params: dotted path -> array.
+
+    Raises:
+      ConversionError: listing every missing, unexpected and misshapen parameter.
+    """
+    wanted = {path: leaf.shape for path, leaf in flatten(nnx.state(model, nnx.Param)).items()}
+    given = {path: np.shape(value) for path, value in params.items()}
+    lines: list[str] = []
+    for part in _PARTS:
+        here, there = ({path: shape for path, shape in shapes.items() if path.startswith(f"{part}.")} for shapes in (wanted, given))
+        other_classes = part == "head" and here.keys() == there.keys() and here != there
+        if here and (not there or other_classes):
+            lines.append(f"fresh: {part}, {'of other classes' if other_classes else 'missing'} in the file")
+        elif there and not here:
+            lines.append(f"left out: {part}, which this model doesn't have")
+        else:
+            continue
+        wanted = {path: shape for path, shape in wanted.items() if path not in here}
+        given = {path: shape for path, shape in given.items() if path not in there}
+    problems = [f"missing: {path}" for path in wanted if path not in given]
+    problems += [f"unexpected: {path}" for path in given if path not in wanted]
+    both = [path for path in wanted if path in given]
+    require_none(problems + [f"misshapen: {p} is {given[p]}, the model's is {wanted[p]}" for p in both if given[p] != wanted[p]])
+    vit_weights.set_params(model, {path: params[path] for path in wanted})
+    return [f"all of {', '.join(dict.fromkeys(path.split('.')[0] for path in wanted))}", *lines]
+
+
+def _take_all(model: Any, path: Path) -> list[str]:
+    """From a run, or a file of the original: what no tensor tells, such as the number of heads, must be as in the model."""
+    modality = _modality(model)
+    tower = model.encoder.audio if modality == "both" else model.tower
+    blocks, decoder_blocks = tower.blocks or model.encoder.blocks, model.decoder.blocks if hasattr(model, "decoder") else ()
+    found = weights.read(
+        path,
+        heads=_heads(blocks),
+        decoder_heads=_heads(decoder_blocks),
+        mel_bins=128 if modality == "image" else tower.picture[0],
+    )
+    if found.config.modality != modality:
+        raise ConversionError(f"holds a model whose model.modality is {found.config.modality}, this one's is {modality}")
+    return take(model, found.params)
+
+
+def _modality(model: Any) -> str:
+    return "audio" if isinstance(model, AST) else getattr(model, "modality", "both")
+
+
+def _heads(blocks: Any) -> int:
+    return blocks[0].attn.qkv.kernel.shape[2] if blocks else 0

@@ -1,0 +1,334 @@
+"""Models, spectrograms, pictures and metrics of other libraries against ours, with the same weights and inputs.
+
+What differs between the libraries is part of the tests: the epsilon of the norms, and what a spectrogram is divided by.
+"""
+
+# pyright: reportMissingImports=false
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason='other libraries are needed here: pip install -e ".[parity]"')
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from PIL import Image
+
+from avmae_jax import losses, metrics, vit_weights
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.data import fbank
+from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.pipeline import decode_image
+from avmae_jax.models.mae import MAE
+from avmae_jax.models.patches import spectrogram_picture
+from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.trees import flatten
+from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, failures
+
+LOG_MEL_TOLERANCE = 1e-3  # largest difference of a log-mel value
+TRANSFORMERS_EPS = 1e-12  # of the norms of ViTMAE and AST in the transformers library; the original MAE and timm have 1e-6
+IMAGE = ModelConfig(
+    modality="image", class_token=True, depth=3, width=48, heads=4, decoder_depth=2, decoder_width=32, decoder_heads=2, image_size=64
+)
+SOUND = ModelConfig(modality="audio", depth=3, width=48, heads=4, mel_bins=64, audio_frames=96)
+
+
+def assert_all(rows: Iterator[Row] | list[Row], at_least: int) -> None:
+    rows = list(rows)
+    assert not (failed := failures(rows)), failed
+    assert len(rows) >= at_least
+
+
+def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def randomise(model: Any, seed: int = 0) -> Any:
+    """Every weight random, norms, biases, tokens and positions too, so that none can be forgotten; matrices keep the size of signals."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            fan_in = weight[0].numel() if weight.ndim in (2, 4) else 25
+            weight.copy_(1 + 0.2 * noise if "norm" in name and name.endswith("weight") else noise / fan_in**0.5)
+            if name.endswith("decoder_pos_embed"):
+                weight[:, 0] = 0  # as published: the class token has no position in the decoder
+    return model.eval()
+
+
+def pictures(size: int, batch: int = 2) -> np.ndarray:
+    """Normalised pictures: float32[B, H, W, 3]."""
+    return np.random.default_rng(1).standard_normal((batch, size, size, 3)).astype(np.float32)
+
+
+def channels_first(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+# --- timm: the encoder ------------------------------------------------------------------------------------------------------------------
+
+VARIANTS: dict[str, tuple[str, dict[str, Any], ModelConfig]] = {
+    "base": ("vit_base_patch16_224.mae", {}, ModelConfig(modality="image", class_token=True, norm_eps=1e-6)),
+    "tiny, other sizes": (
+        "vit_tiny_patch16_224",
+        {"img_size": 48, "depth": 3, "mlp_ratio": 2.0},
+        ModelConfig(modality="image", class_token=True, norm_eps=1e-6, size="tiny", depth=3, image_size=48, mlp_ratio=2.0),
+    ),
+    "patches of 32, no class token": (
+        "vit_small_patch32_224",
+        {"img_size": 96, "depth": 2, "class_token": False, "global_pool": "avg", "fc_norm": False},
+        ModelConfig(modality="image", norm_eps=1e-6, size="small", depth=2, patch=32, image_size=96),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_timms_vit_is_our_tower(variant: tuple[str, dict[str, Any], ModelConfig], request: pytest.FixtureRequest) -> None:
+    timm = pytest.importorskip("timm")
+    name, options, config = variant
+    pretrained = request.config.getoption("--pretrained") and not options
+    model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options).eval()
+    ours = MAE(dataclasses.replace(config, decoder_depth=1), rngs=nnx.Rngs(0))
+    lines = vit_weights.initialise(ours, arrays(model if pretrained else randomise(model)))
+    assert any(line.startswith("fresh: decoder") for line in lines)  # timm has none
+    images = pictures(config.image_size, 1 if name.startswith("vit_base") else 2)
+    with torch.no_grad():
+        reference = model.forward_features(channels_first(images))
+    assert_all([compare("tokens", nnx.jit(MAE.features)(ours, jnp.asarray(images)), reference, OUTPUT_TOLERANCE)], 1)
+
+
+# --- transformers: ViTMAE ---------------------------------------------------------------------------------------------------------------
+
+
+def vit_mae(config: ModelConfig, *, norm_pix: bool = True) -> Any:
+    transformers = pytest.importorskip("transformers")
+    shape = config.shape
+    settings = transformers.ViTMAEConfig(
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.width,
+        image_size=config.image_size,
+        decoder_hidden_size=shape.decoder_width,
+        decoder_num_hidden_layers=shape.decoder_depth,
+        decoder_num_attention_heads=shape.decoder_heads,
+        decoder_intermediate_size=4 * shape.decoder_width,
+        mask_ratio=config.image_mask_ratio,
+        norm_pix_loss=norm_pix,
+    )
+    assert settings.layer_norm_eps == TRANSFORMERS_EPS
+    return randomise(transformers.ViTMAEForPreTraining(settings))
+
+
+def our_loss(model: MAE, images: jax.Array, noise: jax.Array, norm_pix: bool) -> tuple[jax.Array, Any]:
+    out = model(images, noise)
+    return losses.reconstruction_loss(images, out.pred, out.mask.hidden, patch=IMAGE.patch, norm_pix=norm_pix), out
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool) -> None:
+    config = dataclasses.replace(IMAGE, norm_eps=TRANSFORMERS_EPS)
+    model = vit_mae(config, norm_pix=norm_pix)
+    ours = vit_weights.build_mae(config, arrays(model))
+    images, noise = pictures(config.image_size, 3), np.random.default_rng(2).random((3, 16)).astype(np.float32)
+    reference = model(channels_first(images), noise=torch.from_numpy(noise))
+    latent = model.vit(channels_first(images), noise=torch.from_numpy(noise)).last_hidden_state.detach()
+    step = nnx.jit(nnx.value_and_grad(our_loss, has_aux=True), static_argnums=3)
+    (loss, out), gradients = step(ours, jnp.asarray(images), jnp.asarray(noise), norm_pix)
+    rows = [
+        compare("latent", out.latent, latent, OUTPUT_TOLERANCE),
+        compare("prediction", out.pred, reference.logits.detach(), OUTPUT_TOLERANCE),
+        compare("mask", out.mask.hidden, reference.mask, 0.0),
+        compare("restore_ids", out.mask.restore_ids, reference.ids_restore, 0.0),
+        compare("loss", loss, reference.loss.detach(), OUTPUT_TOLERANCE),
+    ]
+    reference.loss.backward()
+    # the same map for gradients as for weights: it is linear. Positions have no gradient there, since they are frozen.
+    theirs = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in model.named_parameters()}
+    for path, gradient in vit_weights.pull(ours, theirs).params.items():
+        if not path.endswith("positions"):
+            rows.append(compare(f"gradient of {path}", flatten(gradients)[path], gradient, GRADIENT_TOLERANCE))
+    assert_all(rows, at_least=5 + 5 * 12)
+
+
+def test_what_transformers_saves_is_what_it_holds(tmp_path: Any) -> None:
+    """Names in its files differ from those in memory."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    config = dataclasses.replace(IMAGE, norm_eps=TRANSFORMERS_EPS)
+    model = vit_mae(config)
+    model.save_pretrained(tmp_path)
+    saved = safetensors.load_file(tmp_path / "model.safetensors")
+    assert saved.keys() != model.state_dict().keys()
+    one, other = vit_weights.canonical(saved), vit_weights.canonical(arrays(model))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        np.testing.assert_array_equal(tensor, other[name])
+
+
+# --- transformers: AST ------------------------------------------------------------------------------------------------------------------
+
+
+def ast_steps(model: AST, sound: jax.Array) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """What goes into the first block and comes out of each, the tokens after the norm, the logits."""
+    states = [model.tower.embed(spectrogram_picture(sound))]
+    for block in model.tower.blocks:
+        states.append(block(states[-1]))
+    return states, model.features(sound), model(sound)
+
+
+@pytest.mark.parametrize("stride", [10, 16])
+def test_transformers_ast_is_ours(stride: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = dataclasses.replace(SOUND, norm_eps=TRANSFORMERS_EPS)
+    settings = transformers.ASTConfig(
+        hidden_size=config.shape.width,
+        num_hidden_layers=config.shape.depth,
+        num_attention_heads=config.shape.heads,
+        intermediate_size=4 * config.shape.width,
+        max_length=config.audio_frames,
+        num_mel_bins=config.mel_bins,
+        frequency_stride=stride,
+        time_stride=stride,
+        num_labels=7,
+    )
+    assert settings.layer_norm_eps == TRANSFORMERS_EPS
+    model = randomise(transformers.ASTForAudioClassification(settings))
+    ours = vit_weights.build_ast(config, arrays(model), stride=stride)
+    sound = np.random.default_rng(3).standard_normal((2, config.audio_frames, config.mel_bins)).astype(np.float32)
+    with torch.no_grad():
+        inside = model.audio_spectrogram_transformer(torch.from_numpy(sound), output_hidden_states=True)
+        logits = model(torch.from_numpy(sound)).logits
+    states, tokens, ours_logits = nnx.jit(ast_steps)(ours, jnp.asarray(sound))
+    pairs = enumerate(zip(states, inside.hidden_states, strict=True))
+    rows = [compare(f"hidden state {i}", one, other, OUTPUT_TOLERANCE) for i, (one, other) in pairs]
+    rows += [
+        compare("tokens", tokens, inside.last_hidden_state, OUTPUT_TOLERANCE),
+        compare("logits", ours_logits, logits, OUTPUT_TOLERANCE),
+    ]
+    assert_all(rows, at_least=6)
+
+
+# --- log-mel ----------------------------------------------------------------------------------------------------------------------------
+
+
+def waveform(kind: str) -> np.ndarray:
+    """int16[S], ten seconds at most."""
+    rng = np.random.default_rng(4)
+    time = np.arange(160_000) / 16_000
+    if "tones" in kind:
+        tone, noise = (8000, 1) if kind == "pure tones" else (2000, 300)
+        sound = tone * np.sin(2 * np.pi * 440 * time) + tone / 3 * np.sin(2 * np.pi * 3520 * time) + noise * rng.standard_normal(len(time))
+    elif kind == "noise, then silence":
+        sound = np.where(time < 3, 12_000 * rng.uniform(-1, 1, len(time)), 0)
+    else:
+        sound = rng.integers(-32_768, 32_767, 50_123)
+    return np.round(sound).astype(np.int16)
+
+
+def kaldi_filter_bank(samples: np.ndarray, mel_bins: int) -> torch.Tensor:
+    kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
+    options = {"htk_compat": True, "window_type": "hanning", "use_energy": False, "dither": 0.0, "frame_shift": 10}  # the original's
+    return kaldi.fbank(torch.from_numpy(samples)[None], sample_frequency=16_000, num_mel_bins=mel_bins, **options)
+
+
+def assert_log_mel(ours: Any, reference: Any) -> None:
+    assert ours.shape == reference.shape
+    assert np.abs(np.asarray(ours, np.float64) - np.asarray(reference, np.float64)).max() <= LOG_MEL_TOLERANCE
+
+
+SOUNDS = ["noisy tones", "noise, then silence", "loud and short"]
+
+
+@pytest.mark.parametrize("kind", SOUNDS)
+@pytest.mark.parametrize("mel_bins", [128, 64])
+def test_torchaudios_kaldi_filter_bank_is_our_log_mel(kind: str, mel_bins: int) -> None:
+    samples = waveform(kind).astype(np.float32) / 32_768
+    reference = kaldi_filter_bank(samples, mel_bins)
+    assert_log_mel(fbank.log_mel(samples, mel_bins), reference)
+    assert_log_mel(fbank.log_mel(jnp.asarray(samples), mel_bins), reference)
+
+
+def test_between_pure_tones_the_log_mel_is_the_same_in_float64() -> None:
+    """110 dB below a tone float32's rounding shows: torchaudio's own results in float32 and float64 differ by 2e-3 there."""
+    samples = waveform("pure tones") / 32_768
+    assert_log_mel(fbank.log_mel(samples), kaldi_filter_bank(samples, 128))
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")  # two at 20-60 Hz, narrower than a frequency bin
+@pytest.mark.parametrize("kind", SOUNDS)
+@pytest.mark.parametrize("backend", ["torchaudio", "numpy"])
+def test_the_feature_extractor_of_ast_is_our_frontend(kind: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("transformers.models.audio_spectrogram_transformer.feature_extraction_audio_spectrogram_transformer")
+    if backend == "torchaudio":
+        pytest.importorskip("torchaudio")
+    else:
+        monkeypatch.setattr(module, "is_speech_available", lambda: False)
+    extractor, samples = module.ASTFeatureExtractor(), waveform(kind)
+    reference = extractor(samples.astype(np.float32) / 32_768, sampling_rate=16_000, return_tensors="np")["input_values"]
+    padded = np.zeros((1, fbank.num_samples(1024)), np.int16)
+    padded[0, : len(samples)] = samples
+    # it divides by twice the deviation; CAV-MAE's numbers divide by the deviation itself
+    mean, std = extractor.mean, 2 * extractor.std
+    ours = fbank.normalised_fbank(jnp.asarray(padded), jnp.array([len(samples)]), 1024, mean=mean, std=std)
+    assert_log_mel(ours * std + mean, reference * std + mean)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------------------------
+
+
+def encoded(height: int, width: int, kind: str) -> bytes:
+    """A picture with edges and noise."""
+    rng = np.random.default_rng(height * 1000 + width)
+    picture = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    picture[: height // 3, width // 4 : width // 2] = (250, 10, 120)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind)
+    return file.getvalue()
+
+
+SIZES = [(224, 224), (448, 448), (300, 400), (401, 301), (224, 301), (303, 224), (333, 517), (517, 334), (480, 641), (227, 226), (100, 151)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_torchvisions_resize_and_crop_is_ours(height: int, width: int, kind: str) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    picture = encoded(height, width, kind)
+    reference = transforms.Compose(
+        [
+            transforms.Resize(224, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+        ]
+    )(Image.open(io.BytesIO(picture)).convert("RGB"))
+    config = Config(model=ModelConfig(audio_frames=16))
+    silence = {"waveform": jnp.zeros((1, fbank.num_samples(16)), jnp.int16), "samples": jnp.array([fbank.num_samples(16)])}
+    _, image = model_inputs(silence | {"image": jnp.asarray(decode_image(picture, 224))[None]}, config)
+    np.testing.assert_allclose(image[0], reference.permute(1, 2, 0), rtol=0, atol=1e-6)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_average_precision_is_scikit_learns(ties: bool) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(5)
+    targets = rng.random((200, 12)) < rng.uniform(0.01, 0.9, 12)
+    targets[0] = True  # no class without a positive, which scikit-learn counts as 0
+    scores = rng.standard_normal((200, 12)) + targets
+    scores = np.round(scores) if ties else scores
+    ours = metrics.average_precision(scores, targets)
+    reference = [sklearn.average_precision_score(targets[:, c], scores[:, c]) for c in range(12)]
+    np.testing.assert_allclose(ours, reference, rtol=1e-12)
+    np.testing.assert_allclose(metrics.mean_average_precision(scores, targets), np.mean(reference), rtol=1e-12)
+    one_empty = np.concatenate([targets, np.zeros((200, 1), bool)], axis=1)
+    assert np.isnan(metrics.average_precision(np.concatenate([scores, scores[:, :1]], axis=1), one_empty)).tolist() == [False] * 12 + [True]
