@@ -2,6 +2,9 @@
 
 Times the training step on one batch that stays on the device, and the reader by itself. The built-in set is cut to a few clips, which is
 enough for both. Medians over --steps steps; peak memory is that of the accelerator, or of this whole process on a CPU.
+
+`python -m launch.benchmark --against torch` times JAX and the PyTorch reference in turns, at pretraining, fine-tuning and feature
+extraction; the models are base and small at a batch of 4, or that of --config. It needs `pip install -e ".[parity]"`.
 """
 
 import itertools
@@ -9,6 +12,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avmae_jax import capacity
-from avmae_jax.config import Config
+from avmae_jax.config import Config, ModelConfig, TrainConfig
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import Trainer, put_on_devices
@@ -27,6 +31,7 @@ from launch.pretrain import open_sources, pick_micro_batch
 
 _BUILTIN_CLIPS = 64
 _READER_SECONDS = 5.0
+_COMPARED_SIZES, _COMPARED_BATCH = ("base", "small"), 4  # what PyTorch is held against where there is no --config
 
 
 def measure_step(trainer: Trainer, steps: int) -> dict[str, float]:
@@ -98,26 +103,58 @@ def benchmark(config: Config, steps: int) -> dict[str, float]:
         trainer.batches.close()
 
 
-def main(argv: list[str]) -> None:
-    """Prints the table of --config."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
-    config: Config = _CONFIG.value
-    runtime.start()
-    logging.info("%s on %s", config.name, runtime.device_line())
+def against_torch(configs: Sequence[Config], steps: int) -> None:
+    """Prints how JAX and the PyTorch reference do at the same jobs.
+
+    Raises:
+      ValueError: if a config's sizes don't fit each other.
+    """
+    from parity import speed  # the only program that looks into parity/, and only if asked to
+
     try:
-        config.model.validate()
-        figures = benchmark(config, _STEPS.value)
-    except (ValueError, DatasetError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        speed.require_torch()
+        results = []
+        for config, job in itertools.product(configs, speed.JOBS):
+            logging.info("%s, %s, batch %d", speed.JOBS[job], config.name, config.train.batch_size)
+            results.append(speed.measure(config, job, steps))
+    except speed.ComparisonError as error:
+        sys.exit(str(error))
+    console = Console(width=140)
+    console.print(speed.table(results), *speed.notes(results, steps), sep="\n")
+
+
+def measure(config: Config, steps: int) -> None:
+    """Prints the figures of a config."""
+    figures = benchmark(config, steps)
     table = Table("quantity", "value", title=f"{config.name}, batch {config.train.batch_size}, {config.model.compute_dtype}")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}")
     Console().print(table)
 
 
+def main(argv: list[str]) -> None:
+    """Prints the table of --config, or of the comparison."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    sizes = [Config(name=size, model=ModelConfig(size=size), train=TrainConfig(batch_size=_COMPARED_BATCH)) for size in _COMPARED_SIZES]
+    configs: list[Config] = [_CONFIG.value] if _CONFIG.value else sizes
+    runtime.start()
+    try:
+        for config in configs:
+            config.model.validate()
+            config.train.batch_size = _BATCH.value or config.train.batch_size
+            logging.info("%s on %s", config.name, runtime.device_line())
+        against_torch(configs, _STEPS.value) if _AGAINST.value else measure(configs[0], _STEPS.value)
+    except (ValueError, DatasetError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
+    _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "what JAX is compared with: the reference in PyTorch")
+    _BATCH = flags.DEFINE_integer("batch", None, "pairs a step, in place of config.train.batch_size", lower_bound=1)
     _STEPS = flags.DEFINE_integer("steps", 5, "steps that are timed", lower_bound=1)
-    flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ["config", "against"], lambda given: any(given.values()), "give --config FILE, --against torch, or both"
+    )
     app.run(main, flags_parser=runtime.parse_flags)

@@ -1,8 +1,72 @@
-"""Options of the comparisons."""
+"""What the comparisons share: options, short compile times, and a summary of the largest errors at the end of `pytest parity`."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
 import pytest
+
+from parity import rows
+
+_PROPERTY = "compared"  # of a test's report: [tolerance, number of rows, largest relative error] of each call of rows.assert_all
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds --pretrained."""
     parser.addoption("--pretrained", action="store_true", help="timm's pretrained weights, which it downloads, instead of random ones")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What one test has compiled, the next one loads."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def unpolished() -> Iterator[None]:
+    """For tests that compile much and run it once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Tests run in several processes; torch's threads would wait for each other."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def note_errors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the errors of a test for the summary; a report carries them from any process."""
+
+    def observe(compared: Sequence[rows.Row]) -> None:
+        for tolerance in {row.tolerance for row in compared}:
+            errors = [row.relative for row in compared if row.tolerance == tolerance]
+            request.node.user_properties.append((_PROPERTY, [tolerance, len(errors), max(errors)]))
+
+    monkeypatch.setattr(rows, "observer", observe)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """A line for each test and tolerance: how many quantities were compared, and the largest relative error."""
+    table: dict[tuple[str, float], tuple[int, float]] = {}
+    for report in (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])):
+        for name, value in report.user_properties:
+            if name == _PROPERTY:
+                tolerance, count, error = value
+                file, _, test = report.nodeid.partition("::")
+                key = (f"{Path(file).stem}: {test.partition('[')[0].removeprefix('test_').replace('_', ' ')}", tolerance)
+                before = table.get(key, (0, 0.0))
+                table[key] = (before[0] + count, max(before[1], error))
+    if table:
+        terminalreporter.section("largest relative errors")
+        for (test, tolerance), (count, error) in sorted(table.items()):
+            terminalreporter.write_line(f"{error:8.1e} of {tolerance:5.0e}, {count:5d} compared  {test}")

@@ -8,8 +8,8 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, L tokens, C 
 # pyright: reportMissingImports=false
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from parity.golden import quantities
 from parity.rows import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare
 
 State = Mapping[str, np.ndarray]
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 class Inputs(NamedTuple):
@@ -64,18 +65,24 @@ def random_inputs(config: ModelConfig, batch: int, seed: int = 0) -> Inputs:
     return Inputs(fbank, image, *masking_noise(config, batch, seed))
 
 
-def stir(model: torch.nn.Module, seed: int = 0) -> None:
-    """Moves every trainable weight a little, so that biases, norms and tokens that are left out or swapped show."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
+def with_weights(make: Callable[[], M], state: State | None, seed: int = 0) -> M:
+    """A reference model with given weights, or with fresh ones that are stirred: what is left out or swapped has to show in biases too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make()
+        if state is not None:
+            model.load_state_dict({name: torch.tensor(tensor) for name, tensor in state.items()})
+            return model
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.add_(0.02 * torch.randn(weight.shape))
+    return model
 
 
 def state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Official name -> array."""
-    return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    """Official name -> array, copied: JAX may keep an array as it lies, and an optimizer changes the reference's tensors in place."""
+    return {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 class Pretraining:
@@ -87,15 +94,14 @@ class Pretraining:
       inputs: of one step.
       state: official weights; None: fresh ones, stirred.
       groups: see losses.contrastive_loss.
+      seed: of fresh weights.
     """
 
-    def __init__(self, config: ModelConfig, loss: LossConfig, inputs: Inputs, *, state: State | None = None, groups: int = 1):
+    def __init__(
+        self, config: ModelConfig, loss: LossConfig, inputs: Inputs, *, state: State | None = None, groups: int = 1, seed: int = 0
+    ):
         self.config, self.loss, self.inputs, self.groups = config, loss, inputs, groups
-        self.reference = reference.CAVMAE(config)
-        if state is None:
-            stir(self.reference)
-        else:
-            self.reference.load_state_dict({name: torch.tensor(tensor) for name, tensor in state.items()})
+        self.reference = with_weights(lambda: reference.CAVMAE(config), state, seed)
         self.model = convert.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), state_of(self.reference))
         self.rough = config.compute_dtype != "float32"
 
@@ -189,11 +195,7 @@ class Classification:
 
     def __init__(self, config: ModelConfig, classes: int, inputs: Inputs, *, state: State | None = None):
         self.config, self.inputs = config, inputs
-        self.reference = reference.CAVMAEClassifier(config, classes)
-        if state is None:
-            stir(self.reference)
-        else:
-            self.reference.load_state_dict({name: torch.tensor(tensor) for name, tensor in state.items()})
+        self.reference = with_weights(lambda: reference.CAVMAEClassifier(config, classes), state)
         self.model = convert.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), state_of(self.reference))
         self.targets = np.random.default_rng(1).integers(0, 2, (len(inputs.fbank), classes)).astype(np.float32)
         self.tolerance = BFLOAT16_TOLERANCE if config.compute_dtype != "float32" else OUTPUT_TOLERANCE

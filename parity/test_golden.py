@@ -21,7 +21,7 @@ from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.trees import flatten
 from parity.golden import Golden, GoldenError, load
-from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, failures
+from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 
 FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, [os.environ.get("AVMAE_GOLDEN")]))]
 FILES = sorted({path.name: path for folder in FOLDERS for path in folder.glob("pretrain*.npz")}.values())
@@ -32,13 +32,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return load(request.param)
 
 
-def assert_all(rows: list[Row], at_least: int) -> None:
-    assert not (failed := failures(rows)), failed
-    assert len(rows) >= at_least
-
-
 def test_every_intermediate_and_loss_is_the_originals(golden: Golden) -> None:
-    assert_all(list(golden.output_rows()), at_least=17)
+    assert_all(golden.output_rows(), at_least=17)
 
 
 def test_gradients_and_weights_after_adam_steps_are_the_originals(golden: Golden) -> None:

@@ -22,16 +22,17 @@ from avmae_jax.data.fbank import log_mel
 from avmae_jax.data.video import ClipError, decode_audio, decode_clip
 from avmae_jax.metrics import average_precision, mean_average_precision
 from parity import reference
-from parity.rows import OUTPUT_TOLERANCE, compare, failures
+from parity.rows import OUTPUT_TOLERANCE, assert_all, compare
 from parity.side_by_side import Pretraining, random_inputs, small
 
 
+@pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("unchained", [False, True])
 def test_joint_blocks_are_chained_in_the_contrastive_pass_unless_asked(unchained: bool) -> None:
     """The official pretraining pass gives each joint block the unchanged input, so that only the last one counts."""
     config = small(depth=3, joint_depth=2, unchained_contrastive=unchained)
     pair = Pretraining(config, LossConfig(), random_inputs(config, batch=2))
-    assert not (failed := failures(list(pair.output_rows()))), failed
+    assert_all(pair.output_rows(), at_least=18)
     fbank, image, *noise = pair.inputs.for_torch()
     with torch.no_grad():
         before = pair.reference(fbank, image, *noise)
@@ -100,9 +101,10 @@ def test_classes_without_a_positive_are_left_out_of_the_mean_unless_asked() -> N
     assert np.isnan(average_precision(scores, targets)[2])
 
 
+@pytest.mark.usefixtures("unpolished")
 def test_one_joint_block_needs_no_option() -> None:
     for option in (False, True):
         config = small(depth=2, unchained_contrastive=option)
         pair = Pretraining(dataclasses.replace(config, unchained_contrastive=not option), LossConfig(), random_inputs(config, 2))
         pair.reference.unchained_contrastive = option
-        assert not (failed := failures(list(pair.output_rows()))), failed
+        assert_all(pair.output_rows(), at_least=18)

@@ -20,7 +20,7 @@ from avmae_jax.models.layers import ALL_STREAMS
 from avmae_jax.models.masking import mask_from_noise
 from avmae_jax.models.patches import sincos_positions
 from parity import reference
-from parity.rows import OUTPUT_TOLERANCE, compare, failures
+from parity.rows import OUTPUT_TOLERANCE, assert_all, compare
 from parity.side_by_side import Classification, Pretraining, random_inputs, small
 
 STREAMS: dict[str, reference.Stream] = {"main": "", "audio": "_a", "image": "_v"}
@@ -48,16 +48,11 @@ def pair(request: pytest.FixtureRequest) -> Pretraining:
     return Pretraining(config, loss, random_inputs(config, batch=3))
 
 
-def assert_all(rows: Any, at_least: int) -> None:
-    rows = list(rows)
-    assert not (failed := failures(rows)), failed
-    assert len(rows) >= at_least
-
-
 def test_every_intermediate_loss_and_feature_is_the_same(pair: Pretraining) -> None:
     assert_all(pair.output_rows(), at_least=18)
 
 
+@pytest.mark.usefixtures("unpolished")
 def test_every_gradient_is_the_same(pair: Pretraining) -> None:
     assert_all(pair.gradient_rows(), at_least=60)
 
@@ -77,6 +72,7 @@ def test_negatives_of_one_part_are_the_same(groups: int) -> None:
     assert_all(Pretraining(config, LossConfig(), random_inputs(config, batch=4), groups=groups).output_rows(), at_least=18)
 
 
+@pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_published_sizes_are_the_same(size: str) -> None:
     config = ModelConfig(size=size, audio_frames=112, mel_bins=48, image_size=80)
@@ -94,6 +90,7 @@ def test_the_base_classifier_is_the_same_in_every_mode() -> None:
     assert_all(Classification(config, 527, random_inputs(config, batch=1)).logit_rows(), at_least=5)
 
 
+@pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("joint_depth", [1, 3])
 def test_the_classifier_is_the_same_in_every_mode(joint_depth: int) -> None:
     config = small(depth=4, joint_depth=joint_depth)
@@ -103,7 +100,8 @@ def test_the_classifier_is_the_same_in_every_mode(joint_depth: int) -> None:
         assert_all(pair.gradient_rows(mode), at_least=60)
 
 
-@pytest.mark.parametrize("size", [{"width": 64}, {"size": "tiny", "depth": 12, "width": 192, "decoder_width": 128}])
+@pytest.mark.usefixtures("unpolished")
+@pytest.mark.parametrize("size", [{"width": 64}, {"size": "tiny", "depth": 6, "width": 192, "decoder_width": 128}])
 def test_bfloat16_stays_near(size: dict[str, Any]) -> None:
     config = small(compute_dtype="bfloat16", **size)
     pair = Pretraining(config, LossConfig(), random_inputs(config, batch=3))

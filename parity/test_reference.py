@@ -23,8 +23,8 @@ from avmae_jax.config import LossConfig, MaskMode, ModelConfig, OptimConfig
 from avmae_jax.models.masking import mask_from_noise, sample_noise
 from parity.golden import ADAM, load
 from parity.reference import CAVMAE, CAVMAEClassifier, Mode, adam, contrastive_loss, pretraining_losses, schedule
-from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare
-from parity.test_golden import FILES, FOLDERS, assert_all
+from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, assert_all, compare
+from parity.test_golden import FILES, FOLDERS
 
 TUNED_FILES = [path for folder in FOLDERS for path in folder.glob("finetune_small.npz")]
 SMALL = ModelConfig(depth=12, width=32, heads=4, decoder_depth=2, decoder_width=16, decoder_heads=2, audio_frames=128, image_size=64)
@@ -76,15 +76,6 @@ def part(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 def load_weights(model: torch.nn.Module, arrays: Arrays) -> None:
     """Refuses any name or shape that isn't the official one, and a lack of any."""
     model.load_state_dict({name: torch.from_numpy(value) for name, value in part(arrays, "param.").items()})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For models this small two threads mostly wait for each other, the more the busier the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
@@ -144,7 +135,7 @@ def test_every_intermediate_and_loss_is_the_originals(pretrained: Pretrained) ->
         "feat_image": model.image_features(torch.from_numpy(arrays["in.image"])),
     }
     recorded = {name: value for name, value in part(arrays, "out.").items() if not name.startswith("loss_step")}
-    assert_all(list(rows(ours, recorded, OUTPUT_TOLERANCE)), at_least=17)
+    assert_all(rows(ours, recorded, OUTPUT_TOLERANCE), at_least=17)
 
 
 def test_gradients_and_weights_after_adam_steps_are_the_originals(pretrained: Pretrained) -> None:
@@ -160,18 +151,18 @@ def test_logits_losses_and_gradients_of_every_mode_are_the_originals(tuned: Tune
     logits = model(fbank, image, mode)
     bce = F.binary_cross_entropy_with_logits(logits, labels)
     ours = {"logits": logits, "bce": bce, "ce": F.cross_entropy(logits, labels)}
-    assert_all(list(rows(ours, {name: arrays[f"out.{name}.{mode}"] for name in ours}, OUTPUT_TOLERANCE)), at_least=3)
+    assert_all(rows(ours, {name: arrays[f"out.{name}.{mode}"] for name in ours}, OUTPUT_TOLERANCE), at_least=3)
     bce.backward()
     if recorded := part(arrays, f"grad.{mode}."):  # the file has those of two modes
         assert gradients(model, "").keys() == recorded.keys()
-        assert_all(list(rows(gradients(model, ""), recorded, GRADIENT_TOLERANCE)), at_least=150)
+        assert_all(rows(gradients(model, ""), recorded, GRADIENT_TOLERANCE), at_least=150)
 
 
 @torch.no_grad()
 def test_features_of_the_tuned_encoder_are_the_originals(tuned: Tuned) -> None:
     fbank, image = (torch.from_numpy(tuned.arrays[name]) for name in ("in.audio", "in.image"))
     ours = {"audio": tuned.model.audio_features(fbank), "image": tuned.model.image_features(image)}
-    assert_all(list(rows(ours, part(tuned.arrays, "out.feat_"), OUTPUT_TOLERANCE)), at_least=2)
+    assert_all(rows(ours, part(tuned.arrays, "out.feat_"), OUTPUT_TOLERANCE), at_least=2)
 
 
 def test_the_base_models_have_exactly_the_originals_numbers_of_parameters() -> None:

@@ -7,7 +7,6 @@ What differs between the libraries is part of the tests: the epsilon of the norm
 
 import dataclasses
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
-from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, failures
+from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 
 LOG_MEL_TOLERANCE = 1e-3  # largest difference of a log-mel value
 TRANSFORMERS_EPS = 1e-12  # of the norms of ViTMAE and AST in the transformers library; the original MAE and timm have 1e-6
@@ -38,12 +37,6 @@ IMAGE = ModelConfig(
     modality="image", class_token=True, depth=3, width=48, heads=4, decoder_depth=2, decoder_width=32, decoder_heads=2, image_size=64
 )
 SOUND = ModelConfig(modality="audio", depth=3, width=48, heads=4, mel_bins=64, audio_frames=96)
-
-
-def assert_all(rows: Iterator[Row] | list[Row], at_least: int) -> None:
-    rows = list(rows)
-    assert not (failed := failures(rows)), failed
-    assert len(rows) >= at_least
 
 
 def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -8,15 +8,23 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from avmae_jax.config import Config
+from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import NUM_FRAMES, Clip
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.mae import MAE
+from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.trees import flatten
+from avmae_jax.weights import Weights
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 
@@ -39,6 +47,22 @@ TINY = {
     "train.batch_size": 8,
     "train.log_every": 1,
 }
+
+# A model in which no two sizes are alike that could be confused, and two blocks are joint.
+ODD = ModelConfig(
+    depth=3,
+    joint_depth=2,
+    width=16,
+    heads=2,
+    decoder_depth=2,
+    decoder_width=8,
+    decoder_heads=2,
+    audio_frames=24,
+    mel_bins=16,
+    image_size=16,
+    patch=8,
+    mlp_ratio=2.0,
+)
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -79,6 +103,17 @@ def apply(config: Config, changes: Mapping[str, object]) -> Config:
 def as_arguments(changes: Mapping[str, object]) -> list[str]:
     """The same changes as arguments of a launch program."""
     return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
+def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
+    """Random weights; every value is its own, so that a swap shows."""
+    if config.modality == "both":
+        fresh = partial(CAVMAEClassifier, config, classes) if classes else partial(CAVMAE, config)
+    else:
+        fresh = partial(AST, config, classes) if classes else partial(MAE, config)
+    rng = np.random.default_rng(seed)
+    shapes = flatten(nnx.eval_shape(lambda: fresh(rngs=nnx.Rngs(0))))
+    return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
 
 
 @pytest.fixture

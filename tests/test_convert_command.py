@@ -1,40 +1,12 @@
 """python -m launch.convert as a user runs it, without torch: folders and .safetensors. For .pth see parity/test_convert_files.py."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
-import numpy as np
-from conftest import Program
-from flax import nnx
+from conftest import ODD, Program, made
 
-from avmae_jax.config import ModelConfig
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.trees import flatten
-from avmae_jax.weights import Weights, read, write
+from avmae_jax.weights import read, write
 from launch.convert import describe
-
-CONFIG = ModelConfig(
-    depth=3,
-    joint_depth=2,
-    width=16,
-    heads=2,
-    decoder_depth=1,
-    decoder_width=8,
-    decoder_heads=2,
-    audio_frames=24,
-    mel_bins=16,
-    image_size=16,
-    patch=8,
-)
-
-
-def made(classes: int = 0) -> Weights:
-    fresh = functools.partial(CAVMAEClassifier, CONFIG, classes) if classes else functools.partial(CAVMAE, CONFIG)
-    shapes = flatten(nnx.eval_shape(lambda: fresh(rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(0)
-    return Weights(CONFIG, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
 
 
 def test_a_folder_becomes_a_file_and_it_is_said_what_was_read_added_and_written(program: Program, tmp_path: Path) -> None:
@@ -78,8 +50,8 @@ def test_a_description_names_kind_sizes_and_parameters() -> None:
         "CAV-MAE, pretraining model; 3 blocks (2 joint); width 16, 2 heads; decoder of 1 blocks, width 8, 2 heads; "
         f"sound of 24 frames x 16 mel bins; pictures of 16 x 16; patches of 8; {count:.3f} M parameters"
     )
-    assert describe(made(7)).startswith("CAV-MAE, classifier with 7 classes; 3 blocks (2 joint); width 16, 2 heads; sound")
-    alone = made()._replace(config=dataclasses.replace(CONFIG, modality="image"))
+    assert describe(made(classes=7)).startswith("CAV-MAE, classifier with 7 classes; 3 blocks (2 joint); width 16, 2 heads; sound")
+    alone = made()._replace(config=dataclasses.replace(ODD, modality="image"))
     assert describe(alone).startswith("image model, pretraining model; 3 blocks; width 16, 2 heads; decoder")
     assert "; pictures of 16 x 16; patches" in describe(alone)
     assert "sound" not in describe(alone)

@@ -7,7 +7,6 @@ import logging
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Program
+from conftest import ODD, Program, made
 from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -23,7 +22,6 @@ from safetensors.numpy import load_file, save_file
 import avmae_jax
 from avmae_jax import tensor_files
 from avmae_jax.checkpoint import Checkpoints, restore_params
-from avmae_jax.config import ModelConfig
 from avmae_jax.convert import ConversionError, build, is_unused, path_of
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
@@ -32,33 +30,8 @@ from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights import Weights, load_pretrained, read, read_tensors, save_torch, write
 
-CONFIG = ModelConfig(
-    depth=3,
-    joint_depth=2,
-    width=16,
-    heads=2,
-    decoder_depth=2,
-    decoder_width=8,
-    decoder_heads=2,
-    audio_frames=24,
-    mel_bins=16,
-    image_size=16,
-    patch=8,
-    mlp_ratio=2.0,
-)
 HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
-ONE_MODALITY = dataclasses.replace(CONFIG, modality="audio", mel_bins=32, audio_frames=32)
-
-
-def made(config: ModelConfig = CONFIG, classes: int = 0, seed: int = 0) -> Weights:
-    """Random weights; every value is its own, so that a swap shows."""
-    if config.modality == "both":
-        fresh = partial(CAVMAEClassifier, config, classes) if classes else partial(CAVMAE, config)
-    else:
-        fresh = partial(AST, config, classes) if classes else partial(MAE, config)
-    rng = np.random.default_rng(seed)
-    shapes = flatten(nnx.eval_shape(lambda: fresh(rngs=nnx.Rngs(0))))
-    return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+ONE_MODALITY = dataclasses.replace(ODD, modality="audio", mel_bins=32, audio_frames=32)
 
 
 def assert_same(got: Weights, want: Weights) -> None:
@@ -98,11 +71,9 @@ def tensors(official: Path) -> Mapping[str, np.ndarray]:
 VARIANTS = {
     "pretraining": made(),
     "classifier": made(classes=5),
-    "all joint": made(dataclasses.replace(CONFIG, joint_depth=3)),
-    "one joint": made(dataclasses.replace(CONFIG, depth=4, joint_depth=1, decoder_depth=1), classes=1),
-    "other settings": made(
-        dataclasses.replace(CONFIG, learned_positions=True, norm_eps=1e-6, image_mask_ratio=0.5, size="tiny", remat=True)
-    ),
+    "all joint": made(dataclasses.replace(ODD, joint_depth=3)),
+    "one joint": made(dataclasses.replace(ODD, depth=4, joint_depth=1, decoder_depth=1), classes=1),
+    "other settings": made(dataclasses.replace(ODD, learned_positions=True, norm_eps=1e-6, image_mask_ratio=0.5, size="tiny", remat=True)),
 }
 
 
@@ -132,7 +103,7 @@ def test_a_run_is_read_from_its_folder_its_checkpoints_or_one_step(tmp_path: Pat
     folder = tmp_path / "run" / "checkpoints"
     with Checkpoints(folder) as checkpoints:
         for step in (3, 7):
-            meta = {"config": {"model": dataclasses.asdict(CONFIG), "train": {}}, "micro_batch": 4}
+            meta = {"config": {"model": dataclasses.asdict(ODD), "train": {}}, "micro_batch": 4}
             checkpoints.save(step, params=nnx.state(load(made(seed=step)), nnx.Param), opt_state={}, rng={}, data={}, meta=meta)
     for path in (tmp_path / "run", folder, folder / "7"):
         assert_same(read(path), made(seed=7))
@@ -145,7 +116,7 @@ def load(weights: Weights) -> CAVMAE:
 
 def test_a_folder_is_restored_into_a_model(tmp_path: Path) -> None:
     write(made(), tmp_path / "run")
-    target = nnx.state(nnx.eval_shape(lambda: CAVMAE(CONFIG, rngs=nnx.Rngs(1))), nnx.Param)
+    target = nnx.state(nnx.eval_shape(lambda: CAVMAE(ODD, rngs=nnx.Rngs(1))), nnx.Param)
     restored = restore_params(tmp_path / "run", target)
     assert restored.step == 0
     assert {path: x.tobytes() for path, x in jax.device_get(flatten(restored.params)).items()} == {
@@ -155,7 +126,7 @@ def test_a_folder_is_restored_into_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("classes", "kind"), [(0, CAVMAE), (4, CAVMAEClassifier)])
 def test_a_loaded_model_has_the_weights_and_the_settings(classes: int, kind: type, tmp_path: Path) -> None:
-    weights = made(dataclasses.replace(CONFIG, unchained_contrastive=True, image_mask_ratio=0.25), classes)
+    weights = made(dataclasses.replace(ODD, unchained_contrastive=True, image_mask_ratio=0.25), classes)
     write(weights, tmp_path / "w.safetensors")
     model: Any = avmae_jax.load_pretrained(tmp_path / "w.safetensors")
     assert type(model) is kind
@@ -175,7 +146,7 @@ def test_a_safetensors_file_has_official_names_and_notes_the_config(official: Pa
     assert len([name for name in tensors if is_unused(name)]) == (1 + 1 + 2) * 2 * 2 * 2
     assert {x.dtype for x in tensors.values()} == {np.dtype("float32")}
     with safe_open(official, "numpy") as file:
-        assert json.loads(file.metadata()["avmae_jax.model"]) == dataclasses.asdict(CONFIG)
+        assert json.loads(file.metadata()["avmae_jax.model"]) == dataclasses.asdict(ODD)
 
 
 def test_a_file_of_others_needs_heads_and_mel_bins(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
@@ -347,7 +318,7 @@ def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(
 def test_a_noted_config_is_held_against_the_tensors(
     note: str | dict[str, Any], said: str, tensors: Mapping[str, np.ndarray], tmp_path: Path
 ) -> None:
-    text = note if isinstance(note, str) else json.dumps(dataclasses.asdict(CONFIG) | note)
+    text = note if isinstance(note, str) else json.dumps(dataclasses.asdict(ODD) | note)
     save_file(dict(tensors), tmp_path / "w.safetensors", {"avmae_jax.model": text})
     assert said in message(tmp_path / "w.safetensors")
 
@@ -359,14 +330,14 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path) ->
             checkpoints.save(0, params=params, opt_state={}, rng={}, data={}, meta=meta)
         return tmp_path / name
 
-    fields = dataclasses.asdict(CONFIG)
+    fields = dataclasses.asdict(ODD)
     assert "says nothing of the model's config" in message(saved("none", {}))
     assert "fields unknown here: colour" in message(saved("unknown", {"config": {"model": {**fields, "colour": 1}}}))
     said = message(saved("other", {"config": {"model": {**fields, "depth": 4}}}))
     assert "24 tensors don't fit the model" in said
     assert "missing: encoder.audio.blocks.1.attn.qkv.kernel" in said
     del fields["remat"], fields["norm_eps"]  # as a run of before they existed
-    assert read(saved("older", {"config": {"model": fields}})).config == CONFIG
+    assert read(saved("older", {"config": {"model": fields}})).config == ODD
 
 
 def test_nothing_that_exists_is_overwritten(tmp_path: Path) -> None:
