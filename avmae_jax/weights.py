@@ -80,7 +80,7 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
         _log_unused(path, tensors)
     said = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
     for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
-        if given not in (default, said[name]):
+        if given not in (default, said[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
             raise ConversionError(f"{path}: {name} is {said[name]} there and {given} was given; leave it out")
     return weights
 
