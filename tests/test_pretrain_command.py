@@ -187,6 +187,16 @@ def test_a_full_disk_ends_the_run_and_costs_one_checkpoint(command: Command, und
     assert_same_run(tmp_path, undisturbed)
 
 
+def test_a_run_can_start_from_the_weights_of_another(command: Command, undisturbed: Path, tmp_path: Path) -> None:
+    done = command(tmp_path, init_from=undisturbed, train__steps=1, optim__learning_rate=0.0)
+    assert done.returncode == 0, done.stderr
+    assert f"weights from {undisturbed}" in done.stderr
+    got, want = (restore_params(folder / "checkpoints").params for folder in (tmp_path, undisturbed))
+    assert {path: np.asarray(x).tobytes() for path, x in got.items()} == {path: np.asarray(x).tobytes() for path, x in want.items()}
+    wrong = command(tmp_path / "wrong", init_from=undisturbed, model__depth=3)
+    assert_one_message(wrong, str(undisturbed), "missing: encoder.audio.blocks.1.attn.qkv.kernel")
+
+
 def test_a_finished_run_is_reported_again_and_takes_no_other_config(command: Command, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     done = command(tmp_path / "run")
