@@ -16,7 +16,7 @@ def test_a_folder_becomes_a_file_and_it_is_said_what_was_read_added_and_written(
     first, last = done.stdout.splitlines()
     assert first == f"read {tmp_path}/run: {describe(made())}"
     assert last == f"wrote {tmp_path}/w.safetensors"
-    assert "24 norm tensors that the original stores and never uses are added as initialised: blocks_a.0.norm1_a.bias, " in done.stderr
+    assert "32 norm tensors that the original stores and never uses are added as initialised: blocks_a.0.norm1_a.bias, " in done.stderr
     found = read(tmp_path / "w.safetensors")
     assert {path: x.tobytes() for path, x in found.params.items()} == {path: x.tobytes() for path, x in made().params.items()}
 
@@ -47,7 +47,7 @@ def test_out_must_be_given(program: Program, tmp_path: Path) -> None:
 def test_a_description_names_kind_sizes_and_parameters() -> None:
     count = sum(x.size for x in made().params.values()) / 1e6
     assert describe(made()) == (
-        "CAV-MAE, pretraining model; 3 blocks (2 joint); width 16, 2 heads; decoder of 1 blocks, width 8, 2 heads; "
+        "CAV-MAE, pretraining model; 3 blocks (2 joint); width 16, 2 heads; decoder of 2 blocks, width 8, 2 heads; "
         f"sound of 24 frames x 16 mel bins; pictures of 16 x 16; patches of 8; {count:.3f} M parameters"
     )
     assert describe(made(classes=7)).startswith("CAV-MAE, classifier with 7 classes; 3 blocks (2 joint); width 16, 2 heads; sound")
