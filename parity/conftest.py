@@ -1,5 +1,6 @@
 """What the comparisons share: options, short compile times, and a summary of the largest errors at the end of `pytest parity`."""
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def note_errors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """A line for each test and tolerance: how many quantities were compared, and the largest relative error."""
+    """A line for each test and tolerance: how many quantities were compared, and the largest error; and one for what is missing."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("timm") is None:
+        terminalreporter.write_line('the comparisons with PyTorch were skipped: pip install -e ".[parity]"')
     table: dict[tuple[str, float], tuple[int, float]] = {}
     for report in (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])):
         for name, value in report.user_properties:
