@@ -48,7 +48,8 @@ _TENSORS = {
     **{f"decoder_pos_embed_{m}": f"decoder.ends.{modality}.positions" for m, modality in _MODALITIES.items()},
     **{f"decoder_modality_{m}": f"decoder.ends.{modality}.modality" for m, modality in _MODALITIES.items()},
 }
-_OFFICIAL_OF = {ours: name for table in (_STACKS, _IN_BLOCK, _LAYERS, _TENSORS) for name, ours in table.items()}
+_OURS_OF = _STACKS | _IN_BLOCK | _LAYERS
+_OFFICIAL_OF = {ours: name for name, ours in (_OURS_OF | _TENSORS).items()}
 # Every official block carries three norm pairs; outside the joint blocks only the first is used.
 _UNUSED = re.compile(r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)")
 
@@ -65,7 +66,7 @@ def is_unused(name: str) -> bool:
 def path_of(name: str) -> str | None:
     """The dotted path of an official tensor: "blocks_u.0.norm1_a.weight" -> "encoder.blocks.0.norm1.audio.scale"; None if it has none."""
     layer, _, kind = name.rpartition(".")
-    ours = _map_layer(layer, _STACKS | _IN_BLOCK | _LAYERS)
+    ours = _map_layer(layer, _OURS_OF)
     if name in _TENSORS or not ours or kind not in ("weight", "bias"):
         return _TENSORS.get(name)
     weight = "scale" if re.search(r"\bnorm[12]?(\.(main|audio|image))?$", ours) else "kernel"
@@ -81,7 +82,7 @@ def name_of(path: str) -> str | None:
 
 def _map_layer(layer: str, table: Mapping[str, str]) -> str | None:
     """The other name of a layer, alone or inside a block of a stack; None if there is none."""
-    block = re.fullmatch(r"(.+blocks\w*)\.(\d+)\.(.+)", layer) or re.fullmatch(r"(blocks\w*)\.(\d+)\.(.+)", layer)
+    block = re.fullmatch(r"(.*blocks\w*)\.(\d+)\.(.+)", layer)
     if block is None:
         return table.get(layer)
     stack, inside = table.get(block[1]), table.get(block[3])

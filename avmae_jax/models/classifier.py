@@ -64,9 +64,8 @@ class CAVMAEClassifier(nnx.Module):
         if mode not in get_args(Mode):
             raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
         if mode == "multimodal":
-            return self.encoder.joint(jnp.concatenate([self._separate("audio", fbank), self._separate("image", image)], axis=1)).mean(
-                axis=1
-            )
+            both = jnp.concatenate([self._separate("audio", fbank), self._separate("image", image)], axis=1)
+            return self.encoder.joint(both).mean(axis=1)
         modality = "audio" if "audio" in mode else "image"
         tokens = self._separate(modality, fbank if modality == "audio" else image)
         own = self.encoder.joint(tokens, modality).mean(axis=1)
