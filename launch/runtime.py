@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from avmae_jax.data.shards import OnProgress
+from launch.allocator import keep_freed_memory
 
 
 def start() -> None:
-    """Logs to the standard error, at the level of a person's interest."""
+    """Logs to the standard error, at the level of a person's interest, and sets up the process for a step's large buffers."""
+    keep_freed_memory()
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
@@ -44,7 +46,7 @@ def device_line() -> str:
 
 
 class TrainingBar:
-    """train.Reporter as a bar on a terminal, or a line every so often where there is none."""
+    """train.Reporter as a bar on a terminal, or lines where there is none: of the first step, the last, and every so many."""
 
     def __init__(self, every: int):
         self._progress = Progress(
@@ -58,19 +60,19 @@ class TrainingBar:
             console=Console(file=sys.stderr),
             disable=not sys.stderr.isatty(),
         )
-        self._every, self._total = every, 0
+        self._every, self._first, self._total = every, 0, 0
         self._task = self._progress.add_task("training", total=None, numbers="compiling ...")
 
     def start(self, first: int, total: int) -> None:
         """See train.Reporter."""
-        self._total = total
+        self._first, self._total = first, total
         self._progress.update(self._task, total=total, completed=first)
 
     def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
         """See train.Reporter."""
         numbers = f"loss {loss:.4f}  {pairs_per_second:.1f} pairs/s  waiting for data {waiting:.0%}"
         self._progress.update(self._task, completed=step, numbers=numbers)
-        if self._progress.disable and (step % self._every == 0 or step == self._total):
+        if self._progress.disable and (step % self._every == 0 or step in (self._first + 1, self._total)):
             logging.info("step %d of %d: %s", step, self._total, numbers)
 
     @contextmanager

@@ -24,6 +24,7 @@ import numpy as np
 from rich.table import Table
 
 from avmae_jax.config import Config
+from launch.allocator import keep_freed_memory
 from parity.rows import compare
 
 JOBS = {"pretraining": "pretraining step", "finetuning": "fine-tuning step", "features": "feature extraction"}
@@ -198,6 +199,7 @@ def main() -> None:
     parser.add_argument("--job", choices=JOBS, required=True)
     parser.add_argument("--config", type=_config_from, default="{}", help='JSON, such as {"model": {"size": "small"}}')
     arguments = parser.parse_args()
+    keep_freed_memory()
     side, imported = _side(arguments.framework), _high_water_mark()
     run = getattr(side, arguments.job)(arguments.config, random_batch(arguments.config))
     for _ in range(_PEAK_STEPS):
