@@ -1,0 +1,300 @@
+"""Which clips a data set consists of: public lists of ids and labels, or the folders that media lie in.
+
+A list says which clips there should be, the folder of downloaded media which of them there are: listed = found + missing. How files are
+recognised is said in media_folder.
+"""
+
+import csv
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from avmae_jax.data import instrument_labels
+from avmae_jax.data.media_folder import RANK, TIME, Entry, Listed, Listing, as_text, look_up, walk
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.sources import read_labels
+
+_VGG_SECONDS = 10.0  # length of every clip of VGGSound
+_VGG_LINE = re.compile(r"(?P<video>[0-9A-Za-z_-]+)_(?P<start>[0-9]{1,9}),(?P<instrument>.+)")
+_VIDEO = re.compile(r"[0-9A-Za-z_-]+")
+
+
+def held_out(percent: int) -> Callable[[str], bool]:
+    """Whether a video belongs to the test split: by a hash of its id, so that the choice stays when others are added."""
+    return lambda video: int.from_bytes(hashlib.sha256(video.encode()).digest()[:8]) % 100 < percent
+
+
+def av_folder(root: str | Path, *, is_test: Callable[[str], bool] | None = None, test_percent: int = 10) -> Listing:
+    """Every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels.
+
+    A file's id, and its video's, is its path under root. A link to a folder is listed as if it were a video, since whoever made it meant
+    what lies behind it; it isn't followed, and reading it will fail.
+
+    Args:
+      root: the folder.
+      is_test: video -> whether it is held out; if None, by hash.
+      test_percent: share held out by hash.
+
+    Raises:
+      DatasetError: if there is no media, or some lies in class folders and some doesn't.
+    """
+    root, is_test = Path(root).expanduser(), is_test or held_out(test_percent)
+    media, ignored, loose = [], [], []
+    for path, is_link in walk(root):
+        is_media = is_link or os.path.splitext(path)[1].lower() in RANK  # noqa: PTH122 - a Path for each is slow
+        (media if is_media else ignored).append(path)
+        if is_media and not is_link and "/" not in path:
+            loose.append(path)
+    if not media:
+        raise DatasetError(f"{root}: none of its {len(ignored)} files has one of the suffixes {' '.join(RANK)}")
+    classes = {folder: number for number, folder in enumerate(sorted({path.split("/")[0] for path in media if "/" in path}))}
+    if classes and loose:
+        example = as_text(min(classes)), as_text(min(loose))
+        raise DatasetError(f"{root} has class folders ({example[0]}, ...) and loose media ({example[1]}, ...); move the latter away")
+    splits: dict[str, list[Entry]] = {"train": [], "test": []}
+    path_of: dict[str, str] = {}
+    for path in sorted(media):
+        name = as_text(path)
+        if name in path_of:
+            raise DatasetError(f"{root}: two files would have the id {name!r}: {path_of[name]!r} and {path!r}; rename one")
+        path_of[name] = path
+        labels = (classes[path.split("/")[0]],) if "/" in path else ()
+        splits["test" if is_test(name) else "train"].append(Entry(name, path, labels, name, 0.0))
+    return Listing("av_folder", tuple(map(as_text, classes)), splits, [], [], sorted(map(as_text, ignored)))
+
+
+def audioset(segments: Mapping[str, Sequence[str | Path]], labels_csv: str | Path, root: str | Path) -> Listing:
+    """AudioSet.
+
+    Args:
+      segments: for "train" and "test", lists of segments: CSV files with the fields YTID, start_seconds, end_seconds, "mid,mid", or
+        official manifests (.json), of which ids and labels are used; they name no start, so a file of any start fits if there is but one.
+      labels_csv: CSV with the columns index,mid,display_name.
+      root: folder of media.
+
+    Returns:
+      The listing. An id is the video's, with _<start in s> where several segments of the video are listed.
+
+    Raises:
+      DatasetError: naming file, line and field; if a segment is listed twice or a video in both splits.
+    """
+    mids, label_names = read_labels(Path(labels_csv).expanduser())
+    listed: list[Listed] = []
+    for split, files in _by_split(segments):
+        for file in files:
+            listed += (_read_manifest if str(file).lower().endswith(".json") else _read_segments)(file, split, mids)
+    count = Counter(clip.video for clip in listed)
+    listed = [clip._replace(id=f"{clip.video}_{clip.start or 0:.15g}") if count[clip.video] > 1 else clip for clip in listed]
+    return look_up("audioset", label_names, listed, root)
+
+
+def vggsound(csv_file: str | Path, labels_csv: str | Path, root: str | Path) -> Listing:
+    """VGGSound; a clip's id is <video>_<start in s, six digits>.
+
+    Args:
+      csv_file: the public list, without a header: youtube_id,start_seconds,label,train|test.
+      labels_csv: CSV with the columns index,mid,display_name; where a label has a comma its name may have "_".
+      root: folder of media.
+
+    Raises:
+      DatasetError: naming file, line and field; if a clip is listed twice or a video in both splits.
+    """
+    _, label_names = read_labels(Path(labels_csv).expanduser())
+    number_of = {_plain(name): number for number, name in enumerate(label_names)}
+    listed = []
+    for place, row in _read_rows(csv_file, 4, "youtube_id,start_seconds,label,split"):
+        where = f"{csv_file}: {place}"
+        video, label, split = _video(row[0], where), _plain(row[2]), row[3]
+        if label not in number_of:
+            close = difflib.get_close_matches(label, number_of, 1)
+            hint = f"; the closest is {close[0]!r}" if close else ""
+            raise DatasetError(f"{where} ({video}): the label {row[2]!r} isn't in {labels_csv}{hint}")
+        if split not in ("train", "test"):
+            raise DatasetError(f"{where} ({video}): the split is {split!r}; it must be train or test")
+        listed.append(_vgg_clip(split, video, _seconds(row[1], "start_seconds", where), (number_of[label],), csv_file, place))
+    return look_up("vggsound", label_names, listed, root)
+
+
+def vgginstruments(files: Mapping[str, str | Path], root: str | Path) -> Listing:
+    """VGG-Instruments: for "train" and "test", a text file with a line <video>_<start in s>,<instrument> for each clip.
+
+    Labels are the names of instruments that the files have, sorted.
+
+    Raises:
+      DatasetError: naming file and line; if a clip is listed twice or a video in both splits.
+    """
+    lines: list[tuple[str, str | Path, int, re.Match[str]]] = []
+    for split, file in _by_split(files):
+        for number, line in enumerate(_read_text(file).split("\n"), 1):
+            match = _VGG_LINE.fullmatch(line.strip())
+            if match:
+                lines.append((split, file, number, match))
+            elif line.strip():
+                raise DatasetError(f"{file}: line {number} is {line!r}; it must be <video>_<start second>,<instrument>")
+    names = sorted({match["instrument"] for _, _, _, match in lines})
+    number_of = {name: number for number, name in enumerate(names)}
+    listed = [
+        _vgg_clip(split, match["video"], float(match["start"]), (number_of[match["instrument"]],), file, f"line {number}")
+        for split, file, number, match in lines
+    ]
+    return look_up("vgginstruments", tuple(names), listed, root)
+
+
+def music21(
+    json_files: Mapping[str, str | Path] | str | Path,
+    root: str | Path,
+    *,
+    is_test: Callable[[str], bool] | None = None,
+    test_percent: int = 10,
+) -> Listing:
+    """MUSIC-21: whole videos by instrument, `{"videos": {instrument: [video]}}`. Labels are the instruments, sorted.
+
+    Args:
+      json_files: a file for each of "train" and "test", or one file whose videos are split here.
+      root: folder of media.
+      is_test: video -> whether it is held out, where there is one file; if None, by hash.
+      test_percent: share held out by hash.
+
+    Raises:
+      DatasetError: naming file and entry; if a video is listed twice.
+    """
+    is_test = is_test or held_out(test_percent)
+    by_split = _by_split(json_files) if isinstance(json_files, Mapping) else [("", json_files)]
+    videos = [(split, file, _read_videos(file)) for split, file in by_split]
+    names = sorted({name for _, _, content in videos for name in content})
+    listed = [
+        Listed(video, split or ("test" if is_test(video) else "train"), video, None, None, (names.index(name),), file, f"{name} {number}")
+        for split, file, content in videos
+        for name, ids in content.items()
+        for number, video in enumerate(ids)
+    ]
+    return look_up("music21", tuple(names), listed, root)
+
+
+def only_instruments(listing: Listing, kind: Literal["audioset", "vggsound"]) -> Listing:
+    """The clips with at least one label that is an instrument, and of their labels those: 80 of AudioSet, 55 of VGGSound.
+
+    VGGSound's timpani and tympani become one label. Labels keep their order; `missing` is filtered as the clips are.
+
+    Raises:
+      DatasetError: if the listing's labels lack an instrument of that data set.
+    """
+    wanted = {_plain(name) for name in (instrument_labels.AUDIOSET if kind == "audioset" else instrument_labels.VGGSOUND)}
+    old = {_plain(name): number for number, name in enumerate(listing.label_names)}
+    if not wanted <= set(old):
+        raise DatasetError(f"{listing.name}: its labels lack {min(wanted - set(old))!r}; give {kind}'s own CSV of labels")
+    kept = [name for name in old if name in wanted and name not in instrument_labels.SAME]
+    new_of = {old[name]: kept.index(instrument_labels.SAME.get(name, name)) for name in wanted}
+
+    def new(labels: Iterable[int]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(new_of[label] for label in labels if label in new_of))
+
+    splits = listing.splits.items()
+    missing = [(failure, new(labels)) for failure, labels in zip(listing.missing, listing.missing_labels, strict=True) if new(labels)]
+    return listing._replace(
+        name=f"{listing.name}_instruments",
+        label_names=tuple(listing.label_names[old[name]] for name in kept),
+        splits={split: [clip._replace(labels=new(clip.labels)) for clip in clips if new(clip.labels)] for split, clips in splits},
+        missing=[failure for failure, _ in missing],
+        missing_labels=[labels for _, labels in missing],
+    )
+
+
+def _read_segments(file: str | Path, split: str, mids: Mapping[str, int]) -> Iterator[Listed]:
+    for place, row in _read_rows(file, 4, 'YTID, start_seconds, end_seconds, "mid,mid"'):
+        where = f"{file}: {place}"
+        video, start, end = _video(row[0], where), _seconds(row[1], "start_seconds", where), _seconds(row[2], "end_seconds", where)
+        yield Listed(video, split, video, start, end, _labels(row[3], mids, f"{where} ({video}): positive_labels"), file, place)
+
+
+def _read_manifest(file: str | Path, split: str, mids: Mapping[str, int]) -> Iterator[Listed]:
+    for number, entry in enumerate(_read_json(file, "data", list)):
+        place = f"entry {number}"
+        video, labels = (entry.get(key) if isinstance(entry, dict) else None for key in ("video_id", "labels"))
+        if not isinstance(video, str) or not isinstance(labels, str):
+            raise DatasetError(f"{file}: {place} is {entry!r}; it must be an object with video_id and labels as text")
+        numbers = _labels(labels, mids, f"{file}: {place} ({video}): labels") if labels else ()
+        yield Listed(video, split, _video(video, f"{file}: {place}"), None, None, numbers, file, place)
+
+
+def _read_videos(file: str | Path) -> dict[str, list[str]]:
+    """The ids of videos by instrument."""
+    content = _read_json(file, "videos", dict)
+    for name, videos in content.items():
+        if not isinstance(videos, list) or not all(isinstance(video, str) and _VIDEO.fullmatch(video) for video in videos):
+            raise DatasetError(f"{file}: videos of {name!r} must be a list of YouTube ids")
+    return content
+
+
+def _read_rows(file: str | Path, count: int, fields: str) -> Iterator[tuple[str, list[str]]]:
+    """Rows of a CSV file with their places; comments are left out, and spaces around fields."""
+    lines = ("" if line.startswith("#") else line for line in _read_text(file).split("\n"))
+    reader = csv.reader(lines, skipinitialspace=True, strict=True)
+    try:
+        for row in reader:
+            if row and len(row) != count:
+                raise DatasetError(f"{file}: line {reader.line_num} has {len(row)} fields; it must have {fields}")
+            if row:
+                yield f"line {reader.line_num}", [field.strip() for field in row]
+    except csv.Error as error:
+        raise DatasetError(f"{file}: line {reader.line_num} can't be read as CSV ({error})") from error
+
+
+def _read_text(file: str | Path) -> str:
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file}: the list can't be read ({error})") from error
+
+
+def _read_json(file: str | Path, key: str, kind: type[list] | type[dict]) -> Any:
+    try:
+        content = json.loads(_read_text(file))
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{file}: the list can't be read ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+        raise DatasetError(f'{file}: it must be an object with {"a list" if kind is list else "an object"} under "{key}"')
+    return content[key]
+
+
+def _by_split(files: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    unknown = set(files) - {"train", "test"}
+    if unknown:
+        raise DatasetError(f"there is no split {min(unknown)!r}; give lists for train and test")
+    return list(files.items())
+
+
+def _vgg_clip(split: str, video: str, start: float, labels: tuple[int, ...], file: str | Path, place: str) -> Listed:
+    return Listed(f"{video}_{start:06.15g}", split, video, start, start + _VGG_SECONDS, labels, file, place)
+
+
+def _labels(text: str, mids: Mapping[str, int], where: str) -> tuple[int, ...]:
+    """Indices of comma-separated mids."""
+    names = dict.fromkeys(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in mids]
+    if unknown:
+        raise DatasetError(f"{where} has {unknown[0]!r}, which the label CSV doesn't list; give the CSV that belongs to it")
+    return tuple(mids[name] for name in names)
+
+
+def _seconds(text: str, field: str, where: str) -> float:
+    if not TIME.fullmatch(text):
+        raise DatasetError(f"{where}: {field} is {text!r}; it must be a number of seconds")
+    return float(text)
+
+
+def _video(text: str, where: str) -> str:
+    if not _VIDEO.fullmatch(text):
+        raise DatasetError(f"{where}: {text!r} is no YouTube id, which has letters, digits, '-' and '_'")
+    return text
+
+
+def _plain(name: str) -> str:
+    """A label as VGGSound's label file writes it."""
+    return name.replace(",", "_")

@@ -1,0 +1,174 @@
+"""A folder of downloaded media: which of its files is which listed clip. Nothing is decoded here.
+
+Files are looked up among the names that lie under the folder, so no text of a list becomes a path. They may lie at any depth and be called,
+for a clip of the video ID that starts at 30 s and ends at 40 s, ID, ID_30 or ID_30_40, with any media suffix; Y may stand before ID, and
+times may be in seconds, padded (000030) or with decimals (30.000), or in milliseconds (30000). Of several such files a video is taken
+before a sound before a picture, then the one whose name says most. A file that could be one of several clips is none of them.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from avmae_jax.data.shards import DatasetError, Failure
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v", ".ts")
+SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac")  # become examples without pictures
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")  # become examples without sound
+RANK = {suffix: rank for rank, group in enumerate((VIDEO_SUFFIXES, SOUND_SUFFIXES, PICTURE_SUFFIXES)) for suffix in group}
+
+TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # a time as lists and names of files have it
+
+
+class Entry(NamedTuple):
+    """A clip that a file was found for."""
+
+    id: str  # unique in the listing
+    path: str  # POSIX, relative to the folder of media; may hold surrogates where a name isn't UTF-8
+    labels: tuple[int, ...]  # indices into label_names; empty where there are none
+    video: str  # what the clip was cut from; splits never divide a video
+    start: float  # seconds into the original video, 0 if unknown; the file usually is the clip already cut out
+
+
+class Listing(NamedTuple):
+    """The clips of a data set."""
+
+    name: str  # TFDS name: lower case, digits, underscores
+    label_names: tuple[str, ...]
+    splits: dict[str, list[Entry]]  # "train" and "test", in the order of the list
+    missing: list[Failure]  # listed clips without a file, stage "missing"
+    missing_labels: list[tuple[int, ...]]  # of each clip in `missing`
+    ignored: list[str]  # files under the folder that became no entry, and links to folders, which aren't followed
+
+
+class Listed(NamedTuple):
+    """A clip that a list names."""
+
+    id: str
+    split: str
+    video: str
+    start: float | None  # s; None: the list doesn't say
+    end: float | None
+    labels: tuple[int, ...]
+    file: str | Path
+    place: str  # in that file, for errors
+
+    @property
+    def where(self) -> str:
+        """File and place."""
+        return f"{self.file}: {self.place}"
+
+
+class _File(NamedTuple):
+    rank: int  # video 0, sound 1, picture 2
+    times: tuple[float, ...]  # start and end as its name has them
+    path: str
+
+
+def look_up(name: str, label_names: tuple[str, ...], listed: Sequence[Listed], root: str | Path) -> Listing:
+    """Finds the file of every listed clip.
+
+    Args:
+      name: TFDS name of the data set.
+      label_names: what the clips' labels index.
+      listed: the clips.
+      root: folder of media.
+
+    Raises:
+      DatasetError: if the list is empty, a clip is listed twice, a video is in both splits, or a folder can't be read.
+    """
+    clips_of = _by_video(listed)
+    if not listed:
+        raise DatasetError(f"{name}: the lists hold no clips")
+    root = Path(root).expanduser()
+    files_of: dict[str, list[_File]] = {}
+    paths = list(walk(root))
+    for path, is_link in paths:
+        for video, file in () if is_link else _readings(path):
+            if video in clips_of:
+                files_of.setdefault(video, []).append(file)
+    chosen = [_choose(clip, files_of.get(clip.video, ()), len(clips_of[clip.video]) == 1) for clip in listed]
+    uses = Counter(file.path for file in chosen if isinstance(file, _File))
+    listing = Listing(name, label_names, {"train": [], "test": []}, [], [], [])
+    for clip, file in zip(listed, chosen, strict=True):
+        if isinstance(file, _File) and uses[file.path] == 1:
+            listing.splits[clip.split].append(Entry(clip.id, file.path, clip.labels, clip.video, clip.start or 0.0))
+            continue
+        reason = file if isinstance(file, str) else f"{as_text(file.path)} could be this clip or another; name it after video and start"
+        listing.missing.append(Failure(clip.id, "missing", reason))
+        listing.missing_labels.append(clip.labels)
+    listing.ignored.extend(sorted(as_text(path) for path, _ in paths if uses[path] != 1))
+    return listing
+
+
+def _by_video(listed: Iterable[Listed]) -> dict[str, dict[float | None, Listed]]:
+    """The clips of each video, by start."""
+    clips_of: dict[str, dict[float | None, Listed]] = {}
+    divided: dict[str, tuple[Listed, Listed]] = {}
+    for clip in listed:
+        others = clips_of.setdefault(clip.video, {})
+        first = next(iter(others.values()), clip)
+        twin = others.get(clip.start) or others.get(None) or (first if others and clip.start is None else None)
+        if twin:
+            raise DatasetError(f"{clip.where}: the clip {clip.id!r} is already listed at {twin.where}; remove one")
+        if first.split != clip.split:
+            divided.setdefault(clip.video, (first, clip))
+        others[clip.start] = clip
+    if divided:
+        one, other = next(iter(divided.values()))
+        raise DatasetError(
+            f"{other.where}: the video {other.video!r} is in {other.split}, but at {one.where} in {one.split}; "
+            f"a video's clips must be in one split, remove the others ({len(divided)} videos are divided)"
+        )
+    return clips_of
+
+
+def walk(root: Path) -> Iterator[tuple[str, bool]]:
+    """Every file under root and every link to a folder, as a POSIX path under root; whether it is the latter."""
+
+    def refuse(error: OSError) -> None:
+        raise DatasetError(f"{root}: {as_text(str(error.filename))} can't be listed ({error.strerror})") from error
+
+    for folder, subfolders, files in os.walk(root, onerror=refuse):
+        inside = Path(folder).relative_to(root).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        yield from ((prefix + name, False) for name in files)
+        yield from ((prefix + name, True) for name in subfolders if Path(folder, name).is_symlink())
+
+
+def _readings(path: str) -> Iterator[tuple[str, _File]]:
+    """Each way to read a file's name: as of which video, from when to when."""
+    stem, suffix = os.path.splitext(path.rsplit("/", 1)[-1])  # noqa: PTH122 - a Path for each is slow
+    rank = RANK.get(suffix.lower())
+    for count in range(3 if rank is not None else 0):
+        video, *times = stem.rsplit("_", count)
+        if len(times) == count and all(map(TIME.fullmatch, times)):
+            file = _File(rank or 0, tuple(map(float, times)), path)
+            yield video, file
+            if video.startswith("Y"):
+                yield video[1:], file
+
+
+def _choose(clip: Listed, files: Iterable[_File], alone: bool) -> _File | str:
+    """The file of a clip, or why there is none; alone: no other clip of its video is listed."""
+    fits = [file for file in files if all(map(_is_time, file.times, (clip.start, clip.end)))]
+    if not fits:
+        return "no media file is named after it"
+    if not alone:
+        fits = [file for file in fits if file.times]
+    elif clip.start is None and len({file.times[0] for file in fits if file.times}) > 1:
+        fits = [file for file in fits if not file.times]
+    return min(fits, key=lambda file: (file.rank, -len(file.times), file.path), default="no file of its video is named after its start")
+
+
+def _is_time(named: float, time: float | None) -> bool:
+    """Whether a number in a file's name is that time in s or in ms."""
+    return time is None or abs(named - time) < 1e-3 or abs(named - 1000 * time) < 0.5
+
+
+def as_text(path: str) -> str:
+    """A path as valid Unicode, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,314 @@
+"""Lists and folders become clips: every listed clip is found or missing, and a mistake in a list is named."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avmae_jax.data import instrument_labels
+from avmae_jax.data.listings import audioset, av_folder, held_out, music21, only_instruments, vgginstruments, vggsound
+from avmae_jax.data.media_folder import Entry, Listed, Listing, look_up
+from avmae_jax.data.shards import DatasetError, Failure
+
+X, Y, Z = "abcdefghijk", "-_cde_12_30", "Ybcdefghijk"  # as YouTube's ids may look
+NO_FILE = "no media file is named after it"
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    root.mkdir(exist_ok=True)
+    return root
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_labels(path: Path, *names: str) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("index", "mid", "display_name"), *((number, f"/m/{number}", name) for number, name in enumerate(names))]
+        )
+    return path
+
+
+def paths(listing: Listing) -> dict[str, str]:
+    return {entry.id: entry.path for entries in listing.splits.values() for entry in entries}
+
+
+def found(folder: Path, start: float | None, end: float | None, *names: str, video: str = X) -> str | None:
+    clip = Listed("id", "train", video, start, end, (), "list", "line 1")
+    return paths(look_up("some", (), [clip], touch(folder, *names))).get("id")
+
+
+def test_a_folder_of_classes_is_labelled_by_them_and_split_by_the_hash_of_the_path(tmp_path: Path) -> None:
+    root = touch(tmp_path / "media", "harp/a.MP4", "harp/deep/er/b.flac", "oboe/c.png", "oboe/notes.txt", "about.md")
+    listing = av_folder(root, is_test=lambda video: video == "oboe/c.png")
+    train = [Entry("harp/a.MP4", "harp/a.MP4", (0,), "harp/a.MP4", 0.0)]
+    train += [Entry("harp/deep/er/b.flac", "harp/deep/er/b.flac", (0,), "harp/deep/er/b.flac", 0.0)]
+    splits = {"train": train, "test": [Entry("oboe/c.png", "oboe/c.png", (1,), "oboe/c.png", 0.0)]}
+    assert listing == Listing("av_folder", ("harp", "oboe"), splits, [], [], ["about.md", "oboe/notes.txt"])
+    assert list(listing.splits) == ["train", "test"]
+    for percent, split in ((0, "train"), (100, "test")):
+        assert len(av_folder(root, test_percent=percent).splits[split]) == 3
+
+
+def test_the_share_held_out_by_hash_is_about_what_was_asked_and_grows_only() -> None:
+    ids = [f"harp/{number}.mp4" for number in range(2000)]
+    ten, twenty = ({name for name in ids if held_out(percent)(name)} for percent in (10, 20))
+    assert 150 < len(ten) < 250
+    assert ten < twenty
+
+
+def test_a_flat_folder_has_no_labels_and_a_mixed_or_empty_one_is_refused(tmp_path: Path) -> None:
+    listing = av_folder(touch(tmp_path / "flat", "a.mp4", "b.wav"), test_percent=0)
+    assert (listing.label_names, [entry.labels for entry in listing.splits["train"]]) == ((), [(), ()])
+    with pytest.raises(DatasetError, match=r"class folders \(harp, ...\) and loose media \(a.mp4, ...\)"):
+        av_folder(touch(tmp_path / "flat", "harp/c.mp4"))
+    with pytest.raises(DatasetError, match=r"none of its 1 files has one of the suffixes \.mp4"):
+        av_folder(touch(tmp_path / "other", "a.txt"))
+    with pytest.raises(DatasetError, match="can't be listed"):
+        av_folder(tmp_path / "nowhere")
+
+
+def test_links_to_folders_are_listed_not_followed(tmp_path: Path) -> None:
+    root = touch(tmp_path / "media", "harp/a.mp4")
+    touch(tmp_path / "elsewhere", f"{X}.mp4")
+    (root / "harp/link").symlink_to(tmp_path / "elsewhere")
+    (root / "top").symlink_to(tmp_path / "elsewhere")
+    assert paths(av_folder(root)) == {name: name for name in ("harp/a.mp4", "harp/link", "top")}
+    listing = music21(write(tmp_path / "list.json", json.dumps({"videos": {"harp": [X]}})), root)
+    assert listing.missing == [Failure(X, "missing", NO_FILE)]
+    assert listing.ignored == ["harp/a.mp4", "harp/link", "top"]
+
+
+def test_names_of_any_bytes_become_valid_ids_of_existing_paths(tmp_path: Path) -> None:
+    root = touch(tmp_path / "media", os.fsdecode(b"h\xff/\xe9.mp4"), os.fsdecode(b"h\xff/\xe9.txt"))
+    listing = av_folder(root, test_percent=0)
+    (entry,) = listing.splits["train"]
+    assert (entry.id, listing.label_names, listing.ignored) == (r"h\xff/\xe9.mp4", (r"h\xff",), [r"h\xff/\xe9.txt"])
+    assert (root / entry.path).is_file()
+    with pytest.raises(DatasetError, match="two files would have the id"):
+        av_folder(touch(root, os.fsdecode(b"h\xff/\\xe9.mp4")))
+
+
+NAMES = ["{}", "Y{}", "{}_30", "{}_30.000", "{}_000030", "{}_30000", "{}_30_40", "{}_30.0_40.0", "{}_30000_40000", "{}_000030_000040"]
+
+
+@pytest.mark.parametrize("video", [X, Y, Z])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_usual_names_are_found_at_any_depth(tmp_path: Path, name: str, video: str) -> None:
+    path = f"deep/er/{name.format(video)}.webm"
+    assert found(tmp_path / "m", 30.0, 40.0, path, video=video) == path
+    assert found(tmp_path / "m", None, None, video=video) == path
+
+
+def test_names_of_other_clips_are_not_found(tmp_path: Path) -> None:
+    others = (
+        f"{X}_31.mp4",
+        f"{X}_30_41.mp4",
+        f"{X}_30_40_50.mp4",
+        f"{X}a.mp4",
+        f"a{X}.mp4",
+        f"{X}_.mp4",
+        f"{X}.mp4.part",
+        f"{X}",
+        X.upper(),
+    )
+    assert found(tmp_path / "m", 30.0, 40.0, *others) is None
+    assert found(tmp_path / "n", 30.0, 40.0, f"{X[1:]}.mp4", f"YY{X}.mp4") is None
+
+
+def test_video_goes_before_sound_before_picture_then_the_name_that_says_most(tmp_path: Path) -> None:
+    names = [f"{X}_30.jpg", f"{X}_30.wav", f"{X}.mp4", f"b/{X}_30.mp4", f"a/{X}_30.mp4"]
+    best = [found(tmp_path / "m", 30.0, 40.0, name) for name in names]
+    assert best == names
+
+
+def test_a_file_that_could_be_one_of_several_clips_is_none_of_them(tmp_path: Path) -> None:
+    clips = [Listed(str(start), "train", X, start, None, (), "list", "") for start in (1.0, 1000.0)]
+    listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}.mp4"))
+    assert [failure.file for failure in listing.missing] == ["1.0", "1000.0"]
+    assert listing.ignored == [f"{X}.mp4"]
+    listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}_1000.mp4"))  # 1 s in ms, or 1000 s
+    assert [failure.reason for failure in listing.missing] == [
+        f"{X}_1000.mp4 could be this clip or another; name it after video and start"
+    ] * 2
+    assert paths(look_up("some", (), clips, touch(tmp_path / "m", f"{X}_1.mp4"))) == {"1.0": f"{X}_1.mp4", "1000.0": f"{X}_1000.mp4"}
+    assert found(tmp_path / "n", None, None, f"{X}_1.mp4", f"{X}_1000.mp4") is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    starts=st.lists(st.tuples(st.sampled_from([X, Y, Z]), st.integers(0, 99)), min_size=1, max_size=8, unique=True),
+    present=st.sets(st.sampled_from([name.format(X) for name in NAMES] + [f"{Y}_7", f"{Y}_000008", Z, f"Y{Z}_9_19"])),
+)
+def test_listed_is_found_and_missing_and_files_are_used_once(
+    tmp_path_factory: pytest.TempPathFactory, starts: list[tuple[str, int]], present: set[str]
+) -> None:
+    root = touch(tmp_path_factory.mktemp("m"), *(f"{name}.mp4" for name in present))
+    clips = [Listed(f"{video}_{start}", "train", video, start, start + 10, (start,), "list", "") for video, start in starts]
+    listing = look_up("some", (), clips, root)
+    files = paths(listing)
+    assert sorted([*files, *(failure.file for failure in listing.missing)]) == sorted(clip.id for clip in clips)
+    assert len(listing.missing_labels) == len(listing.missing)
+    assert sorted([*files.values(), *listing.ignored]) == sorted(f"{name}.mp4" for name in present)
+
+
+SEGMENTS = ("# Segments csv created Sun Mar  5 10:54:25 2017", "# num_ytids=2", "# YTID, start_seconds, end_seconds, positive_labels")
+
+
+def test_audioset_reads_segments_and_manifests(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.csv", "Speech", "Harp", "Violin, fiddle")
+    train = write(
+        tmp_path / "a.csv", *SEGMENTS, f'{X}, 30.000, 40.000, "/m/2,/m/0"', f'{X}, 50.000, 60.000, "/m/1"', f'{Y}, 0.000, 7.500, "/m/1"'
+    )
+    test = write(tmp_path / "b.json", json.dumps({"data": [{"video_id": Z, "wav": "/x/y", "video_path": "/x", "labels": ""}]}))
+    root = touch(tmp_path / "media", f"Y{X}_30000_40000.mp4", f"{Z}_7.wav", f"{X}_51.mp4", f"{Y}_0.000_7.500.mkv")
+    listing = audioset({"train": [train], "test": [test]}, labels, root)
+    assert listing.splits == {
+        "train": [
+            Entry(f"{X}_30", f"Y{X}_30000_40000.mp4", (2, 0), X, 30.0),
+            Entry(Y, f"{Y}_0.000_7.500.mkv", (1,), Y, 0.0),
+        ],
+        "test": [Entry(Z, f"{Z}_7.wav", (), Z, 0.0)],
+    }
+    assert (listing.missing, listing.missing_labels) == ([Failure(f"{X}_50", "missing", NO_FILE)], [(1,)])
+    assert (listing.ignored, listing.label_names) == ([f"{X}_51.mp4"], ("Speech", "Harp", "Violin, fiddle"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([f'{X}, 0.0, 10.0, "/m/0,/m/9"'], rf"a.csv: line 4 \({X}\): positive_labels has '/m/9'"),
+        ([f"{X}, 0.0, 10.0, /m/0,/m/1"], "a.csv: line 4 has 5 fields; it must have YTID"),
+        ([f"{X}, nan, 10.0, /m/0"], "a.csv: line 4: start_seconds is 'nan'"),
+        ([f"{X}, 0.0, -1, /m/0"], "a.csv: line 4: end_seconds is '-1'"),
+        (["../../etc/x, 0.0, 10.0, /m/0"], "a.csv: line 4: '../../etc/x' is no YouTube id"),
+        ([f'{X}, 0.0, 10.0, "/m/0'], "a.csv: line 5 can't be read as CSV"),
+        ([f"{X}, 0.0, 10.0, /m/0", "", f"{X}, 0, 9, /m/1"], rf"a.csv: line 6: the clip '{X}_0' is already listed at \S+a.csv: line 4"),
+        ([], "audioset: the lists hold no clips"),
+    ],
+)
+def test_a_mistake_in_a_list_of_segments_is_named(tmp_path: Path, lines: list[str], error: str) -> None:
+    labels = write_labels(tmp_path / "labels.csv", "Speech", "Harp")
+    with pytest.raises(DatasetError, match=error):
+        audioset({"train": [write(tmp_path / "a.csv", *SEGMENTS, *lines)]}, labels, touch(tmp_path / "m"))
+
+
+def test_a_video_in_both_splits_is_refused(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.csv", "Speech")
+    train, test = (write(tmp_path / f"{name}.csv", f"{X}, {start}, {start + 9}, /m/0") for name, start in (("a", 0), ("b", 20)))
+    with pytest.raises(DatasetError, match=rf"b.csv: line 1: the video '{X}' is in test, but at \S+a.csv: line 1 in train"):
+        audioset({"train": [train], "test": [test]}, labels, touch(tmp_path / "m"))
+    with pytest.raises(DatasetError, match="there is no split 'valid'"):
+        audioset({"valid": [train]}, labels, touch(tmp_path / "m"))
+    manifest = write(tmp_path / "c.json", json.dumps({"data": [{"video_id": X, "labels": "/m/0"}]}))
+    with pytest.raises(DatasetError, match=rf"c.json: entry 0: the clip '{X}_0' is already listed at \S+a.csv: line 1"):
+        audioset({"train": [train, manifest]}, labels, touch(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("{", "can't be read"),
+        ("[]", 'an object with a list under "data"'),
+        ('{"data": [{"video_id": "x"}]}', "entry 0 is .* with video_id and labels as text"),
+        ('{"data": [7]}', "entry 0 is 7"),
+        ('{"data": [{"video_id": "\\ud800", "labels": ""}]}', "is no YouTube id"),
+        ('{"data": [{"video_id": "x", "labels": "/m/0,"}]}', r"entry 0 \(x\): labels has ''"),
+    ],
+)
+def test_a_mistake_in_a_manifest_is_named(tmp_path: Path, content: str, error: str) -> None:
+    manifest = write(tmp_path / "a.json", content)
+    with pytest.raises(DatasetError, match=error):
+        audioset({"train": [manifest]}, write_labels(tmp_path / "labels.csv", "Speech"), touch(tmp_path / "m"))
+
+
+def test_vggsound_matches_labels_with_commas_and_names_clips_by_start(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.csv", "bird chirping_ tweeting", "playing harp")
+    clips = write(tmp_path / "v.csv", f'{X},30,"bird chirping, tweeting",train', f"{X},60,playing harp,train", f"{Y},1,playing harp,test")
+    listing = vggsound(clips, labels, touch(tmp_path / "m", f"{X}_000030.mp4", f"{Y}_1_11.mp4"))
+    assert listing.splits["train"] == [Entry(f"{X}_000030", f"{X}_000030.mp4", (0,), X, 30.0)]
+    assert listing.splits["test"] == [Entry(f"{Y}_000001", f"{Y}_1_11.mp4", (1,), Y, 1.0)]
+    assert listing.missing == [Failure(f"{X}_000060", "missing", NO_FILE)]
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (f"{X},30,playing hrp,train", rf"v.csv: line 1 \({X}\): the label 'playing hrp' isn't in .*the closest is 'playing harp'"),
+        (f"{X},30,playing harp,val", "the split is 'val'; it must be train or test"),
+        (f"{X},30,bird chirping, tweeting,train", "line 1 has 5 fields"),
+        (f"{X},x,playing harp,train", "start_seconds is 'x'"),
+    ],
+)
+def test_a_mistake_in_vggsounds_list_is_named(tmp_path: Path, line: str, error: str) -> None:
+    labels = write_labels(tmp_path / "labels.csv", "bird chirping_ tweeting", "playing harp")
+    with pytest.raises(DatasetError, match=error):
+        vggsound(write(tmp_path / "v.csv", line), labels, touch(tmp_path / "m"))
+
+
+def test_vgginstruments_takes_its_labels_from_the_lists(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.txt", f"{X}_000030,violin,_fiddle", f"{Y}_000013,harp")
+    test = write(tmp_path / "test.txt", f"{Z}_000000,erhu")
+    listing = vgginstruments({"train": train, "test": test}, touch(tmp_path / "m", f"{X}_30.mp4", f"{Z}.mp3"))
+    assert listing.label_names == ("erhu", "harp", "violin,_fiddle")
+    assert listing.splits["train"] == [Entry(f"{X}_000030", f"{X}_30.mp4", (2,), X, 30.0)]
+    assert listing.splits["test"] == [Entry(f"{Z}_000000", f"{Z}.mp3", (0,), Z, 0.0)]
+    assert [failure.file for failure in listing.missing] == [f"{Y}_000013"]
+    with pytest.raises(DatasetError, match=r"train.txt: line 1 is 'nonsense'"):
+        vgginstruments({"train": write(train, "nonsense")}, tmp_path / "m")
+
+
+def test_music21_is_split_by_files_or_by_hash(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.json", json.dumps({"version": 2.0, "videos": {"tuba": [X, Y], "harp": [Z]}}))
+    root = touch(tmp_path / "m", f"tuba/{X}.mp4", f"{Z}_1.mp4", f"{Z}_2.mp4")
+    listing = music21(one, root, is_test=lambda video: video == X)
+    assert listing.label_names == ("harp", "tuba")
+    assert listing.splits == {"train": [], "test": [Entry(X, f"tuba/{X}.mp4", (1,), X, 0.0)]}
+    assert listing.missing == [Failure(Y, "missing", NO_FILE), Failure(Z, "missing", "no file of its video is named after its start")]
+    other = write(tmp_path / "two.json", json.dumps({"videos": {"erhu": [X]}}))
+    assert music21({"train": other}, root).splits["train"][0].labels == (0,)
+    with pytest.raises(DatasetError, match=rf"two.json: erhu 0: the clip '{X}' is already listed at \S+one.json: tuba 0"):
+        music21({"train": one, "test": other}, root)
+    with pytest.raises(DatasetError, match="videos of 'harp' must be a list"):
+        music21(write(other, '{"videos": {"harp": [1]}}'), root)
+
+
+def test_the_tables_of_instruments_have_as_many_names_as_the_data_sets() -> None:
+    assert len(set(instrument_labels.AUDIOSET)) == len(instrument_labels.AUDIOSET) == 80
+    assert len(set(instrument_labels.VGGSOUND)) == len(instrument_labels.VGGSOUND) == 56
+
+
+def test_only_instruments_keeps_instruments_and_counts_the_missing_ones_alone(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.csv", "Speech", *reversed(instrument_labels.AUDIOSET), "Music")
+    harp, music = 1 + instrument_labels.AUDIOSET[::-1].index("Harp"), 81
+    lines = [f'{X}, 0, 10, "/m/{music},/m/{harp}"', f"{Y}, 0, 10, /m/0", f"{Z}, 0, 10, /m/{harp}", f"{X[::-1]}, 0, 10, /m/0"]
+    listing = audioset({"train": [write(tmp_path / "a.csv", *lines)]}, labels, touch(tmp_path / "m", f"{X}.mp4", f"{Y}.mp4"))
+    instruments = only_instruments(listing, "audioset")
+    assert instruments.name == "audioset_instruments"
+    assert instruments.label_names == instrument_labels.AUDIOSET[::-1]
+    assert instruments.splits == {"train": [Entry(X, f"{X}.mp4", (harp - 1,), X, 0.0)], "test": []}
+    assert ([failure.file for failure in instruments.missing], instruments.missing_labels) == ([Z], [(harp - 1,)])
+    with pytest.raises(DatasetError, match="audioset: its labels lack 'playing accordion'"):
+        only_instruments(listing, "vggsound")
+
+
+def test_timpani_and_tympani_are_one_instrument(tmp_path: Path) -> None:
+    names = [name.replace(",", "_") for name in instrument_labels.VGGSOUND]
+    labels = write_labels(tmp_path / "labels.csv", "playing darts", *names, "orchestra")
+    classes = ["playing tympani", "playing timpani", "playing darts", "orchestra", '"playing violin, fiddle"']
+    lines = [f"{X},{start},{name},train" for start, name in enumerate(classes)]
+    root = touch(tmp_path / "m", *(f"{X}_{start}.mp4" for start in range(len(lines))))
+    instruments = only_instruments(vggsound(write(tmp_path / "v.csv", *lines), labels, root), "vggsound")
+    assert len(instruments.label_names) == 55
+    given_names = [(entry.start, [instruments.label_names[label] for label in entry.labels]) for entry in instruments.splits["train"]]
+    assert given_names == [(0, ["playing timpani"]), (1, ["playing timpani"]), (4, ["playing violin_ fiddle"])]
