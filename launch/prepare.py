@@ -1,100 +1,62 @@
-"""Turns a folder of videos into a data set that training reads.
+"""Turns media files into a data set that training reads.
 
     python -m launch.prepare --videos DIR --out DIR
+    python -m launch.prepare --dataset audioset --train_list balanced_train_segments.csv --test_list eval_segments.csv \
+        --labels_csv class_labels_indices.csv --videos DIR --out DIR
 
-DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is its path under DIR.
-One clip in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added; --test_pattern chooses
-by name instead.
+Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
+its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added;
+--test_pattern chooses by name instead. With --dataset, the lists say which clips there are, and DIR is where the downloaded files lie;
+what isn't there is counted and named.
 
-A run that was killed goes on where it stopped when the same command is given again. Files that can't be decoded are left out, counted, and
-named with the reason, here and in OUT/summary.json; the exit status is 0 as long as at least one clip was written, else 1.
+A file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. A run that was killed goes on where it stopped
+when the same command is given again. Files that give no clip are left out, counted, and named with the reason, in OUT/failures.jsonl; the
+exit status is 0 as long as at least one clip was written, else 1.
 """
 
+import dataclasses
 import functools
-import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
-from avmae_jax.data.clip import Clip
-from avmae_jax.data.shards import SUMMARY, DatasetError, Job, Summary, write_dataset
-from avmae_jax.data.video import ClipError, decode_clip
+from avmae_jax.data import listings
+from avmae_jax.data.listings import Listing
+from avmae_jax.data.making import Recipe, make_clips, plan_jobs
+from avmae_jax.data.shards import FAILURES, DatasetError, Summary, write_dataset
 from launch.runtime import progress_bar
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
-_IGNORED_NAMED = 5  # ignored files named in the line that counts them
+_NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
+_FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
 
 
-def find_videos(root: Path) -> tuple[list[str], list[str]]:
-    """Paths under root, sorted: those with a video's suffix, and those ignored.
-
-    A link to a folder is listed with the videos, since whoever made it meant the videos behind it; it isn't followed and will be refused.
-    """
-    videos, ignored = [], []
-    for folder, subfolders, files in os.walk(root):
-        links = [name for name in subfolders if (Path(folder) / name).is_symlink()]
-        for name in files + links:
-            path = (Path(folder) / name).relative_to(root).as_posix()
-            (videos if name in links or path.lower().endswith(SUFFIXES) else ignored).append(path)
-    return sorted(videos), sorted(ignored)
-
-
-def plan_jobs(root: Path, videos: list[str], is_test: Callable[[str], bool]) -> tuple[dict[str, list[Job]], list[str]]:
-    """One job a video: id and (path, size, time of change, labels), by split; and the names of the classes.
+def read_listing(args: flags.FlagValues, root: Path) -> Listing:
+    """Which clips there are, by --dataset.
 
     Raises:
-      DatasetError: if some videos lie in class folders and others don't.
+      DatasetError: if a list is missing or wrong.
     """
-    classes = sorted({path.split("/")[0] for path in videos if "/" in path})
-    loose = [path for path in videos if "/" not in path and not (root / path).is_symlink()]
-    if classes and loose:
-        raise DatasetError(
-            f"{root} has class folders ({_text(classes[0])}, ...) and loose videos ({_text(loose[0])}, ...); move the latter away"
-        )
-    jobs: dict[str, list[Job]] = {"train": [], "test": []}
-    for path in videos:
-        labels = [classes.index(path.split("/")[0])] if "/" in path else []
-        status = (root / path).lstat()
-        jobs["test" if is_test(_text(path)) else "train"].append(Job(_text(path), (path, status.st_size, status.st_mtime_ns, labels)))
-    return jobs, [_text(name) for name in classes]
-
-
-def held_out(percent: int, pattern: str) -> Callable[[str], bool]:
-    """Whether a clip id belongs to the test split: by pattern where there is one, else by hash."""
-    if pattern:
-        return lambda clip_id: re.search(pattern, clip_id) is not None
-    return lambda clip_id: int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8]) % 100 < percent
-
-
-def make_clip(job: Job, *, root: str, seconds: float, frame_size: int) -> Clip:
-    """Decodes the video of one job; runs in a worker."""
-    path, _, _, labels = job.args
-    file = Path(root) / path
-    if not file.resolve().is_relative_to(root):
-        raise ClipError(str(file), "open", f"is a link that leaves {root}")
-    if file.is_symlink() and file.is_dir():
-        raise ClipError(str(file), "open", "is a link to a folder, which isn't followed")
-    return decode_clip(file, clip_id=job.id, labels=labels, seconds=seconds, frame_size=frame_size)
-
-
-def _text(path: str) -> str:
-    """A path as valid Unicode, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _report(out: Path, summary: Summary, ignored: list[str]) -> None:
-    written = sum(summary.written.values())
-    for failure in summary.failures:
-        print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
-    if ignored:
-        named = ", ".join(map(_text, ignored[:_IGNORED_NAMED])) + (", ..." if len(ignored) > _IGNORED_NAMED else "")
-        print(f"ignored {len(ignored)} files that have none of the suffixes {' '.join(SUFFIXES)}: {named}")
-    splits = ", ".join(f"{count} {split}" for split, count in summary.written.items())
-    print(f"{out}: {written} clips written ({splits}), {len(summary.failures)} failed; see {out / SUMMARY}")
+    lists = {"train": args.train_list, "test": args.test_list}
+    is_test = (lambda video: re.search(args.test_pattern, video) is not None) if args.test_pattern else None
+    if args.dataset == "av_folder":
+        return listings.av_folder(root, is_test=is_test, test_percent=args.test_percent)
+    if not args.train_list:
+        raise DatasetError(f"--dataset {args.dataset} needs --train_list, the list of its clips")
+    if args.dataset in ("audioset", "vggsound") and not args.labels_csv:
+        raise DatasetError(f"--dataset {args.dataset} needs --labels_csv, with the columns index,mid,display_name")
+    if args.dataset == "audioset":
+        listing = listings.audioset(lists, args.labels_csv, root)
+    elif args.dataset == "vggsound":
+        listing = listings.vggsound(_only(args.train_list, args.dataset), args.labels_csv, root)
+    elif args.dataset == "vgginstruments":
+        return listings.vgginstruments({split: _only(files, split) for split, files in lists.items() if files}, root)
+    else:
+        return listings.music21(_only(args.train_list, args.dataset), root, is_test=is_test, test_percent=args.test_percent)
+    return listings.only_instruments(listing, args.dataset) if args.instruments else listing
 
 
 def main(argv: list[str]) -> None:
@@ -107,39 +69,76 @@ def main(argv: list[str]) -> None:
         sys.exit(f"--videos {args.videos}: there is no such folder")
     if out.resolve().is_relative_to(root):
         sys.exit(f"--out {args.out} lies inside --videos {args.videos}; give a folder elsewhere")
-    videos, ignored = find_videos(root)
-    if not videos:
-        sys.exit(f"--videos {args.videos}: no file in it has one of the suffixes {' '.join(SUFFIXES)} ({len(ignored)} others)")
-    settings = {"seconds": args.seconds, "frame_size": args.frame_size}
+    if args.instruments and args.dataset not in ("audioset", "vggsound"):
+        sys.exit(
+            "--instruments filters the labels of --dataset audioset or vggsound; the other sets have instruments alone, or your classes"
+        )
+    values: dict[str, Any] = {field.name: args[field.name].value for field in dataclasses.fields(Recipe)}
+    recipe = Recipe(**values)
     try:
-        jobs, classes = plan_jobs(root, videos, held_out(args.test_percent, args.test_pattern))
+        listing = read_listing(args, root)
+        jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
             summary = write_dataset(
                 out,
-                name="clips",
+                name=listing.name,
                 jobs=jobs,
-                make=functools.partial(make_clip, root=str(root), **settings),
-                label_names=classes,
-                settings=settings,
+                make=functools.partial(make_clips, root=str(root), recipe=recipe),
+                label_names=listing.label_names,
+                settings=dataclasses.asdict(recipe),
                 workers=args.workers,
-                shard_size=args.shard_size,
+                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
+                missing=listing.missing,
                 on_progress=on_progress,
             )
     except DatasetError as error:
         sys.exit(str(error))
-    _report(out, summary, ignored)
-    sys.exit(0 if any(summary.written.values()) else 1)
+    _report(out, summary, listing.ignored, left_out)
+    sys.exit(0 if any(summary.clips.values()) else 1)
+
+
+def _only(files: list[str], what: str) -> str:
+    if len(files) != 1:
+        raise DatasetError(f"{what}: give one list, not {len(files)}")
+    return files[0]
+
+
+def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
+    for failure in summary.failures[:_FAILURES_SHOWN]:
+        print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
+    if len(summary.failures) > _FAILURES_SHOWN:
+        print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}")
+    for files, why in ((ignored, "are no media"), (left_out, "are sounds or pictures alone, which --allow_missing takes")):
+        if files:
+            print(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}")
+    clips = ", ".join(f"{count} {split}" for split, count in summary.clips.items())
+    files = sum(summary.written.values()) + len(summary.failures)
+    print(
+        f"{out}: {sum(summary.clips.values())} clips written ({clips}) from {sum(summary.written.values())} of {files} files, "
+        f"{len(summary.failures)} failed; see {out / FAILURES}"
+    )
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("videos", None, "folder of videos: <class>/<any>.mp4, or flat", required=True)
+    recipe = Recipe()
+    flags.DEFINE_string("videos", None, "folder of media files", required=True)
     flags.DEFINE_string("out", None, "new folder for the data set", required=True)
-    flags.DEFINE_float("seconds", 10.0, "length of a clip; what a video has beyond it isn't read", lower_bound=0.1)
-    flags.DEFINE_integer("frame_size", 224, "side of the stored frames in pixels", lower_bound=16)
+    names = ["av_folder", "audioset", "vggsound", "vgginstruments", "music21"]
+    flags.DEFINE_enum("dataset", "av_folder", names, "what says which clips there are: the folder itself, or a public list")
+    flags.DEFINE_list("train_list", [], "list of training clips, as published; vggsound's and music21's have all splits in one")
+    flags.DEFINE_list("test_list", [], "list of held-out clips")
+    flags.DEFINE_string("labels_csv", "", "audioset, vggsound: CSV with the columns index,mid,display_name")
+    flags.DEFINE_bool("instruments", False, "audioset, vggsound: only musical instruments")
+    flags.DEFINE_float("clip_seconds", recipe.clip_seconds, "length of a clip", lower_bound=0.1)
+    flags.DEFINE_float("clip_stride", recipe.clip_stride, "seconds from clip to clip of a file; 0: its first clip alone", lower_bound=0)
+    flags.DEFINE_integer("frame_size", recipe.frame_size, "side of the stored frames in pixels", lower_bound=16)
+    flags.DEFINE_bool("mix_channels", recipe.mix_channels, "take the mean of all audio channels instead of the first one")
+    flags.DEFINE_bool("allow_missing", recipe.allow_missing, "take sounds without pictures and pictures without sound, too")
+    flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which sound and pictures may differ in length", lower_bound=0)
     flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "processes that decode; 0: none but this one", lower_bound=0)
-    flags.DEFINE_integer("test_percent", 10, "share of clips held out, chosen by a hash of the id", lower_bound=0, upper_bound=100)
-    flags.DEFINE_string("test_pattern", "", "hold out the clips whose id this regular expression is found in, instead of --test_percent")
-    flags.DEFINE_integer("shard_size", 256, "clips a shard; at most one shard's work is lost when a run is killed", lower_bound=1)
+    flags.DEFINE_integer("test_percent", 10, "share of videos held out, chosen by a hash of the id", lower_bound=0, upper_bound=100)
+    flags.DEFINE_string("test_pattern", "", "hold out the videos whose id this regular expression is found in, instead of --test_percent")
+    flags.DEFINE_integer("shard_size", 0, "files a shard, whose work is lost when a run is killed; 0: 256, or 8 with --clip_stride")
 
 
 if __name__ == "__main__":

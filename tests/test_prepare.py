@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,15 +11,23 @@ from pathlib import Path
 
 import pytest
 from media import number_of, numbered, tone, write_clip, write_media
+from PIL import Image
 
-from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import PreparedSource
 from avmae_jax.data.video import frame_indices
-from launch.prepare import find_videos, held_out, plan_jobs
 
 
 def prepare(videos: Path, out: Path, *more: str, workers: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launch.prepare", f"--videos={videos}", f"--out={out}", f"--workers={workers}", "--seconds=1", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.prepare",
+        f"--videos={videos}",
+        f"--out={out}",
+        f"--workers={workers}",
+        "--clip_seconds=1",
+        *more,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -72,21 +79,22 @@ def test_good_files_become_clips_and_every_bad_one_is_named(videos: Path, tmp_pa
     assert len(test[0].frames) == 10
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["in"] == 12 == sum(summary["written"].values()) + summary["failed"]
-    assert {failure["file"] for failure in summary["failures"]} == set(FAILURES)
-    for failure in summary["failures"]:
+    failures = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
+    assert {failure["file"] for failure in failures} == set(FAILURES)
+    for failure in failures:
         stage, reason = FAILURES[failure["file"]]
         assert failure["stage"] == stage
         assert reason in failure["reason"]
         assert f"failed [{stage}] {failure['file']} {failure['reason']}" in run.stdout
-    assert "ignored 1 files that have none of the suffixes .mp4 .webm .mkv .mov .avi: oboe/notes.txt" in run.stdout
-    assert "6 clips written (4 train, 2 test), 6 failed" in run.stdout
+    assert "ignored 1 files that are no media: oboe/notes.txt" in run.stdout
+    assert "6 clips written (4 train, 2 test) from 6 of 12 files, 6 failed" in run.stdout
 
 
 def test_frame_size_and_seconds_reach_the_clips(videos: Path, tmp_path: Path) -> None:
     shutil.copy(videos / "harp/2.mp4", tmp_path / "videos.mp4")
     (tmp_path / "flat").mkdir()
     shutil.move(tmp_path / "videos.mp4", tmp_path / "flat/x.mp4")
-    assert prepare(tmp_path / "flat", tmp_path / "out", "--frame_size=96", "--seconds=0.5", "--test_percent=0").returncode == 0
+    assert prepare(tmp_path / "flat", tmp_path / "out", "--frame_size=96", "--clip_seconds=0.5", "--test_percent=0").returncode == 0
     clip = PreparedSource(tmp_path / "out", "train")[0]
     assert (clip.id, clip.labels) == ("x.mp4", ())
     assert [number_of(frame) for frame in clip.frames] == [20 + index for index in frame_indices(5)]
@@ -96,7 +104,7 @@ def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
     for number in range(12):
         write_clip(tmp_path / f"videos/harp/{number:02d}.mp4", 1.0, first=10 * number)
     (tmp_path / "videos/harp/bad.mp4").touch()
-    options = [f"--videos={tmp_path / 'videos'}", f"--out={tmp_path / 'out'}", "--workers=1", "--seconds=1", "--shard_size=2"]
+    options = [f"--videos={tmp_path / 'videos'}", f"--out={tmp_path / 'out'}", "--workers=1", "--clip_seconds=1", "--shard_size=2"]
     with subprocess.Popen([sys.executable, "-m", "launch.prepare", *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").glob("*.array_record-*")) and time.monotonic() < deadline:
@@ -123,7 +131,7 @@ def test_a_file_that_changed_is_not_mixed_into_an_older_run(videos: Path, tmp_pa
     ("arguments", "problem"),
     [
         (["nowhere", "out"], "there is no such folder"),
-        (["empty", "out"], "no file in it has one of the suffixes .mp4 .webm .mkv .mov .avi (1 others)"),
+        (["empty", "out"], "none of its 1 files has one of the suffixes .mp4"),
         (["empty", "empty/out"], "lies inside --videos"),
         (["broken", "out"], "0 clips written"),
         (["broken", "full"], "isn't empty (it holds 'a.txt')"),
@@ -149,25 +157,35 @@ def test_names_of_any_bytes_keep_their_file(tmp_path: Path) -> None:
     assert (source[0].id, source.label_names) == ("caf\\xe9/\\xff.mp4", ("caf\\xe9",))
 
 
-def test_the_hash_splits_stably_and_in_proportion() -> None:
-    ids = [f"harp/{number}.mp4" for number in range(2000)]
-    chosen = {clip_id for clip_id in ids if held_out(10, "")(clip_id)}
-    assert 150 < len(chosen) < 250
-    assert chosen <= {clip_id for clip_id in ids if held_out(20, "")(clip_id)}
-    assert "harp/15.mp4" in chosen
-    assert not any(map(held_out(0, ""), ids))
-    assert all(map(held_out(100, ""), ids))
+def test_a_long_file_is_cut_and_a_lone_modality_is_allowed_when_asked_for(tmp_path: Path) -> None:
+    write_clip(tmp_path / "videos/harp/long.mp4", 5.0)
+    write_media(tmp_path / "videos/harp/mute.mp4", frames=[numbered(0)] * 9)
+    write_media(tmp_path / "videos/harp/tone.wav", sound=tone(300, 1), audio_codec="pcm_s16le")
+    Image.fromarray(numbered(5)).save(tmp_path / "videos/harp/still.png")
+    run = prepare(tmp_path / "videos", tmp_path / "cut", "--clip_stride=2", "--test_percent=0")
+    assert "3 clips written (3 train) from 1 of 2 files, 1 failed" in run.stdout
+    assert "ignored 2 files that are sounds or pictures alone, which --allow_missing takes: harp/still.png, harp/tone.wav" in run.stdout
+    assert [clip.start for clip in PreparedSource(tmp_path / "cut", "train")] == [0, 2, 4]
+    run = prepare(tmp_path / "videos", tmp_path / "all", "--allow_missing", "--test_percent=0")
+    assert "4 clips written (4 train) from 4 of 4 files, 0 failed" in run.stdout
+    assert [clip.id for clip in PreparedSource(tmp_path / "all", "train")] == ["harp/long.mp4"]
+    assert [clip.id for clip in PreparedSource(tmp_path / "all", "train", "audio")] == ["harp/long.mp4", "harp/tone.wav"]
+    pictures = PreparedSource(tmp_path / "all", "train", "image")
+    assert [(clip.id, len(clip.frames)) for clip in pictures] == [("harp/long.mp4", 10), ("harp/mute.mp4", 10), ("harp/still.png", 1)]
+    assert number_of(pictures[2].frames[0]) == 5
 
 
-def test_videos_are_found_in_a_fixed_order(videos: Path) -> None:
-    found, ignored = find_videos(videos)
-    assert found == sorted(found)
-    assert len(found) == 12
-    assert ignored == ["oboe/notes.txt"]
-
-
-def test_class_folders_and_loose_files_do_not_mix(tmp_path: Path) -> None:
-    write_clip(tmp_path / "harp/a.mp4", 0.3)
-    write_clip(tmp_path / "b.mp4", 0.3)
-    with pytest.raises(DatasetError, match=re.escape("class folders (harp, ...) and loose videos (b.mp4, ...)")):
-        plan_jobs(tmp_path, ["b.mp4", "harp/a.mp4"], held_out(0, ""))
+def test_a_public_list_says_which_clips_there_are(tmp_path: Path) -> None:
+    write_clip(tmp_path / "videos/abcdefghijk_000030.mp4", 1.0)
+    write_clip(tmp_path / "videos/zbcdefghijk_000010.mp4", 1.0)
+    (tmp_path / "list.csv").write_text(
+        'abcdefghijk,30,"playing harp",train\nzbcdefghijk,10,"dog barking",train\nlostlostlos,0,"playing harp",test\n'
+    )
+    (tmp_path / "labels.csv").write_text("index,mid,display_name\n0,v0,playing harp\n1,v1,dog barking\n")
+    options = ["--dataset=vggsound", f"--train_list={tmp_path / 'list.csv'}", f"--labels_csv={tmp_path / 'labels.csv'}"]
+    run = prepare(tmp_path / "videos", tmp_path / "out", *options)
+    assert "2 clips written (2 train) from 2 of 3 files, 1 failed" in run.stdout, run.stderr
+    assert "failed [missing] lostlostlos" in run.stdout
+    assert PreparedSource(tmp_path / "out", "train")[0].labels == (0,)
+    run = prepare(tmp_path / "videos", tmp_path / "no", "--dataset=audioset")
+    assert run.stderr.strip().endswith("--dataset audioset needs --train_list, the list of its clips")

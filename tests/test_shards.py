@@ -1,5 +1,6 @@
 """The writer of data sets: deterministic, resumable, and nothing is lost."""
 
+import hashlib
 import json
 import os
 import signal
@@ -15,12 +16,13 @@ import tensorflow_datasets as tfds
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import PreparedSource
 from avmae_jax.data.shards import DatasetError, Failure, Job, Summary, write_dataset
-from avmae_jax.data.video import ClipError
 
 
-def make(job: Job, *, seconds: float = 0.0) -> Clip:
-    """A clip that follows from the job; a job named bad can't become one, one named deadly kills its process."""
+def make(job: Job, *, seconds: float = 0.0) -> Iterator[Clip]:
+    """A clip that follows from the job, or three of a long one; bad and worse ones can't become any, a deadly one kills its process."""
     time.sleep(seconds)
     if "bad" in job.id:
         raise ClipError(job.id, "audio", "has no sound")
@@ -30,7 +32,11 @@ def make(job: Job, *, seconds: float = 0.0) -> Clip:
         raise ZeroDivisionError(job.id)
     rng = np.random.default_rng(job.args[0])
     waveform = rng.integers(-32768, 32768, 400 + job.args[0]).astype(np.int16)
-    return Clip(job.id, waveform, tuple(rng.bytes(50) for _ in range(10)), (job.args[0] % 3,) * (job.args[0] % 2))
+    for number in range(3 if "long" in job.id else 1):
+        if number and "worse" in job.id:
+            raise ClipError(job.id, "video", "is damaged in its middle")
+        name = f"{job.id}@{number}" if "long" in job.id else job.id
+        yield Clip(name, waveform, tuple(rng.bytes(50) for _ in range(10)), (job.args[0] % 3,) * (job.args[0] % 2), job.id, float(number))
 
 
 def jobs(train: int = 7, test: int = 2, **renamed: str) -> dict[str, list[Job]]:
@@ -50,10 +56,13 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_tfds_reads_back_what_was_made(tmp_path: Path) -> None:
     summary = write(tmp_path / "out", jobs())
-    assert summary == Summary({"train": 7, "test": 2}, [])
+    assert summary == Summary({"train": 7, "test": 2}, {"train": 7, "test": 2}, [])
     builder = tfds.builder_from_directory(tmp_path / "out")
     assert builder.info.splits["train"].shard_lengths == [3, 3, 1]
-    assert builder.info.metadata == {"label_names": ["a", "b", "c"]}
+    assert builder.info.metadata is not None
+    assert builder.info.metadata["label_names"] == ["a", "b", "c"]
+    for name, digest in builder.info.metadata["sha256"].items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
@@ -66,11 +75,34 @@ def test_failures_are_counted_and_named_and_nothing_else_is_missing(tmp_path: Pa
     steps: list[tuple[int, int, int]] = []
     summary = write(tmp_path / "out", jobs(t0="bad0", t6="bad6", e1="bad1"), on_progress=lambda *step: steps.append(step))
     reason = ("audio", "has no sound")
-    assert summary == Summary({"train": 5, "test": 1}, [Failure("bad0", *reason), Failure("bad6", *reason), Failure("bad1", *reason)])
+    assert summary == Summary(
+        {"train": 5, "test": 1}, {"train": 5, "test": 1}, [Failure("bad0", *reason), Failure("bad6", *reason), Failure("bad1", *reason)]
+    )
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored["in"] == 9 == sum(stored["written"].values()) + stored["failed"]
-    assert stored["failures"][0] == {"file": "bad0", "stage": "audio", "reason": "has no sound"}
+    lines = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {"file": "bad0", "stage": "audio", "reason": "has no sound"}
     assert steps == [(done, min(done, 1) + (done >= 7) + (done >= 9), 9) for done in range(10)]
+
+
+def test_a_long_file_gives_all_of_its_clips_or_none(tmp_path: Path) -> None:
+    summary = write(tmp_path / "out", jobs(t1="long1", t2="long worse2", e0="long3"))
+    assert summary.written == {"train": 6, "test": 2}
+    assert summary.clips == {"train": 8, "test": 4}
+    assert [failure.file for failure in summary.failures] == ["long worse2"]
+    source = PreparedSource(tmp_path / "out", "train")
+    assert [source[i].id for i in range(4)] == ["t0", "long1@0", "long1@1", "long1@2"]
+    assert source[3].start == 2.0
+    assert source[3].video == "long1"
+    assert not (tmp_path / "out" / "progress").exists()
+
+
+def test_what_is_known_to_be_missing_is_counted_with_the_failures(tmp_path: Path) -> None:
+    lost = Failure("x", "missing", "no file of the folder has this id")
+    summary = write(tmp_path / "out", jobs(t0="bad0"), missing=[lost])
+    assert summary.failures[-1] == lost
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert stored["in"] == 10 == sum(stored["written"].values()) + stored["failed"]
 
 
 def test_a_split_in_which_everything_fails_is_written_empty(tmp_path: Path) -> None:
@@ -87,7 +119,7 @@ def test_a_job_that_kills_its_process_is_a_failure_of_its_own(tmp_path: Path) ->
 def test_a_bug_stops_the_run_and_names_the_clip(tmp_path: Path, workers: int) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         write(tmp_path / "out", jobs(t2="bug"), workers=workers)
-    assert caught.value.__notes__ == ["while making the clip bug"]
+    assert caught.value.__notes__ == ["while making the clips of bug"]
 
 
 def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ def stored(number: int) -> Clip:
     return Clip(f"ä/{number}.mp4", rng.integers(-32768, 32768, 500).astype(np.int16), frames, (0,) * number)
 
 
-def make_stored(job: Job) -> Clip:
-    return stored(job.args[0])
+def make_stored(job: Job) -> Iterator[Clip]:
+    yield stored(job.args[0])
 
 
 def prepare(out: Path) -> Path:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from avmae_jax.data import video
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.video import ClipError, clip_samples, decode_audio, decode_clip, frame_indices
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.video import clip_samples, decode_audio, decode_clip, frame_indices
 
 
 def decode(path: Path, **options: Any) -> Clip:
@@ -80,7 +81,7 @@ def test_b_frames_are_counted_in_order_of_display(tmp_path: Path) -> None:
 def test_variable_rate_counts_frames_by_the_average_rate(tmp_path: Path) -> None:
     times = [0.1 * index for index in range(10)] + [1 + 0.2 * index for index in range(10)]  # 20 frames in 3 s
     path = write_media(tmp_path / "a.mkv", frames=[numbered(i) for i in range(20)], times=times, sound=tone(300, 3))
-    with video._opened(path) as container:
+    with video.opened(path) as container:
         rate = container.streams.video[0].average_rate
     assert rate is not None
     assert numbers(decode(path, seconds=2.0)) == list(frame_indices(min(20, int(rate * 2))))
@@ -112,14 +113,14 @@ def test_three_hours_cost_what_ten_seconds_cost(tmp_path: Path, monkeypatch: pyt
     silence = np.zeros(3 * 3600 * 1000, np.float32)
     path = write_media(tmp_path / "a.mkv", frames=frames, frame_rate=1, sound=silence, sample_rate=1000, audio_codec="pcm_s16le")
     decoded = []
-    real = video._decoded
+    real = video.decoded
 
     def counted(*args: Any) -> Iterator[Any]:
         for frame in real(*args):
             decoded.append(type(frame).__name__)
             yield frame
 
-    monkeypatch.setattr(video, "_decoded", counted)
+    monkeypatch.setattr(video, "decoded", counted)
     clip = decode(path)
     assert len(clip.waveform) == clip_samples(10.0)
     assert decoded.count("VideoFrame") == 10

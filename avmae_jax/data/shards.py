@@ -1,14 +1,16 @@
 """The one writer of stored data sets: jobs in, a TFDS folder of ArrayRecord shards out.
 
-The folder reads back with `tfds.builder_from_directory` and holds, for each clip, `id`, `waveform` (int16 bytes), `frames` (encoded JPEGs)
-and `labels`; TensorFlow is needed neither to write nor to read it. Its content depends on the list of jobs alone, not on the number of
-workers.
+The folder reads back with `tfds.builder_from_directory`; data/records.py says what it holds of each clip. Its content depends on the list
+of jobs alone, not on the number of workers.
+
+A job is a media file, which gives one clip or many. Workers put each clip into a file of its own in `progress/spool/`, from where it goes
+into its shard: however long a film is, memory holds one clip of it.
 
 A long run can be killed at any time. Each shard is written under a temporary name in `progress/` and renamed when complete, after a record
-of its length and failures; the same call then goes on at the first missing shard. `progress/plan.json` says which call that is: a folder is
+of its clips and failures; the same call then goes on at the first missing shard. `progress/plan.json` says which call that is: a folder is
 never continued with other clips or settings. A lock, freed by the system when its process dies, keeps a second writer out.
 
-A clip that can't be made is no reason to stop: it becomes a line of `summary.json`, and written + failed = in.
+A file that gives no clip is no reason to stop: it becomes a line of `failures.jsonl`, and written + failed = in.
 """
 
 import fcntl
@@ -19,35 +21,27 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
-from tensorflow_datasets.proto import tf_example_pb2
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.video import ClipError
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.records import FEATURES, Facts, facts_of, index_file, serialise, write_index
 from avmae_jax.data.workers import run_ordered
 
 SUMMARY = "summary.json"
+FAILURES = "failures.jsonl"
 PROGRESS = "progress"  # folder in an unfinished data set
 _LOCK = ".lock"
-_VERSION = "1.0.0"
+_SPOOL = "spool"  # folder in PROGRESS
+VERSION = "2.0.0"
 _CRASH = ("crash", "killed the process that worked on it, twice: a codec crashed or memory ran out")  # stage and reason
-
-FEATURES = tfds.features.FeaturesDict(
-    {
-        "id": tfds.features.Text(),
-        "waveform": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
-        "frames": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")),
-        "labels": tfds.features.Sequence(np.int64),
-    }
-)
 
 
 class DatasetError(Exception):
@@ -55,9 +49,9 @@ class DatasetError(Exception):
 
 
 class Job(NamedTuple):
-    """One clip to make."""
+    """One file to make clips of."""
 
-    id: str  # unique; failures are reported under it
+    id: str  # unique; failures are reported under it, and its clips have it or begin with it
     args: tuple = ()  # what `make` needs besides; becomes part of the plan, therefore of JSON's types
 
 
@@ -65,19 +59,27 @@ class Failure(NamedTuple):
     """A job that gave no clip."""
 
     file: str  # the job's id
-    stage: str  # ClipError.stage, or "crash" where the process that worked on it died
+    stage: str  # ClipError.stage, or "crash" where the process that worked on it died, or "missing" where there was no file
     reason: str
 
 
 class Summary(NamedTuple):
     """What became of all jobs."""
 
-    written: dict[str, int]  # clips of each split
+    written: dict[str, int]  # jobs of each split that gave clips
+    clips: dict[str, int]  # of each split
     failures: list[Failure]
 
 
-Make = Callable[[Job], Clip]
-OnProgress = Callable[[int, int, int], None]  # (clips done, failures among them, clips in all)
+class _Made(NamedTuple):
+    """What became of one job that went well."""
+
+    files: list[str]  # each has one record
+    facts: list[Facts]
+
+
+Make = Callable[[Job], Iterable[Clip]]
+OnProgress = Callable[[int, int, int], None]  # (jobs done, failures among them, jobs in all)
 
 
 def write_dataset(
@@ -90,6 +92,7 @@ def write_dataset(
     settings: Mapping[str, Any],
     workers: int,
     shard_size: int = 256,
+    missing: Sequence[Failure] = (),
     on_progress: OnProgress | None = None,
     wait_for_lock: bool = False,
 ) -> Summary:
@@ -98,17 +101,19 @@ def write_dataset(
     Args:
       out: a new or empty folder, or one that the same call began. One that the same call finished is left as it is.
       name: TFDS name of the data set: lower case, digits, underscores.
-      jobs: the clips of each split, in the order in which they are stored.
-      make: job -> clip, raising ClipError where there is none; picklable, as it runs in other processes.
+      jobs: the files of each split, in the order in which their clips are stored.
+      make: job -> its clips, one at a time, raising ClipError where the file is of no use, which discards all of its clips; picklable, as
+        it runs in other processes.
       label_names: what the clips' labels index.
       settings: everything else that `make` depends on, of JSON's types; a run goes on only with the same settings.
       workers: processes; 0 makes the clips in this one. Programs that ask for workers need an `if __name__ == "__main__":`.
       shard_size: jobs a shard.
-      on_progress: called at the start and after every clip.
+      missing: what is known not to be there; counted and reported with the failures.
+      on_progress: called at the start and after every job.
       wait_for_lock: wait while another process writes `out`, instead of raising.
 
     Returns:
-      How many clips each split has, and every failure in order.
+      How many jobs gave clips, how many clips each split has, and every failure in order.
 
     Raises:
       DatasetError: nothing to do, a folder that can't be used, another writer.
@@ -120,8 +125,12 @@ def write_dataset(
     with _locked(out, wait_for_lock):
         if not _claim(out, plan):
             shards = list(_shards(out, name, jobs, shard_size))
-            _write_missing(shards, functools.partial(_make_record, make=make), workers, on_progress or (lambda *_: None))
-            _finish(out, plan, shards)
+            spool = out / PROGRESS / _SPOOL
+            shutil.rmtree(spool, ignore_errors=True)  # of a run that was killed
+            spool.mkdir()
+            work = functools.partial(_make_records, make=make, spool=str(spool))
+            _write_missing(shards, work, workers, on_progress or (lambda *_: None))
+            _finish(out, plan, shards, missing)
         shutil.rmtree(out / PROGRESS, ignore_errors=True)  # after the summary, which is what makes the data set complete
     return read_summary(out)
 
@@ -134,7 +143,8 @@ def is_complete(out: Path) -> bool:
 def read_summary(out: Path) -> Summary:
     """The summary of a finished data set."""
     content = _read_json(out / SUMMARY)
-    return Summary(content["written"], [Failure(**failure) for failure in content["failures"]])
+    lines = (out / FAILURES).read_text(encoding="utf-8").splitlines()
+    return Summary(content["written"], content["clips"], [Failure(**json.loads(line)) for line in lines])
 
 
 class _Shard(NamedTuple):
@@ -153,15 +163,15 @@ def _shards(out: Path, name: str, jobs: Mapping[str, Sequence[Job]], shard_size:
             yield _Shard(split, out / file, out / PROGRESS / f"{file}.json", part)
 
 
-def _write_missing(shards: list[_Shard], work: Callable[[Job], bytes | Failure], workers: int, on_progress: OnProgress) -> None:
+def _write_missing(shards: list[_Shard], work: Callable[[Job], _Made | Failure], workers: int, on_progress: OnProgress) -> None:
     missing = [shard for shard in shards if not shard.path.exists()]
     present = [_read_json(shard.record) for shard in shards if shard.path.exists()]
     failed = sum(len(record["failures"]) for record in present)
-    done = failed + sum(record["clips"] for record in present)
+    done = failed + sum(record["written"] for record in present)
     total = sum(len(shard.jobs) for shard in shards)
     on_progress(done, failed, total)
 
-    def counted(results: Iterable[bytes | Failure]) -> Iterator[bytes | Failure]:
+    def counted(results: Iterable[_Made | Failure]) -> Iterator[_Made | Failure]:
         nonlocal done, failed
         for result in results:
             done, failed = done + 1, failed + isinstance(result, Failure)
@@ -174,69 +184,92 @@ def _write_missing(shards: list[_Shard], work: Callable[[Job], bytes | Failure],
             _write_shard(shard, counted(itertools.islice(results, len(shard.jobs))))
 
 
-def _write_shard(shard: _Shard, results: Iterable[bytes | Failure]) -> None:
+def _write_shard(shard: _Shard, results: Iterable[_Made | Failure]) -> None:
     """Writes the clips, then the record of the shard, then gives the shard its name."""
     partial = shard.record.with_suffix(".partial")
-    lengths, failures = [], []
+    facts: list[Facts] = []
+    failures, written, size = [], 0, 0
     writer = ArrayRecordWriter(str(partial), "group_size:1")
     try:
         for result in results:
             if isinstance(result, Failure):
                 failures.append(result._asdict())
-            else:
-                writer.write(result)
-                lengths.append(len(result))
+                continue
+            for file in map(Path, result.files):
+                record = file.read_bytes()
+                writer.write(record)
+                file.unlink()
+                size += len(record)
+            written += 1
+            facts += result.facts
     finally:
         writer.close()
-    _write_json(shard.record, {"clips": len(lengths), "bytes": sum(lengths), "failures": failures})
+    with partial.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _write_json(shard.record, {"written": written, "bytes": size, "sha256": digest, "failures": failures, "clips": facts}, indent=None)
     partial.rename(shard.path)
 
 
-def _finish(out: Path, plan: Mapping[str, Any], shards: list[_Shard]) -> None:
-    """Writes what makes the shards a TFDS data set, and the summary."""
+def _finish(out: Path, plan: Mapping[str, Any], shards: list[_Shard], missing: Sequence[Failure]) -> None:
+    """Writes what makes the shards a TFDS data set, the index, the failures, and the summary."""
     records: dict[str, list[dict[str, Any]]] = {}
     for shard in shards:
         records.setdefault(shard.split, []).append(_read_json(shard.record))
     template = tfds.core.ShardedFileTemplate(dataset_name=plan["name"], data_dir=epath.Path(out), filetype_suffix="array_record")
+    checksums = {shard.path.name: _read_json(shard.record)["sha256"] for shard in shards}
     tfds.folder_dataset.write_metadata(
         data_dir=out,
         features=FEATURES,
         split_infos=[
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[record["clips"] for record in split_records],
+                shard_lengths=[len(record["clips"]) for record in split_records],
                 num_bytes=sum(record["bytes"] for record in split_records),
                 filename_template=template.replace(split=split),
             )
             for split, split_records in records.items()
         ],
-        version=_VERSION,
+        version=VERSION,
         check_data=False,  # needs TensorFlow
-        metadata=tfds.core.MetadataDict(label_names=plan["label_names"]),
+        metadata=tfds.core.MetadataDict(label_names=plan["label_names"], sha256=checksums),
     )
-    written = {split: sum(record["clips"] for record in split_records) for split, split_records in records.items()}
+    for split, split_records in records.items():
+        write_index(out / index_file(split), (Facts(*row) for record in split_records for row in record["clips"]))
     failures = [failure for split_records in records.values() for record in split_records for failure in record["failures"]]
-    counts = {"in": sum(len(shard.jobs) for shard in shards), "written": written, "failed": len(failures)}
-    _write_json(out / SUMMARY, {**counts, "failures": failures, "plan": plan})
+    failures += [failure._asdict() for failure in missing]
+    with (out / FAILURES).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+    written = {split: sum(record["written"] for record in split_records) for split, split_records in records.items()}
+    clips = {split: sum(len(record["clips"]) for record in split_records) for split, split_records in records.items()}
+    counts = {"in": sum(len(shard.jobs) for shard in shards) + len(missing), "written": written, "failed": len(failures), "clips": clips}
+    _write_json(out / SUMMARY, {**counts, "plan": plan})
 
 
-def _make_record(job: Job, *, make: Make) -> bytes | Failure:
-    """The clip as a serialised tf.train.Example; runs in a worker."""
+def _make_records(job: Job, *, make: Make, spool: str) -> _Made | Failure:
+    """The clips of a job, each in a file; runs in a worker."""
+    made = _Made([], [])
+    name = hashlib.sha256(job.id.encode()).hexdigest()[:32]
     try:
         with ExitStack() as stack:
-            stack.push(lambda kind, error, trace: error.add_note(f"while making the clip {job.id}") if error else None)
-            clip = make(job)
+            stack.push(lambda kind, error, trace: error.add_note(f"while making the clips of {job.id}") if error else None)
+            for clip in make(job):
+                file = Path(spool) / f"{name}-{len(made.files)}"
+                made.files.append(str(file))
+                file.write_bytes(serialise(clip))
+                made.facts.append(facts_of(clip))
+            if not made.files:
+                return Failure(job.id, "video", "gives no clip")
+            return made
     except ClipError as error:
+        for file in made.files:
+            with suppress(FileNotFoundError):
+                Path(file).unlink()
         return Failure(job.id, error.stage, error.reason)
-    example = FEATURES.serialize_example({**clip._asdict(), "frames": list(clip.frames), "labels": list(clip.labels)})
-    # TFDS writes the fields in an order that differs from process to process.
-    message = tf_example_pb2.Example.FromString(example)  # pyright: ignore[reportAttributeAccessIssue] - made when protobuf is loaded
-    return message.SerializeToString(deterministic=True)
 
 
 def _plan(name: str, jobs: Mapping[str, Sequence[Job]], label_names: Sequence[str], settings: Mapping[str, Any], shard_size: int) -> dict:
     """What must be the same for a run to go on, as JSON reads it back."""
-    plan: dict[str, Any] = {"name": name, "version": _VERSION, "shard_size": shard_size, "label_names": list(label_names), **settings}
+    plan: dict[str, Any] = {"name": name, "version": VERSION, "shard_size": shard_size, "label_names": list(label_names), **settings}
     seen: set[str] = set()
     for split, split_jobs in jobs.items():
         digest = hashlib.sha256()
@@ -294,7 +327,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)

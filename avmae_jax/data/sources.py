@@ -11,28 +11,28 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import tensorflow_datasets as tfds
-
-from avmae_jax.config import DataConfig
+from avmae_jax.config import DataConfig, Modality
 from avmae_jax.data import shards
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
+from avmae_jax.data.prepared import PreparedSource, Split
 from avmae_jax.data.shards import DatasetError, Job, OnProgress
 from avmae_jax.data.video import decode_audio
 
-Split = Literal["train", "test"]
-
-_BUILTIN_VERSION = 1  # raise when instruments.make_clip gives other clips for the same arguments
+_BUILTIN_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments
 _NAMED_AT_ONCE = 10  # missing files listed in one error
 
 
-def open_source(config: DataConfig, split: Split, *, on_progress: OnProgress | None = None, workers: int | None = None) -> ClipSource:
+def open_source(
+    config: DataConfig, split: Split, needs: Modality = "both", *, on_progress: OnProgress | None = None, workers: int | None = None
+) -> ClipSource:
     """Opens the clips of one split.
 
     Args:
       config: which source; see DataConfig.
       split: "train" or "test".
+      needs: what each clip must have; the others are left out.
       on_progress: follows the generation of the built-in set, where it has to be generated first.
       workers: processes that generate the built-in set; one a processor if None, none if 0.
 
@@ -40,11 +40,11 @@ def open_source(config: DataConfig, split: Split, *, on_progress: OnProgress | N
       DatasetError: if there is no such source or no such split, or something is wrong with its files.
     """
     if config.source == "builtin":
-        return PreparedSource(_builtin_folder(config, on_progress, workers), split)
+        return PreparedSource(_builtin_folder(config, on_progress, workers), split, needs)
     if config.source == "prepared":
         if not config.path:
             raise DatasetError("data.path is empty; give the folder that launch.prepare wrote")
-        return PreparedSource(config.path, split)
+        return PreparedSource(config.path, split, needs)
     if config.source == "manifest":
         field, path = ("path", config.path) if split == "train" else ("eval_path", config.eval_path)
         if not path:
@@ -53,50 +53,6 @@ def open_source(config: DataConfig, split: Split, *, on_progress: OnProgress | N
             raise DatasetError("data.labels_csv is empty; give the CSV with the columns index,mid,display_name")
         return ManifestSource(path, config.labels_csv, config.root)
     raise DatasetError(f"data.source is {config.source!r}; choose builtin, prepared or manifest")
-
-
-class _EncodedFrames(tfds.decode.SkipDecoding):
-    """Leaves a sequence of pictures encoded; TFDS itself skips only single ones when it reads with NumPy."""
-
-    def decode_batch_example_np(self, serialized_example: Any) -> Any:
-        return serialized_example
-
-
-class PreparedSource:
-    """One split of a data set written by shards.write_dataset."""
-
-    def __init__(self, path: str | Path, split: Split) -> None:
-        self._path, self._split = Path(path).expanduser(), split
-        if not self._path.is_dir():
-            raise DatasetError(f"{self._path}: there is no such folder; write it with launch.prepare")
-        if not shards.is_complete(self._path):
-            unfinished = (self._path / shards.PROGRESS).exists()
-            what = "is unfinished; run the command that began it again" if unfinished else "is no data set of launch.prepare"
-            raise DatasetError(f"{self._path} {what}")
-        builder = tfds.builder_from_directory(self._path)
-        info = builder.info
-        counts = {name: found.num_examples for name, found in info.splits.items()}
-        if not counts.get(split):
-            raise DatasetError(f"{self._path} has no clips in the split {split!r}; it has {counts}")
-        missing = [file for file in info.splits[split].filepaths if not os.path.exists(file)]  # noqa: PTH110 - TFDS gives its own path type
-        if missing:
-            raise DatasetError(f"{self._path}: {len(missing)} shards are missing, the first is {missing[0]}; prepare the data set again")
-        self.label_names: Sequence[str] = tuple((info.metadata or {})["label_names"])
-        decoders = {"frames": _EncodedFrames()}
-        self._records = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue] - TFDS wraps the method
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Clip:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self} has no clip {index}")
-        record = self._records[index]
-        labels = tuple(int(label) for label in record["labels"])
-        return Clip(record["id"].decode(), record["waveform"], tuple(record["frames"]), labels)
-
-    def __repr__(self) -> str:
-        return f"PreparedSource({str(self._path)!r}, {self._split!r}, {len(self)} clips)"
 
 
 class _Entry(NamedTuple):
@@ -252,8 +208,8 @@ def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers:
     return folder
 
 
-def _make_builtin(job: Job, *, seed: int, seconds: float, image_size: int) -> Clip:
+def _make_builtin(job: Job, *, seed: int, seconds: float, image_size: int) -> Iterator[Clip]:
     from avmae_jax.data import instruments
 
     split, index = job.args
-    return instruments.make_clip(split, index, seed=seed, seconds=seconds, image_size=image_size)
+    yield instruments.make_clip(split, index, seed=seed, seconds=seconds, image_size=image_size)

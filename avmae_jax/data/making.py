@@ -1,0 +1,66 @@
+"""Listed files -> stored clips: what launch.prepare and the TFDS builders do with a file."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.cutting import cut_clips
+from avmae_jax.data.listings import Listing
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.media_folder import VIDEO_SUFFIXES
+from avmae_jax.data.shards import Job
+from avmae_jax.data.video import decode_clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a file becomes clips."""
+
+    clip_seconds: float = 10.0  # length of a clip
+    clip_stride: float = 0.0  # seconds from clip to clip of a file; 0: the first clip alone
+    frame_size: int = 224  # side of the stored frames in pixels
+    mix_channels: bool = False  # the mean of all channels instead of the first one
+    allow_missing: bool = False  # files with sound alone or pictures alone, too
+    max_mismatch: float = 2.0  # seconds by which sound and pictures may differ in length
+
+
+def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, list[Job]], list[str]]:
+    """The jobs of each split, and the listed files that the recipe leaves out: sounds and pictures alone.
+
+    A job's args are (path, size, time of change, labels, video, start): a file that has changed makes another plan.
+    """
+    jobs: dict[str, list[Job]] = {}
+    left_out = []
+    for split, entries in listing.splits.items():
+        jobs[split] = []
+        for entry in entries:
+            suffix, file = Path(entry.path).suffix.lower(), root / entry.path
+            if not recipe.allow_missing and suffix not in VIDEO_SUFFIXES and not file.is_symlink():
+                left_out.append(entry.id)
+                continue
+            status = file.lstat()
+            args = (entry.path, status.st_size, status.st_mtime_ns, list(entry.labels), entry.video, entry.start)
+            jobs[split].append(Job(entry.id, args))
+    return jobs, left_out
+
+
+def make_clips(job: Job, *, root: str, recipe: Recipe) -> Iterator[Clip]:
+    """The clips of one file.
+
+    Raises:
+      ClipError: if the file gives none, or leaves `root`.
+    """
+    path, _, _, labels, video, start = job.args
+    file = Path(root) / path
+    if not file.resolve().is_relative_to(root):
+        raise ClipError(str(file), "open", f"is a link that leaves {root}")
+    if file.is_symlink() and file.is_dir():
+        raise ClipError(str(file), "open", "is a link to a folder, which isn't followed")
+    form = {"frame_size": recipe.frame_size, "mix_channels": recipe.mix_channels, "max_mismatch": recipe.max_mismatch}
+    if recipe.clip_stride:
+        for clip in cut_clips(file, clip_id=job.id, labels=labels, seconds=recipe.clip_seconds, stride=recipe.clip_stride, **form):
+            yield clip._replace(video=video, start=start + clip.start)
+    else:
+        form |= {"allow_missing": recipe.allow_missing}
+        yield decode_clip(file, clip_id=job.id, labels=labels, seconds=recipe.clip_seconds, **form)._replace(video=video, start=start)

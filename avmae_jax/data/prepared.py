@@ -1,0 +1,145 @@
+"""Reads what data/shards.py wrote: clips by index, and what to do about records that turn out damaged."""
+
+import os
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from avmae_jax.config import Modality
+from avmae_jax.data import shards
+from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.records import deserialise, index_file, read_index
+from avmae_jax.data.shards import DatasetError
+
+Split = Literal["train", "test"]
+
+_WITH: dict[Modality, str] = {"both": "sound and pictures", "audio": "sound", "image": "pictures"}
+_OTHER_FILES = 256  # that a process may have open besides shards
+
+
+class CorruptRecordError(Exception):
+    """A stored clip that can't be read."""
+
+
+class PreparedSource:
+    """One split of a prepared data set: those of its clips that have what is needed."""
+
+    def __init__(self, path: str | Path, split: Split, needs: Modality = "both") -> None:
+        """Opens it.
+
+        Args:
+          path: the folder.
+          split: "train" or "test".
+          needs: clips that lack sound or pictures are left out, and counted in the log, if these are needed.
+
+        Raises:
+          DatasetError: if the folder isn't a finished data set with such clips, or some of it is missing.
+        """
+        self._path, self._split = Path(path).expanduser(), split
+        info = _open(self._path, split)
+        try:
+            self.index = read_index(self._path / index_file(split))
+        except (OSError, ValueError, KeyError) as error:
+            raise DatasetError(f"{self._path}: {index_file(split)} can't be read ({error}); prepare the data set again") from error
+        self._rows = self.index.having(needs)
+        if not len(self._rows):
+            raise DatasetError(f"{self._path}: none of the {len(self.index.id)} clips in the split {split!r} has {_WITH[needs]}")
+        if left_out := len(self.index.id) - len(self._rows):
+            logging.info("%s: %d of %d %s clips are left out for want of %s", self._path, left_out, len(self.index.id), split, _WITH[needs])
+        self.label_names: Sequence[str] = tuple((info.metadata or {})["label_names"])
+        self._files, self._lengths = [os.fspath(file) for file in info.splits[split].filepaths], info.splits[split].shard_lengths
+        _allow_open_files(len(self._files))
+        # TFDS knows the lengths, so that no shard need be opened for them.
+        self._records = ArrayRecordDataSource(info.splits[split].file_instructions)  # pyright: ignore[reportArgumentType] - same fields
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Clip:
+        """The clip at an index in [0, len).
+
+        Raises:
+          CorruptRecordError: naming clip, shard and record, if it can't be read.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self} has no clip {index}")
+        row = int(self._rows[index])
+        try:
+            return deserialise(self._records[row])
+        except (RuntimeError, ValueError, IndexError) as error:
+            ends = np.cumsum(self._lengths)
+            shard = int(np.searchsorted(ends, row, side="right"))
+            where = f"record {row - int(ends[shard] - self._lengths[shard])} of {self._files[shard]}"
+            raise CorruptRecordError(f"the clip {self.index.id[row].decode()!r} can't be read: {where} is damaged ({error})") from error
+
+    def __repr__(self) -> str:
+        return f"PreparedSource({str(self._path)!r}, {self._split!r}, {len(self)} clips)"
+
+
+class Tolerant:
+    """A source in which a damaged clip is named, counted, and passed over: the next sound one stands in its place."""
+
+    def __init__(self, source: ClipSource, limit: int) -> None:
+        """At most `limit` damaged clips are borne, in each reader process; one more raises CorruptRecordError."""
+        self._source, self._limit = source, min(limit, len(source) - 1)
+        self._damaged: set[int] = set()
+        self.label_names = source.label_names
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Clip:
+        while True:
+            try:
+                return self._source[index]
+            except CorruptRecordError as error:
+                self._count(index, error)
+                index = (index + 1) % len(self)
+
+    def __repr__(self) -> str:
+        return f"Tolerant({self._source!r}, {self._limit})"
+
+    def _count(self, index: int, error: CorruptRecordError) -> None:
+        if index in self._damaged:
+            return
+        if len(self._damaged) >= self._limit:
+            raise CorruptRecordError(
+                f"{error}; it is damaged clip {len(self._damaged) + 1}, and data.max_damaged is {self._limit}: prepare the data set again"
+            ) from error
+        self._damaged.add(index)
+        logging.warning("%s; damaged clip %d of at most %d: the next one takes its place", error, len(self._damaged), self._limit)
+
+
+def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
+    """What TFDS knows of a data set whose files are all there."""
+    if not path.is_dir():
+        raise DatasetError(f"{path}: there is no such folder; write it with launch.prepare")
+    if not shards.is_complete(path):
+        unfinished = (path / shards.PROGRESS).exists()
+        raise DatasetError(
+            f"{path} {'is unfinished; run the command that began it again' if unfinished else 'is no data set of launch.prepare'}"
+        )
+    info = tfds.builder_from_directory(path).info
+    counts = {name: found.num_examples for name, found in info.splits.items()}
+    if not counts.get(split):
+        raise DatasetError(f"{path} has no clips in the split {split!r}; it has {counts}")
+    if info.full_name.rsplit("/", 1)[-1] != shards.VERSION:
+        raise DatasetError(f"{path} was prepared by an older version of this project; prepare the data set again")
+    missing = [os.fspath(file) for file in info.splits[split].filepaths if not os.path.exists(file)]  # noqa: PTH110 - TFDS's own path type
+    if missing:
+        raise DatasetError(f"{path}: {len(missing)} shards are missing, the first is {missing[0]}; prepare the data set again")
+    return info
+
+
+def _allow_open_files(shards: int) -> None:
+    """Each shard that was read from stays open; the usual limit of 1024 files, which a process may raise itself, is below a large set's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = shards + _OTHER_FILES
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

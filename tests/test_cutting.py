@@ -1,0 +1,97 @@
+"""Long videos to many clips: each second once, the right frames, bounded memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
+
+from avmae_jax.data import cutting
+from avmae_jax.data.cutting import cut_clips
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.video import decode_clip
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6.7 s at 10 frames/s, another tone in every second."""
+    sound = np.concatenate([tone(300 + 100 * second, 1) for second in range(7)])[: int(6.7 * 16_000)]
+    return write_media(tmp_path_factory.mktemp("film") / "film.mp4", frames=[numbered(number) for number in range(67)], sound=sound)
+
+
+def test_windows_have_their_own_seconds_and_frames(film: Path) -> None:
+    clips = list(cut_clips(film, clip_id="film", labels=(3,), seconds=1, stride=1, frame_size=96))
+    assert [clip.id for clip in clips] == [f"film@{start}" for start in range(7)]
+    assert {(clip.video, clip.labels) for clip in clips} == {("film", (3,))}
+    for start, clip in enumerate(clips[:6]):
+        assert clip.start == start
+        assert loudest_hertz(clip.waveform[2000:14_000]) == pytest.approx(300 + 100 * start, abs=5)
+        assert [number_of(frame) for frame in clip.frames] == [10 * start + max(0, i - 1) for i in range(10)]
+    assert len(clips[6].waveform) == pytest.approx(0.7 * 16_000, abs=1100)  # AAC pads its last block
+    assert [number_of(frame) for frame in clips[6].frames] == [60, 60, 61, 62, 63, 64, 65, 66][: len(clips[6].frames)]
+    assert len(clips[6].frames) >= 7
+
+
+def test_the_first_window_is_the_clip_that_decode_clip_gives(film: Path) -> None:
+    for seconds in (1.0, 2.0, 5.0, 20.0):
+        first, whole = next(cut_clips(film, clip_id="x", seconds=seconds)), decode_clip(film, clip_id="x", seconds=seconds)
+        np.testing.assert_array_equal(first.waveform, whole.waveform)
+        if seconds < 6.7:
+            assert first.frames == whole.frames
+
+
+@pytest.mark.parametrize(("seconds", "stride", "starts"), [(2, 1, [0, 1, 2, 3, 4, 5]), (1, 2.5, [0, 2.5, 5]), (4, 4, [0, 4]), (5, 5, [0])])
+def test_overlaps_and_gaps(film: Path, seconds: float, stride: float, starts: list[float]) -> None:
+    clips = list(cut_clips(film, clip_id="x", seconds=seconds, stride=stride, frame_size=96))
+    assert [clip.start for clip in clips] == starts
+    for clip in clips:
+        assert number_of(clip.frames[0]) == 10 * clip.start
+        middle = clip.waveform[2000:6000]  # within one second, whole or half
+        assert loudest_hertz(middle) == pytest.approx(300 + 100 * int(clip.start + 0.25), abs=5)
+
+
+def test_frames_that_come_irregularly_are_found_by_time(tmp_path: Path) -> None:
+    times = [0, 0.1, 0.2, 1.0, 1.05, 1.1, 1.5, 1.9]
+    path = write_media(
+        tmp_path / "x.mkv", frames=[numbered(i) for i in range(8)], times=times, frame_rate=20, sound=tone(300, 2), audio_codec="flac"
+    )
+    first, second = cut_clips(path, clip_id="x", seconds=1, stride=1, frame_size=96)
+    # After .1 s frame 0 is over, after .2 s frame 1; frame 2 stays until 1.0 s.
+    assert [number_of(frame) for frame in first.frames] == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert [number_of(frame) for frame in second.frames] == [3, 4, 4, 4, 4, 5, 5, 5, 5, 6]
+
+
+def test_memory_holds_a_window_however_long_the_film(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "x.mp4", 60, size=48)
+    held = 0
+    sound = cutting._Sound._append
+
+    def watched(self: cutting._Sound, chunk: np.ndarray) -> None:
+        nonlocal held
+        sound(self, chunk)
+        held = max(held, sum(map(len, self._chunks)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting._Sound, "_append", watched)
+        assert len(list(cut_clips(path, clip_id="x", seconds=2, stride=2, frame_size=48))) == 30
+    assert held < 6 * 16_000
+
+
+def test_damage_anywhere_refuses_the_rest(tmp_path: Path) -> None:
+    whole = write_media(tmp_path / "x.mkv", frames=[numbered(number) for number in range(90)], sound=tone(300, 9)).read_bytes()
+    (tmp_path / "half.mkv").write_bytes(whole[: len(whole) // 2])
+    clips = cut_clips(tmp_path / "half.mkv", clip_id="x", seconds=1, stride=1)
+    assert next(clips).id == "x@0"
+    with pytest.raises(ClipError, match=r"truncated|damaged"):
+        list(clips)
+
+
+def test_sound_and_pictures_of_other_lengths_are_refused_beyond_a_limit(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "x.mp4", frames=[numbered(i) for i in range(60)], sound=tone(300, 3))
+    assert len(list(cut_clips(path, clip_id="x", seconds=1, stride=1))) == 3
+    with pytest.raises(ClipError, match=r"has 3\.\d+ s of sound and 6\.00 s of pictures"):
+        list(cut_clips(path, clip_id="x", seconds=1, stride=1, max_mismatch=2))
+    with pytest.raises(ClipError, match=r"has 3\.\d+ s of sound and 6\.00 s of pictures within its first 10 s"):
+        decode_clip(path, clip_id="x", max_mismatch=2)
+    assert len(decode_clip(path, clip_id="x").frames) == 10
+    assert len(decode_clip(path, clip_id="x", seconds=3, max_mismatch=0.2).frames) == 10

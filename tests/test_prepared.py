@@ -1,0 +1,89 @@
+"""Reading prepared data sets: what is left out, and what happens when a record turns out damaged."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avmae_jax.data import shards
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.prepared import CorruptRecordError, PreparedSource, Tolerant
+from avmae_jax.data.shards import DatasetError, Job
+
+
+def make(job: Job) -> Iterator[Clip]:
+    number = job.args[0]
+    waveform = np.full(0 if "silent" in job.id else 16_000, 100 * number, np.int16)
+    frames = () if "blind" in job.id else (np.random.default_rng(number).bytes(5000),) * 10
+    yield Clip(job.id, waveform, frames, (number % 2,), job.id)
+
+
+def prepare(out: Path, names: list[str], shard_size: int = 4) -> Path:
+    jobs = {"train": [Job(name, (number,)) for number, name in enumerate(names)], "test": []}
+    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=["x", "y"], settings={}, workers=0, shard_size=shard_size)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("whole") / "out", [f"c{number}" for number in range(8)])
+
+
+@pytest.fixture
+def damaged(whole: Path, tmp_path: Path) -> Path:
+    """The clip c2 can't be read, the others can."""
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    shard = next(out.glob("*-00000-of-*"))
+    content = bytearray(shard.read_bytes())
+    start = content.find(np.random.default_rng(2).bytes(5000)[:40])
+    if start < 0:  # compressed
+        start = len(content) * 5 // 8
+    content[start : start + 64] = bytes(64)
+    shard.write_bytes(content)
+    return out
+
+
+@pytest.mark.parametrize(("needs", "expected"), [("both", "ad"), ("audio", "acd"), ("image", "abd")])
+def test_clips_that_lack_what_is_needed_are_left_out(tmp_path: Path, needs: str, expected: str) -> None:
+    source = PreparedSource(prepare(tmp_path / "out", ["a", "silent b", "blind c", "d"]), "train", needs)  # pyright: ignore[reportArgumentType]
+    assert [source[index].id[-1] for index in range(len(source))] == list(expected)
+    assert all(source[index].modality in ("both", needs) for index in range(len(source)))
+
+
+def test_a_split_in_which_nothing_is_whole_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="none of the 1 clips in the split 'train' has sound and pictures"):
+        PreparedSource(prepare(tmp_path / "out", ["blind a"]), "train")
+
+
+def test_a_damaged_record_is_named_and_the_others_can_be_read(damaged: Path) -> None:
+    source = PreparedSource(damaged, "train")
+    assert [source[index].id for index in (0, 1, 3, 4, 5, 6, 7)] == [f"c{index}" for index in (0, 1, 3, 4, 5, 6, 7)]
+    shard = next(damaged.glob("*-00000-of-*"))
+    with pytest.raises(CorruptRecordError, match=f"the clip 'c2' can't be read: record 2 of {shard} is damaged"):
+        source[2]
+
+
+def test_a_damaged_record_is_passed_over_up_to_a_limit(damaged: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = Tolerant(PreparedSource(damaged, "train"), limit=1)
+    for _ in range(2):  # counted once
+        assert [source[index].id for index in range(8)] == ["c0", "c1", "c3", "c3", "c4", "c5", "c6", "c7"]
+    with pytest.raises(CorruptRecordError, match=r"'c2'.*it is damaged clip 1, and data.max_damaged is 0"):
+        Tolerant(PreparedSource(damaged, "train"), limit=0)[2]
+
+
+def test_an_index_that_is_damaged_is_named(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    (out / "index-train.npz").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match=r"index-train.npz can't be read .*; prepare the data set again"):
+        PreparedSource(out, "train")
+
+
+def test_the_index_tells_classes_lengths_and_loudness(whole: Path) -> None:
+    index = PreparedSource(whole, "train").index
+    np.testing.assert_array_equal(index.class_counts(3), [4, 4, 0])
+    np.testing.assert_array_equal(index.seconds, 1.0)
+    np.testing.assert_allclose(index.loudness[1:], 20 * np.log10(np.arange(1, 8) * 100 / 32768), atol=0.01)
+    assert index.loudness[0] == -120
+    np.testing.assert_allclose(index.balanced_weights(2), 1000 / 4.01)
