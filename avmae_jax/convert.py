@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import SIZES, ModelConfig
+from avmae_jax.models.patches import find_rows
 from avmae_jax.trees import flatten
 
 M = TypeVar("M", bound=nnx.Module)
@@ -214,13 +215,17 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
       mel_bins: M; from it and the number of audio positions follow the frames.
 
     Raises:
-      ConversionError: if a tensor that gives a size is missing, or there is no published model of this width.
+      ConversionError: if a tensor that gives a size is missing, there is no published model of this width, or the positions of sound
+        are of other mel bins; those that don't come from sin-cos can't tell, see find_rows.
     """
     needed = ["patch_embed_v.proj.weight", "blocks_u.0.mlp.fc1.weight", "pos_embed_a", "pos_embed_v"]
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(missing)} missing; there are {some(tensors)}")
     width, _, patch, _ = tensors["patch_embed_v.proj.weight"].shape
+    found_bins = find_rows(tensors["pos_embed_a"][0]) * patch
+    if found_bins not in (0, mel_bins):
+        raise ConversionError(f"its positions are of sound with {found_bins} mel bins, not {mel_bins}; set mel_bins to {found_bins}")
     joint_depth = _count_blocks(tensors, "blocks_u")
     decoder: dict[str, Any] = {}
     if "decoder_embed.weight" in tensors:

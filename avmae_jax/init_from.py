@@ -1,4 +1,4 @@
-"""Where a run's weights start: a CAV-MAE of the same sizes, or an image MAE by the rule of vit_weights.
+"""Where a run's weights start: a CAV-MAE of the same sizes but for the length of the sound, or an image MAE by the rule of vit_weights.
 
 A model that is fine-tuned takes the encoder of the pretrained one and leaves its decoder behind; its head starts fresh.
 """
@@ -90,8 +90,12 @@ def _take_all(model: Any, path: Path) -> list[str]:
         decoder_heads=_heads(decoder_blocks),
         mel_bins=128 if modality == "image" else tower.picture[0],
     )
-    if found.config.modality != modality:
-        raise ConversionError(f"holds a model whose model.modality is {found.config.modality}, this one's is {modality}")
+    own = {"modality": modality, "patch": tower.patch} | ({} if modality == "image" else {"mel_bins": tower.picture[0]})
+    for name, value in own.items():
+        if (given := getattr(found.config, name)) != value:
+            raise ConversionError(f"holds a model whose model.{name} is {given}, this one's is {value}")
+    if modality != "image":
+        found = weights.with_audio_frames(found, tower.picture[1])
     return take(model, found.params)
 
 

@@ -27,11 +27,12 @@ from avmae_jax.convert import ConversionError, build, from_official, infer_sizes
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
-from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.models.patches import grid_of, interpolate_columns
+from avmae_jax.models.spectrogram_transformer import AST, STRIDE
 from avmae_jax.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, read_tensors, require_new, save_tensors, write_new
 from avmae_jax.trees import flatten
 
-__all__ = ["Weights", "load_pretrained", "read", "read_tensors", "require_new", "save_torch", "write"]
+__all__ = ["Weights", "load_pretrained", "read", "read_tensors", "require_new", "save_torch", "with_audio_frames", "write"]
 
 Model = CAVMAE | CAVMAEClassifier | MAE | AST
 
@@ -41,6 +42,7 @@ _RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "pos_e
     "decoder_embed.weight": 2,
     _HEAD: 2,
 }
+_SOUND_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
 _CLEANUPS = 20  # tenths of a second after a failed save of a folder
 _SIZED = ("modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch")
 
@@ -53,7 +55,7 @@ class Weights(NamedTuple):
     params: Tensors  # dotted path -> float32
 
 
-def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> Weights:
+def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
     """Weights from a file or a run.
 
     Args:
@@ -62,9 +64,11 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
       heads: of the encoder, for files that don't say; 0: those of the published model of this width.
       decoder_heads: likewise.
       mel_bins: M, for files that don't say.
+      audio_frames: T that the model shall have, see with_audio_frames; None: the one that it has.
 
     Raises:
-      ConversionError: naming the file and what is wrong: it can't be read, it is another model's, or it contradicts the sizes given.
+      ConversionError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or it
+        can't have audio_frames.
     """
     path = Path(path).expanduser()
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
@@ -81,8 +85,47 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
     said = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
     for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
         if given not in (default, said[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
-            raise ConversionError(f"{path}: {name} is {said[name]} there and {given} was given; leave it out")
-    return weights
+            raise ConversionError(f"{path}: {name} is {said[name]} there and {given} was given; it must be the same or left out")
+    if audio_frames is None:
+        return weights
+    try:
+        return with_audio_frames(weights, audio_frames)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
+
+
+def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
+    """The weights of a model for longer or shorter sounds: its positions are interpolated along time, the rest is the same.
+
+    The first new column of patches is at the beginning and the last one at the end of what the model learned, whatever time that takes, so
+    that it sees no position beyond those it knows; see interpolate_columns. This goes for fixed sin-cos positions as for trained ones: a
+    fresh model counts its columns from 0 instead, by 1.
+
+    Args:
+      weights: of a model that hears; they are not changed.
+      audio_frames: T, 10 ms each, a multiple of the patch.
+
+    Raises:
+      ConversionError: if there can't be such a model.
+    """
+    before = weights.config
+    if audio_frames == before.audio_frames:
+        return weights
+    if before.modality == "image":
+        raise ConversionError(f"holds a model of pictures alone, which can't have audio_frames {audio_frames}")
+    config = dataclasses.replace(before, audio_frames=audio_frames)
+    try:
+        config.validate()
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    stride = STRIDE if before.modality == "audio" and weights.classes else None  # an AST's patches overlap
+    grid, new_grid = (grid_of(*sizes.picture("audio")[:2], sizes.patch, stride) for sizes in (before, config))
+    tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _SOUND_POSITIONS if name in weights.params}
+    logging.info(
+        "positions of sound interpolated from %d to %d columns of time (%d to %d frames): %s",
+        grid[1], new_grid[1], before.audio_frames, audio_frames, ", ".join(tables),
+    )  # fmt: skip
+    return weights._replace(config=config, params={**weights.params, **tables})
 
 
 def write(weights: Weights, path: str | Path) -> None:
@@ -107,11 +150,13 @@ def write(weights: Weights, path: str | Path) -> None:
         _log_lost(path, weights.config)
 
 
-def load_pretrained(path: str | Path, **sizes: int) -> Model:
+def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: int) -> Model:
     """A model with the weights of a file or a run.
 
     Args:
       path: see read.
+      audio_frames: T of the sounds that the model shall take, 10 ms each and a multiple of the patch: 96, 400 or 3008 for 1, 4 or 30 s.
+        Positions are interpolated along time, see with_audio_frames. None: as in the file.
       **sizes: heads, decoder_heads, mel_bins; see read.
 
     Returns:
@@ -120,7 +165,7 @@ def load_pretrained(path: str | Path, **sizes: int) -> Model:
     Raises:
       ConversionError: see read.
     """
-    weights = read(path, **sizes)
+    weights = read(path, audio_frames=audio_frames, **sizes)
     return build(partial(_fresh, weights.config, weights.classes), weights.params)
 
 

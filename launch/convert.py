@@ -1,10 +1,11 @@
-"""Converts weights: `python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M]`.
+"""Converts weights: `python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--audio_frames T]`.
 
 IN is the original's .pth (or .pt, .bin), a .safetensors file with the same names, or a run's folder, its checkpoints folder or one step.
 OUT tells the format by its suffix: .pth, .pt, .bin, .safetensors, and without one of these a folder of checkpoints. Nothing that exists is
 overwritten. What a file is told to hold and doesn't, or the other way round, is listed tensor by tensor; the exit status is 1 then.
 
 A .pth doesn't say how many heads its model has: other numbers than those of the published models are given by the options.
+With --audio_frames OUT is a model for sounds of that length, in steps of 10 ms; its positions are interpolated along time.
 """
 
 import sys
@@ -45,7 +46,9 @@ def main(argv: list[str]) -> None:
     runtime.start()
     try:
         weights.require_new(out)
-        found = weights.read(source, heads=_HEADS.value, decoder_heads=_DECODER_HEADS.value, mel_bins=_MEL_BINS.value)
+        found = weights.read(
+            source, heads=_HEADS.value, decoder_heads=_DECODER_HEADS.value, mel_bins=_MEL_BINS.value, audio_frames=_AUDIO_FRAMES.value
+        )
         print(f"read {source}: {describe(found)}")
         weights.write(found, out)
     except ConversionError as error:
@@ -59,4 +62,5 @@ if __name__ == "__main__":
     _HEADS = flags.DEFINE_integer("heads", 0, "of the encoder, where IN doesn't say; 0: those of the published model", lower_bound=0)
     _DECODER_HEADS = flags.DEFINE_integer("decoder_heads", 0, "likewise, of the decoder", lower_bound=0)
     _MEL_BINS = flags.DEFINE_integer("mel_bins", 128, "mel bins of the sound, where IN doesn't say", lower_bound=1)
+    _AUDIO_FRAMES = flags.DEFINE_integer("audio_frames", None, "length of the sounds that OUT takes, in 10 ms; as in IN if not given")
     app.run(main)

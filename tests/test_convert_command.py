@@ -21,6 +21,15 @@ def test_a_folder_becomes_a_file_and_it_is_said_what_was_read_added_and_written(
     assert {path: x.tobytes() for path, x in found.params.items()} == {path: x.tobytes() for path, x in made().params.items()}
 
 
+def test_a_model_can_be_converted_to_sounds_of_another_length(program: Program, tmp_path: Path) -> None:
+    write(made(), tmp_path / "run")
+    done = program("-m", "launch.convert", tmp_path / "run", tmp_path / "w.safetensors", "--audio_frames=40")
+    assert done.returncode == 0, done.stderr
+    assert "positions of sound interpolated from 3 to 5 columns of time (24 to 40 frames)" in done.stderr
+    assert "; sound of 40 frames x 16 mel bins; " in done.stdout
+    assert read(tmp_path / "w.safetensors").config == dataclasses.replace(ODD, audio_frames=40)
+
+
 def test_a_bad_input_is_one_line_and_status_1(program: Program, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_text("a web page")
     done = program("-m", "launch.convert", tmp_path / "w.safetensors", tmp_path / "out")

@@ -164,7 +164,7 @@ def test_a_file_of_others_needs_heads_and_mel_bins(tensors: Mapping[str, np.ndar
 def test_sizes_that_contradict_the_file_are_refused(given: dict[str, int], said: str, official: Path, tmp_path: Path) -> None:
     write(made(), tmp_path / "run")
     for path in (official, tmp_path / "run"):
-        assert f"{said} there and {next(iter(given.values()))} was given; leave it out" in message(path, **given)
+        assert f"{said} there and {next(iter(given.values()))} was given; it must be the same or left out" in message(path, **given)
         assert_same(read(path, **HEADS), made())
 
 

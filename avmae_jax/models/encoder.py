@@ -18,7 +18,7 @@ from flax import nnx
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.layers import ALL_STREAMS, MAIN, Block, Position, linear, stream_norms, token_init
 from avmae_jax.models.masking import Mask, keep
-from avmae_jax.models.patches import patchify, sincos_positions, spectrogram_picture
+from avmae_jax.models.patches import grid_of, patchify, sincos_positions, spectrogram_picture
 
 
 class Tower(nnx.Module):
@@ -49,13 +49,12 @@ class Tower(nnx.Module):
         width = config.shape.width
         self.patch, self.stride, self.picture = config.patch, stride, config.picture(modality)
         height, length, channels = self.picture
-        grid = tuple((side - config.patch) // (stride or config.patch) + 1 for side in (height, length))
         patch_values = config.patch**2 * channels
         bound = 1 / math.sqrt(patch_values)  # torch's default for a convolution's bias, which the original leaves as it is
         self.patch_embed = linear(
             patch_values, width, jnp.dtype(config.compute_dtype), rngs, bias_init=partial(jax.random.uniform, minval=-bound, maxval=bound)
         )
-        self.positions = Position(jnp.asarray(sincos_positions(grid, width)))
+        self.positions = Position(jnp.asarray(sincos_positions(grid_of(height, length, config.patch, stride), width)))
         self.modality = nnx.Param(token_init(rngs.params(), (width,))) if shared else None
         self.prefix = nnx.Param(token_init(rngs.params(), (prefix, width))) if prefix else None
         self.blocks = nnx.List(Block(config, width, config.shape.heads, rngs=rngs) for _ in range(depth))

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_TRAINED = 0.3  # how far training moves a sin-cos position at most, for find_rows
+
 
 def spectrogram_picture(fbank: jax.Array) -> jax.Array:
     """The log-mel as a picture: [B, T, M] -> [B, M, T, 1]."""
@@ -45,6 +47,12 @@ def patchify(picture: jax.Array, patch: int, stride: int | None = None) -> jax.A
     return picture.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch * patch * channels)
 
 
+def grid_of(height: int, width: int, patch: int, stride: int | None = None) -> tuple[int, int]:
+    """(rows, columns) of the patches that patchify cuts from a picture."""
+    rows, columns = ((side - patch) // (stride or patch) + 1 for side in (height, width))
+    return rows, columns
+
+
 def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
     """Puts patches together again: [B, L, P * P * C] -> [B, H, W, C] for a grid of (rows, columns)."""
     batch, (rows, columns) = patches.shape[0], grid
@@ -69,3 +77,48 @@ def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
         angles = place.reshape(-1, 1) * frequencies
         halves += [np.sin(angles), np.cos(angles)]
     return np.concatenate(halves, axis=1).astype(np.float32)
+
+
+def interpolate_columns(positions: np.ndarray, grid: Sequence[int], columns: int) -> np.ndarray:
+    """Positions for pictures of another width, interpolated linearly along the columns; rows don't mix.
+
+    A column stands for its centre, and the old and the new picture are laid over each other edge to edge: new column j is where old column
+    (j + 1/2) * old / new - 1/2 is, the first or the last one outside of their centres. torch's interpolate calls it align_corners=False.
+
+    Args:
+      positions: float32[L, D] of the patches of `grid`.
+      grid: (rows, columns) that the positions are of.
+      columns: how many there shall be, 1 or more.
+
+    Returns:
+      float32[rows * columns, D]; the same array if the number of columns is the same.
+
+    Raises:
+      ValueError: if the positions aren't of the grid.
+    """
+    rows, before = grid
+    table = positions.reshape(rows, before, positions.shape[1]).astype(np.float64)
+    if columns == before:
+        return positions
+    places = np.clip((np.arange(columns) + 0.5) * before / columns - 0.5, 0, before - 1)
+    left = places.astype(int)
+    right = np.minimum(left + 1, before - 1)
+    # left + share * step, not a sum of two shares: what is the same in both, as the row's half is, stays the same to the last bit
+    mixed = table[:, left] + (places - left)[:, None] * (table[:, right] - table[:, left])
+    return mixed.reshape(rows * columns, -1).astype(np.float32)
+
+
+def find_rows(positions: np.ndarray) -> int:
+    """How many rows of patches positions [L, D] are of, by the half that encodes the row; 0 if they don't come from sin-cos ones.
+
+    That half says it of interpolated positions too, and of those that were trained from sin-cos: neighbouring rows are sin(1) = 0.84 apart.
+    """
+    length, width = positions.shape
+    if width % 4:
+        return 0
+    for rows in range(1, length + 1):
+        if length % rows == 0:
+            expected = sincos_positions((rows, length // rows), width)
+            if np.abs(positions - expected)[:, width // 2 :].max() < _TRAINED:
+                return rows
+    return 0
