@@ -1,14 +1,12 @@
 """What a person looks at during a run: reconstructions of held-out clips, and the curves of the loss.
 
-What is shown is composed by pure functions on arrays (`compose`, `smooth`); the rest is layout. Figures are made without pyplot, whose
-global state a library mustn't touch, and reach their names by a rename, so that a viewer never sees half a picture.
+What is shown is composed by pure functions on arrays (`compose`, `smooth`); the rest is layout.
 
 Axis letters: n clips, H rows, W columns, C channels, P patch, L tokens, T spectrogram frames, M mel bins.
 """
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,15 +21,14 @@ from matplotlib.figure import Figure
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD
+from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
 from avmae_jax.models.patches import patchify, unpatchify
 
 GREY = (0.5, 0.5, 0.5)  # hidden patches
 BROKEN = (1.0, 0.0, 1.0)  # values that aren't finite
-WIDTH = 1400  # pixels of a picture
 
 _STAGES = ("original", "masked", "reconstructed")
 _CURVES = {"loss": "total", "mae_audio": "audio reconstruction", "mae_image": "image reconstruction", "nce": "contrastive, nats"}
-_DPI = 100
 _IMAGE, _GAP, _MARGIN, _HEAD, _TITLE, _ROW = 200, 8, 14, 60, 24, 256  # layout of a reconstruction, in pixels
 _SPECTROGRAM_LEFT, _SPECTROGRAM_WIDTH = _MARGIN + 3 * (_IMAGE + _GAP) + 24, 620
 
@@ -118,29 +115,27 @@ def reconstructions(path: Path, panels: Mapping[str, Panels], titles: Sequence[s
         raise ValueError(f"panels for {counts} clips and {len(titles)} titles; give one of each for every clip")
     paint = {"image": image_stages, "audio": spectrogram_stages}
     colours = {name: paint[name](panel) for name, panel in panels.items()}
-    figure = Figure(figsize=(WIDTH / _DPI, (_HEAD + len(titles) * _ROW) / _DPI), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH / DPI, (_HEAD + len(titles) * _ROW) / DPI), dpi=DPI, facecolor="white")
     words = {"image": "image", "audio": "sound"}
     shares = [f"{float(np.mean(panels[name].hidden)):.0%} of the {word}" for name, word in words.items() if name in panels]
     note = ", with each patch's mean and contrast from the original" if norm_pix else ""
-    _write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=11)
+    write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=11)
     for i, stage in enumerate(_STAGES if "image" in panels else ()):
-        _write(figure, _MARGIN + i * (_IMAGE + _GAP), 48, stage, size=9, color="0.35")
+        write(figure, _MARGIN + i * (_IMAGE + _GAP), 48, stage, size=9, color="0.35")
     for clip, title in enumerate(titles):
         top = _HEAD + clip * _ROW
-        name = ascii(title)[1:-1]  # it comes from a file: nothing in it may be taken for markup or break the layout
-        name = name if len(name) <= 150 else f"{name[:100]} ... {name[-45:]}"
-        _write(figure, _MARGIN, top + _TITLE / 2, name, size=9, weight="bold")
+        write(figure, _MARGIN, top + _TITLE / 2, short_name(title, 150), size=9, weight="bold")
         if "image" in panels:
             _draw_images(figure, top + _TITLE, [stage[clip] for stage in colours["image"]])
         if "audio" in panels:
             seconds = panels["audio"].original.shape[2] * SHIFT / SAMPLE_RATE
             _draw_spectrograms(figure, top + _TITLE, [stage[clip] for stage in colours["audio"]], seconds)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_images(figure: Figure, top: float, stages: list[np.ndarray]) -> None:
     for i, picture in enumerate(stages):
-        axes = _axes(figure, _MARGIN + i * (_IMAGE + _GAP), top, _IMAGE, _IMAGE)
+        axes = axes_at(figure, _MARGIN + i * (_IMAGE + _GAP), top, _IMAGE, _IMAGE)
         axes.imshow(picture)
         axes.set_axis_off()
 
@@ -150,14 +145,14 @@ def _draw_spectrograms(figure: Figure, top: float, stages: list[np.ndarray], sec
     height = (_IMAGE - 2 * _GAP) / 3
     for i, picture in enumerate(stages):
         place = top + i * (height + _GAP)
-        axes = _axes(figure, _SPECTROGRAM_LEFT, place, _SPECTROGRAM_WIDTH, height)
+        axes = axes_at(figure, _SPECTROGRAM_LEFT, place, _SPECTROGRAM_WIDTH, height)
         axes.imshow(picture, origin="lower", aspect="auto", extent=(0, seconds, 0, len(picture)))
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
         axes.xaxis.set_major_formatter("{x:g} s")
         axes.tick_params(labelsize=8, length=3, color="0.5", labelcolor="0.35", bottom=i == 2, labelbottom=i == 2)
-        _write(figure, _SPECTROGRAM_LEFT + _SPECTROGRAM_WIDTH + _GAP, place + height / 2, _STAGES[i], size=9, color="0.35")
-    _write(figure, _SPECTROGRAM_LEFT - 10, top + _IMAGE / 2, "mel, low to high", size=8, color="0.35", rotation=90, ha="center")
+        write(figure, _SPECTROGRAM_LEFT + _SPECTROGRAM_WIDTH + _GAP, place + height / 2, _STAGES[i], size=9, color="0.35")
+    write(figure, _SPECTROGRAM_LEFT - 10, top + _IMAGE / 2, "mel, low to high", size=8, color="0.35", rotation=90, ha="center")
 
 
 def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = None) -> None:
@@ -173,7 +168,7 @@ def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = Non
       OSError: if a file can't be read or written.
     """
     rows = read_metrics(metrics_jsonl)
-    figure = Figure(figsize=(WIDTH / _DPI, 7), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH / DPI, 7), dpi=DPI, facecolor="white")
     figure.subplots_adjust(left=0.04, right=0.985, bottom=0.07, top=0.95, wspace=0.09, hspace=0.28)
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
         shown, broken = [], []
@@ -196,7 +191,7 @@ def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = Non
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -255,25 +250,3 @@ def _fit(axes: Axes, shown: np.ndarray) -> None:
     low, high = shown.min(), shown.max()
     room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
     axes.set_ylim(low - room, high + room)
-
-
-def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at pixels from the upper left corner."""
-    full_width, full_height = figure.get_size_inches() * _DPI
-    return figure.add_axes((left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height))
-
-
-def _write(figure: Figure, left: float, middle: float, words: str, *, size: float, **style: Any) -> None:
-    """Text at pixels from the upper left corner."""
-    full_width, full_height = figure.get_size_inches() * _DPI
-    figure.text(left / full_width, 1 - middle / full_height, words, fontsize=size, va="center", parse_math=False, **style)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=_DPI)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -86,4 +86,3 @@ def test_the_index_tells_classes_lengths_and_loudness(whole: Path) -> None:
     np.testing.assert_array_equal(index.seconds, 1.0)
     np.testing.assert_allclose(index.loudness[1:], 20 * np.log10(np.arange(1, 8) * 100 / 32768), atol=0.01)
     assert index.loudness[0] == -120
-    np.testing.assert_allclose(index.balanced_weights(2), 1000 / 4.01)

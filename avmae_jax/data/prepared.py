@@ -11,15 +11,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from avmae_jax.config import Modality
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.records import deserialise, index_file, read_index
+from avmae_jax.data.records import Needs, deserialise, index_file, read_index, weights_file
 from avmae_jax.data.shards import DatasetError
 
 Split = Literal["train", "test"]
 
-_WITH: dict[Modality, str] = {"both": "sound and pictures", "audio": "sound", "image": "pictures"}
+_WITH: dict[Needs, str] = {"both": "sound and pictures", "audio": "sound", "image": "pictures", "any": "sound or pictures"}
 _OTHER_FILES = 256  # that a process may have open besides shards
 
 
@@ -30,7 +29,7 @@ class CorruptRecordError(Exception):
 class PreparedSource:
     """One split of a prepared data set: those of its clips that have what is needed."""
 
-    def __init__(self, path: str | Path, split: Split, needs: Modality = "both") -> None:
+    def __init__(self, path: str | Path, split: Split, needs: Needs = "both") -> None:
         """Opens it.
 
         Args:
@@ -78,6 +77,21 @@ class PreparedSource:
             where = f"record {row - int(ends[shard] - self._lengths[shard])} of {self._files[shard]}"
             raise CorruptRecordError(f"the clip {self.index.id[row].decode()!r} can't be read: {where} is damaged ({error})") from error
 
+    @property
+    def weights(self) -> np.ndarray | None:
+        """float64[len], how often each clip is to be drawn, as launch.statistics stored it; None if it didn't.
+
+        Raises:
+          DatasetError: if the file is damaged, or of another data set.
+        """
+        file = self._path / weights_file(self._split)
+        if not file.exists():
+            return None
+        try:
+            return np.load(file, allow_pickle=False)[self._rows]
+        except (OSError, ValueError, IndexError) as error:
+            raise DatasetError(f"{file} can't be used ({error}); run launch.statistics again") from error
+
     def __repr__(self) -> str:
         return f"PreparedSource({str(self._path)!r}, {self._split!r}, {len(self)} clips)"
 
@@ -89,7 +103,7 @@ class Tolerant:
         """At most `limit` damaged clips are borne, in each reader process; one more raises CorruptRecordError."""
         self._source, self._limit = source, min(limit, len(source) - 1)
         self._damaged: set[int] = set()
-        self.label_names = source.label_names
+        self.label_names, self.weights = source.label_names, getattr(source, "weights", None)
 
     def __len__(self) -> int:
         return len(self._source)

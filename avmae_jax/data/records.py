@@ -8,7 +8,7 @@ its sounds and pictures being touched.
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,6 +17,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from avmae_jax.config import Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
+
+Needs = Modality | Literal["any"]  # what each clip must have
 
 SILENCE = -120.0  # dB; what digital silence counts as, and what a clip without sound has
 
@@ -56,11 +58,11 @@ class Index(NamedTuple):
     labels: np.ndarray  # int32[sum of label counts]
     label_ends: np.ndarray  # int64[N]: the labels of row i end here, and begin where those of row i - 1 end
 
-    def having(self, modality: Modality) -> np.ndarray:
-        """int64[K], the rows whose clips have this modality, or both."""
+    def having(self, needs: Needs) -> np.ndarray:
+        """int64[K], the rows whose clips have what is needed."""
         sound, pictures = self.seconds > 0, self.frames > 0
-        wanted = {"both": sound & pictures, "audio": sound, "image": pictures}
-        return np.flatnonzero(wanted[modality])
+        wanted = {"both": sound & pictures, "audio": sound, "image": pictures, "any": sound | pictures}
+        return np.flatnonzero(wanted[needs])
 
     def labels_of(self, row: int) -> np.ndarray:
         """int32[K], the labels of a row."""
@@ -70,16 +72,15 @@ class Index(NamedTuple):
         """int64[C], the clips of each class."""
         return np.bincount(self.labels, minlength=classes)
 
-    def balanced_weights(self, classes: int) -> np.ndarray:
-        """float64[N], the sampling weights of the original: the sum over a clip's labels of 1000 / (clips of the class + .01)."""
-        per_label = 1000 / (self.class_counts(classes) + 0.01)
-        cumulative = np.concatenate([[0.0], np.cumsum(per_label[self.labels])])
-        return np.diff(cumulative[self.label_ends], prepend=0.0)
-
 
 def index_file(split: str) -> str:
     """Its name."""
     return f"index-{split}.npz"
+
+
+def weights_file(split: str) -> str:
+    """The name of float64[N], how often each row of the index is to be drawn."""
+    return f"weights-{split}.npy"
 
 
 def serialise(clip: Clip) -> bytes:

@@ -1,0 +1,44 @@
+"""What has to be known of a training set before training on it: mean and deviation of its log-mel."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from avmae_jax.data.clip import SAMPLE_RATE, Clip
+from avmae_jax.data.fbank import WINDOW, log_mel
+
+
+class AudioStatistics(NamedTuple):
+    """Of all log-mel values of the clips."""
+
+    mean: float
+    std: float
+    clips: int  # with sound
+    seconds: float  # of sound
+
+
+def audio_statistics(clips: Iterable[Clip], mel_bins: int = 128) -> AudioStatistics:
+    """One pass over the clips, in the memory of one of them.
+
+    Only frames with sound count: padding is the model's, whose clips may have another length. The values are exact to rounding, whatever
+    their number: sums of each clip are taken about a first clip's mean, in float64.
+
+    Raises:
+      ValueError: if no clip has sound.
+    """
+    shift, count, total, squares, number, samples = math.nan, 0, 0.0, 0.0, 0, 0
+    for clip in clips:
+        if len(clip.waveform) < WINDOW:
+            continue
+        values = log_mel(clip.waveform.astype(np.float32) / 32_768, mel_bins).astype(np.float64)
+        shift = float(values.mean()) if math.isnan(shift) else shift
+        count += values.size
+        total += float((values - shift).sum())
+        squares += float(np.square(values - shift).sum())
+        number, samples = number + 1, samples + len(clip.waveform)
+    if not number:
+        raise ValueError("no clip has sound; there is nothing to take the mean of")
+    mean = total / count
+    return AudioStatistics(shift + mean, math.sqrt(squares / count - mean * mean), number, samples / SAMPLE_RATE)

@@ -1,0 +1,96 @@
+"""What training needs to know of a prepared data set: `python -m launch.statistics DATASET`.
+
+Computes mean and deviation of the log-mel over the training clips, and, where all of them have labels, how often each is to be drawn so
+that rare classes are seen more often. They are stored with the data set, in statistics.json and weights-train.npy; the weights are used by
+--config.augment.balanced, mean and deviation where the printed flags are given.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from avmae_jax.data.augment import balanced_weights
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.prepared import CorruptRecordError, PreparedSource
+from avmae_jax.data.records import weights_file
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.statistics import audio_statistics
+from launch import runtime
+
+STATISTICS = "statistics.json"
+
+
+def sample(source: PreparedSource, limit: int) -> list[int]:
+    """Indices of the clips that are read, spread evenly; 0: all."""
+    return list(range(len(source)))[:: max(1, len(source) // limit)][:limit] if limit else list(range(len(source)))
+
+
+def write_statistics(folder: Path, limit: int) -> dict[str, float]:
+    """Computes and stores them.
+
+    Raises:
+      DatasetError, CorruptRecordError: if the training split can't be read, or has no sound.
+    """
+    source = PreparedSource(folder, "train", "audio")
+    chosen = sample(source, limit)
+    with runtime.progress_bar("reading") as on_progress:
+
+        def clips() -> Iterator[Clip]:
+            for number, index in enumerate(chosen, start=1):
+                yield source[index]
+                on_progress(number, 0, len(chosen))
+
+        found = audio_statistics(clips())
+    content = {
+        "audio_mean": round(found.mean, 4),
+        "audio_std": round(found.std, 4),
+        "clips": found.clips,
+        "seconds": round(found.seconds, 1),
+    }
+    _replace(folder / STATISTICS, (json.dumps(content, indent=1) + "\n").encode())
+    return content
+
+
+def write_weights(folder: Path) -> bool:
+    """Computes and stores the sampling weights of all training clips; False if some have no label."""
+    index = PreparedSource(folder, "train", "any").index
+    labels = [index.labels_of(row).tolist() for row in range(len(index.id))]
+    if not all(map(len, labels)):
+        return False
+    partial = folder / f".{weights_file('train')}.partial"
+    with partial.open("wb") as file:
+        np.save(file, balanced_weights(labels, int(index.labels.max()) + 1))
+    partial.replace(folder / weights_file("train"))
+    return True
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)  # noqa: PTH105
+
+
+def main(argv: list[str]) -> None:
+    """Prints what it stores."""
+    if len(argv) != 2:
+        raise app.UsageError("give one data set, the folder that launch.prepare wrote")
+    runtime.start()
+    folder = Path(argv[1]).expanduser()
+    try:
+        found = write_statistics(folder, flags.FLAGS.clips)
+        weighted = write_weights(folder)
+    except (DatasetError, CorruptRecordError, ValueError) as error:
+        sys.exit(f"{folder}: {error}" if isinstance(error, ValueError) else str(error))
+    print(f"{found['clips']} clips, {found['seconds'] / 3600:.2f} h of sound; train with")
+    print(f"  --config.data.audio_mean={found['audio_mean']} --config.data.audio_std={found['audio_std']}")
+    print(f"weights: {folder / weights_file('train')}" if weighted else "no weights: some clips have no label")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("clips", 0, "read only so many clips, spread evenly over the set; 0: all", lower_bound=0)
+    app.run(main)

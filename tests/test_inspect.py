@@ -1,0 +1,118 @@
+"""launch.inspect and launch.statistics on a data set with a bit of everything."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from avmae_jax.data import shards
+from avmae_jax.data.augment import balanced_weights
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.fbank import log_mel
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import PreparedSource
+from avmae_jax.data.shards import Job
+from avmae_jax.data.statistics import audio_statistics
+
+NAMES = ["harp", "oboe [bold]", "horn"]
+
+
+def clip(number: int, *, silent: bool = False, blind: bool = False, labels: tuple[int, ...] | None = None) -> Clip:
+    rng = np.random.default_rng(number)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(buffer, "JPEG")
+    waveform = np.zeros(0, np.int16) if silent else (rng.standard_normal(4000 + 100 * number) * 1000).astype(np.int16)
+    return Clip(
+        f"v{number}", waveform, () if blind else (buffer.getvalue(),) * 10, (number % 2,) if labels is None else labels, f"v{number}"
+    )
+
+
+def make(job: Job) -> Iterator[Clip]:
+    if "bad" in job.id:
+        raise ClipError(job.id, "open", "is empty (0 bytes)")
+    yield clip(job.args[0], silent="silent" in job.id, blind="blind" in job.id, labels=() if "bare" in job.id else None)
+
+
+def prepare(out: Path, names: list[str]) -> Path:
+    jobs = {"train": [Job(name, (number,)) for number, name in enumerate(names)], "test": [Job("t", (99,))]}
+    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0, shard_size=3)
+    return out
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", f"launch.{program}", *arguments], capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("mixed") / "out", ["a", "silent b", "blind c", "bad d", "e", "f"])
+
+
+def test_inspect_tells_what_there_is_and_draws_it(mixed: Path, tmp_path: Path) -> None:
+    done = run("inspect", str(mixed), "--verify", f"--out={tmp_path / 'sheet.png'}")
+    assert done.returncode == 0, done.stderr
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    assert f"{mixed}: 7 files in = 6 written + 1 failed" in done.stdout
+    assert ["train", "5", "5", "1", "1"] in [line[:5] for line in lines]
+    assert ["harp", "3", "0", "#" * 30] in lines
+    assert ["oboe [bold]", "2", "1", "#" * 30] in lines
+    assert ["horn", "0", "0", ""] in lines
+    assert ["open", "1", "bad d is empty (0 bytes)"] in lines
+    assert Image.open(tmp_path / "sheet.png").width == 1400
+
+
+def test_inspect_finds_a_shard_that_is_not_what_was_written(mixed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(mixed, tmp_path / "out"))
+    shard = next(out.glob("*train*-00001-of-*"))
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    done = run("inspect", str(out), "--verify", "--clips=0")
+    assert done.returncode == 1
+    assert f"{shard} is damaged" in done.stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize("program", ["inspect", "statistics"])
+def test_what_is_no_data_set_is_named(program: str, tmp_path: Path) -> None:
+    done = run(program, str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("there is no such folder; write it with launch.prepare")
+
+
+def test_statistics_are_stored_with_the_data_set(mixed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(mixed, tmp_path / "out"))
+    done = run("statistics", str(out))
+    assert done.returncode == 0, done.stderr
+    values = np.concatenate([log_mel(clip(number).waveform.astype(np.float32) / 32768).ravel() for number in (0, 2, 4, 5)])
+    found = json.loads((out / "statistics.json").read_text())
+    assert found["audio_mean"] == pytest.approx(values.mean(), abs=1e-4)
+    assert found["audio_std"] == pytest.approx(values.std(), abs=1e-4)
+    assert found["clips"] == 4
+    assert f"--config.data.audio_mean={found['audio_mean']} --config.data.audio_std={found['audio_std']}" in done.stdout
+    weights = balanced_weights([[0], [1], [0], [0], [1]], 2)
+    np.testing.assert_array_equal(PreparedSource(out, "train", "any").weights, weights)
+    np.testing.assert_array_equal(PreparedSource(out, "train").weights, weights[[0, 3, 4]])
+
+
+def test_without_all_labels_there_are_no_weights(tmp_path: Path) -> None:
+    out = prepare(tmp_path / "out", ["a", "bare b"])
+    done = run("statistics", str(out))
+    assert "no weights: some clips have no label" in done.stdout
+    assert PreparedSource(out, "train").weights is None
+
+
+def test_sounds_of_any_level_give_exact_statistics() -> None:
+    clips = [clip(number)._replace(waveform=np.full(16_000, 20_000, np.int16) + clip(0).waveform[:1]) for number in range(3)]
+    clips += [clip(7)]
+    values = np.concatenate([log_mel(each.waveform.astype(np.float32) / 32768).astype(np.float64).ravel() for each in clips])
+    found = audio_statistics(clips)
+    assert (found.mean, found.std) == pytest.approx((values.mean(), values.std()), rel=1e-12)
+    with pytest.raises(ValueError, match="no clip has sound"):
+        audio_statistics([clip(0, silent=True)])
