@@ -160,6 +160,31 @@ class DataConfig:
 
 
 @dataclasses.dataclass
+class AugmentConfig:
+    """What training does to examples at random; evaluation never does. All off, as in the original's pretraining."""
+
+    specaug_freq: int = 0  # F: a band of fewer than F mel bins is set to zero before normalisation; 0: off
+    specaug_time: int = 0  # likewise a span of fewer than so many frames; the original fine-tunes with 48 and 192
+    noise: bool = False  # noise on the normalised spectrogram, which is then rolled around in time
+    mixup: float = 0.0  # share of the clips that are mixed with another one, sound and picture alike; in [0, 1]
+    mixup_alpha: float = 10.0  # the first clip's weight in a mixture is drawn from Beta(alpha, alpha)
+    label_smoothing: float = 0.0  # eps of the targets, in [0, 1); without meaning where there are none
+    balanced: bool = False  # clips of rare classes are drawn more often, by the weights stored with the data set
+
+    def validate(self) -> None:
+        """Raises ValueError naming the first field that can't work."""
+        for name in ("specaug_freq", "specaug_time"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augment.{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.mixup <= 1:
+            raise ValueError(f"augment.mixup is {self.mixup}; it must lie in [0, 1]")
+        if not self.mixup_alpha > 0:
+            raise ValueError(f"augment.mixup_alpha is {self.mixup_alpha}; it must be positive")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"augment.label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
+
+
+@dataclasses.dataclass
 class MeshConfig:
     """How devices are laid out; the product must be the number of devices. -1 takes what is left."""
 
@@ -198,5 +223,6 @@ class Config:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
