@@ -39,8 +39,8 @@ class PretrainingTask:
         ratio, mode = (model.audio_mask_ratio, model.audio_mask_mode) if modality == "audio" else (model.image_mask_ratio, "unstructured")
         return sample_noise(key, batch, model.grid(modality), ratio, mode)
 
-    def forward(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        """The masked pass on a batch, with the inputs it saw; the key decides the masks."""
+    def forward(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, Any, Any]:
+        """The masked pass on a batch, with the inputs it saw, see model_inputs; the key decides the masks."""
         fbank, image = model_inputs(batch, self.config)
         audio_key, image_key = jax.random.split(key)
         return model(fbank, image, self.noise("audio", len(fbank), audio_key), self.noise("image", len(image), image_key)), fbank, image
@@ -63,7 +63,7 @@ class PretrainingTask:
             self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, limit=4)))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, fbank, image = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
-        shown = {"image": image, "audio": np.asarray(spectrogram_picture(fbank))}
+        shown = {"image": image} if fbank is None else {"image": image, "audio": np.asarray(spectrogram_picture(fbank))}
         sizes, norm_pix = self.config.model, self.config.loss.norm_pix
         panels = {
             name: pictures.compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=norm_pix)
@@ -106,7 +106,7 @@ class PretrainingTask:
 class SingleModalityTask(PretrainingTask):
     """The loss of the masked autoencoder of one modality, and its pictures."""
 
-    def forward(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+    def forward(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, Any, Any]:
         """As PretrainingTask."""
         fbank, image = model_inputs(batch, self.config)
         inputs = fbank if self.config.model.modality == "audio" else image

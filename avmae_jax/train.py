@@ -101,7 +101,8 @@ class Trainer:
         self.micro_batch = micro_batch
         self._learning_rate = jax.jit(optim.learning_rate(config.optim, self.steps_per_epoch))
         self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
-        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed)
+        weights = getattr(train, "weights", None)  # of a source that has them
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, augment=config.augment, weights=weights)
         # on all devices: a restored key comes back to where this one is
         self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
 

@@ -1,7 +1,8 @@
 """Every epoch shows every clip once, in an order that a resumed run, other readers and other hosts repeat."""
 
-import io
+import dataclasses
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +14,12 @@ from absl import flags
 from conftest import Clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from avmae_jax.config import DataConfig, ModelConfig
+from avmae_jax.config import AugmentConfig, DataConfig, ModelConfig
+from avmae_jax.data.augment import soft_targets
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.pipeline import EVAL_FRAME, Batch, TrainBatches, decode_image, eval_batches, example
+from avmae_jax.data.pipeline import EVAL_FRAME, Batch, TrainBatches, eval_batches, example
 
 MODEL = ModelConfig(audio_frames=64, image_size=32)
 
@@ -61,7 +62,9 @@ def test_a_batch_is_what_the_module_says() -> None:
     }
     for row, name in enumerate(batch["id"]):
         number = int(name.removeprefix("clip"))
-        np.testing.assert_array_equal(batch["waveform"][row], Clips(6)[number].waveform[:samples])
+        whole = Clips(6)[number].waveform
+        starts = [start for start in range(len(whole) - samples + 1) if whole[start] == batch["waveform"][row, 0]]
+        assert any((whole[start : start + samples] == batch["waveform"][row]).all() for start in starts)
         assert batch["image"][row, 0, 0, 0] == number
 
 
@@ -180,60 +183,285 @@ def test_a_limit_takes_clips_spread_over_the_set(limit: int, read: Sequence[int]
     assert ids(list(eval_batches(Clips(10), MODEL, DataConfig(), 4, limit=limit))) == [f"clip{n}" for n in read]
 
 
-@pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 500])
-def test_a_longer_sound_is_cut_and_a_shorter_one_padded(length: int) -> None:
+@pytest.mark.parametrize("length", [1, 99, 100, 101, 500])
+@pytest.mark.parametrize("start", [0, 60])
+def test_a_longer_sound_is_cut_and_a_shorter_one_padded(length: int, start: int) -> None:
     sound = np.arange(1, length + 1, dtype=np.int16)
     clip = Clip("a", sound, Clips(1)[0].frames, ())
-    made = example(clip, 0, samples=100, image_size=32)
-    kept = min(length, 100)
-    assert made["samples"] == kept
+    made = example(clip, 0, samples=100, image_size=32, start=start)
+    kept = sound[start : start + 100]
+    assert made["samples"] == len(kept)
     assert made["waveform"].dtype == np.int16
-    np.testing.assert_array_equal(made["waveform"][:kept], sound[:kept])
-    assert not made["waveform"][kept:].any()
+    np.testing.assert_array_equal(made["waveform"][: len(kept)], kept)
+    assert not made["waveform"][len(kept) :].any()
 
 
-def encoded(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "png")
-    return file.getvalue()
+class Listed:
+    """Clips from a list."""
+
+    label_names: Sequence[str] = ("a", "b", "c", "d")
+
+    def __init__(self, *clips: Clip):
+        self._clips = clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self._clips[index]
 
 
-def test_a_picture_of_the_right_height_is_only_cropped() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (32, 50, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(decode_image(encoded(picture), 32), picture[:, 9:41])
-    np.testing.assert_array_equal(decode_image(encoded(picture.swapaxes(0, 1)), 32), picture.swapaxes(0, 1)[9:41])
+FRAMES = Clips(1)[0].frames
+SAMPLES = num_samples(64)
+COUNTING = np.arange(SAMPLES + 300, dtype=np.int16)  # a sample says where it was cut
 
 
-@pytest.mark.parametrize(("width", "left"), [(35, 2), (37, 2), (39, 4), (41, 4)])
-def test_half_a_pixel_beside_the_crop_goes_to_the_even_side(width: int, left: int) -> None:
-    """As torchvision's CenterCrop rounds it."""
-    picture = np.random.default_rng(0).integers(0, 256, (32, width, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(decode_image(encoded(picture), 32), picture[:, left : left + 32])
+def test_training_cuts_a_longer_sound_anywhere() -> None:
+    batches = train_batches(Listed(Clip("long", COUNTING, FRAMES, ()), Clip("short", COUNTING[:50], FRAMES, ())), 400, prefetch=1)
+    batch = next(batches)
+    batches.close()
+    starts = {name: batch["waveform"][batch["id"] == name, 0] for name in ("long", "short")}
+    assert set(starts["short"]) == {0}
+    assert set(batch["samples"][batch["id"] == "short"]) == {50}
+    assert starts["long"].min() < 15
+    assert starts["long"].max() > 285
+    assert starts["long"].max() <= 300
+    assert abs(starts["long"].mean() - 150) < 4 * 300 / np.sqrt(12 * 200)
 
 
-@pytest.mark.parametrize(("width", "resized"), [(35, 17), (33, 16), (39, 19)])
-def test_the_long_side_is_rounded_down(width: int, resized: int) -> None:
-    """As torchvision's Resize does, also where half a pixel and more is left."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, width, 3)).astype(np.uint8))
-    expected = np.asarray(picture.resize((resized, 10), Image.Resampling.BICUBIC))
-    left = round((resized - 10) / 2)
-    np.testing.assert_array_equal(decode_image(encoded(np.asarray(picture)), 10), expected[:, left : left + 10])
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_any_number_of_frames_is_drawn_from_and_the_middle_one_evaluated(count: int) -> None:
+    source = Listed(Clip("a", COUNTING[:SAMPLES], FRAMES[:count], ()))
+    batches = train_batches(source, 100)
+    drawn = next(batches)["image"][:, 0, 0, 1] // 20
+    batches.close()
+    assert set(drawn) == set(range(count))
+    assert frames(list(eval_batches(source, MODEL, DataConfig(), 4))) == {"a": count // 2}
 
 
-@settings(deadline=None, max_examples=25)
-@given(height=st.integers(1, 120), width=st.integers(1, 120), size=st.integers(1, 64))
-def test_any_picture_becomes_a_square_of_its_own_middle(height: int, width: int, size: int) -> None:
-    side = min(height, width)
-    picture = np.full((height, width, 3), 200, np.uint8)
-    top, left = (height - side) // 2, (width - side) // 2
-    picture[top : top + side, left : left + side] = 100
-    got = decode_image(encoded(picture), size)
-    assert got.shape == (size, size, 3)
-    if side >= 16 and size >= 16:  # else smoothing mixes in what lies beside
-        assert (got[size // 4 : size - size // 4, size // 4 : size - size // 4] == 100).all()
+@pytest.mark.parametrize(("crops", "starts"), [(1, [150]), (2, [0, 300]), (4, [0, 100, 200, 300])])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_evaluation_crops_stand_next_to_each_other(crops: int, starts: list[int], batch_size: int) -> None:
+    source = Listed(
+        *(Clip(name, COUNTING[:length], FRAMES, ()) for name, length in (("a", SAMPLES + 300), ("b", 700), ("c", SAMPLES + 300)))
+    )
+    batches = list(eval_batches(source, MODEL, DataConfig(), batch_size, crops=crops))
+    assert [len(batch["id"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert ids(batches) == ["a"] * crops + ["b"] + ["c"] * crops
+    assert [int(row[0]) for batch in batches for row in batch["waveform"]] == [*starts, 0, *starts]
+    assert set(frames(batches).values()) == {EVAL_FRAME}
 
 
-def test_a_grey_or_transparent_picture_has_three_channels() -> None:
-    grey = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
-    np.testing.assert_array_equal(decode_image(encoded(grey), 32), np.repeat(grey[..., None], 3, axis=2))
-    assert decode_image(encoded(np.zeros((40, 40, 4), np.uint8)), 32).shape == (32, 32, 3)
+def test_evaluation_can_show_every_frame_with_every_crop() -> None:
+    source = Listed(Clip("a", COUNTING, FRAMES[:3], ()), Clip("b", COUNTING[:SAMPLES], FRAMES, ()))
+    batches = list(eval_batches(source, MODEL, DataConfig(), 5, crops=2, frames="all"))
+    assert ids(batches) == ["a"] * 6 + ["b"] * 10
+    assert [int(row[0]) for batch in batches for row in batch["waveform"]] == [0] * 3 + [300] * 3 + [0] * 10
+    assert [int(row[0, 0, 1]) // 20 for batch in batches for row in batch["image"]] == [0, 1, 2] * 2 + list(range(10))
+    with pytest.raises(ValueError, match="crops is 0"):
+        eval_batches(source, MODEL, DataConfig(), 5, crops=0)
+
+
+def of_modality(name: str) -> ModelConfig:
+    return dataclasses.replace(MODEL, modality=name)
+
+
+def test_one_modality_reads_only_its_own() -> None:
+    deaf, blind = Clip("deaf", np.zeros(0, np.int16), FRAMES, ()), Clip("blind", COUNTING, (), ())
+    for clip, modality, carried in ((deaf, "image", {"image"}), (blind, "audio", {"waveform", "samples"})):
+        for augment, partner in ((AugmentConfig(), set()), (AugmentConfig(mixup=1.0), {f"{name}_b" for name in carried} | {"mix"})):
+            batches = TrainBatches(Listed(clip), of_modality(modality), DataConfig(), 2, 0, augment=augment)
+            assert next(batches).keys() == {"id"} | carried | partner
+            batches.close()
+        (batch,) = eval_batches(Listed(clip), of_modality(modality), DataConfig(), 40, frames="all", crops=3)
+        assert batch.keys() == {"id"} | carried
+        assert len(batch["id"]) == {"image": 10, "audio": 3}[modality]
+
+
+@pytest.mark.parametrize(("sound", "pictures", "modality", "lacks"), [(0, 10, "both", "sound"), (5, 0, "both", "picture"),
+                                                                      (0, 10, "audio", "sound"), (5, 0, "image", "picture")])  # fmt: skip
+def test_what_a_clip_lacks_is_never_made_up(sound: int, pictures: int, modality: str, lacks: str) -> None:
+    source = Listed(Clip("poor", COUNTING[:sound], FRAMES[:pictures], ()))
+    with pytest.raises(ValueError, match=f"clip poor has no {lacks}"):
+        next(eval_batches(source, of_modality(modality), DataConfig(), 1))
+    batches = TrainBatches(source, of_modality(modality), DataConfig(), 1, 0)
+    with pytest.raises(ValueError, match=f"clip poor has no {lacks}"):
+        next(batches)
+    batches.close()
+
+
+def test_a_damaged_frame_is_named() -> None:
+    source = Listed(Clip("torn", COUNTING, (*FRAMES[:5], FRAMES[5][:60], *FRAMES[6:]), ()))
+    with pytest.raises(ValueError, match=r"clip torn, frame 5: the picture can't be decoded \(60 bytes\)"):
+        next(eval_batches(source, MODEL, DataConfig(), 1))
+
+
+LABELS = ((0,), (1, 3), (2,), (3,), (0, 2))
+
+
+def labelled() -> Listed:
+    """Clip n is filled with the number n + 1 and has LABELS[n]."""
+    return Listed(*(Clips(5)[n]._replace(waveform=np.full(SAMPLES - 100 * n, n + 1, np.int16), labels=LABELS[n]) for n in range(5)))
+
+
+ALL_ON = AugmentConfig(specaug_freq=4, specaug_time=9, noise=True, mixup=0.5, mixup_alpha=2.0, label_smoothing=0.1, balanced=True)
+
+
+def augmented(
+    augment: AugmentConfig, batch_size: int = 8, *, source: ClipSource | None = None, data: DataConfig | None = None
+) -> TrainBatches:
+    weights = np.array([1.0, 2, 0, 4, 3])
+    source, data = source or labelled(), data or DataConfig(prefetch=1)
+    return TrainBatches(source, MODEL, data, batch_size, 0, augment=augment, classes=4, weights=weights)
+
+
+def test_a_mixed_batch_carries_partners_shares_and_targets() -> None:
+    batches = augmented(AugmentConfig(mixup=0.5, mixup_alpha=2.0, label_smoothing=0.2), 600)
+    batch = next(batches)
+    batches.close()
+    mixed = batch["mix"] < 1
+    assert {name: (value.dtype, value.shape) for name, value in batch.items() if name in ("mix", "samples_b", "targets")} == {
+        "mix": (np.float32, (600,)),
+        "samples_b": (np.int32, (600,)),
+        "targets": (np.float32, (600, 4)),
+    }
+    assert abs(mixed.mean() - 0.5) < 4 * 0.5 / np.sqrt(600)
+    assert not any(batch[name][~mixed].any() for name in ("waveform_b", "samples_b", "image_b"))
+    own, partner = (batch[name][:, 0] - 1 for name in ("waveform", "waveform_b"))
+    counts = np.bincount(partner[mixed], minlength=5)
+    np.testing.assert_allclose(counts / mixed.sum(), 0.2, atol=4 * 0.4 / np.sqrt(mixed.sum()))  # drawn uniformly
+    shares = batch["mix"][mixed]
+    np.testing.assert_allclose((shares.mean(), shares.var()), (0.5, 1 / 20), atol=0.05)  # of Beta(2, 2)
+    for row in np.flatnonzero(mixed):
+        assert batch["samples_b"][row] == SAMPLES - 100 * partner[row]
+        assert batch["image_b"][row, 0, 0, 0] == partner[row]
+        expected = soft_targets(LABELS[own[row]], 4, 0.2, (LABELS[partner[row]], float(batch["mix"][row])))
+        np.testing.assert_allclose(batch["targets"][row], expected, atol=1e-6)
+    for row in np.flatnonzero(~mixed):
+        np.testing.assert_array_equal(batch["targets"][row], soft_targets(LABELS[own[row]], 4, 0.2))
+    assert len({(n, int(image[0, 0, 1])) for n, image in zip(partner[mixed], batch["image_b"][mixed], strict=True)}) > 40  # frames too
+
+
+def test_a_mixture_gets_the_partners_own_frame_and_piece() -> None:
+    batches = augmented(AugmentConfig(mixup=1.0), 64, source=Listed(*[Clip("a", COUNTING, FRAMES, (0,))] * 5))
+    batch = next(batches)
+    batches.close()
+    assert (batch["waveform"][:, 0] != batch["waveform_b"][:, 0]).mean() > 0.9
+    assert (batch["image"][:, 0, 0, 1] != batch["image_b"][:, 0, 0, 1]).mean() > 0.7
+
+
+def test_balanced_sampling_draws_by_weight() -> None:
+    batches = augmented(AugmentConfig(balanced=True), 100)
+    taken = take(batches, 20)
+    batches.close()
+    counts = np.bincount([int(name.removeprefix("clip")) for name in ids(taken)], minlength=5)
+    expected = 2000 * np.array([0.1, 0.2, 0, 0.4, 0.3])
+    assert counts[2] == 0
+    assert np.abs(counts - expected).max() < 4 * np.sqrt(expected.max() * 0.6)
+    assert len({tuple(ids([batch])) for batch in taken}) == 20
+
+
+def test_balanced_sampling_of_two_million_clips_opens_at_once() -> None:
+    class Many(Clips):
+        def __len__(self) -> int:
+            return 2_000_000
+
+    begin = time.process_time()
+    batches = TrainBatches(Many(1), MODEL, DataConfig(), 4, 0, augment=AugmentConfig(balanced=True), weights=np.ones(2_000_000))
+    assert time.process_time() - begin < 2
+    batches.close()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (None, "without weights"),
+        (np.ones(4), r"weights are float64\[4\] for 5 clips"),
+        (np.zeros(5), "not all 0"),
+        (np.array([1, 1, 1, 1, -1.0]), "none negative"),
+        (np.array([1, 1, 1, 1, np.nan]), "finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights: np.ndarray | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainBatches(Clips(5), MODEL, DataConfig(), 2, 0, augment=AugmentConfig(balanced=True), weights=weights)
+
+
+def test_only_what_is_switched_on_is_in_the_batch() -> None:
+    plain = {"id", "waveform", "samples", "image"}
+    for augment, more in (
+        (AugmentConfig(), set()),
+        (AugmentConfig(noise=True), {"augment_seed"}),
+        (AugmentConfig(specaug_freq=1), {"augment_seed"}),
+        (AugmentConfig(specaug_time=1), {"augment_seed"}),
+        (AugmentConfig(label_smoothing=0.1), set()),
+    ):
+        batches = augmented(augment)
+        assert next(batches).keys() == plain | {"targets"} | more
+        batches.close()
+    assert next(eval_batches(labelled(), MODEL, DataConfig(), 2, classes=4)).keys() == plain | {"targets"}
+
+
+def test_evaluation_targets_are_the_labels() -> None:
+    (batch,) = eval_batches(labelled(), MODEL, DataConfig(), 9, classes=4)
+    assert [tuple(np.flatnonzero(row)) for row in batch["targets"]] == [*LABELS]
+    assert set(batch["targets"].ravel()) == {0, 1}
+    with pytest.raises(ValueError, match=r"clip clip1: labels are \(1, 3\); one or more in \[0, 3\)"):
+        list(eval_batches(labelled(), MODEL, DataConfig(), 9, classes=3))
+
+
+@settings(deadline=None, max_examples=10)
+@given(done=st.integers(0, 5), batch_size=st.integers(1, 7))
+def test_an_augmented_reader_goes_on_where_another_stopped(done: int, batch_size: int) -> None:
+    batches = augmented(ALL_ON, batch_size)
+    take(batches, done)
+    state = json.loads(json.dumps(batches.state))
+    expected = take(batches, 3)
+    batches.close()
+    resumed = augmented(ALL_ON, batch_size)
+    resumed.state = state
+    assert_same(take(resumed, 3), expected)
+    resumed.close()
+
+
+@pytest.mark.parametrize("reader", [DataConfig(threads=8, prefetch=9), DataConfig(workers=1), DataConfig(workers=2)])
+def test_the_number_of_readers_changes_nothing_about_augmentation(reader: DataConfig) -> None:
+    flags.FLAGS(["test"])
+    runs = []
+    for data in (DataConfig(), reader):
+        batches = augmented(ALL_ON, 4, data=data)
+        runs.append(take(batches, 3))
+        batches.close()
+    assert_same(*runs)
+
+
+def test_hosts_share_the_augmented_batch_that_one_host_would_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = augmented(ALL_ON, 8)
+    whole = take(batches, 2)
+    batches.close()
+    for host in range(2):
+        as_host(monkeypatch, host, 2)
+        batches = augmented(ALL_ON, 8)
+        assert_same(take(batches, 2), [{name: value[host::2] for name, value in batch.items()} for batch in whole])
+        batches.close()
+
+
+def test_only_so_many_batches_are_read_ahead() -> None:
+    """A batch of the base model is 23 MB: what is read ahead is counted in batches."""
+    read: list[int] = []
+
+    class Counted(Clips):
+        def __getitem__(self, index: int) -> Clip:
+            read.append(index)
+            return super().__getitem__(index)
+
+    batches = train_batches(Counted(500), 10, prefetch=2, threads=2)
+    next(batches)
+    time.sleep(0.5)
+    batches.close()
+    assert 10 <= len(read) <= 40
+    read.clear()
+    evaluated = eval_batches(Counted(500), MODEL, DataConfig(prefetch=2, threads=2), 10)
+    next(evaluated)
+    time.sleep(0.5)
+    assert 10 <= len(read) <= 40

@@ -72,26 +72,42 @@ def log_mel(waveform: Any, mel_bins: int = 128) -> Any:
     return xp.log(xp.maximum(power @ xp.asarray(mel_filters(mel_bins)), _FLOOR))
 
 
+def padded_fbank(waveform: jax.Array, samples: jax.Array, frames: int, mel_bins: int = 128) -> jax.Array:
+    """The spectrograms of a batch of sounds before normalisation; part of the jitted step.
+
+    Args:
+      waveform: int16[B, S], or float32[B, S] in [-1, 1), with S = num_samples(frames), zeros after each clip's end.
+      samples: int32[B], how many of the S belong to the clip.
+      frames: T of the result.
+      mel_bins: M.
+
+    Returns:
+      float32[B, T, M], the log-mel; zero in frames after the clip's end.
+    """
+    if jnp.issubdtype(waveform.dtype, jnp.integer):
+        waveform = waveform.astype(jnp.float32) / 32_768
+    # The original first takes away the clip's mean; each frame's own mean goes in log_mel, which makes that a matter of rounding.
+    fbank = log_mel(waveform, mel_bins)[:, :frames]
+    sounding = jnp.arange(frames) < num_frames(samples)[:, None]
+    return jnp.where(sounding[..., None], fbank, 0.0)
+
+
 def normalised_fbank(
     waveform: jax.Array, samples: jax.Array, frames: int, *, mel_bins: int = 128, mean: float = -5.081, std: float = 4.4849
 ) -> jax.Array:
-    """What the model sees of a batch of sounds; part of the jitted step.
+    """What the model sees of a batch of sounds: (padded_fbank - mean) / std, float32[B, T, M].
+
+    The zeros after a clip's end are there before normalisation and become -mean / std, as in the original.
 
     Args:
-      waveform: int16[B, S] with S = num_samples(frames), zeros after each clip's end.
-      samples: int32[B], how many of the S belong to the clip.
+      waveform: as of padded_fbank.
+      samples: likewise.
       frames: T of the result.
       mel_bins: M.
       mean: of the log-mel over the training set.
       std: likewise.
-
-    Returns:
-      float32[B, T, M]: (log-mel - mean) / std; frames after the clip's end are zero *before* that, as in the original.
     """
-    # The original first takes away the clip's mean; each frame's own mean goes in log_mel, which makes that a matter of rounding.
-    fbank = log_mel(waveform.astype(jnp.float32) / 32_768, mel_bins)[:, :frames]
-    sounding = jnp.arange(frames) < num_frames(samples)[:, None]
-    return (jnp.where(sounding[..., None], fbank, 0.0) - mean) / std
+    return (padded_fbank(waveform, samples, frames, mel_bins) - mean) / std
 
 
 def _mel(hertz: Any) -> Any:

@@ -1,22 +1,42 @@
 """The part of data preparation that runs on the device: bytes of a batch to what a model sees."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from avmae_jax.config import Config
-from avmae_jax.data.fbank import normalised_fbank
+from avmae_jax.data import augment
+from avmae_jax.data.fbank import padded_fbank
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> tuple[jax.Array, jax.Array]:
-    """What the model sees of a batch of data/pipeline.py: float32[B, T, M] and float32[B, H, W, 3], both normalised."""
-    model, data = config.model, config.data
-    fbank = normalised_fbank(
-        batch["waveform"], batch["samples"], model.audio_frames, mel_bins=model.mel_bins, mean=data.audio_mean, std=data.audio_std
-    )
-    image = batch["image"].astype(jnp.float32) / 255
-    return fbank, (image - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> tuple[Any, Any]:
+    """What the model sees of a batch of data/pipeline.py: float32[B, T, M] and float32[B, H, W, 3], both normalised.
+
+    None stands for what the batch doesn't carry. What is drawn here follows from the clips' own seeds and partners in the batch: no matter
+    into which parts it is cut, and never in evaluation, whose batches carry neither.
+    """
+    return _fbank(batch, config) if "waveform" in batch else None, _image(batch) if "image" in batch else None
+
+
+def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
+    model, data, options = config.model, config.data, config.augment
+    waveform, samples = batch["waveform"], batch["samples"]
+    if "mix" in batch:
+        waveform = augment.mix_waveforms(waveform, batch["waveform_b"], batch["mix"], samples, batch["samples_b"])
+    fbank = padded_fbank(waveform, samples, model.audio_frames, model.mel_bins)
+    if "augment_seed" not in batch:
+        return (fbank - data.audio_mean) / data.audio_std
+    span_keys, noise_keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(batch["augment_seed"])
+    fbank = (augment.spec_augment(fbank, span_keys, options.specaug_freq, options.specaug_time) - data.audio_mean) / data.audio_std
+    return augment.noise_and_roll(fbank, noise_keys) if options.noise else fbank
+
+
+def _image(batch: Mapping[str, jax.Array]) -> jax.Array:
+    mixed = "mix" in batch
+    image = augment.mix_images(batch["image"], batch["image_b"], batch["mix"]) if mixed else batch["image"].astype(jnp.float32)
+    return (image / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)

@@ -1,0 +1,46 @@
+"""Encoded pictures to square arrays of pixels."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def decode_image(encoded: bytes, size: int, *, reduced: bool = False) -> np.ndarray:
+    """Encoded picture -> uint8[size, size, 3]: short side resized (bicubic) unless it fits, then the centre cut out.
+
+    Sides and offsets are rounded as by torchvision's Resize and CenterCrop, which the original loads its pictures with. Unlike there, a
+    picture is turned upright as its EXIF says, transparency lies on white, and 16 bits a channel become 8 by their upper half.
+
+    Args:
+      encoded: a JPEG, or what else Pillow reads.
+      size: H = W.
+      reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where that leaves `size` or more: faster for large pictures (2.5 times at
+        1280 x 720), with slightly other pixels.
+
+    Raises:
+      ValueError: if it is damaged, or no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            drafted = opened.draft("RGB", (size, size)) if reduced else None
+            box = drafted[1] if drafted else (0, 0, *opened.size)  # not in whole pixels where the scale doesn't divide the sides
+            picture = _rgb(opened)
+            picture.info = opened.info
+        short = min(box[2:])
+        if short != size:
+            width, height = (int(size * side / short) for side in box[2:])
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC, box)
+        left, top = (round((side - size) / 2) for side in picture.size)
+        return np.asarray(ImageOps.exif_transpose(picture.crop((left, top, left + size, top + size))))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: Pillow's word for a broken PNG
+        raise ValueError(f"the picture can't be decoded ({len(encoded)} bytes): {error}") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "I" or picture.mode.startswith("I;16"):  # Pillow would clip these to 255
+        return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return picture.convert("RGB")
