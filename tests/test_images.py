@@ -143,6 +143,16 @@ def test_a_picture_stands_as_its_exif_says(orientation: int, turn: int, reduced:
     assert np.abs(got.astype(int) - np.rot90(plain, turn)).mean() < 2
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_a_picture_of_any_mode_stands_upright(mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.arange(32 * 32).reshape(32, 32)
+    picture = Image.fromarray((values * 64).astype(np.uint16)) if mode == "I;16" else Image.fromarray(scene(32, 32)).convert(mode)
+    plain, turned = decode_image(saved(picture, "png"), 32), decode_image(saved(picture, "png", exif=exif), 32)
+    np.testing.assert_array_equal(turned, np.rot90(plain, 3))
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 @settings(deadline=None, max_examples=25)
 @given(share=st.floats(0, 0.9))

@@ -329,7 +329,8 @@ def test_a_mixed_batch_carries_partners_shares_and_targets() -> None:
     assert not any(batch[name][~mixed].any() for name in ("waveform_b", "samples_b", "image_b"))
     own, partner = (batch[name][:, 0] - 1 for name in ("waveform", "waveform_b"))
     counts = np.bincount(partner[mixed], minlength=5)
-    np.testing.assert_allclose(counts / mixed.sum(), 0.2, atol=4 * 0.4 / np.sqrt(mixed.sum()))  # drawn uniformly
+    np.testing.assert_allclose(counts / mixed.sum(), 0.2, atol=4 * 0.4 / np.sqrt(mixed.sum()))  # drawn uniformly ...
+    assert abs((own == partner)[mixed].mean() - 0.2) < 4 * 0.4 / np.sqrt(mixed.sum())  # ... whatever the clip is
     shares = batch["mix"][mixed]
     np.testing.assert_allclose((shares.mean(), shares.var()), (0.5, 1 / 20), atol=0.05)  # of Beta(2, 2)
     for row in np.flatnonzero(mixed):
