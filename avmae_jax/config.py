@@ -8,7 +8,8 @@ The recipe's numbers are those of Gong et al., arXiv 2210.07839.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
 Modality = Literal["both", "audio", "image"]
@@ -155,6 +156,7 @@ class DataConfig:
     workers: int = 0  # reader processes; 0: threads in this process
     threads: int = 4  # reader threads a process
     prefetch: int = 4  # batches made ahead
+    max_damaged: int = 10  # damaged clips that are named and passed over, in each reader process, before the run stops; 0: none
     audio_mean: float = -5.081  # of the log-mel; the spectrogram becomes (x - mean) / std
     audio_std: float = 4.4849
 
@@ -226,3 +228,13 @@ class Config:
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of an older run, as `dataclasses.asdict` gave it, with the fields that there weren't yet.
+
+    Their defaults stand for what was done before there was a choice; a new field of which that isn't true needs a rule here.
+    """
+    defaults = dataclasses.asdict(Config())
+    groups = {name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)}
+    return {**defaults, **saved, **groups}

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax import capacity, optim, sharding
 from avmae_jax.checkpoint import Checkpoints, Restored, require_same_config
-from avmae_jax.config import Config
+from avmae_jax.config import Config, with_defaults
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches
 from avmae_jax.logbook import Logbook
@@ -31,7 +31,7 @@ from avmae_jax.step import Metrics, State, make_step
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
     "name", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
-    "data.prefetch", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every", "train.picture_every",
+    "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every", "train.picture_every",
     "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips", "train.micro_batch",
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ class Task(Protocol):
 
 
 class Reporter(Protocol):
-    """Who is told how the run goes; launch/progress.py draws a bar."""
+    """Who is told how the run goes; launch/runtime.py draws a bar."""
 
     def start(self, first: int, total: int) -> None:
         """The run goes from step `first` (0: from nothing) to `total`."""
@@ -219,7 +219,7 @@ class Trainer:
 
     def _restore(self, checkpoints: Checkpoints) -> None:
         def check(meta: dict[str, Any]) -> None:
-            saved, now = ({**m["config"], "train_clips": m["train_clips"]} for m in (meta, self._meta()))
+            saved, now = ({**with_defaults(m["config"]), "train_clips": m["train_clips"]} for m in (meta, self._meta()))
             require_same_config(saved, now, ignore=_FREE_FIELDS)
             if meta["micro_batch"] != self.micro_batch:
                 logging.warning(

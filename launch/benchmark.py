@@ -142,6 +142,7 @@ def main(argv: list[str]) -> None:
     try:
         for config in configs:
             config.model.validate()
+            config.augment.validate()
             config.train.batch_size = _BATCH.value or config.train.batch_size
             logging.info("%s on %s", config.name, runtime.device_line())
         against_torch(configs, _STEPS.value) if _AGAINST.value else measure(configs[0], _STEPS.value)

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from absl import app, flags, logging
@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from avmae_jax import capacity, optim, pictures, sharding
 from avmae_jax.checkpoint import CheckpointError, newest_meta
-from avmae_jax.config import Config
+from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
@@ -33,12 +33,13 @@ _LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
 
 def open_sources(config: Config) -> tuple[ClipSource, ClipSource | None]:
     """Training and held-out clips; the built-in set is generated first where it is not there yet."""
+    modality = cast(Modality, config.model.modality)  # validated
     with runtime.progress_bar("generating instruments") as on_progress:
-        train = open_source(config.data, "train", on_progress=on_progress)
+        train = open_source(config.data, "train", modality, on_progress=on_progress)
     if config.data.source == "manifest" and not config.data.eval_path:
         logging.info("data.eval_path is empty: no evaluation, no pictures, no retrieval")
         return train, None
-    return train, open_source(config.data, "test")
+    return train, open_source(config.data, "test", modality)
 
 
 def pick_micro_batch(config: Config, before: int = 0) -> int:
@@ -152,6 +153,7 @@ def main(argv: list[str]) -> None:
     try:
         config: Config = _CONFIG.value
         config.model.validate()
+        config.augment.validate()
         summary = pretrain(config)
     except (ValueError, OSError, DatasetError, CheckpointError, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -23,7 +23,7 @@ from avmae_jax.convert import to_official
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.media import ClipError
-from avmae_jax.data.pipeline import EVAL_FRAME, example
+from avmae_jax.data.pipeline import example
 from avmae_jax.data.video import decode_clip
 from avmae_jax.models.classifier import Mode
 from parity.rows import Row, print_table
@@ -33,7 +33,7 @@ def media_inputs(config: ModelConfig, paths: Sequence[Path]) -> tuple[np.ndarray
     """The beginning of each file as the model sees it: float32[B, T, M], float32[B, H, W, 3]; raises ClipError."""
     samples = num_samples(config.audio_frames)
     clips = [decode_clip(path, clip_id=str(path), seconds=config.audio_frames / 100, frame_size=config.image_size) for path in paths]
-    examples = [example(clip, EVAL_FRAME, samples=samples, image_size=config.image_size) for clip in clips]
+    examples = [example(clip, len(clip.frames) // 2, samples=samples, image_size=config.image_size) for clip in clips]
     batch = {name: np.stack([one[name] for one in examples]) for name in ("waveform", "samples", "image")}
     fbank, image = model_inputs({name: jnp.asarray(array) for name, array in batch.items()}, Config(model=config))
     return np.asarray(fbank), np.asarray(image)

@@ -1,5 +1,6 @@
 """Settings: overrides from the command line are typed, derived values follow, and sizes that can't work are named."""
 
+import copy
 import dataclasses
 import types
 import typing
@@ -10,7 +11,7 @@ import pytest
 from absl import flags
 from ml_collections.config_flags import config_flags
 
-from avmae_jax.config import SIZES, Config, ModelConfig
+from avmae_jax.config import SIZES, Config, ModelConfig, TrainConfig, with_defaults
 
 # ml_collections 1.1 loads config files in a way that Python 3.12 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
@@ -93,6 +94,16 @@ def test_two_configs_share_nothing() -> None:
     first.model.patch = 8
     first.train.batch_size = 1
     assert second == Config()
+
+
+def test_a_run_from_before_a_field_has_its_default() -> None:
+    now = dataclasses.asdict(Config(train=TrainConfig(batch_size=7)))
+    before = copy.deepcopy(now)
+    del before["augment"], before["data"]["max_damaged"], before["init_from"]
+    assert with_defaults(before) == now
+    before["data"]["threads"] = 99
+    before["gone"] = 1  # a field that there was and isn't any more stays, to be refused by name
+    assert with_defaults(before) == {**now, "data": {**now["data"], "threads": 99}, "gone": 1}
 
 
 def test_the_base_model_is_the_papers() -> None:

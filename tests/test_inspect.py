@@ -65,7 +65,8 @@ def test_inspect_tells_what_there_is_and_draws_it(mixed: Path, tmp_path: Path) -
     assert ["oboe [bold]", "2", "1", "#" * 30] in lines
     assert ["horn", "0", "0", ""] in lines
     assert ["open", "1", "bad d is empty (0 bytes)"] in lines
-    assert Image.open(tmp_path / "sheet.png").width == 1400
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 1400
 
 
 def test_inspect_finds_a_shard_that_is_not_what_was_written(mixed: Path, tmp_path: Path) -> None:

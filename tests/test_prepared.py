@@ -69,7 +69,7 @@ def test_a_damaged_record_is_passed_over_up_to_a_limit(damaged: Path, caplog: py
     source = Tolerant(PreparedSource(damaged, "train"), limit=1)
     for _ in range(2):  # counted once
         assert [source[index].id for index in range(8)] == ["c0", "c1", "c3", "c3", "c4", "c5", "c6", "c7"]
-    with pytest.raises(CorruptRecordError, match=r"'c2'.*it is damaged clip 1, and data.max_damaged is 0"):
+    with pytest.raises(CorruptRecordError, match=r"'c2'.*it is damaged clip 1, and data.max_damaged is 0: mend"):
         Tolerant(PreparedSource(damaged, "train"), limit=0)[2]
 
 

@@ -242,7 +242,7 @@ def test_a_folder_of_videos_is_prepared_and_trained_on(command: Command, program
     for number in range(10):
         write_clip(tmp_path / f"videos/{'ab'[number % 2]}/{number}.mp4", 0.7, first=number, hertz=200 + 50 * number)
     out = tmp_path / "clips"
-    sizes = ["--seconds=0.64", "--frame_size=32", "--workers=0", "--test_pattern=[89].mp4"]
+    sizes = ["--clip_seconds=0.64", "--frame_size=32", "--workers=0", "--test_pattern=[89].mp4"]
     prepared = program("-m", "launch.prepare", "--videos", tmp_path / "videos", "--out", out, *sizes)
     assert prepared.returncode == 0, prepared.stdout + prepared.stderr
     source = {"data__source": "prepared", "data__path": out, "train__steps": 2, "train__batch_size": 4}

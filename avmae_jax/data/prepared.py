@@ -13,6 +13,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.media import ClipError
 from avmae_jax.data.records import Needs, deserialise, index_file, read_index, weights_file
 from avmae_jax.data.shards import DatasetError
 
@@ -100,7 +101,7 @@ class Tolerant:
     """A source in which a damaged clip is named, counted, and passed over: the next sound one stands in its place."""
 
     def __init__(self, source: ClipSource, limit: int) -> None:
-        """At most `limit` damaged clips are borne, in each reader process; one more raises CorruptRecordError."""
+        """At most `limit` damaged clips, records or files, are borne in each reader process; one more raises CorruptRecordError."""
         self._source, self._limit = source, min(limit, len(source) - 1)
         self._damaged: set[int] = set()
         self.label_names, self.weights = source.label_names, getattr(source, "weights", None)
@@ -112,19 +113,19 @@ class Tolerant:
         while True:
             try:
                 return self._source[index]
-            except CorruptRecordError as error:
+            except (CorruptRecordError, ClipError) as error:
                 self._count(index, error)
                 index = (index + 1) % len(self)
 
     def __repr__(self) -> str:
         return f"Tolerant({self._source!r}, {self._limit})"
 
-    def _count(self, index: int, error: CorruptRecordError) -> None:
+    def _count(self, index: int, error: Exception) -> None:
         if index in self._damaged:
             return
         if len(self._damaged) >= self._limit:
             raise CorruptRecordError(
-                f"{error}; it is damaged clip {len(self._damaged) + 1}, and data.max_damaged is {self._limit}: prepare the data set again"
+                f"{error}; it is damaged clip {len(self._damaged) + 1}, and data.max_damaged is {self._limit}: mend the data, or raise it"
             ) from error
         self._damaged.add(index)
         logging.warning("%s; damaged clip %d of at most %d: the next one takes its place", error, len(self._damaged), self._limit)

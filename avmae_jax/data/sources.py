@@ -16,7 +16,7 @@ from typing import NamedTuple
 from avmae_jax.config import DataConfig, Modality
 from avmae_jax.data import shards
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
-from avmae_jax.data.prepared import PreparedSource, Split
+from avmae_jax.data.prepared import PreparedSource, Split, Tolerant
 from avmae_jax.data.shards import DatasetError, Job, OnProgress
 from avmae_jax.data.video import decode_audio
 
@@ -38,21 +38,26 @@ def open_source(
 
     Raises:
       DatasetError: if there is no such source or no such split, or something is wrong with its files.
+
+    Returns:
+      The clips; up to config.max_damaged damaged ones are passed over, see Tolerant.
     """
     if config.source == "builtin":
-        return PreparedSource(_builtin_folder(config, on_progress, workers), split, needs)
-    if config.source == "prepared":
+        source: ClipSource = PreparedSource(_builtin_folder(config, on_progress, workers), split, needs)
+    elif config.source == "prepared":
         if not config.path:
             raise DatasetError("data.path is empty; give the folder that launch.prepare wrote")
-        return PreparedSource(config.path, split, needs)
-    if config.source == "manifest":
+        source = PreparedSource(config.path, split, needs)
+    elif config.source == "manifest":
         field, path = ("path", config.path) if split == "train" else ("eval_path", config.eval_path)
         if not path:
             raise DatasetError(f"data.{field} is empty; give the JSON manifest of the {split} clips")
         if not config.labels_csv:
             raise DatasetError("data.labels_csv is empty; give the CSV with the columns index,mid,display_name")
-        return ManifestSource(path, config.labels_csv, config.root)
-    raise DatasetError(f"data.source is {config.source!r}; choose builtin, prepared or manifest")
+        source = ManifestSource(path, config.labels_csv, config.root)
+    else:
+        raise DatasetError(f"data.source is {config.source!r}; choose builtin, prepared or manifest")
+    return Tolerant(source, config.max_damaged)
 
 
 class _Entry(NamedTuple):
