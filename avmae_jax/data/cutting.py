@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soxr
@@ -104,7 +104,7 @@ class _Streams:
         if packet.is_corrupt:
             refuse(self._path, stage, f"is damaged or truncated: a packet of its {stage} is incomplete")
         with reported(self._path, stage):
-            frames: Sequence[Any] = packet.decode()
+            frames = cast(Sequence[Any], packet.decode())
         taker: _Sound | _Pictures = sound if stage == "audio" else pictures
         for frame in frames:
             taker.add(frame)
