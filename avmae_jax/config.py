@@ -125,6 +125,24 @@ class LossConfig:
 
 
 @dataclasses.dataclass
+class TuneConfig:
+    """What fine-tuning adds: a classifier on the pretrained encoder. Pretraining doesn't look at it."""
+
+    mode: str = "multimodal"  # multimodal | audioonly | videoonly: what the classifier sees
+    loss: str = "bce"  # bce | ce: each class by itself, or one class a clip
+    head_lr_ratio: float = 1.0  # how many times as high the head's learning rate is
+    freeze_base: bool = False  # train the head alone: a linear probe
+
+    def validate(self) -> None:
+        """Raises ValueError naming the first field that can't work."""
+        for name, choices in (("mode", ("multimodal", "audioonly", "videoonly")), ("loss", ("bce", "ce"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"tune.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if not self.head_lr_ratio > 0:
+            raise ValueError(f"tune.head_lr_ratio is {self.head_lr_ratio}; it must be positive")
+
+
+@dataclasses.dataclass
 class OptimConfig:
     """Adam with L2 inside the gradient and a step-wise schedule."""
 
@@ -223,6 +241,7 @@ class Config:
     init_from: str = ""  # weights to start from: a run, a CAV-MAE or an image MAE (.pth, .pt, .bin, .safetensors); empty: fresh ones
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)

@@ -1,13 +1,16 @@
 """The optimizer of the recipe: torch.optim.Adam with L2 inside the gradient, and MultiStepLR in epochs."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from avmae_jax.config import ModelConfig, OptimConfig
 from avmae_jax.models.layers import Position
+from avmae_jax.trees import dotted
 
 
 def trainable(config: ModelConfig) -> Any:
@@ -45,10 +48,21 @@ def learning_rate(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule
 _MAX_DECAYS = 150  # a rate halved this often is 0 in float32
 
 
-def adam(config: OptimConfig, steps_per_epoch: float) -> optax.GradientTransformation:
-    """Adam as torch computes it: L2 is added to the gradient, so that it goes through the moments (this is not AdamW)."""
+def adam(config: OptimConfig, steps_per_epoch: float, *, head_ratio: float = 1.0) -> optax.GradientTransformation:
+    """Adam as torch computes it: L2 is added to the gradient, so that it goes through the moments (this is not AdamW).
+
+    Args:
+      config: rate, decay and moments.
+      steps_per_epoch: optimizer steps in one pass over the data.
+      head_ratio: how many times as high the rate of a classifier's head is.
+    """
+
+    def scale(path: Sequence[Any], update: Any) -> Any:
+        return update * head_ratio if dotted(path).startswith("head.") else update
+
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
         optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch)),
+        *([] if head_ratio == 1 else [optax.stateless(lambda updates, _: jax.tree.map_with_path(scale, updates))]),
     )

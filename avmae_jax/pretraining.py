@@ -20,16 +20,18 @@ from avmae_jax.models.mae import MAE
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.step import Metrics
+from avmae_jax.task import Task
 
 Arrays = Mapping[str, jax.Array]
 
 
-class PretrainingTask:
+class PretrainingTask(Task):
     """The loss of CAV-MAE and the pictures of a run."""
 
     def __init__(self, config: Config, test: ClipSource | None, workdir: Path):
         """`test` are the held-out clips whose reconstructions are drawn into `workdir`/pictures; None draws nothing."""
-        self.config, self._test, self._workdir = config, test, workdir
+        super().__init__(config)
+        self._test, self._workdir = test, workdir
         self._examples: Any = None
         self._forward = nnx.jit(self.forward)  # kept, so that it is compiled once
 
@@ -46,7 +48,7 @@ class PretrainingTask:
         return model(fbank, image, self.noise("audio", len(fbank), audio_key), self.noise("image", len(image), image_key)), fbank, image
 
     def loss(self, model: Any, batch: Arrays, key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
-        """See train.Task."""
+        """See Task."""
         out, fbank, image = self.forward(model, batch, key)
         groups = groups if self.config.loss.negatives == "shard" else 1
         return losses.pretraining_loss(out, fbank, image, self.config.loss, patch=self.config.model.patch, groups=groups)
@@ -113,7 +115,7 @@ class SingleModalityTask(PretrainingTask):
         return model(inputs, self.noise(self.config.model.modality, len(inputs), key)), fbank, image
 
     def loss(self, model: Any, batch: Arrays, key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
-        """See train.Task; the mean is over the hidden patches of all devices, whatever `groups`."""
+        """See Task; the mean is over the hidden patches of all devices, whatever `groups`."""
         out, fbank, image = self.forward(model, batch, key)
         picture = spectrogram_picture(fbank) if self.config.model.modality == "audio" else image
         patch, norm_pix = self.config.model.patch, self.config.loss.norm_pix

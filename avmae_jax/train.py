@@ -27,29 +27,19 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches
 from avmae_jax.logbook import Logbook
 from avmae_jax.step import Metrics, State, make_step
+from avmae_jax.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
     "name", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
-    "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every", "train.picture_every",
-    "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips", "train.micro_batch",
+    "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every",
+    "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips",
+    "train.micro_batch",
 )  # fmt: skip
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient is NaN or infinite; names the step, the clips and the checkpoint to go back to."""
-
-
-class Task(Protocol):
-    """What is trained for: pretraining here, classification in fine-tuning."""
-
-    def loss(self, model: Any, batch: dict[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
-        """The loss of a batch on the device and its parts, with "loss" among them; the batch lies in `groups` parts on the devices."""
-        ...
-
-    def draw(self, model: Any, step: int) -> None:
-        """Pictures of what the model does after a step."""
-        ...
 
 
 class Reporter(Protocol):
@@ -89,8 +79,8 @@ class Trainer:
         self.steps_per_epoch = len(train) / batch
         self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
         self.step = 0
-        self.graph, params, frozen = nnx.split(model, optim.trainable(config.model), ...)
-        optimizer = optim.adam(config.optim, self.steps_per_epoch)
+        self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
+        optimizer = task.optimizer(self.steps_per_epoch)
         placed = jax.device_put((params, frozen), sharding.shardings((params, frozen), self.mesh))
         opt_state = jax.eval_shape(optimizer.init, params)
         opt_places = sharding.shardings(opt_state, self.mesh)
@@ -102,7 +92,9 @@ class Trainer:
         self._learning_rate = jax.jit(optim.learning_rate(config.optim, self.steps_per_epoch))
         self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
         weights = getattr(train, "weights", None)  # of a source that has them
-        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, augment=config.augment, weights=weights)
+        self.batches = TrainBatches(
+            train, config.model, config.data, batch, config.train.seed, augment=config.augment, classes=task.classes, weights=weights
+        )
         # on all devices: a restored key comes back to where this one is
         self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
 
@@ -187,7 +179,7 @@ class Trainer:
         return self.step >= self.total_steps
 
     def evaluate(self) -> dict[str, float]:
-        """Mean losses over the held-out clips, with the same masks every time; {} without such clips.
+        """Mean losses over the held-out clips, with the same masks every time, and what the task measures; {} without such clips.
 
         Batches are as large as in training, or as the held-out set; what is left over at its end is not used, since the contrastive loss
         of a smaller batch can't be compared.
@@ -203,12 +195,14 @@ class Trainer:
         count = len(self.test_source) // size
         count = min(count, self.config.train.eval_batches or count)
         sums: dict[str, float] = {}
-        for index, batch in enumerate(eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size)):
+        for index, batch in enumerate(
+            eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size, classes=self.task.classes)
+        ):
             share = host_share(batch)
             metrics = self._eval_loss(self.state, put_on_devices(share, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
-        return sums
+        return sums | self.task.measure(self.model)
 
     def _meta(self) -> dict[str, Any]:
         return {"config": dataclasses.asdict(self.config), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
@@ -230,7 +224,7 @@ class Trainer:
         restored: Restored | None = checkpoints.restore(whole, self.state.opt_state, self.key, check_meta=check)
         if restored is None:
             return
-        params, frozen = nnx.split_state(restored.params, optim.trainable(self.config.model), ...)
+        params, frozen = nnx.split_state(restored.params, self.task.trainable(), ...)
         self.state = State(params, frozen, restored.opt_state)
         self.key, self.step, self.batches.state = restored.rng, restored.step, restored.data
         logging.info("resumed from step %d", self.step)

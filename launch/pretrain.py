@@ -20,6 +20,8 @@ from avmae_jax import capacity, optim, pictures, sharding
 from avmae_jax.checkpoint import CheckpointError, newest_meta
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
 from avmae_jax.init_from import initialise_from
@@ -155,7 +157,7 @@ def main(argv: list[str]) -> None:
         config.model.validate()
         config.augment.validate()
         summary = pretrain(config)
-    except (ValueError, OSError, DatasetError, CheckpointError, NonFiniteLossError) as error:
+    except (ValueError, OSError, DatasetError, ClipError, CorruptRecordError, CheckpointError, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         report(summary, config.train.workdir)

@@ -21,6 +21,7 @@ from flax import nnx
 
 from avmae_jax.checkpoint import CheckpointMismatchError, restore_params
 from avmae_jax.config import Config
+from avmae_jax.task import Task
 from avmae_jax.train import NonFiniteLossError, Trainer
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -38,10 +39,11 @@ class Colours(nnx.Module):
         self.offset = nnx.Param(jnp.array(0.1))
 
 
-class ColourTask:
-    """train.Task; `spoil` may change the loss of a batch."""
+class ColourTask(Task):
+    """A task; `spoil` may change the loss of a batch."""
 
     def __init__(self, spoil: Callable[[jax.Array, Any, Arrays], jax.Array] = lambda loss, model, batch: loss):
+        super().__init__(Config())
         self._spoil = spoil
         self.drawn: list[int] = []
 

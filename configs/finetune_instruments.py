@@ -1,0 +1,25 @@
+"""Naming instruments with few labels: the classifier on the encoder that configs/pretrain_instruments.py pretrained.
+
+One class a clip, so softmax; SpecAug, mixup and smoothing as in the original's fine-tuning on VGGSound. Another encoder wants the `model`
+fields of its own config.
+"""
+
+from avmae_jax.config import Config
+from configs import pretrain_instruments
+
+
+def get_config() -> Config:
+    config = pretrain_instruments.get_config()
+    config.name = "finetune_instruments"
+    config.tune.loss = "ce"
+    config.tune.head_lr_ratio = 10.0
+    config.optim.learning_rate = 1e-4
+    config.optim.beta1, config.optim.beta2 = 0.95, 0.999
+    config.optim.decay_start, config.optim.decay_every = 20, 5
+    config.augment.specaug_freq, config.augment.specaug_time = 48, 192
+    config.augment.mixup, config.augment.label_smoothing = 0.5, 0.1
+    config.train.workdir = "runs/finetune_instruments"
+    config.train.steps = 0
+    config.train.epochs = 30
+    config.train.eval_every, config.train.checkpoint_every = 0, 0
+    return config

@@ -1,0 +1,85 @@
+"""Fine-tunes a classifier: `python -m launch.finetune --config configs/finetune_instruments.py --config.init_from=runs/tiny`.
+
+`init_from` is a run of launch.pretrain, or a checkpoint of the original; empty, the classifier starts from nothing. The classes are
+those of the data set. The run lives in `--config.train.workdir`, as one of launch.pretrain does, and the same command resumes it.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import app, logging
+from flax import nnx
+from ml_collections import config_flags
+
+from avmae_jax.checkpoint import CheckpointError, newest_meta
+from avmae_jax.config import Config
+from avmae_jax.convert import ConversionError
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import CorruptRecordError
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.finetuning import FinetuningTask
+from avmae_jax.init_from import initialise_from
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.train import NonFiniteLossError, Trainer
+from launch import runtime
+from launch.pretrain import claim_workdir, open_sources
+
+
+def finetune(config: Config) -> dict[str, Any] | None:
+    """The whole run; what summary.json holds, or None if it was stopped before its end.
+
+    Raises:
+      DatasetError: if the data set has no classes, or the held-out clips have others.
+    """
+    begin = time.monotonic()
+    workdir = claim_workdir(config)
+    train, test = open_sources(config)
+    names = list(train.label_names)
+    if not names:
+        raise DatasetError("the training clips have no labels; prepare videos that lie in class folders, or a labelled list")
+    if test is not None and list(test.label_names) != names:
+        raise DatasetError(f"the held-out clips have other classes ({len(test.label_names)}) than the training clips ({len(names)})")
+    logging.info("%d training clips of %d classes, %s held out", len(train), len(names), "none" if test is None else len(test))
+    model = CAVMAEClassifier(config.model, len(names), rngs=nnx.Rngs(config.train.seed))
+    if config.init_from and newest_meta(workdir / "checkpoints") is None:
+        initialise_from(model, config.init_from)
+    micro_batch = config.train.micro_batch or config.train.batch_size
+    trainer = Trainer(config, model, FinetuningTask(config, test, len(names)), train, test, micro_batch=micro_batch)
+    (workdir / "label_names.json").write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with runtime.TrainingBar(config.train.log_every).shown() as bar:
+        if not trainer.run(bar):
+            return None
+    summary = {"steps": trainer.step, "seconds": round(time.monotonic() - begin, 1), "held_out": trainer.evaluate()}
+    (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def main(argv: list[str]) -> None:
+    """Runs --config."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}; settings are given as --config.train.batch_size=4")
+    runtime.start()
+    config: Config = _CONFIG.value
+    try:
+        config.model.validate()
+        config.augment.validate()
+        config.tune.validate()
+        summary = finetune(config)
+    except (
+        ValueError, OSError, DatasetError, ClipError, CorruptRecordError, ConversionError, CheckpointError, NonFiniteLossError,
+    ) as error:  # fmt: skip
+        sys.exit(f"{type(error).__name__}: {error}")
+    if summary:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in summary["held_out"].items())
+        print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; held out: {figures or 'nothing'}")
+        print(f"checkpoints and metrics are in {Path(config.train.workdir)}")
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "a file of configs/, such as configs/finetune_instruments.py", lock_config=True
+    )
+    app.run(main)

@@ -1,0 +1,136 @@
+"""Fine-tuning: which parameters move and how fast, and that a classifier learns what it is shown."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import Clips
+from flax import nnx
+
+from avmae_jax import optim
+from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
+from avmae_jax.data import shards
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.shards import Job
+from avmae_jax.finetuning import FinetuningTask, summarise
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.trees import flatten
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+TINY = ModelConfig(size="tiny", width=32, heads=4, depth=2, audio_frames=64, image_size=32)
+MODES = ["multimodal", "audioonly", "videoonly"]
+
+
+def task(**tune: object) -> FinetuningTask:
+    return FinetuningTask(Config(model=TINY, tune=TuneConfig(**tune)), None, 3)  # pyright: ignore[reportArgumentType]
+
+
+def batch(size: int = 4) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    samples = (TINY.audio_frames - 1) * 160 + 400
+    image = rng.integers(0, 255, (size, TINY.image_size, TINY.image_size, 3)).astype(np.uint8)
+    arrays = {
+        "waveform": (rng.standard_normal((size, samples)) * 1000).astype(np.int16),
+        "samples": np.full(size, samples, np.int32),
+        "image": image,
+        "targets": np.eye(3, dtype=np.float32)[np.arange(size) % 3],
+    }
+    return {name: jnp.asarray(value) for name, value in arrays.items()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_trained_is_what_has_a_gradient(mode: str) -> None:
+    """The rule by names, against the derivative itself."""
+    tuning = task(mode=mode)
+    model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(model)
+    gradients = flatten(jax.jit(jax.grad(lambda params: tuning.loss(nnx.merge(graph, params), batch(), jax.random.key(0), 1)[0]))(params))
+    _, trained, _ = nnx.split(model, tuning.trainable(), ...)
+    # The gradient of a bias of the keys is zero but for rounding; it lies in one tensor with the others'.
+    assert set(flatten(trained)) == {name for name, gradient in gradients.items() if jnp.abs(gradient).max() > 0}
+
+
+def test_a_frozen_base_trains_the_head_alone() -> None:
+    _, trained, _ = nnx.split(CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), task(freeze_base=True).trainable(), ...)
+    assert set(flatten(trained)) == {"head.norm.scale", "head.norm.bias", "head.linear.kernel", "head.linear.bias"}
+
+
+def test_the_head_has_a_rate_of_its_own() -> None:
+    params: Any = {"encoder": {"w": jnp.ones(3)}, "head": {"w": jnp.ones(3)}}
+    gradients = jax.tree.map(lambda x: 0.1 * x, params)
+    for ratio in (1.0, 7.0):
+        optimizer = optim.adam(OptimConfig(learning_rate=1e-3), 10.0, head_ratio=ratio)
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        moved: Any = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(1 - moved["encoder"]["w"], 1e-3, rtol=1e-3)
+        np.testing.assert_allclose(1 - moved["head"]["w"], ratio * 1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_the_losses_are_their_formulas(loss: str) -> None:
+    tuning, model, given = task(loss=loss), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
+    value = float(tuning.loss(model, given, jax.random.key(0), 1)[0])
+    logits, targets = np.asarray(tuning.logits(model, given), np.float64), np.asarray(given["targets"], np.float64)
+    if loss == "bce":
+        expected = -(targets * np.log(1 / (1 + np.exp(-logits))) + (1 - targets) * np.log(1 / (1 + np.exp(logits)))).mean()
+    else:
+        expected = -(targets * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1).mean()
+    assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_accuracy_is_of_clips_with_one_class() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
+    one = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]])
+    assert summarise(scores, one) == {"map": 1.0, "classes": 2.0, "accuracy": pytest.approx(2 / 3)}
+    assert "accuracy" not in summarise(scores, one + np.array([[1, 1, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"), [("mode", "both", "multimodal, audio"), ("loss", "mse", "bce, ce"), ("head_lr_ratio", 0, "positive")]
+)
+def test_a_field_that_cannot_work_is_named(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"tune\.{field} is .*{message}"):
+        task(**{field: value})
+
+
+def make(job: Job) -> Iterator[Clip]:
+    """Class 0 is a low tone, class 1 a high one; the pictures say nothing."""
+    label = job.args[0] % 2
+    wave = 8000 * np.sin(2 * np.pi * (300 if label == 0 else 2500) * np.arange(10_480) / 16_000 + job.args[0])
+    yield Clips(1)[0]._replace(id=job.id, waveform=wave.astype(np.int16), labels=(label,))
+
+
+def finetune(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    fields = ("size", "width", "heads", "depth", "audio_frames", "image_size")
+    model = [f"--config.model.{name}={getattr(TINY, name)}" for name in fields]
+    command = [sys.executable, "-m", "launch.finetune", "--config=configs/finetune_instruments.py", *model, "--config.data.workers=0"]
+    augment = ["--config.augment.specaug_freq=8", "--config.augment.specaug_time=4", "--config.augment.label_smoothing=0.1"]
+    run = [f"--config.data.path={out.parent / 'set'}", f"--config.train.workdir={out}", "--config.train.batch_size=8"]
+    return subprocess.run([*command, *augment, *run, *more], capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
+    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(32)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}
+    shards.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=["low", "high"], settings={}, workers=0)
+    done = finetune(tmp_path / "run", "--config.train.epochs=12", "--config.optim.learning_rate=0.001")
+    assert done.returncode == 0, done.stderr[-2000:]
+    held_out = json.loads((tmp_path / "run/summary.json").read_text())["held_out"]
+    assert held_out["accuracy"] == held_out["map"] == 1.0
+    assert json.loads((tmp_path / "run/label_names.json").read_text()) == ["low", "high"]
+
+
+def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
+    jobs = {"train": [Job("t", (0,))], "test": [Job("e", (1,))]}
+    shards.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=[], settings={}, workers=0)
+    done = finetune(tmp_path / "run")
+    assert done.returncode == 1
+    assert "the training clips have no labels" in done.stderr
