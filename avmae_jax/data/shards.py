@@ -189,7 +189,7 @@ def _write_shard(shard: _Shard, results: Iterable[_Made | Failure]) -> None:
     partial = shard.record.with_suffix(".partial")
     facts: list[Facts] = []
     failures, written, size = [], 0, 0
-    writer = ArrayRecordWriter(str(partial), "group_size:1")
+    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")  # zstd would save 3 to 20 %, and treble the time of a read
     try:
         for result in results:
             if isinstance(result, Failure):
