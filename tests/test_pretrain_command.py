@@ -21,7 +21,10 @@ from PIL import Image
 
 from avmae_jax.checkpoint import restore_params
 from avmae_jax.config import Config
+from avmae_jax.data.clip import Clip
+from avmae_jax.finetuning import FinetuningTask
 from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.pretraining import PretrainingTask
 from avmae_jax.train import Trainer
 from launch import pretrain
@@ -352,6 +355,15 @@ def test_a_resumed_run_keeps_its_micro_batch_unless_told_otherwise(
     assert pretrain.pick_micro_batch(apply(Config(), TINY | {"train.micro_batch": micro}), before) == picked
 
 
+class Labelled(Clips):
+    """Clips of three classes, drawn evenly."""
+
+    weights = np.ones(12)
+
+    def __getitem__(self, index: int) -> Clip:
+        return super().__getitem__(index)._replace(labels=(index % 3,))
+
+
 @pytest.mark.usefixtures("optax_promotion", "unpolished")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__"))
 def test_every_config_can_be_run(name: str, tmp_path: Path) -> None:
@@ -363,7 +375,12 @@ def test_every_config_can_be_run(name: str, tmp_path: Path) -> None:
     json.dumps(dataclasses.asdict(config))
     same_program = {"optim.learning_rate": 1e-4}  # else each config compiles its own
     apply(config, TINY | same_program | {"train.steps": 1, "train.workdir": str(tmp_path)})
-    model = CAVMAE(config.model, rngs=nnx.Rngs(0))
-    trainer = Trainer(config, model, PretrainingTask(config, None, tmp_path), Clips(12), None, micro_batch=8)
-    assert trainer.run()
+    if name.startswith(("finetune", "linear")):
+        model, task = CAVMAEClassifier(config.model, 3, rngs=nnx.Rngs(0)), FinetuningTask(config, None, 3)
+    else:
+        model, task = CAVMAE(config.model, rngs=nnx.Rngs(0)), PretrainingTask(config, None, tmp_path)
+    apply(
+        config, {"augment.specaug_freq": min(8, config.augment.specaug_freq), "augment.specaug_time": min(8, config.augment.specaug_time)}
+    )
+    assert Trainer(config, model, task, Labelled(12), None, micro_batch=8).run()
     assert math.isfinite(json.loads((tmp_path / "metrics.jsonl").read_text())["loss"])
