@@ -12,6 +12,8 @@ what isn't there is counted and named.
 A file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. A run that was killed goes on where it stopped
 when the same command is given again. Files that give no clip are left out, counted, and named with the reason, in OUT/failures.jsonl; the
 exit status is 0 as long as at least one clip was written, else 1.
+
+With --beam_runner, Apache Beam has the clips made by the machines of a cluster. What is written is the same, byte by byte.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ from typing import Any
 from absl import app, flags
 
 from avmae_jax.data import listings
+from avmae_jax.data.beam_engine import beam_engine
 from avmae_jax.data.listings import Listing
 from avmae_jax.data.making import Recipe, make_clips, plan_jobs
 from avmae_jax.data.shards import FAILURES, DatasetError, Summary, write_dataset
@@ -75,7 +78,10 @@ def main(argv: list[str]) -> None:
         )
     values: dict[str, Any] = {field.name: args[field.name].value for field in dataclasses.fields(Recipe)}
     recipe = Recipe(**values)
+    if args.beam_options and not args.beam_runner:
+        sys.exit("--beam_options are for --beam_runner, which isn't given")
     try:
+        engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
         listing = read_listing(args, root)
         jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
@@ -87,6 +93,7 @@ def main(argv: list[str]) -> None:
                 label_names=listing.label_names,
                 settings=dataclasses.asdict(recipe),
                 workers=args.workers,
+                engine=engine,
                 shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
                 missing=listing.missing,
                 on_progress=on_progress,
@@ -136,6 +143,14 @@ def _define_flags() -> None:
     flags.DEFINE_bool("allow_missing", recipe.allow_missing, "take sounds without pictures and pictures without sound, too")
     flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which sound and pictures may differ in length", lower_bound=0)
     flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "processes that decode; 0: none but this one", lower_bound=0)
+    flags.DEFINE_string(
+        "beam_runner",
+        "",
+        "DirectRunner, FlinkRunner, ...: Apache Beam makes the clips, on machines that see both folders under the same paths",
+    )
+    flags.DEFINE_list(
+        "beam_options", [], "options of that runner, without dashes: direct_num_workers=4,direct_running_mode=multi_processing"
+    )
     flags.DEFINE_integer("test_percent", 10, "share of videos held out, chosen by a hash of the id", lower_bound=0, upper_bound=100)
     flags.DEFINE_string("test_pattern", "", "hold out the videos whose id this regular expression is found in, instead of --test_percent")
     flags.DEFINE_integer("shard_size", 0, "files a shard, whose work is lost when a run is killed; 0: 256, or 8 with --clip_stride")

@@ -1,7 +1,7 @@
 """The one writer of stored data sets: jobs in, a TFDS folder of ArrayRecord shards out.
 
 The folder reads back with `tfds.builder_from_directory`; data/records.py says what it holds of each clip. Its content depends on the list
-of jobs alone, not on the number of workers.
+of jobs alone, not on the number of workers, nor on the engine: what writes the shards that are missing, `write_shards` unless given.
 
 A job is a media file, which gives one clip or many. Workers put each clip into a file of its own in `progress/spool/`, from where it goes
 into its shard: however long a film is, memory holds one clip of it.
@@ -20,8 +20,9 @@ import itertools
 import json
 import math
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,8 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from avmae_jax.data.clip import Clip
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.records import FEATURES, Facts, facts_of, index_file, serialise, write_index
+from avmae_jax.data.jobs import Failure, Job, Made, Make, make_records
+from avmae_jax.data.records import FEATURES, Facts, index_file, write_index
 from avmae_jax.data.workers import run_ordered
 
 SUMMARY = "summary.json"
@@ -48,21 +48,6 @@ class DatasetError(Exception):
     """A data set that can't be written or read as asked; the message says what to do."""
 
 
-class Job(NamedTuple):
-    """One file to make clips of."""
-
-    id: str  # unique; failures are reported under it, and its clips have it or begin with it
-    args: tuple = ()  # what `make` needs besides; becomes part of the plan, therefore of JSON's types
-
-
-class Failure(NamedTuple):
-    """A job that gave no clip."""
-
-    file: str  # the job's id
-    stage: str  # ClipError.stage, or "crash" where the process that worked on it died, or "missing" where there was no file
-    reason: str
-
-
 class Summary(NamedTuple):
     """What became of all jobs."""
 
@@ -71,15 +56,17 @@ class Summary(NamedTuple):
     failures: list[Failure]
 
 
-class _Made(NamedTuple):
-    """What became of one job that went well."""
+class Shard(NamedTuple):
+    """One file of the data set."""
 
-    files: list[str]  # each has one record
-    facts: list[Facts]
+    split: str
+    path: Path  # where it ends up
+    record: Path  # its length, bytes and failures; written before `path` appears
+    jobs: Sequence[Job]
 
 
-Make = Callable[[Job], Iterable[Clip]]
 OnProgress = Callable[[int, int, int], None]  # (jobs done, failures among them, jobs in all)
+Engine = Callable[[Sequence[Shard], Make, OnProgress], None]  # writes those of the shards that aren't there
 
 
 def write_dataset(
@@ -91,6 +78,7 @@ def write_dataset(
     label_names: Sequence[str],
     settings: Mapping[str, Any],
     workers: int,
+    engine: Engine | None = None,
     shard_size: int = 256,
     missing: Sequence[Failure] = (),
     on_progress: OnProgress | None = None,
@@ -107,6 +95,7 @@ def write_dataset(
       label_names: what the clips' labels index.
       settings: everything else that `make` depends on, of JSON's types; a run goes on only with the same settings.
       workers: processes; 0 makes the clips in this one. Programs that ask for workers need an `if __name__ == "__main__":`.
+      engine: works elsewhere than in processes of this machine; `workers` then says nothing.
       shard_size: jobs a shard.
       missing: what is known not to be there; counted and reported with the failures.
       on_progress: called at the start and after every job.
@@ -128,8 +117,7 @@ def write_dataset(
             spool = out / PROGRESS / _SPOOL
             shutil.rmtree(spool, ignore_errors=True)  # of a run that was killed
             spool.mkdir()
-            work = functools.partial(_make_records, make=make, spool=str(spool))
-            _write_missing(shards, work, workers, on_progress or (lambda *_: None))
+            (engine or functools.partial(write_shards, workers=workers))(shards, make, on_progress or (lambda *_: None))
             _finish(out, plan, shards, missing)
         shutil.rmtree(out / PROGRESS, ignore_errors=True)  # after the summary, which is what makes the data set complete
     return read_summary(out)
@@ -147,31 +135,30 @@ def read_summary(out: Path) -> Summary:
     return Summary(content["written"], content["clips"], [Failure(**json.loads(line)) for line in lines])
 
 
-class _Shard(NamedTuple):
-    split: str
-    path: Path  # where it ends up
-    record: Path  # its length, bytes and failures; written before `path` appears
-    jobs: Sequence[Job]
-
-
-def _shards(out: Path, name: str, jobs: Mapping[str, Sequence[Job]], shard_size: int) -> Iterator[_Shard]:
+def _shards(out: Path, name: str, jobs: Mapping[str, Sequence[Job]], shard_size: int) -> Iterator[Shard]:
     for split, split_jobs in jobs.items():
         count = math.ceil(len(split_jobs) / shard_size)
         for index in range(count):
             file = f"{name}-{split}.array_record-{index:05d}-of-{count:05d}"
             part = split_jobs[index * shard_size : (index + 1) * shard_size]
-            yield _Shard(split, out / file, out / PROGRESS / f"{file}.json", part)
+            yield Shard(split, out / file, out / PROGRESS / f"{file}.json", part)
 
 
-def _write_missing(shards: list[_Shard], work: Callable[[Job], _Made | Failure], workers: int, on_progress: OnProgress) -> None:
+def write_shards(shards: Sequence[Shard], make: Make, on_progress: OnProgress, *, workers: int, spool: str | None = None) -> None:
+    """Writes those of the shards that aren't there. Where two processes write one, the later one replaces it by the same bytes.
+
+    Args:
+      shards: in order.
+      make: see write_dataset.
+      on_progress: called at the start and after every job.
+      workers: processes; 0 works in this one.
+      spool: folder for clips until they are in their shard; the data set's own if None.
+    """
     missing = [shard for shard in shards if not shard.path.exists()]
-    present = [_read_json(shard.record) for shard in shards if shard.path.exists()]
-    failed = sum(len(record["failures"]) for record in present)
-    done = failed + sum(record["written"] for record in present)
-    total = sum(len(shard.jobs) for shard in shards)
+    done, failed, total = count_done(shards)
     on_progress(done, failed, total)
 
-    def counted(results: Iterable[_Made | Failure]) -> Iterator[_Made | Failure]:
+    def counted(results: Iterable[Made | Failure]) -> Iterator[Made | Failure]:
         nonlocal done, failed
         for result in results:
             done, failed = done + 1, failed + isinstance(result, Failure)
@@ -179,14 +166,22 @@ def _write_missing(shards: list[_Shard], work: Callable[[Job], _Made | Failure],
             yield result
 
     all_jobs = (job for shard in missing for job in shard.jobs)
+    work = functools.partial(make_records, make=make, spool=spool or str(shards[0].record.parent / _SPOOL))
     with closing(run_ordered(all_jobs, work, workers=workers, on_death=lambda job: Failure(job.id, *_CRASH))) as results:
         for shard in missing:
             _write_shard(shard, counted(itertools.islice(results, len(shard.jobs))))
 
 
-def _write_shard(shard: _Shard, results: Iterable[_Made | Failure]) -> None:
+def count_done(shards: Sequence[Shard]) -> tuple[int, int, int]:
+    """What OnProgress is told: jobs of the shards that are there, failures among them, jobs of all shards."""
+    present = [_read_json(shard.record) for shard in shards if shard.path.exists()]
+    failed = sum(len(record["failures"]) for record in present)
+    return failed + sum(record["written"] for record in present), failed, sum(len(shard.jobs) for shard in shards)
+
+
+def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
     """Writes the clips, then the record of the shard, then gives the shard its name."""
-    partial = shard.record.with_suffix(".partial")
+    partial = shard.record.parent / _SPOOL / uuid.uuid4().hex  # its own, should another process be at the same shard
     facts: list[Facts] = []
     failures, written, size = [], 0, 0
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")  # zstd would save 3 to 20 %, and treble the time of a read
@@ -206,11 +201,13 @@ def _write_shard(shard: _Shard, results: Iterable[_Made | Failure]) -> None:
         writer.close()
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _write_json(shard.record, {"written": written, "bytes": size, "sha256": digest, "failures": failures, "clips": facts}, indent=None)
-    partial.rename(shard.path)
+    record = partial.with_suffix(".json")
+    _write_json(record, {"written": written, "bytes": size, "sha256": digest, "failures": failures, "clips": facts}, indent=None)
+    record.replace(shard.record)
+    partial.replace(shard.path)
 
 
-def _finish(out: Path, plan: Mapping[str, Any], shards: list[_Shard], missing: Sequence[Failure]) -> None:
+def _finish(out: Path, plan: Mapping[str, Any], shards: list[Shard], missing: Sequence[Failure]) -> None:
     """Writes what makes the shards a TFDS data set, the index, the failures, and the summary."""
     records: dict[str, list[dict[str, Any]]] = {}
     for shard in shards:
@@ -243,28 +240,6 @@ def _finish(out: Path, plan: Mapping[str, Any], shards: list[_Shard], missing: S
     clips = {split: sum(len(record["clips"]) for record in split_records) for split, split_records in records.items()}
     counts = {"in": sum(len(shard.jobs) for shard in shards) + len(missing), "written": written, "failed": len(failures), "clips": clips}
     _write_json(out / SUMMARY, {**counts, "plan": plan})
-
-
-def _make_records(job: Job, *, make: Make, spool: str) -> _Made | Failure:
-    """The clips of a job, each in a file; runs in a worker."""
-    made = _Made([], [])
-    name = hashlib.sha256(job.id.encode()).hexdigest()[:32]
-    try:
-        with ExitStack() as stack:
-            stack.push(lambda kind, error, trace: error.add_note(f"while making the clips of {job.id}") if error else None)
-            for clip in make(job):
-                file = Path(spool) / f"{name}-{len(made.files)}"
-                made.files.append(str(file))
-                file.write_bytes(serialise(clip))
-                made.facts.append(facts_of(clip))
-            if not made.files:
-                return Failure(job.id, "video", "gives no clip")
-            return made
-    except ClipError as error:
-        for file in made.files:
-            with suppress(FileNotFoundError):
-                Path(file).unlink()
-        return Failure(job.id, error.stage, error.reason)
 
 
 def _plan(name: str, jobs: Mapping[str, Sequence[Job]], label_names: Sequence[str], settings: Mapping[str, Any], shard_size: int) -> dict:

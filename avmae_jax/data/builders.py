@@ -1,0 +1,186 @@
+"""TFDS builders of the data sets that launch.prepare knows, and of the built-in one.
+
+    builder = AvFolder(root="videos", data_dir="data")
+    builder.download_and_prepare(file_format="array_record")
+    builder.info.metadata["label_names"], builder.info.splits["train"].num_examples, builder.as_data_source("train")[0]
+
+Nothing is downloaded: the media lie in `root`. Importing this module registers the names, for `tfds.builder("av_folder", root=...)`.
+
+The shards are written by data/shards.py, not by TFDS, whose writer begins anew when it was killed, ends when a codec crashes, refuses a
+split in which everything failed, and keeps no account of failures. So `builder.data_dir` is a folder like launch.prepare's, a path for
+data.path. No TensorFlow is needed.
+"""
+
+import abc
+import dataclasses
+import functools
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import tensorflow_datasets as tfds
+from absl import logging
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+
+from avmae_jax.config import DataConfig
+from avmae_jax.data import instruments, listings, sources
+from avmae_jax.data.beam_engine import beam_engine
+from avmae_jax.data.jobs import Failure, Job, Make
+from avmae_jax.data.listings import Listing
+from avmae_jax.data.making import Recipe, make_clips, plan_jobs
+from avmae_jax.data.records import FEATURES
+from avmae_jax.data.shards import VERSION, DatasetError, write_dataset
+
+_FILE = str | Path
+
+
+class _Work(NamedTuple):
+    """What write_dataset is to do."""
+
+    jobs: Mapping[str, Sequence[Job]]
+    make: Make
+    label_names: Sequence[str]
+    settings: Mapping[str, Any]
+    missing: Sequence[Failure]
+
+
+class _ClipBuilder(FileReaderBuilder, skip_registration=True):
+    """A TFDS builder whose shards our own writer writes."""
+
+    VERSION = tfds.core.Version(VERSION)
+
+    def __init__(self, *, workers: int | None = None, shard_size: int = 256, **options: Any) -> None:
+        """Args: processes, one a processor if None; jobs a shard; data_dir, version and file_format of TFDS."""
+        super().__init__(**{"file_format": "array_record", **options})
+        self._workers, self._shard_size = len(os.sched_getaffinity(0)) if workers is None else workers, shard_size
+
+    @abc.abstractmethod
+    def _work(self) -> _Work:
+        """Finds out which clips there are."""
+
+    def download_and_prepare(  # pyright: ignore[reportIncompatibleVariableOverride] - TFDS's is wrapped
+        self,
+        *,
+        download_dir: Any = None,
+        download_config: tfds.download.DownloadConfig | None = None,
+        file_format: Any = None,
+        permissions: Any = None,
+    ) -> None:
+        """Writes the data set, or goes on where a killed run stopped; one that is complete is left as it is.
+
+        Args:
+          download_dir: nothing is downloaded.
+          download_config: download_mode says whether to write over a data set; beam_runner, beam_options: see beam_engine.
+          file_format: "array_record".
+          permissions: the system's.
+
+        Raises:
+          DatasetError: if something is wrong with the lists or the folders, or the data set there is another one.
+        """
+        del download_dir, permissions
+        form = tfds.core.FileFormat.from_value(file_format or self.info.file_format or "array_record")
+        if form is not tfds.core.FileFormat.ARRAY_RECORD:
+            raise DatasetError(f"{self.name}: the file format is {form.value}; it must be array_record")
+        config = download_config or tfds.download.DownloadConfig()
+        if config.download_mode.overwrite_dataset:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+        self._download_and_prepare(None, config)
+        self.info.read_from_directory(self.data_dir)
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: tfds.download.DownloadConfig | None = None) -> None:
+        config = download_config or tfds.download.DownloadConfig()
+        summary = write_dataset(
+            self.data_dir,
+            name=self.name,
+            **self._work()._asdict(),
+            workers=self._workers,
+            engine=beam_engine(config.beam_runner, config.beam_options or ()) if config.beam_runner or config.beam_options else None,
+            shard_size=self._shard_size,
+        )
+        logging.info("%s: %s clips, %d failures", self.data_dir, summary.clips, len(summary.failures))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Reader processes get a builder that reads what was written."""
+        return tfds.builder_from_directory, (self.data_dir,)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self, features=FEATURES, description=type(self).__doc__, metadata=tfds.core.MetadataDict(), disable_shuffling=True
+        )
+
+
+class _ListedBuilder(_ClipBuilder, skip_registration=True):
+    """A builder of files that a listing names.
+
+    Args of all such builders: root, the folder of media; recipe, how a file becomes clips; and those of _ClipBuilder.
+    """
+
+    def __init__(self, list_clips: Callable[[Path], Listing], *, root: _FILE, recipe: Recipe | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._list_clips, self._root, self._recipe = list_clips, Path(root).expanduser().resolve(), recipe or Recipe()
+
+    def _work(self) -> _Work:
+        listing = self._list_clips(self._root)
+        jobs, left_out = plan_jobs(listing, self._root, self._recipe)
+        logging.info("%s: %d files are no media, %d lack sound or pictures", self._root, len(listing.ignored), len(left_out))
+        make = functools.partial(make_clips, root=str(self._root), recipe=self._recipe)
+        return _Work(jobs, make, listing.label_names, dataclasses.asdict(self._recipe), listing.missing)
+
+
+class AvFolder(_ListedBuilder):
+    """Every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels; see listings.av_folder."""
+
+    def __init__(self, *, is_test: Callable[[str], bool] | None = None, test_percent: int = 10, **options: Any) -> None:
+        super().__init__(functools.partial(listings.av_folder, is_test=is_test, test_percent=test_percent), **options)
+
+
+class Audioset(_ListedBuilder):
+    """AudioSet: the clips of its lists of segments that lie under root; see listings.audioset."""
+
+    def __init__(self, *, segments: Mapping[str, Sequence[_FILE]], labels_csv: _FILE, **options: Any) -> None:
+        super().__init__(functools.partial(listings.audioset, segments, labels_csv), **options)
+
+
+class Vggsound(_ListedBuilder):
+    """VGGSound: the clips of its list that lie under root; see listings.vggsound."""
+
+    def __init__(self, *, csv_file: _FILE, labels_csv: _FILE, **options: Any) -> None:
+        super().__init__(functools.partial(listings.vggsound, csv_file, labels_csv), **options)
+
+
+class MusicInstruments(_ListedBuilder):
+    """Musical instruments, out of one of the other data sets or from one that has nothing else.
+
+    Args:
+      kind: audioset or vggsound, of which the clips and labels are taken that are instruments; vgginstruments or music21, with their lists;
+        av_folder for folders named after instruments, as Solos is usually stored.
+      lists: the arguments of the function of that name in listings, other than root.
+    """
+
+    def __init__(
+        self, *, kind: Literal["audioset", "vggsound", "vgginstruments", "music21", "av_folder"], lists: Mapping[str, Any], **options: Any
+    ) -> None:
+        super().__init__(functools.partial(_list_instruments, kind, lists), **options)
+
+
+class BuiltinInstruments(_ClipBuilder):
+    """The built-in set: generated pictures and sounds of instruments; config's builtin_ fields say how many and which."""
+
+    def __init__(self, *, config: DataConfig | None = None, **options: Any) -> None:
+        super().__init__(**{"shard_size": 100, **options})
+        self._config = config or DataConfig()
+
+    def _work(self) -> _Work:
+        config = self._config
+        counts = {"train": config.builtin_train, "test": config.builtin_test}
+        jobs = {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()}
+        form = {"seed": config.builtin_seed, "seconds": config.builtin_seconds, "image_size": config.builtin_image_size}
+        make = functools.partial(sources._make_builtin, **form)
+        return _Work(jobs, make, instruments.INSTRUMENTS, {**form, "generator": sources._BUILTIN_VERSION}, [])
+
+
+def _list_instruments(kind: str, lists: Mapping[str, Any], root: Path) -> Listing:
+    listing = getattr(listings, kind)(**lists, root=root)
+    return listings.only_instruments(listing, kind) if kind in ("audioset", "vggsound") else listing
