@@ -25,7 +25,7 @@ from absl import logging
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data import instruments, listings, sources
+from avmae_jax.data import listings, sources
 from avmae_jax.data.beam_engine import beam_engine
 from avmae_jax.data.jobs import Failure, Job, Make
 from avmae_jax.data.listings import Listing
@@ -173,12 +173,7 @@ class BuiltinInstruments(_ClipBuilder):
         self._config = config or DataConfig()
 
     def _work(self) -> _Work:
-        config = self._config
-        counts = {"train": config.builtin_train, "test": config.builtin_test}
-        jobs = {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()}
-        form = {"seed": config.builtin_seed, "seconds": config.builtin_seconds, "image_size": config.builtin_image_size}
-        make = functools.partial(sources._make_builtin, **form)
-        return _Work(jobs, make, instruments.INSTRUMENTS, {**form, "generator": sources._BUILTIN_VERSION}, [])
+        return _Work(**sources.builtin_work(self._config), missing=[])
 
 
 def _list_instruments(kind: str, lists: Mapping[str, Any], root: Path) -> Listing:

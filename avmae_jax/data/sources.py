@@ -187,29 +187,30 @@ def _check_files(manifest: Path, root: Path, entries: Sequence[_Entry]) -> None:
         raise DatasetError(f"{manifest}: {len(missing)} files don't exist; the first {min(len(missing), _NAMED_AT_ONCE)}:\n  {named}")
 
 
-def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers: int | None) -> Path:
-    """The folder of the built-in set, generated if it isn't there; whoever comes second waits for the first."""
+def builtin_work(config: DataConfig) -> dict[str, Any]:
+    """What shards.write_dataset is to do for the built-in set: its jobs, make, label_names and settings."""
     from avmae_jax.data import instruments  # only here: sources of real clips don't need the generator
 
-    settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
-    digest = hashlib.sha256(json.dumps([settings, _BUILTIN_VERSION], sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(config.cache_dir).expanduser() / f"instruments-{digest}"
-    if shards.is_complete(folder):
-        return folder
     counts = {"train": config.builtin_train, "test": config.builtin_test}
     make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=config.builtin_image_size)
-    shards.write_dataset(
-        folder,
-        name="instruments",
-        jobs={split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()},
-        make=make,
-        label_names=instruments.INSTRUMENTS,
-        settings={**settings, "generator": _BUILTIN_VERSION},
-        workers=len(os.sched_getaffinity(0)) if workers is None else workers,
-        shard_size=100,
-        on_progress=on_progress,
-        wait_for_lock=True,
-    )
+    settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
+    return {
+        "jobs": {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()},
+        "make": make,
+        "label_names": instruments.INSTRUMENTS,
+        "settings": {**settings, "generator": _BUILTIN_VERSION},
+    }
+
+
+def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers: int | None) -> Path:
+    """The folder of the built-in set, generated if it isn't there; whoever comes second waits for the first."""
+    work = builtin_work(config)
+    digest = hashlib.sha256(json.dumps(work["settings"], sort_keys=True).encode()).hexdigest()[:12]
+    folder = Path(config.cache_dir).expanduser() / f"instruments-{digest}"
+    if not shards.is_complete(folder):
+        workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        options: dict[str, Any] = {"shard_size": 100, "on_progress": on_progress, "wait_for_lock": True}
+        shards.write_dataset(folder, name="instruments", workers=workers, **work, **options)
     return folder
 
 
