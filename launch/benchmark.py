@@ -5,6 +5,9 @@ enough for both. Medians over --steps steps; peak memory is that of the accelera
 
 `python -m launch.benchmark --against torch` times JAX and the PyTorch reference in turns, at pretraining, fine-tuning and feature
 extraction; the models are base and small at a batch of 4, or that of --config. It needs `pip install -e ".[parity]"`.
+
+`--data loader` holds the reader against the PyTorch one, on the clips of --config or the built-in set; it needs the same. `--data prepare
+--media FILE` times launch.prepare on a media file, and `--data scale` reads 100,000 made-up examples.
 """
 
 import itertools
@@ -23,15 +26,17 @@ from rich.table import Table
 
 from avmae_jax import capacity
 from avmae_jax.config import Config, ModelConfig, TrainConfig
+from avmae_jax.data.media import ClipError
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import Trainer, put_on_devices
-from launch import runtime
+from launch import benchmark_data, benchmark_scale, runtime
 from launch.pretrain import open_sources, pick_micro_batch
 
 _BUILTIN_CLIPS = 64
 _READER_SECONDS = 5.0
 _COMPARED_SIZES, _COMPARED_BATCH = ("base", "small"), 4  # what PyTorch is held against where there is no --config
+_MANY = 100_000  # examples of --data scale
 
 
 def measure_step(trainer: Trainer, steps: int) -> dict[str, float]:
@@ -123,6 +128,23 @@ def against_torch(configs: Sequence[Config], steps: int) -> None:
     console.print(speed.table(results), *speed.notes(results, steps), sep="\n")
 
 
+def measure_data(what: str, config: Config, media: str | None, rounds: int) -> None:
+    """Prints a table of --data.
+
+    Raises:
+      ValueError, DatasetError, ClipError: if the clips or the media file can't be read.
+    """
+    if what == "scale":
+        benchmark_scale.show(_MANY, config.data)
+    elif what == "prepare":
+        benchmark_data.show_preparing(Path(media or ""), rounds)
+    else:
+        try:
+            benchmark_data.show_loaders(config, rounds)
+        except benchmark_data.ModuleMissingError as error:
+            sys.exit(str(error))
+
+
 def measure(config: Config, steps: int) -> None:
     """Prints the figures of a config."""
     figures = benchmark(config, steps)
@@ -133,20 +155,24 @@ def measure(config: Config, steps: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table of --config, or of the comparison."""
+    """Prints the table of --config, of the comparison, or of --data."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}")
     sizes = [Config(name=size, model=ModelConfig(size=size), train=TrainConfig(batch_size=_COMPARED_BATCH)) for size in _COMPARED_SIZES]
     configs: list[Config] = [_CONFIG.value] if _CONFIG.value else sizes
     runtime.start()
     try:
+        if _DATA.value:
+            config = _CONFIG.value or Config()
+            config.train.batch_size = _BATCH.value or config.train.batch_size
+            return measure_data(_DATA.value, config, _MEDIA.value, _STEPS.value)
         for config in configs:
             config.model.validate()
             config.augment.validate()
             config.train.batch_size = _BATCH.value or config.train.batch_size
             logging.info("%s on %s", config.name, runtime.device_line())
         against_torch(configs, _STEPS.value) if _AGAINST.value else measure(configs[0], _STEPS.value)
-    except (ValueError, DatasetError) as error:
+    except (ValueError, DatasetError, ClipError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -154,8 +180,15 @@ if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
     _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "what JAX is compared with: the reference in PyTorch")
     _BATCH = flags.DEFINE_integer("batch", None, "pairs a step, in place of config.train.batch_size", lower_bound=1)
-    _STEPS = flags.DEFINE_integer("steps", 5, "steps that are timed", lower_bound=1)
+    _DATA = flags.DEFINE_enum("data", None, ["loader", "prepare", "scale"], "what to measure of the data's way, in place of the model")
+    _MEDIA = flags.DEFINE_string("media", None, "--data prepare: a media file with a constant frame rate")
+    _STEPS = flags.DEFINE_integer("steps", 5, "steps that are timed, or turns of each side", lower_bound=1)
     flags.register_multi_flags_validator(
-        ["config", "against"], lambda given: any(given.values()), "give --config FILE, --against torch, or both"
+        ["config", "against", "data"], lambda given: any(given.values()), "give --config FILE, --against torch, or both; or --data"
+    )
+    flags.register_multi_flags_validator(
+        ["data", "media"],
+        lambda given: (given["data"] == "prepare") == bool(given["media"]),
+        "--data prepare and --media FILE need each other",
     )
     app.run(main, flags_parser=runtime.parse_flags)
