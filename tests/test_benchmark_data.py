@@ -54,7 +54,7 @@ def test_ways_of_preparing_take_turns_and_are_compared(
 ) -> None:
     warnings: list[str] = []
     monkeypatch.setattr(benchmark_data.logging, "warning", lambda *args: warnings.append(args[0] % args[1:]))
-    monkeypatch.setattr(benchmark_data, "prepared_a_second", lambda path, workers, files: 2.0 * workers)
+    monkeypatch.setattr(benchmark_data, "prepare_copies", lambda path, workers, files: benchmark_data.Writing(2.0 * workers, 0.01))
     benchmark_data.show_preparing(write_clip(tmp_path / "clip.mp4"), rounds=1)
     assert not warnings
     printed = capsys.readouterr().out
@@ -67,7 +67,7 @@ def test_ways_of_preparing_take_turns_and_are_compared(
 
 
 def test_copies_are_prepared_as_launch_prepare_does(tmp_path: Path) -> None:
-    assert benchmark_data.prepared_a_second(write_clip(tmp_path / "clip.mp4"), workers=1, files=3) > 0
+    assert min(benchmark_data.prepare_copies(write_clip(tmp_path / "clip.mp4"), workers=1, files=3)) > 0
 
 
 def test_what_is_missing_is_said_in_a_line(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
