@@ -124,6 +124,9 @@ class LossConfig:
     negatives: str = "global"  # global | shard: whether negatives come from all devices or from one device's share
 
 
+_TUNE_CHOICES = {"mode": ("multimodal", "audioonly", "videoonly"), "loss": ("bce", "ce"), "eval_frames": ("middle", "all")}
+
+
 @dataclasses.dataclass
 class TuneConfig:
     """What fine-tuning adds: a classifier on the pretrained encoder. Pretraining doesn't look at it."""
@@ -132,14 +135,17 @@ class TuneConfig:
     loss: str = "bce"  # bce | ce: each class by itself, or one class a clip
     head_lr_ratio: float = 1.0  # how many times as high the head's learning rate is
     freeze_base: bool = False  # train the head alone: a linear probe
+    eval_crops: int = 1  # pieces of a sound longer than the model's whose predictions are averaged; 1: its centre
+    eval_frames: str = "middle"  # middle | all: the frame that is looked at, or all of them, averaged
 
     def validate(self) -> None:
         """Raises ValueError naming the first field that can't work."""
-        for name, choices in (("mode", ("multimodal", "audioonly", "videoonly")), ("loss", ("bce", "ce"))):
+        for name, choices in _TUNE_CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"tune.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        if not self.head_lr_ratio > 0:
-            raise ValueError(f"tune.head_lr_ratio is {self.head_lr_ratio}; it must be positive")
+        for name in ("head_lr_ratio", "eval_crops"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be positive")
 
 
 @dataclasses.dataclass

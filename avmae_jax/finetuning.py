@@ -5,7 +5,7 @@ tuned with it or stays as it is (linear probe).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,14 +79,20 @@ class FinetuningTask(Task):
         return summarise(scores, targets)
 
     def predict(self, model: Any, source: ClipSource) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and targets of clips, with the middle frame: float32[N, C] twice."""
-        scores, targets = [], []
-        for batch in eval_batches(source, self.config.model, self.config.data, _EVAL_BATCH, classes=self.classes):
-            size = len(batch.pop("id"))
+        """Probabilities and targets of clips: float32[N, C] twice; the means over the crops and frames that the config asks for."""
+        tune = self.config.tune
+        frames = cast(Literal["middle", "all"], tune.eval_frames)
+        views = {"crops": tune.eval_crops, "frames": frames, "classes": self.classes}
+        ids, scores, targets = [], [], []
+        for batch in eval_batches(source, self.config.model, self.config.data, _EVAL_BATCH, **views):
+            ids.append(batch.pop("id"))
             targets.append(batch.pop("targets"))
             padded = {name: jnp.asarray(np.resize(value, (_EVAL_BATCH, *value.shape[1:]))) for name, value in batch.items()}
-            scores.append(np.asarray(self.probabilities(self._logits(model, padded)))[:size])
-        return np.concatenate(scores), np.concatenate(targets)
+            scores.append(np.asarray(self.probabilities(self._logits(model, padded)))[: len(ids[-1])])
+        names, rows = np.concatenate(ids), np.concatenate(scores)
+        first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
+        counts = np.diff(first, append=len(names))
+        return np.add.reduceat(rows, first) / counts[:, None], np.concatenate(targets)[first]
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Of each class by itself with binary cross-entropy, of one among all with the other: float32[B, C] -> float32[B, C]."""

@@ -19,6 +19,7 @@ from avmae_jax import optim
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.pipeline import example
 from avmae_jax.data.shards import Job
 from avmae_jax.finetuning import FinetuningTask, summarise
 from avmae_jax.models.classifier import CAVMAEClassifier
@@ -85,6 +86,30 @@ def test_the_losses_are_their_formulas(loss: str) -> None:
     else:
         expected = -(targets * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1).mean()
     assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_predictions_of_a_clip_are_averaged_over_its_crops_and_frames() -> None:
+    clips = Labelled(3, seconds=2.0)  # three times what the model hears
+    model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
+    whole, targets = task(eval_crops=3, eval_frames="all").predict(model, clips)
+    assert whole.shape == targets.shape == (3, 3)
+    np.testing.assert_array_equal(targets, np.eye(3))
+    samples = (TINY.audio_frames - 1) * 160 + 400
+    one = task()
+    for number in range(3):
+        spare, views = 32_000 - samples, []
+        for start in (0, spare // 2, spare):
+            for frame in range(10):
+                row = example(clips[number], frame, samples=samples, image_size=TINY.image_size, start=start)
+                row.pop("id")
+                views.append(one.probabilities(one.logits(model, {name: jnp.asarray(value)[None] for name, value in row.items()}))[0])
+        np.testing.assert_allclose(whole[number], np.mean(views, axis=0), rtol=1e-4)
+    assert np.abs(whole - one.predict(model, clips)[0]).max() > 1e-4
+
+
+class Labelled(Clips):
+    def __getitem__(self, index: int) -> Clip:
+        return super().__getitem__(index)._replace(labels=(index % 3,))
 
 
 def test_accuracy_is_of_clips_with_one_class() -> None:
