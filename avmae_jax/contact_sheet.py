@@ -11,6 +11,7 @@ from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
+from avmae_jax.data.images import PICTURE_FORMATS
 from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
 
 _COLUMNS, _GAP, _MARGIN, _HEAD, _TITLE, _HEIGHT = 3, 18, 14, 40, 22, 130  # in pixels, but for the first
@@ -48,7 +49,7 @@ def _draw_frame(figure: Figure, left: float, top: float, clip: Clip) -> None:
         write(figure, left + 30, top + _HEIGHT / 2, "no picture", size=8, color="0.5")
         return
     axes = axes_at(figure, left, top, _HEIGHT, _HEIGHT)
-    with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2])) as picture:
+    with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=PICTURE_FORMATS) as picture:
         axes.imshow(np.asarray(picture.convert("RGB")))
     axes.set_axis_off()
 

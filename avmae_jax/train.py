@@ -91,7 +91,7 @@ class Trainer:
         self.micro_batch = micro_batch
         self._learning_rate = jax.jit(optim.learning_rate(config.optim, self.steps_per_epoch))
         self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
-        weights = getattr(train, "weights", None)  # of a source that has them
+        weights = getattr(train, "weights", None) if config.augment.balanced else None  # of a source that has them
         self.batches = TrainBatches(
             train, config.model, config.data, batch, config.train.seed, augment=config.augment, classes=task.classes, weights=weights
         )

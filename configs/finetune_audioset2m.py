@@ -7,7 +7,6 @@ from configs import finetune_audioset20k
 def get_config() -> Config:
     config = finetune_audioset20k.get_config()
     config.name = "finetune_audioset2m"
-    config.tune.loss = "bce"
     config.tune.head_lr_ratio = 50.0
     config.optim.learning_rate = 1e-5
     config.optim.decay_start, config.optim.decay_every = 2, 1

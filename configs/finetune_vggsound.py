@@ -1,18 +1,14 @@
 """Fine-tuning on VGGSound as published: Gong et al., arXiv 2210.07839; --config.init_from says on what."""
 
 from avmae_jax.config import Config
-from configs import finetune_audioset20k
+from configs import finetune_audioset2m
 
 
 def get_config() -> Config:
-    config = finetune_audioset20k.get_config()
+    config = finetune_audioset2m.get_config()
     config.name = "finetune_vggsound"
     config.tune.loss = "ce"
     config.tune.head_lr_ratio = 10.0
     config.optim.learning_rate = 1e-4
-    config.optim.decay_start, config.optim.decay_every = 2, 1
-    config.augment.balanced = True
     config.train.workdir = "runs/finetune_vggsound"
-    config.train.batch_size = 48
-    config.train.epochs = 10
     return config

@@ -1,7 +1,10 @@
-"""Fine-tunes a classifier: `python -m launch.finetune --config configs/finetune_instruments.py --config.init_from=runs/tiny`.
+"""Fine-tunes a classifier.
+
+    python -m launch.finetune --config configs/finetune_instruments.py --config.init_from=runs/pretrain_instruments
 
 `init_from` is a run of launch.pretrain, or a checkpoint of the original; empty, the classifier starts from nothing. The classes are
 those of the data set. The run lives in `--config.train.workdir`, as one of launch.pretrain does, and the same command resumes it.
+A step that doesn't fit in memory is split by `--config.train.micro_batch`; unlike pretraining, this one doesn't choose it.
 """
 
 import json

@@ -25,6 +25,7 @@ from avmae_jax.contact_sheet import contact_sheet
 from avmae_jax.data.prepared import CorruptRecordError, PreparedSource
 from avmae_jax.data.records import SILENCE, Index
 from avmae_jax.data.shards import DatasetError, Failure, read_summary
+from avmae_jax.data.statistics import STATISTICS
 from launch import runtime
 
 _BAR = 30  # letters of the longest bar
@@ -126,8 +127,8 @@ def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Pa
         console.print(class_table(indexes, names, classes))
     if summary.failures:
         console.print(failure_table(summary.failures))
-    if (folder / "statistics.json").exists():
-        console.print("log-mel:", json.loads((folder / "statistics.json").read_text(encoding="utf-8")))
+    if (folder / STATISTICS).exists():
+        console.print("log-mel:", json.loads((folder / STATISTICS).read_text(encoding="utf-8")))
     if clips:
         split = splits[0]
         _draw(out, sources[split], clips, f"{folder.name}, {min(clips, len(sources[split]))} of {len(sources[split])} {split} clips")

@@ -19,10 +19,8 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.prepared import CorruptRecordError, PreparedSource
 from avmae_jax.data.records import weights_file
 from avmae_jax.data.shards import DatasetError
-from avmae_jax.data.statistics import audio_statistics
+from avmae_jax.data.statistics import STATISTICS, audio_statistics
 from launch import runtime
-
-STATISTICS = "statistics.json"
 
 
 def sample(source: PreparedSource, limit: int) -> list[int]:

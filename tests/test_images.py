@@ -167,3 +167,9 @@ def test_a_picture_cut_off_is_an_error(kind: str, share: float) -> None:
 def test_what_is_no_picture_is_an_error(content: bytes) -> None:
     with pytest.raises(ValueError, match="the picture can't be decoded"):
         decode_image(content, 32)
+
+
+def test_postscript_is_no_picture() -> None:
+    """Pillow would hand it to Ghostscript, whatever the file is called."""
+    with pytest.raises(ValueError, match="the picture can't be decoded"):
+        decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n", 16)

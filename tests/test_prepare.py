@@ -173,6 +173,8 @@ def test_a_long_file_is_cut_and_a_lone_modality_is_allowed_when_asked_for(tmp_pa
     pictures = PreparedSource(tmp_path / "all", "train", "image")
     assert [(clip.id, len(clip.frames)) for clip in pictures] == [("harp/long.mp4", 10), ("harp/mute.mp4", 10), ("harp/still.png", 1)]
     assert number_of(pictures[2].frames[0]) == 5
+    run = prepare(tmp_path / "videos", tmp_path / "no", "--allow_missing", "--clip_stride=2")
+    assert run.stderr.strip().endswith("prepare them without clip_stride, into another folder")
 
 
 def test_a_public_list_says_which_clips_there_are(tmp_path: Path) -> None:

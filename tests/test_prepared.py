@@ -1,7 +1,7 @@
 """Reading prepared data sets: what is left out, and what happens when a record turns out damaged."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +73,10 @@ def test_a_damaged_record_is_passed_over_up_to_a_limit(damaged: Path, caplog: py
         Tolerant(PreparedSource(damaged, "train"), limit=0)[2]
 
 
-def test_an_index_that_is_damaged_is_named(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", [lambda index: b"", lambda index: b"PK", lambda index: index[: len(index) // 2]])
+def test_an_index_that_is_damaged_is_named(whole: Path, tmp_path: Path, spoilt: Callable[[bytes], bytes]) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "out"))
-    (out / "index-train.npz").write_bytes(b"PK")
+    (out / "index-train.npz").write_bytes(spoilt((out / "index-train.npz").read_bytes()))
     with pytest.raises(DatasetError, match=r"index-train.npz can't be read .*; prepare the data set again"):
         PreparedSource(out, "train")
 

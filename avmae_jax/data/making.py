@@ -9,7 +9,7 @@ from avmae_jax.data.cutting import cut_clips
 from avmae_jax.data.listings import Listing
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import VIDEO_SUFFIXES
-from avmae_jax.data.shards import Job
+from avmae_jax.data.shards import DatasetError, Job
 from avmae_jax.data.video import decode_clip
 
 
@@ -29,7 +29,12 @@ def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, l
     """The jobs of each split, and the listed files that the recipe leaves out: sounds and pictures alone.
 
     A job's args are (path, size, time of change, labels, video, start): a file that has changed makes another plan.
+
+    Raises:
+      DatasetError: if the recipe contradicts itself.
     """
+    if recipe.clip_stride and recipe.allow_missing:
+        raise DatasetError("sounds or pictures alone can't be cut into many clips; prepare them without clip_stride, into another folder")
     jobs: dict[str, list[Job]] = {}
     left_out = []
     for split, entries in listing.splits.items():

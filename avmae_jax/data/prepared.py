@@ -90,7 +90,7 @@ class PreparedSource:
             return None
         try:
             return np.load(file, allow_pickle=False)[self._rows]
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, IndexError, EOFError) as error:
             raise DatasetError(f"{file} can't be used ({error}); run launch.statistics again") from error
 
     def __repr__(self) -> str:
@@ -104,7 +104,7 @@ class Tolerant:
         """At most `limit` damaged clips, records or files, are borne in each reader process; one more raises CorruptRecordError."""
         self._source, self._limit = source, min(limit, len(source) - 1)
         self._damaged: set[int] = set()
-        self.label_names, self.weights = source.label_names, getattr(source, "weights", None)
+        self.label_names = source.label_names
 
     def __len__(self) -> int:
         return len(self._source)
@@ -116,6 +116,11 @@ class Tolerant:
             except (CorruptRecordError, ClipError) as error:
                 self._count(index, error)
                 index = (index + 1) % len(self)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """See PreparedSource; None where the source has none."""
+        return getattr(self._source, "weights", None)
 
     def __repr__(self) -> str:
         return f"Tolerant({self._source!r}, {self._limit})"

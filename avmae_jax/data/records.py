@@ -6,6 +6,7 @@ its sounds and pictures being touched.
 """
 
 import math
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -143,5 +144,8 @@ def read_index(file: Path) -> Index:
     Raises:
       OSError, ValueError: if it is missing or damaged.
     """
-    with np.load(file, allow_pickle=False) as arrays:
-        return Index(**{name: arrays[name] for name in Index._fields})
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            return Index(**{name: arrays[name] for name in Index._fields})
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"it is damaged: {error}") from error

@@ -210,10 +210,12 @@ def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
 def _finish(out: Path, plan: Mapping[str, Any], shards: list[Shard], missing: Sequence[Failure]) -> None:
     """Writes what makes the shards a TFDS data set, the index, the failures, and the summary."""
     records: dict[str, list[dict[str, Any]]] = {}
+    checksums = {}
     for shard in shards:
-        records.setdefault(shard.split, []).append(_read_json(shard.record))
+        record = _read_json(shard.record)
+        records.setdefault(shard.split, []).append(record)
+        checksums[shard.path.name] = record["sha256"]
     template = tfds.core.ShardedFileTemplate(dataset_name=plan["name"], data_dir=epath.Path(out), filetype_suffix="array_record")
-    checksums = {shard.path.name: _read_json(shard.record)["sha256"] for shard in shards}
     tfds.folder_dataset.write_metadata(
         data_dir=out,
         features=FEATURES,

@@ -9,6 +9,8 @@ import numpy as np
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
 
+STATISTICS = "statistics.json"  # in the data set's folder
+
 
 class AudioStatistics(NamedTuple):
     """Of all log-mel values of the clips."""
