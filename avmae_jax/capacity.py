@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import psutil
 
 from avmae_jax.config import ModelConfig
+from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.masking import num_kept
 
 # Values of a block that are alive at once, in widths of one token: inputs of norms, attention and both linear layers with their gradients
@@ -18,10 +19,14 @@ _KEPT_WIDTHS, _KEPT_HIDDEN = 16, 4
 _USABLE_SHARE = 0.7  # of the memory that is free; the rest is for the data, the compiler and everybody else
 
 
-def _stages(config: ModelConfig) -> list[tuple[int, int, int]]:
-    """(blocks, tokens, width) of every run of a block stack in one masked pass."""
+def _stages(config: ModelConfig, mode: Mode | None) -> list[tuple[int, int, int]]:
+    """(blocks, tokens, width) of every run of a block stack in one masked pass, or in a classifier's pass where a mode is given."""
     shape = config.shape
     audio, image = (rows * columns for rows, columns in (config.grid("audio"), config.grid("image")))
+    if mode is not None:
+        seen = {"both": (audio, image), "audio": (audio,), "image": (image,)}[modality_of(mode)]
+        towers = [(shape.depth - config.joint_depth, tokens, shape.width) for tokens in seen]
+        return [*towers, (config.joint_depth * (2 if mode.startswith("missing") else 1), sum(seen), shape.width)]
     kept_audio, kept_image = num_kept(audio, config.audio_mask_ratio), num_kept(image, config.image_mask_ratio)
     if config.modality != "both":
         length, kept = (audio, kept_audio) if config.modality == "audio" else (image, kept_image)
@@ -37,20 +42,20 @@ def _stages(config: ModelConfig) -> list[tuple[int, int, int]]:
     ]
 
 
-def step_flops(config: ModelConfig) -> float:
-    """Floating-point operations of one pair in a pretraining step: three times the forward pass's matrix products."""
+def step_flops(config: ModelConfig, mode: Mode | None = None) -> float:
+    """Floating-point operations of one pair in a pretraining step, or with a mode in a fine-tuning step: 3 times the forward pass."""
     forward = 0.0
-    for blocks, tokens, width in _stages(config):
+    for blocks, tokens, width in _stages(config, mode):
         linear = 2 * tokens * width**2 * (4 + 2 * config.mlp_ratio)
         forward += blocks * (linear + 4 * tokens**2 * width)
     return 3 * forward
 
 
-def activation_bytes(config: ModelConfig) -> float:
-    """Memory that one pair's intermediate values take in a pretraining step, roughly."""
+def activation_bytes(config: ModelConfig, mode: Mode | None = None) -> float:
+    """Memory that one pair's intermediate values take in a step, roughly; see step_flops."""
     bytes_each = jnp.dtype(config.compute_dtype).itemsize
     widths = _KEPT_WIDTHS + _KEPT_HIDDEN * config.mlp_ratio
-    stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in _stages(config)]
+    stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in _stages(config, mode)]
     if config.remat and jax.default_backend() != "cpu":  # XLA for CPUs merges the second computation of a block with the first
         return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
     return sum(blocks * size for blocks, size in stages) * widths
@@ -68,7 +73,7 @@ def usable_memory() -> float:
     return _USABLE_SHARE * free / jax.local_device_count()
 
 
-def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups: int, memory: float) -> int:
+def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups: int, memory: float, mode: Mode | None = None) -> int:
     """The largest part of a batch that fits in memory.
 
     Args:
@@ -77,6 +82,7 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
       batch_size: pairs a step.
       groups: on how many devices a batch lies in parts.
       memory: bytes a device may use.
+      mode: of a classifier; None: pretraining.
 
     Returns:
       Pairs: divides batch_size and is a multiple of groups.
@@ -86,13 +92,10 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
     """
     require_even(batch_size, groups, groups)
     state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # weights, gradients and their sum, two moments
-    fitting = [
-        size
-        for size in range(groups, batch_size + 1, groups)
-        if batch_size % size == 0 and state + size / groups * activation_bytes(config) <= memory
-    ]
+    each = activation_bytes(config, mode)
+    fitting = [size for size in range(groups, batch_size + 1, groups) if batch_size % size == 0 and state + size / groups * each <= memory]
     if not fitting:
-        need = (state + activation_bytes(config)) / 2**30
+        need = (state + each) / 2**30
         remat = "" if config.remat or jax.default_backend() == "cpu" else "model.remat=True, "
         raise ValueError(
             f"a step of one pair a device needs about {need:.1f} GiB and {memory / 2**30:.1f} GiB may be used; "

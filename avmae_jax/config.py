@@ -135,6 +135,8 @@ class TuneConfig:
     loss: str = "bce"  # bce | ce: each class by itself, or one class a clip
     head_lr_ratio: float = 1.0  # how many times as high the head's learning rate is
     freeze_base: bool = False  # train the head alone: a linear probe
+    average_first: int = 0  # epochs whose weights are averaged into the run's averaged/: the first one, counted from 1; 0: none ...
+    average_last: int = 0  # ... and the last one
     eval_crops: int = 1  # pieces of a sound longer than the model's whose predictions are averaged; 1: its centre
     eval_frames: str = "middle"  # middle | all: the frame that is looked at, or all of them, averaged
 
@@ -146,6 +148,11 @@ class TuneConfig:
         for name in ("head_lr_ratio", "eval_crops"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be positive")
+        if not (0 < self.average_first <= self.average_last or self.average_first == self.average_last == 0):
+            raise ValueError(
+                f"tune.average_first is {self.average_first} and tune.average_last {self.average_last}; give the first and the last epoch "
+                "of the mean, counted from 1, or 0 twice for none"
+            )
 
 
 @dataclasses.dataclass

@@ -4,53 +4,51 @@ The recipe is that of Gong et al., arXiv 2210.07839, section 4.2: two rates of l
 tuned with it or stays as it is (linear probe).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 from avmae_jax import metrics, optim
-from avmae_jax.config import Config
+from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import eval_batches
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode
+from avmae_jax.inference import Classify, Scores, logits
+from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.step import Metrics
 from avmae_jax.task import Task
 from avmae_jax.trees import dotted
 
 _STREAM = {"multimodal": MAIN, "audioonly": "audio", "videoonly": "image"}  # whose norms a mode runs through
-_EVAL_BATCH = 32
+_SMALLEST = 1e-12  # probability whose logarithm is still taken
 
 
 class FinetuningTask(Task):
     """Classification of clips."""
 
-    def __init__(self, config: Config, test: ClipSource | None, classes: int):
-        """`test` are the held-out clips that `measure` looks at; None: none."""
+    def __init__(self, config: Config, test: ClipSource | None, label_names: Sequence[str]):
+        """`test` are the held-out clips that are evaluated on; None: none."""
         config.tune.validate()
         super().__init__(config)
-        self.classes, self._test = classes, test
+        self.label_names, self._test = tuple(label_names), test
         self.mode: Mode = cast(Mode, config.tune.mode)  # validated
-        self._logits = nnx.jit(self.logits)  # kept, so that it is compiled once
+        self._classify = Classify(config, len(label_names))
 
-    def logits(self, model: CAVMAEClassifier, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """float32[B, C]."""
-        fbank, image = model_inputs(batch, self.config)
-        return model(fbank, image, mode=self.mode)
+    @property
+    def needs(self) -> Modality:
+        """What the mode looks at."""
+        return modality_of(self.mode)
 
     def loss(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
         """See Task; the mean over clips, and with binary cross-entropy over classes."""
-        logits, targets = self.logits(model, batch), batch["targets"]
+        found, targets = logits(model, batch, self.config, self.mode), batch["targets"]
         if self.config.tune.loss == "bce":
-            loss = optax.sigmoid_binary_cross_entropy(logits, targets).mean()
+            loss = optax.sigmoid_binary_cross_entropy(found, targets).mean()
         else:
-            loss = optax.softmax_cross_entropy(logits, targets).mean()
+            loss = optax.softmax_cross_entropy(found, targets).mean()
         return loss, {"loss": loss}
 
     def trainable(self) -> Any:
@@ -71,32 +69,17 @@ class FinetuningTask(Task):
         """As in pretraining, with a higher rate for the head."""
         return optim.adam(self.config.optim, steps_per_epoch, head_ratio=self.config.tune.head_lr_ratio)
 
-    def measure(self, model: Any) -> dict[str, float]:
-        """Mean average precision over classes that have a positive, and accuracy where each clip has one class."""
+    def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """See summarise; of probabilities averaged over the crops and frames that the config asks for."""
         if self._test is None:
             return {}
-        scores, targets = self.predict(model, self._test)
-        return summarise(scores, targets)
-
-    def predict(self, model: Any, source: ClipSource) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and targets of clips: float32[N, C] twice; the means over the crops and frames that the config asks for."""
         tune = self.config.tune
-        frames = cast(Literal["middle", "all"], tune.eval_frames)
-        views = {"crops": tune.eval_crops, "frames": frames, "classes": self.classes}
-        ids, scores, targets = [], [], []
-        for batch in eval_batches(source, self.config.model, self.config.data, _EVAL_BATCH, **views):
-            ids.append(batch.pop("id"))
-            targets.append(batch.pop("targets"))
-            padded = {name: jnp.asarray(np.resize(value, (_EVAL_BATCH, *value.shape[1:]))) for name, value in batch.items()}
-            scores.append(np.asarray(self.probabilities(self._logits(model, padded)))[: len(ids[-1])])
-        names, rows = np.concatenate(ids), np.concatenate(scores)
-        first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
-        counts = np.diff(first, append=len(names))
-        return np.add.reduceat(rows, first) / counts[:, None], np.concatenate(targets)[first]
+        found = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Literal["middle", "all"], tune.eval_frames))
+        return summarise(found, tune.loss)
 
-    def probabilities(self, logits: jax.Array) -> jax.Array:
-        """Of each class by itself with binary cross-entropy, of one among all with the other: float32[B, C] -> float32[B, C]."""
-        return jax.nn.sigmoid(logits) if self.config.tune.loss == "bce" else jax.nn.softmax(logits)
+    def better(self, measured: dict[str, float]) -> float | None:
+        """Accuracy where softmax is trained and each clip has one class, else mean average precision."""
+        return measured.get("accuracy", measured["map"]) if self.config.tune.loss == "ce" else measured["map"]
 
     def _unused(self, name: str) -> bool:
         """Whether a parameter is one that the mode doesn't run through: norms of other streams, the tower of the other modality."""
@@ -106,9 +89,18 @@ class FinetuningTask(Task):
         return stream != MAIN and any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other != stream)
 
 
-def summarise(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """{"map", "classes"} and, where each clip has exactly one class, {"accuracy"}; of scores and targets float[N, C]."""
-    found = {"map": metrics.mean_average_precision(scores, targets), "classes": float((targets > 0).any(axis=0).sum())}
+def summarise(found: Scores, loss: str) -> dict[str, float]:
+    """{"loss", "map", "classes"} and, where each clip has exactly one class, {"accuracy"}.
+
+    Args:
+      found: of labelled clips.
+      loss: "bce" or "ce": which loss of the probabilities is taken.
+    """
+    scores, targets = found.probabilities.astype(np.float64), found.targets
+    there, absent = (-np.log(np.maximum(values, _SMALLEST)) for values in (scores, 1 - scores))
+    losses = (targets * there + (1 - targets) * absent).mean(axis=1) if loss == "bce" else (targets * there).sum(axis=1)
+    means = {"loss": float(losses.mean()), "map": metrics.mean_average_precision(scores, targets)}
+    means["classes"] = float((targets > 0).any(axis=0).sum())
     if ((targets > 0).sum(axis=1) == 1).all():
-        found["accuracy"] = float((scores.argmax(axis=1) == targets.argmax(axis=1)).mean())
-    return found
+        means["accuracy"] = float((scores.argmax(axis=1) == targets.argmax(axis=1)).mean())
+    return means

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
@@ -15,6 +14,7 @@ from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
+from avmae_jax.inference import Forward
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.masking import sample_noise
@@ -90,14 +90,8 @@ class PretrainingTask(Task):
         clips = min(clips, len(self._test))
         if clips < self.config.train.retrieval_clips:
             logging.info("only %d held-out clips: retrieval is among these", clips)
-        sounds, sights = [], []
-        embed = nnx.jit(self.embeddings)
-        for batch in eval_batches(self._test, self.config.model, self.config.data, batch_size, limit=clips):
-            size = len(batch.pop("id"))
-            padded = {name: jnp.asarray(np.resize(value, (batch_size, *value.shape[1:]))) for name, value in batch.items()}
-            sound, sight = embed(model, padded)
-            sounds.append(np.asarray(sound)[:size])
-            sights.append(np.asarray(sight)[:size])
+        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, limit=clips)
+        sounds, sights = zip(*(found for _, found in Forward(self.embeddings, batch_size)(model, batches)), strict=True)
         audio, image = np.concatenate(sounds), np.concatenate(sights)
         results = {"clips": float(clips)}
         for name, found in {"audio_to_image": metrics.retrieval(audio, image), "image_to_audio": metrics.retrieval(image, audio)}.items():

@@ -28,7 +28,7 @@ Tensors = dict[str, np.ndarray]
 
 TORCH = (".pth", ".pt", ".bin")
 SAFETENSORS = ".safetensors"
-_NOTE = "avmae_jax.model"  # the key of our note among a safetensors file's own
+_NOTE = "avmae_jax.meta"  # the key of our note among a safetensors file's own
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _WRAPPERS = ("model", "state_dict")  # entries that training programs put a state dict under
 

@@ -26,6 +26,7 @@ from avmae_jax.config import Config, with_defaults
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches
 from avmae_jax.logbook import Logbook
+from avmae_jax.snapshots import Snapshots
 from avmae_jax.step import Metrics, State, make_step
 from avmae_jax.task import Task
 
@@ -93,8 +94,9 @@ class Trainer:
         self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # of a source that has them
         self.batches = TrainBatches(
-            train, config.model, config.data, batch, config.train.seed, augment=config.augment, classes=task.classes, weights=weights
-        )
+            train, config.model, config.data, batch, config.train.seed,
+            augment=config.augment, classes=len(task.label_names), weights=weights, needs=task.needs,
+        )  # fmt: skip
         # on all devices: a restored key comes back to where this one is
         self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
 
@@ -132,7 +134,9 @@ class Trainer:
                 self.batches.close()
 
     def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stop_asked: Callable[[], bool]) -> bool:
-        train, epoch = self.config.train, max(1, round(self.steps_per_epoch))
+        train, tune = self.config.train, self.config.tune
+        folder = Path(train.workdir).expanduser()
+        snapshots = Snapshots(folder, self._meta, tune.average_first, tune.average_last)
         clock = _Clock(train.batch_size)
         running: tuple[int, Any, Metrics] | None = None  # the step under way: its results are read while the next one is computed
 
@@ -155,18 +159,23 @@ class Trainer:
             self.step += 1
             settle()
             running = (self.step, ids, metrics)
-            last = self.step == self.total_steps
+            last, epoch = self.step == self.total_steps, self._epoch_ended()
             if last or self.step % train.log_every == 0:
                 checkpoints.check()
                 logbook.flush()
-            if last or self.step % (train.eval_every or epoch) == 0:
+            if last or self._due(train.eval_every):
                 settle()
                 if held_out := self.evaluate():
                     logbook.write(self.step, "eval", held_out)
-            if last or self.step % (train.picture_every or train.eval_every or epoch) == 0:
+                    if (measured := self.task.better(held_out)) is not None:
+                        snapshots.measured(self.step, self.params, measured)
+            if last or self._due(train.picture_every or train.eval_every):
                 settle()
                 self.task.draw(self.model, self.step)
-            if last or self.step % (train.checkpoint_every or epoch) == 0:
+            if epoch:
+                settle()
+                snapshots.epoch_ended(epoch, self.step, self.params)
+            if last or self._due(train.checkpoint_every):
                 settle()
                 logbook.flush()
                 self._save(checkpoints)
@@ -179,7 +188,11 @@ class Trainer:
         return self.step >= self.total_steps
 
     def evaluate(self) -> dict[str, float]:
-        """Mean losses over the held-out clips, with the same masks every time, and what the task measures; {} without such clips.
+        """What the task measures on the held-out clips; {} without such clips."""
+        return self.task.evaluate(self.model, self.mean_losses)
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean losses over the held-out clips, with the same masks every time; {} without such clips.
 
         Batches are as large as in training, or as the held-out set; what is left over at its end is not used, since the contrastive loss
         of a smaller batch can't be compared.
@@ -195,21 +208,37 @@ class Trainer:
         count = len(self.test_source) // size
         count = min(count, self.config.train.eval_batches or count)
         sums: dict[str, float] = {}
-        for index, batch in enumerate(
-            eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size, classes=self.task.classes)
-        ):
+        for index, batch in enumerate(eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size)):
             share = host_share(batch)
             metrics = self._eval_loss(self.state, put_on_devices(share, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
-        return sums | self.task.measure(self.model)
+        return sums
+
+    @property
+    def params(self) -> Any:
+        """All parameters, trained or not."""
+        return nnx.merge_state(self.state.params, self.state.frozen)
+
+    def _epoch_ended(self) -> int:
+        """Which epoch ends with this step, counted from 1, or 0; the last one of several that are shorter than a step."""
+        epoch = int((self.step + 0.5) / self.steps_per_epoch)
+        while epoch and round(epoch * self.steps_per_epoch) > self.step:
+            epoch -= 1
+        return epoch if round(epoch * self.steps_per_epoch) == self.step else 0
+
+    def _due(self, every: int) -> bool:
+        """Whether what is done every so many steps, or at the end of each epoch where that is 0, is to be done now."""
+        return self.step % every == 0 if every else bool(self._epoch_ended())
 
     def _meta(self) -> dict[str, Any]:
-        return {"config": dataclasses.asdict(self.config), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
+        own = {"label_names": list(self.task.label_names), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
+        return {"config": dataclasses.asdict(self.config), **own}
 
     def _save(self, checkpoints: Checkpoints) -> None:
-        params = nnx.merge_state(self.state.params, self.state.frozen)
-        checkpoints.save(self.step, params=params, opt_state=self.state.opt_state, rng=self.key, data=self.batches.state, meta=self._meta())
+        checkpoints.save(
+            self.step, params=self.params, opt_state=self.state.opt_state, rng=self.key, data=self.batches.state, meta=self._meta()
+        )
 
     def _restore(self, checkpoints: Checkpoints) -> None:
         def check(meta: dict[str, Any]) -> None:
@@ -220,8 +249,7 @@ class Trainer:
                     "micro-batches were %d pairs and are now %d: another set of negatives", meta["micro_batch"], self.micro_batch
                 )
 
-        whole = nnx.merge_state(self.state.params, self.state.frozen)
-        restored: Restored | None = checkpoints.restore(whole, self.state.opt_state, self.key, check_meta=check)
+        restored: Restored | None = checkpoints.restore(self.params, self.state.opt_state, self.key, check_meta=check)
         if restored is None:
             return
         params, frozen = nnx.split_state(restored.params, self.task.trainable(), ...)

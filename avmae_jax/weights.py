@@ -29,10 +29,11 @@ from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.spectrogram_transformer import AST, STRIDE
+from avmae_jax.notes import Notes, from_meta, to_meta
 from avmae_jax.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, read_tensors, require_new, save_tensors, write_new
 from avmae_jax.trees import flatten
 
-__all__ = ["Weights", "load_pretrained", "read", "read_tensors", "require_new", "save_torch", "with_audio_frames", "write"]
+__all__ = ["Weights", "load_pretrained", "made", "read", "read_tensors", "require_new", "save_torch", "with_audio_frames", "write"]
 
 Model = CAVMAE | CAVMAEClassifier | MAE | AST
 
@@ -53,6 +54,7 @@ class Weights(NamedTuple):
     config: ModelConfig
     classes: int  # C of a classifier; 0: a pretraining model
     params: Tensors  # dotted path -> float32
+    notes: Notes = Notes()
 
 
 def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
@@ -141,13 +143,13 @@ def write(weights: Weights, path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     require_new(path)
-    config = dataclasses.asdict(weights.config)
+    meta = to_meta(weights.config, weights.notes)
     if path.suffix.lower() not in (*TORCH, SAFETENSORS):
-        write_new(path, partial(_save_run, weights.params, {"config": {"model": config}}))
+        write_new(path, partial(_save_run, weights.params, meta))
         return
-    save_tensors(_official(weights.params), path, json.dumps(config))
+    save_tensors(_official(weights.params), path, json.dumps(meta))
     if path.suffix.lower() in TORCH:
-        _log_lost(path, weights.config)
+        _log_lost(path, weights.config, weights.notes)
 
 
 def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: int) -> Model:
@@ -165,7 +167,11 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
     Raises:
       ConversionError: see read.
     """
-    weights = read(path, audio_frames=audio_frames, **sizes)
+    return made(read(path, audio_frames=audio_frames, **sizes))
+
+
+def made(weights: Weights) -> Model:
+    """The model of weights."""
     return build(partial(_fresh, weights.config, weights.classes), weights.params)
 
 
@@ -199,11 +205,11 @@ def _read_run(path: Path) -> Weights:
     checkpoints = path / "checkpoints"
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
-        note = restored.meta.get("config")
-        config = _config_from(note.get("model") if isinstance(note, dict) else None)
+        config = _config_from(restored.meta)
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
         head = params.get("head.linear.bias")
-        weights = Weights(config, 0 if head is None else head.size, params)
+        classes = 0 if head is None else head.size
+        weights = Weights(config, classes, params, from_meta(restored.meta, classes))
         # Compares names and shapes; under eval_shape no second copy is made.
         nnx.eval_shape(lambda given: build(partial(_fresh, config, weights.classes), given), params)
     except CheckpointError as error:
@@ -218,27 +224,30 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
     odd = [name for name, rank in _RANKS.items() if name in tensors and (tensors[name].ndim != rank or not tensors[name].size)]
     if odd:
         raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(f'{name} {tensors[name].shape}' for name in odd)}")
+    classes = len(tensors[_HEAD]) if _HEAD in tensors else 0
     if note:
-        config = _config_from(_parse(note))
+        meta = _parse(note)
+        config, notes = _config_from(meta), from_meta(meta, classes)
         _require_sizes(config, tensors)
     else:
-        config = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins)
+        config, notes = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins), Notes()
         config.validate()
-    classes = len(tensors[_HEAD]) if _HEAD in tensors else 0
     shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(partial(_fresh, config, classes))).items()}
-    return Weights(config, classes, from_official(tensors, shapes))
+    return Weights(config, classes, from_official(tensors, shapes), notes)
 
 
-def _parse(note: str) -> Any:
+def _parse(note: str) -> dict[str, Any]:
     try:
-        return json.loads(note)
+        meta = json.loads(note)
     except (ValueError, RecursionError):
-        return None
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
-def _config_from(fields: Any) -> ModelConfig:
-    """The config that was noted beside weights; fields that didn't exist when it was noted have their defaults."""
-    kinds = get_type_hints(ModelConfig)
+def _config_from(meta: Mapping[str, Any]) -> ModelConfig:
+    """The model's config that was noted beside weights; fields that didn't exist when it was noted have their defaults."""
+    config, kinds = meta.get("config"), get_type_hints(ModelConfig)
+    fields = config.get("model") if isinstance(config, dict) else None
     if not isinstance(fields, dict):
         raise ConversionError("says nothing of the model's config, which training of this project notes; was it written by something else?")
     if unknown := [name for name in fields if name not in kinds]:
@@ -279,11 +288,14 @@ def _log_unused(path: Path, tensors: Tensors) -> None:
         )
 
 
-def _log_lost(path: Path, config: ModelConfig) -> None:
-    """Says what of the config can't be told from the tensors."""
+def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
+    """Says what of the config and the notes can't be told from the tensors."""
     shape, default = config.shape, ModelConfig()
     told = {*shape._fields, *_SIZED, "size", "mlp_ratio"}
     lost = [f"{name}={value}" for name, value in dataclasses.asdict(config).items() if name not in told and value != getattr(default, name)]
+    lost += [
+        f"{field.name}={getattr(notes, field.name)}" for field in dataclasses.fields(notes) if getattr(notes, field.name) != field.default
+    ]
     logging.info(
         "%s: holds no config; read it with heads=%d, decoder_heads=%d, mel_bins=%d", path, shape.heads, shape.decoder_heads, config.mel_bins
     )

@@ -14,4 +14,5 @@ def get_config() -> Config:
     config.train.workdir = "runs/finetune_audioset20k"
     config.train.batch_size = 36
     config.train.epochs = 15
+    config.tune.average_first, config.tune.average_last = 3, 15
     return config

@@ -14,4 +14,5 @@ def get_config() -> Config:
     config.train.workdir = "runs/finetune_audioset2m"
     config.train.batch_size = 48
     config.train.epochs = 10
+    config.tune.average_first, config.tune.average_last = 1, 10
     return config

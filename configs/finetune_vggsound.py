@@ -11,4 +11,5 @@ def get_config() -> Config:
     config.tune.head_lr_ratio = 10.0
     config.optim.learning_rate = 1e-4
     config.train.workdir = "runs/finetune_vggsound"
+    config.tune.average_first, config.tune.average_last = 3, 10
     return config

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -98,10 +99,10 @@ def peak_memory() -> float:
 def benchmark(config: Config, steps: int) -> dict[str, float]:
     """All figures of a config, by name."""
     config.data.builtin_train, config.data.builtin_test = max(_BUILTIN_CLIPS, config.train.batch_size), 1
-    micro_batch = pick_micro_batch(config)
-    train, _ = open_sources(config)
-    task = make_task(config, None, Path(config.train.workdir))
-    trainer = Trainer(config, make_model(config.model, config.train.seed), task, train, None, micro_batch=micro_batch)
+    task, make = make_task(config, None, Path(config.train.workdir)), partial(make_model, config.model, config.train.seed)
+    micro_batch = pick_micro_batch(config, make, task.trainable())
+    train, _ = open_sources(config, task.needs)
+    trainer = Trainer(config, make(), task, train, None, micro_batch=micro_batch)
     try:
         return {"micro-batch": micro_batch, **measure_step(trainer, steps), **measure_reader(trainer)}
     finally:

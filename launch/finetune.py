@@ -3,15 +3,16 @@
     python -m launch.finetune --config configs/finetune_instruments.py --config.init_from=runs/pretrain_instruments
 
 `init_from` is a run of launch.pretrain, or a checkpoint of the original; empty, the classifier starts from nothing. The classes are
-those of the data set. The run lives in `--config.train.workdir`, as one of launch.pretrain does, and the same command resumes it.
-A step that doesn't fit in memory is split by `--config.train.micro_batch`; unlike pretraining, this one doesn't choose it.
+those of the data set. The run lives in `--config.train.workdir`, as one of launch.pretrain does, and the same command resumes it. Beside
+its checkpoints, best/ holds the weights of the best evaluation, and averaged/ the mean of those of the epochs from tune.average_first to
+tune.average_last.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from absl import app, logging
 from flax import nnx
@@ -25,10 +26,12 @@ from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.finetuning import FinetuningTask
 from avmae_jax.init_from import initialise_from
-from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
+from avmae_jax.snapshots import AVERAGED
 from avmae_jax.train import NonFiniteLossError, Trainer
+from avmae_jax.weights import load_pretrained
 from launch import runtime
-from launch.pretrain import claim_workdir, open_sources
+from launch.pretrain import claim_workdir, open_sources, pick_micro_batch
 
 
 def finetune(config: Config) -> dict[str, Any] | None:
@@ -39,23 +42,31 @@ def finetune(config: Config) -> dict[str, Any] | None:
     """
     begin = time.monotonic()
     workdir = claim_workdir(config)
-    train, test = open_sources(config)
+    train, test = open_sources(config, modality_of(cast(Mode, config.tune.mode)))
     names = list(train.label_names)
     if not names:
         raise DatasetError("the training clips have no labels; prepare videos that lie in class folders, or a labelled list")
     if test is not None and list(test.label_names) != names:
         raise DatasetError(f"the held-out clips have other classes ({len(test.label_names)}) than the training clips ({len(names)})")
     logging.info("%d training clips of %d classes, %s held out", len(train), len(names), "none" if test is None else len(test))
-    model = CAVMAEClassifier(config.model, len(names), rngs=nnx.Rngs(config.train.seed))
-    if config.init_from and newest_meta(workdir / "checkpoints") is None:
+    task = FinetuningTask(config, test, names)
+
+    def make() -> CAVMAEClassifier:
+        return CAVMAEClassifier(config.model, len(names), rngs=nnx.Rngs(config.train.seed))
+
+    before = newest_meta(workdir / "checkpoints") or {}
+    micro_batch = pick_micro_batch(config, make, task.trainable(), before.get("micro_batch", 0), task.mode)
+    model = make()
+    if config.init_from and not before:
         initialise_from(model, config.init_from)
-    micro_batch = config.train.micro_batch or config.train.batch_size
-    trainer = Trainer(config, model, FinetuningTask(config, test, len(names)), train, test, micro_batch=micro_batch)
-    (workdir / "label_names.json").write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         if not trainer.run(bar):
             return None
-    summary = {"steps": trainer.step, "seconds": round(time.monotonic() - begin, 1), "held_out": trainer.evaluate()}
+    summary = {"steps": trainer.step, "held_out": trainer.evaluate()}
+    if test is not None and (workdir / AVERAGED).is_dir():
+        summary["averaged"] = task.evaluate(load_pretrained(workdir / AVERAGED), dict)
+    summary["seconds"] = round(time.monotonic() - begin, 1)
     (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
@@ -76,8 +87,10 @@ def main(argv: list[str]) -> None:
     ) as error:  # fmt: skip
         sys.exit(f"{type(error).__name__}: {error}")
     if summary:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in summary["held_out"].items())
-        print(f"{summary['steps']} steps in {summary['seconds']:.0f} s; held out: {figures or 'nothing'}")
+        print(f"{summary['steps']} steps in {summary['seconds']:.0f} s")
+        for name, key in (("held out", "held_out"), ("held out, mean of epochs", "averaged")):
+            if found := summary.get(key):
+                print(f"{name}: {', '.join(f'{field} {value:.4g}' for field, value in found.items())}")
         print(f"checkpoints and metrics are in {Path(config.train.workdir)}")
 
 

@@ -8,6 +8,8 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,7 @@ from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
 from avmae_jax.init_from import initialise_from
 from avmae_jax.logbook import METRICS_FILE
+from avmae_jax.models.classifier import Mode
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import NonFiniteLossError, Trainer
 from launch import runtime
@@ -33,40 +36,41 @@ from launch import runtime
 _LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
 
 
-def open_sources(config: Config) -> tuple[ClipSource, ClipSource | None]:
-    """Training and held-out clips; the built-in set is generated first where it is not there yet."""
-    modality = cast(Modality, config.model.modality)  # validated
+def open_sources(config: Config, needs: Modality) -> tuple[ClipSource, ClipSource | None]:
+    """Training and held-out clips that have what is needed; the built-in set is generated first where it is not there yet."""
     with runtime.progress_bar("generating instruments") as on_progress:
-        train = open_source(config.data, "train", modality, on_progress=on_progress)
+        train = open_source(config.data, "train", needs, on_progress=on_progress)
     if config.data.source == "manifest" and not config.data.eval_path:
         logging.info("data.eval_path is empty: no evaluation, no pictures, no retrieval")
         return train, None
-    return train, open_source(config.data, "test", modality)
+    return train, open_source(config.data, "test", needs)
 
 
-def pick_micro_batch(config: Config, before: int = 0) -> int:
+def pick_micro_batch(config: Config, make: Callable[[], nnx.Module], trained: Any, before: int = 0, mode: Mode | None = None) -> int:
     """Pairs computed at once; says so where a step has to be split.
+
+    `make` makes the model, `trained` is the filter of the parameters that are trained, `mode` is a classifier's.
 
     `train.micro_batch` comes first, then the size that the run to be resumed had `before`, if the devices can share it, and only then what
     fits in memory: what is free changes from moment to moment, and another size is another set of negatives.
     """
     groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
-    params = nnx.eval_shape(lambda: nnx.state(make_model(config.model, 0), nnx.Param))
+    params = nnx.eval_shape(lambda: nnx.state(make(), nnx.Param))
     batch, memory = config.train.batch_size, capacity.usable_memory()
     if micro_batch := config.train.micro_batch:
         reason = "as train.micro_batch says"
     elif before and batch % before == 0 and before % groups == 0:
         micro_batch, reason = before, "as in the run that is resumed; train.micro_batch changes it"
     else:
-        micro_batch = capacity.choose_micro_batch(config.model, params, batch, groups, memory)
+        micro_batch = capacity.choose_micro_batch(config.model, params, batch, groups, memory, mode)
         reason = f"{memory / 2**30:.1f} GiB a device may be used"
     capacity.require_even(batch, micro_batch, groups)
     if micro_batch < batch:
         logging.info(
-            "a step of %d pairs is computed as %d micro-batches of %d (%s); negatives come from one micro-batch",
-            batch, batch // micro_batch, micro_batch, reason,
+            "a step of %d pairs is computed as %d micro-batches of %d (%s)%s",
+            batch, batch // micro_batch, micro_batch, reason, "" if mode else "; negatives come from one micro-batch",
         )  # fmt: skip
-    trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(params, optim.trainable(config.model))))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(params, trained)))
     logging.info("%.1f M parameters are trained", trained / 1e6)
     return micro_batch
 
@@ -111,11 +115,12 @@ def pretrain(config: Config) -> dict[str, Any] | None:
     workdir = claim_workdir(config)
     announce(config)
     before = newest_meta(workdir / "checkpoints") or {}
-    micro_batch = pick_micro_batch(config, before.get("micro_batch", 0))
-    train, test = open_sources(config)
+    make = partial(make_model, config.model, config.train.seed)
+    micro_batch = pick_micro_batch(config, make, optim.trainable(config.model), before.get("micro_batch", 0))
+    train, test = open_sources(config, cast(Modality, config.model.modality))
     logging.info("%d training clips, %s held out", len(train), "none" if test is None else len(test))
     task = make_task(config, test, workdir)
-    model = make_model(config.model, config.train.seed)
+    model = make()
     if config.init_from and not before:
         initialise_from(model, config.init_from)
     trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)

@@ -22,7 +22,10 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import example
 from avmae_jax.data.shards import Job
 from avmae_jax.finetuning import FinetuningTask, summarise
+from avmae_jax.inference import Classify, Scores, probabilities
+from avmae_jax.inference import logits as logits_of
 from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.trained import load_trained
 from avmae_jax.trees import flatten
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -32,7 +35,7 @@ MODES = ["multimodal", "audioonly", "videoonly"]
 
 
 def task(**tune: object) -> FinetuningTask:
-    return FinetuningTask(Config(model=TINY, tune=TuneConfig(**tune)), None, 3)  # pyright: ignore[reportArgumentType]
+    return FinetuningTask(Config(model=TINY, tune=TuneConfig(**tune)), None, "abc")  # pyright: ignore[reportArgumentType]
 
 
 def batch(size: int = 4) -> dict[str, jax.Array]:
@@ -80,7 +83,7 @@ def test_the_head_has_a_rate_of_its_own() -> None:
 def test_the_losses_are_their_formulas(loss: str) -> None:
     tuning, model, given = task(loss=loss), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
     value = float(tuning.loss(model, given, jax.random.key(0), 1)[0])
-    logits, targets = np.asarray(tuning.logits(model, given), np.float64), np.asarray(given["targets"], np.float64)
+    logits, targets = np.asarray(logits_of(model, given, tuning.config, tuning.mode), np.float64), np.asarray(given["targets"], np.float64)
     if loss == "bce":
         expected = -(targets * np.log(1 / (1 + np.exp(-logits))) + (1 - targets) * np.log(1 / (1 + np.exp(logits)))).mean()
     else:
@@ -91,20 +94,23 @@ def test_the_losses_are_their_formulas(loss: str) -> None:
 def test_predictions_of_a_clip_are_averaged_over_its_crops_and_frames() -> None:
     clips = Labelled(3, seconds=2.0)  # three times what the model hears
     model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
-    whole, targets = task(eval_crops=3, eval_frames="all").predict(model, clips)
+    classify = Classify(task().config, 3)
+    ids, whole, targets = classify(model, clips, crops=3, frames="all")
+    assert ids == [clips[number].id for number in range(3)]
     assert whole.shape == targets.shape == (3, 3)
     np.testing.assert_array_equal(targets, np.eye(3))
     samples = (TINY.audio_frames - 1) * 160 + 400
-    one = task()
+    config = task().config
     for number in range(3):
         spare, views = 32_000 - samples, []
         for start in (0, spare // 2, spare):
             for frame in range(10):
                 row = example(clips[number], frame, samples=samples, image_size=TINY.image_size, start=start)
                 row.pop("id")
-                views.append(one.probabilities(one.logits(model, {name: jnp.asarray(value)[None] for name, value in row.items()}))[0])
+                given = {name: jnp.asarray(value)[None] for name, value in row.items()}
+                views.append(probabilities(config, logits_of(model, given, config, "multimodal"))[0])
         np.testing.assert_allclose(whole[number], np.mean(views, axis=0), rtol=1e-4)
-    assert np.abs(whole - one.predict(model, clips)[0]).max() > 1e-4
+    assert np.abs(whole - classify(model, clips).probabilities).max() > 1e-4
 
 
 class Labelled(Clips):
@@ -115,8 +121,13 @@ class Labelled(Clips):
 def test_accuracy_is_of_clips_with_one_class() -> None:
     scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
     one = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]])
-    assert summarise(scores, one) == {"map": 1.0, "classes": 2.0, "accuracy": pytest.approx(2 / 3)}
-    assert "accuracy" not in summarise(scores, one + np.array([[1, 1, 0]]))
+    loss = -(np.log(0.9) + np.log(0.7) + np.log(0.3)) / 3
+    expected = {"loss": pytest.approx(loss), "map": 1.0, "classes": 2.0, "accuracy": pytest.approx(2 / 3)}
+    assert summarise(Scores(["a", "b", "c"], scores, one), "ce") == expected
+    both = summarise(Scores(["a", "b", "c"], scores, one + np.array([[0, 1, 0]])), "bce")
+    assert "accuracy" not in both
+    each = np.log(np.where(one + np.array([[0, 1, 0]]), scores, 1 - scores))
+    assert both["loss"] == pytest.approx(-each.mean())
 
 
 @pytest.mark.parametrize(
@@ -150,7 +161,8 @@ def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     held_out = json.loads((tmp_path / "run/summary.json").read_text())["held_out"]
     assert held_out["accuracy"] == held_out["map"] == 1.0
-    assert json.loads((tmp_path / "run/label_names.json").read_text()) == ["low", "high"]
+    trained = load_trained(tmp_path / "run/best")
+    assert (trained.label_names, trained.config.tune.loss) == (("low", "high"), "ce")
 
 
 def test_clips_without_classes_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,27 +333,31 @@ def test_the_noted_config_is_that_of_the_checkpoints(tmp_path: Path) -> None:
     assert claim(3) == 2  # and 3 will be refused
 
 
+def picked(config: Config, before: int = 0) -> int:
+    return pretrain.pick_micro_batch(config, partial(pretrain.make_model, config.model, 0), nnx.Param, before)
+
+
 @pytest.mark.parametrize(("batch", "micro", "mesh"), [(7, 0, 2), (8, 3, 1), (8, 16, 1), (8, 1, 2), (0, 0, 1), (8, -2, 1)])
 def test_a_batch_that_does_not_divide_names_the_fields(monkeypatch: pytest.MonkeyPatch, batch: int, micro: int, mesh: int) -> None:
     monkeypatch.setattr("avmae_jax.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor")))
     config = apply(Config(), TINY | {"train.batch_size": batch, "train.micro_batch": micro})
     with pytest.raises(ValueError, match=rf"train\.batch_size (is )?{batch}.*mesh"):
-        pretrain.pick_micro_batch(config)
+        picked(config)
 
 
 def test_a_step_that_has_to_be_split_is_announced(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="absl"):
-        assert pretrain.pick_micro_batch(apply(Config(), TINY | {"train.micro_batch": 2})) == 2
+        assert picked(apply(Config(), TINY | {"train.micro_batch": 2})) == 2
     assert "a step of 8 pairs is computed as 4 micro-batches of 2" in caplog.text
-    assert pretrain.pick_micro_batch(apply(Config(), TINY)) == 8
+    assert picked(apply(Config(), TINY)) == 8
 
 
-@pytest.mark.parametrize(("before", "micro", "mesh", "picked"), [(4, 0, 1, 4), (4, 2, 1, 2), (1, 0, 2, 8), (0, 0, 1, 8)])
+@pytest.mark.parametrize(("before", "micro", "mesh", "expected"), [(4, 0, 1, 4), (4, 2, 1, 2), (1, 0, 2, 8), (0, 0, 1, 8)])
 def test_a_resumed_run_keeps_its_micro_batch_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, before: int, micro: int, mesh: int, picked: int
+    monkeypatch: pytest.MonkeyPatch, before: int, micro: int, mesh: int, expected: int
 ) -> None:
     monkeypatch.setattr("avmae_jax.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor")))
-    assert pretrain.pick_micro_batch(apply(Config(), TINY | {"train.micro_batch": micro}), before) == picked
+    assert picked(apply(Config(), TINY | {"train.micro_batch": micro}), before) == expected
 
 
 class Labelled(Clips):
@@ -376,7 +381,7 @@ def test_every_config_can_be_run(name: str, tmp_path: Path) -> None:
     same_program = {"optim.learning_rate": 1e-4}  # else each config compiles its own
     apply(config, TINY | same_program | {"train.steps": 1, "train.workdir": str(tmp_path)})
     if name.startswith(("finetune", "linear")):
-        model, task = CAVMAEClassifier(config.model, 3, rngs=nnx.Rngs(0)), FinetuningTask(config, None, 3)
+        model, task = CAVMAEClassifier(config.model, 3, rngs=nnx.Rngs(0)), FinetuningTask(config, None, "abc")
     else:
         model, task = CAVMAE(config.model, rngs=nnx.Rngs(0)), PretrainingTask(config, None, tmp_path)
     apply(

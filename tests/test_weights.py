@@ -27,6 +27,8 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.notes import Notes, to_meta
+from avmae_jax.trained import load_trained
 from avmae_jax.trees import flatten
 from avmae_jax.weights import Weights, load_pretrained, read, read_tensors, save_torch, write
 
@@ -146,7 +148,7 @@ def test_a_safetensors_file_has_official_names_and_notes_the_config(official: Pa
     assert len([name for name in tensors if is_unused(name)]) == (1 + 1 + 2) * 2 * 2 * 2
     assert {x.dtype for x in tensors.values()} == {np.dtype("float32")}
     with safe_open(official, "numpy") as file:
-        assert json.loads(file.metadata()["avmae_jax.model"]) == dataclasses.asdict(ODD)
+        assert json.loads(file.metadata()["avmae_jax.meta"]) == to_meta(ODD, Notes())
 
 
 def test_a_file_of_others_needs_heads_and_mel_bins(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
@@ -303,10 +305,10 @@ def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(
         ("not JSON", "says nothing of the model's config"),
         ("[" * 100_000, "says nothing of the model's config"),
         ("[1]", "says nothing of the model's config"),
-        ('{"colour": 1}', "its config has fields unknown here: colour; it was written by a newer version"),
-        ('{"width": "16"}', "its config says that model.width is '16', which it can't be"),
-        ('{"heads": true}', "its config says that model.heads is 'True', which it can't be"),
-        ('{"norm_eps": -1}', "model.norm_eps is -1; it must be positive"),
+        ({"colour": 1}, "its config has fields unknown here: colour; it was written by a newer version"),
+        ({"width": "16"}, "its config says that model.width is '16', which it can't be"),
+        ({"heads": True}, "its config says that model.heads is 'True', which it can't be"),
+        ({"norm_eps": -1}, "model.norm_eps is -1; it must be positive"),
         ({"width": 10**9}, "model.width is 1000000000, its tensors say 16"),
         ({"depth": 4, "decoder_depth": 1}, "model.depth is 4, its tensors say 3\n  model.decoder_depth is 1, its tensors say 2"),
         ({"audio_frames": 80}, "model.audio_frames is 80, its tensors say 24"),
@@ -318,9 +320,53 @@ def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(
 def test_a_noted_config_is_held_against_the_tensors(
     note: str | dict[str, Any], said: str, tensors: Mapping[str, np.ndarray], tmp_path: Path
 ) -> None:
-    text = note if isinstance(note, str) else json.dumps(dataclasses.asdict(ODD) | note)
-    save_file(dict(tensors), tmp_path / "w.safetensors", {"avmae_jax.model": text})
+    text = note if isinstance(note, str) else json.dumps({"config": {"model": dataclasses.asdict(ODD) | note}})
+    save_file(dict(tensors), tmp_path / "w.safetensors", {"avmae_jax.meta": text})
     assert said in message(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "run"])
+def test_what_a_user_must_know_stays_with_the_weights(name: str, tmp_path: Path) -> None:
+    notes = Notes(audio_mean=-5.5, audio_std=4.0, norm_pix=False, mode="audioonly", loss="ce", label_names=("a", "b", "Trommel, groß"))
+    write(made(classes=3)._replace(notes=notes), tmp_path / name)
+    assert read(tmp_path / name).notes == notes
+    trained = load_trained(tmp_path / name)
+    assert trained.label_names == notes.label_names
+    assert (trained.config.data.audio_mean, trained.config.tune.mode, trained.config.loss.norm_pix) == (-5.5, "audioonly", False)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"label_names": ["a"]}, "it has 3 classes and label_names that aren't a list of as many names"),
+        ({"label_names": ["a", "b", 3]}, "it has 3 classes and label_names"),
+        ({"data": {"audio_std": 0}}, "data.audio_std 0"),
+        ({"data": {"audio_mean": "5"}}, "data.audio_mean is '5', which it can't be"),
+        ({"data": [5]}, r"data.audio_mean is '[5]', which it can't be"),
+        ({"tune": {"mode": "both"}}, "tune.mode is 'both'"),
+        ({"loss": {"norm_pix": 1}}, "loss.norm_pix is '1', which it can't be"),
+    ],
+)  # fmt: skip
+def test_a_note_that_cannot_be_is_named(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    weights = made(classes=3)
+    write(weights, tmp_path / "w.safetensors")
+    with safe_open(tmp_path / "w.safetensors", "numpy") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    names = {"label_names": more.pop("label_names")} if "label_names" in more else {}
+    meta = {"config": {"model": dataclasses.asdict(ODD), **more}, **names}
+    save_file(tensors, tmp_path / "other.safetensors", {"avmae_jax.meta": json.dumps(meta)})
+    assert said in message(tmp_path / "other.safetensors")
+
+
+def test_a_label_file_of_other_classes_is_refused(tmp_path: Path) -> None:
+    write(made(classes=3), tmp_path / "run")
+    assert load_trained(tmp_path / "run").label_names == ("class 0", "class 1", "class 2")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n")
+    with pytest.raises(ConversionError, match=r"has 3 classes and .*labels\.csv names 2; give the list it was tuned on"):
+        load_trained(tmp_path / "run", labels_csv=labels)
+    labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n2,/m/2,lute\n")
+    assert load_trained(tmp_path / "run", labels_csv=labels).label_names == ("harp", "oboe", "lute")
 
 
 def test_a_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Clips to batches: pick a frame, decode it, shuffle, batch, give each host its share.
 
 The host only decodes; mixing, scaling, the log-mel and normalisation are part of the jitted step. A batch is a dict of NumPy arrays, those
-of one modality left out where `model.modality` is the other:
+of one modality left out where only the other is needed:
 
   id            str[B]
   waveform      int16[B, S], zeros after the clip's end
@@ -20,13 +20,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import grain
 import jax
 import numpy as np
 
-from avmae_jax.config import AugmentConfig, DataConfig, ModelConfig
+from avmae_jax.config import AugmentConfig, DataConfig, Modality, ModelConfig
 from avmae_jax.data.augment import soft_targets
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
@@ -84,6 +84,7 @@ class _TrainExamples:
     augment: AugmentConfig
     classes: int  # of the targets; 0: none
     cumulative: np.ndarray | None  # float64[N], sums of the clips' weights where they are drawn by weight
+    needs: str  # config.Modality: what batches carry
 
     def make(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         """The example at a place in the order; the rng is that place's own."""
@@ -108,11 +109,11 @@ class _TrainExamples:
 
     def _view(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
         """A random frame, and a random piece of a sound that is too long."""
-        samples, needs = num_samples(self.model.audio_frames), self.model.modality
+        samples = num_samples(self.model.audio_frames)
         frame = int(rng.integers(max(1, len(clip.frames))))
         spare = len(clip.waveform) - samples
         start = int(rng.integers(spare + 1)) if spare > 0 else 0
-        return example(clip, frame, samples=samples, image_size=self.model.image_size, needs=needs, start=start, reduced=True)
+        return example(clip, frame, samples=samples, image_size=self.model.image_size, needs=self.needs, start=start, reduced=True)
 
 
 class TrainBatches:
@@ -132,12 +133,13 @@ class TrainBatches:
         augment: AugmentConfig | None = None,
         classes: int = 0,
         weights: np.ndarray | None = None,
+        needs: Modality | None = None,
     ):
         """Opens the reader; it reads when it is first asked.
 
         Args:
           source: training clips.
-          model: sizes of the inputs, and the modality.
+          model: sizes of the inputs.
           data: reader threads and processes.
           batch_size: clips a batch, over all hosts.
           seed: of order and random choices, in [0, 2**32).
@@ -145,13 +147,14 @@ class TrainBatches:
           classes: C of the targets; 0: batches carry none.
           weights: float[N], how often each clip is drawn where augment.balanced; see augment.balanced_weights. A pass is then N draws with
             replacement, in place of every clip once.
+          needs: which modalities batches carry; None: those of the model.
 
         Raises:
           ValueError: if balanced sampling lacks weights, or they don't fit the source.
         """
         augment = augment or AugmentConfig()
         cumulative = _cumulative(weights, len(source)) if augment.balanced else None
-        examples = _TrainExamples(source, model, augment, classes, cumulative)
+        examples = _TrainExamples(source, model, augment, classes, cumulative, needs or model.modality)
         order = grain.MapDataset.range(len(source)).seed(seed)
         order = order if augment.balanced else order.shuffle()
         workers = grain.MultiprocessingOptions(num_workers=data.workers) if data.workers else None
@@ -197,6 +200,7 @@ def eval_batches(
     crops: int = 1,
     frames: Literal["middle", "all"] = "middle",
     classes: int = 0,
+    needs: Modality | None = None,
 ) -> Iterator[Batch]:
     """The clips in their order; the last batch may be smaller.
 
@@ -205,13 +209,14 @@ def eval_batches(
 
     Args:
       source: held-out clips.
-      model: sizes of the inputs, and the modality.
+      model: sizes of the inputs.
       data: reader threads.
       batch_size: rows a batch.
       limit: read only this many clips, spread evenly over the set, which may be sorted by class; 0: all.
       crops: pieces of a sound that is too long: its centre, or several, evenly spaced from its beginning to its end.
       frames: "middle": the one at index n // 2 of n; "all": each.
       classes: C of the targets, not smoothed; 0: none.
+      needs: which modalities batches carry; None: those of the model.
 
     Raises:
       ValueError: if `crops` is less than 1.
@@ -222,18 +227,21 @@ def eval_batches(
     clips = clips[:: max(1, len(clips) // limit)][:limit] if limit else clips
     ahead = -(-data.prefetch * batch_size // (crops * (NUM_FRAMES if frames == "all" else 1)))
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead)
-    views = clips.map(partial(_views, model=model, crops=crops, frames=frames, classes=classes)).to_iter_dataset(read_options=options)
+    needs = needs or cast(Modality, model.modality)
+    views = clips.map(partial(_views, model=model, crops=crops, frames=frames, classes=classes, needs=needs)).to_iter_dataset(
+        read_options=options
+    )
     return _batched(itertools.chain.from_iterable(views), batch_size)
 
 
-def _views(clip: Clip, *, model: ModelConfig, crops: int, frames: str, classes: int) -> list[dict[str, Any]]:
+def _views(clip: Clip, *, model: ModelConfig, crops: int, frames: str, classes: int, needs: Modality) -> list[dict[str, Any]]:
     """All rows of a clip in evaluation."""
     samples = num_samples(model.audio_frames)
-    spare = max(0, len(clip.waveform) - samples) if model.modality != "image" else 0
+    spare = max(0, len(clip.waveform) - samples) if needs != "image" else 0
     starts = sorted({index * spare // (crops - 1) for index in range(crops)}) if crops > 1 else [spare // 2]
-    shown = range(max(1, len(clip.frames))) if frames == "all" and model.modality != "audio" else [len(clip.frames) // 2]
+    shown = range(max(1, len(clip.frames))) if frames == "all" and needs != "audio" else [len(clip.frames) // 2]
     targets = {"targets": _targets(clip, classes)} if classes else {}
-    make = partial(example, clip, samples=samples, image_size=model.image_size, needs=model.modality)
+    make = partial(example, clip, samples=samples, image_size=model.image_size, needs=needs)
     return [make(frame, start=start) | targets for start in starts for frame in shown]
 
 

@@ -75,11 +75,9 @@ class CAVMAE(nnx.Module):
         )
 
     def audio_features(self, fbank: jax.Array) -> jax.Array:
-        """Tokens of unmasked sound for retrieval: float[B, T, M] -> float32[B, La, D]; pool them with metrics.embedding."""
-        encoder = self.encoder
-        return encoder.joint(encoder.audio.separate(encoder.embed_audio(fbank)), "audio")
+        """Tokens of unmasked sound for retrieval: float[B, T, M] -> float32[B, La, D]; see Encoder.features."""
+        return self.encoder.features("audio", fbank)
 
     def image_features(self, image: jax.Array) -> jax.Array:
-        """Tokens of an unmasked picture for retrieval: float[B, H, W, 3] -> float32[B, Lv, D]; pool them with metrics.embedding."""
-        encoder = self.encoder
-        return encoder.joint(encoder.image.separate(encoder.embed_image(image)), "image")
+        """Tokens of an unmasked picture for retrieval: float[B, H, W, 3] -> float32[B, Lv, D]; see Encoder.features."""
+        return self.encoder.features("image", image)

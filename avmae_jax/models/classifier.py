@@ -9,11 +9,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from avmae_jax.config import ModelConfig
+from avmae_jax.config import Modality, ModelConfig
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.layers import MAIN, layer_norm, linear
 
 Mode = Literal["multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly"]
+
+
+def modality_of(mode: Mode) -> Modality:
+    """What a mode looks at."""
+    return "both" if mode == "multimodal" else "audio" if "audio" in mode else "image"
 
 
 class Head(nnx.Module):
@@ -63,10 +68,10 @@ class CAVMAEClassifier(nnx.Module):
         """What the head sees, float32[B, D]; see __call__."""
         if mode not in get_args(Mode):
             raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
-        if mode == "multimodal":
+        modality = modality_of(mode)
+        if modality == "both":
             both = jnp.concatenate([self._separate("audio", fbank), self._separate("image", image)], axis=1)
             return self.encoder.joint(both).mean(axis=1)
-        modality = "audio" if "audio" in mode else "image"
         tokens = self._separate(modality, fbank if modality == "audio" else image)
         own = self.encoder.joint(tokens, modality).mean(axis=1)
         # A model tuned on both knows the joint norms; with one modality missing the original takes the mean of both passes.
@@ -75,6 +80,4 @@ class CAVMAEClassifier(nnx.Module):
     def _separate(self, modality: str, inputs: jax.Array | None) -> jax.Array:
         if inputs is None:
             raise ValueError(f"this mode needs {modality}, which isn't given; choose a mode of what there is")
-        if modality == "audio":
-            return self.encoder.audio.separate(self.encoder.embed_audio(inputs))
-        return self.encoder.image.separate(self.encoder.embed_image(inputs))
+        return self.encoder.separate(modality, inputs)

@@ -111,6 +111,16 @@ class Encoder(nnx.Module):
         """Normalised image [B, H, W, 3] -> tokens [B, K, D]; see Tower.embed."""
         return self.image.embed(image, mask)
 
+    def separate(self, modality: str, inputs: jax.Array) -> jax.Array:
+        """All patches of one modality through its own blocks: float[B, T, M] or float[B, H, W, 3] -> [B, L, D]."""
+        if modality == "audio":
+            return self.audio.separate(self.embed_audio(inputs))
+        return self.image.separate(self.embed_image(inputs))
+
+    def features(self, modality: str, inputs: jax.Array) -> jax.Array:
+        """Tokens of one unmasked modality for retrieval: as separate, -> float32[B, L, D]; pool them with metrics.embedding."""
+        return self.joint(self.separate(modality, inputs), modality)
+
     def joint(self, tokens: jax.Array, stream: str = MAIN, *, unchained: bool = False) -> jax.Array:
         """Through the joint blocks and the final norm of a stream.
 

@@ -1,0 +1,83 @@
+"""Applying a model to clips: fixed batches on the device, rows of a clip averaged, a name for each result.
+
+Axis letters: N clips, C classes, D width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from avmae_jax.config import Config
+from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.pipeline import Batch, eval_batches
+from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
+
+BATCH = 32  # rows computed at once, unless told otherwise
+
+
+class Forward:
+    """A function of a model and a batch, compiled once for batches of one size."""
+
+    def __init__(self, function: Callable[[Any, Mapping[str, jax.Array]], Any], batch_size: int = BATCH):
+        """`function` gives arrays of a row for each row of the batch."""
+        self._compiled, self._size = nnx.jit(function), batch_size
+
+    def __call__(self, model: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
+        """Each batch of `batch_size` rows or fewer with the function's arrays of it, on the host; a short one is filled up meanwhile."""
+        for batch in batches:
+            rows = len(batch["id"])
+            given = {name: value for name, value in batch.items() if name not in ("id", "targets")}
+            padded = {name: jnp.asarray(np.resize(value, (self._size, *value.shape[1:]))) for name, value in given.items()}
+            yield batch, jax.tree.map(lambda values, rows=rows: np.asarray(values)[:rows], self._compiled(model, padded))
+
+
+class Scores(NamedTuple):
+    """What a classifier says of clips."""
+
+    ids: list[str]
+    probabilities: np.ndarray  # float32[N, C]
+    targets: np.ndarray  # float32[N, C], 1 where the clip has the class
+
+
+class Classify:
+    """A classifier in one of its modes, on sources of labelled clips."""
+
+    def __init__(self, config: Config, classes: int, mode: Mode | None = None, batch_size: int = BATCH):
+        """`config` says of the model, the data and the tuning what Notes has; `mode` is that of the tuning if None."""
+        self.config, self.classes, self.batch_size = config, classes, batch_size
+        self.mode: Any = mode or config.tune.mode
+        self._forward = Forward(lambda model, batch: probabilities(config, logits(model, batch, config, self.mode)), batch_size)
+
+    def __call__(
+        self, model: CAVMAEClassifier, source: ClipSource, *, crops: int = 1, frames: Literal["middle", "all"] = "middle"
+    ) -> Scores:
+        """The means over crops of the sound and frames; see eval_batches, which has the arguments."""
+        views: dict[str, Any] = {"crops": crops, "frames": frames, "classes": self.classes, "needs": modality_of(self.mode)}
+        ids, scores, targets = [], [], []
+        for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, **views)):
+            ids.append(batch["id"])
+            targets.append(batch["targets"])
+            scores.append(found)
+        if not ids:
+            raise ValueError("there is no clip to classify")
+        names, rows = np.concatenate(ids), np.concatenate(scores)
+        first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
+        counts = np.diff(first, append=len(names))
+        means = np.add.reduceat(rows, first) / counts[:, None].astype(np.float32)
+        return Scores([str(name) for name in names[first]], means, np.concatenate(targets)[first])
+
+
+def logits(model: CAVMAEClassifier, batch: Mapping[str, jax.Array], config: Config, mode: Any) -> jax.Array:
+    """Of a batch of data/pipeline.py: float32[B, C]."""
+    fbank, image = model_inputs(batch, config)
+    return model(fbank, image, mode=mode)
+
+
+def probabilities(config: Config, logits: jax.Array) -> jax.Array:
+    """Of each class by itself with binary cross-entropy, of one among all with the other: float32[B, C] -> float32[B, C]."""
+    return jax.nn.sigmoid(logits) if config.tune.loss == "bce" else jax.nn.softmax(logits)

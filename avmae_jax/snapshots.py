@@ -1,0 +1,68 @@
+"""Weights of a run that are worth keeping beside its checkpoints: the best ones, and the mean of some epochs.
+
+    best/       the weights of the evaluation that a task finds best
+    averaged/   the plain mean of the weights at the ends of the epochs that config.tune names, as in Gong et al., arXiv 2210.07839
+
+Each is a folder of checkpoints with one step, `params` alone, that load_pretrained reads. A run that goes on from an older checkpoint
+passes steps again that these folders have seen; since it repeats them bit for bit, what is there stays.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from avmae_jax.checkpoint import Checkpoints, newest_meta, restore_params
+
+BEST, AVERAGED = "best", "averaged"
+
+
+class Snapshots:
+    """Both folders of a run; on several hosts every process calls every method."""
+
+    def __init__(self, folder: Path, meta: Callable[[], dict[str, Any]], first_epoch: int = 0, last_epoch: int = 0):
+        """Opens the folders that are there.
+
+        Args:
+          folder: of the run.
+          meta: what is noted beside weights.
+          first_epoch: of the mean, counted from 1; 0: no mean is kept.
+          last_epoch: the last one of it.
+        """
+        self._folder, self._meta = folder, meta
+        self._first, self._last = first_epoch, last_epoch
+        self._best: float | None = (newest_meta(folder / BEST) or {}).get("measured")
+
+    def measured(self, step: int, params: Any, measured: float) -> None:
+        """Keeps the weights of a step if they are better than those of every step before."""
+        if self._best is None or measured > self._best:
+            self._save(BEST, step, params, {"measured": measured})
+            self._best = measured
+
+    def epoch_ended(self, epoch: int, step: int, params: Any) -> None:
+        """Takes the weights at the end of an epoch, counted from 1, into the mean, if it is one of its epochs.
+
+        Raises:
+          CheckpointError: if the mean so far is damaged, or can't be written.
+        """
+        if not self._first <= epoch <= self._last or not self._first:
+            return
+        before = (newest_meta(self._folder / AVERAGED) or {}).get("epochs", [])
+        if epoch in before:
+            return
+        expected = list(range(self._first, epoch))
+        if before != expected:
+            logging.warning("%s holds the mean of epochs %s, not of %s: what is missing stays missing", AVERAGED, before, expected)
+        mean = params
+        if before:
+            so_far = restore_params(self._folder / AVERAGED, params).params
+            mean = jax.tree.map(lambda old, new: old + (new - old) / (len(before) + 1), so_far, params)
+        self._save(AVERAGED, step, mean, {"epochs": [*before, epoch]})
+
+    def _save(self, name: str, step: int, params: Any, found: dict[str, Any]) -> None:
+        with Checkpoints(self._folder / name, keep_last=1) as checkpoints:
+            newest = checkpoints.newest()
+            if newest is None or newest < step:
+                checkpoints.save(step, params=params, opt_state={}, rng={}, data={}, meta=self._meta() | found)
