@@ -25,6 +25,14 @@ def start() -> None:
     handler.addFilter(_ours_or_serious)
 
 
+def cache_programs() -> None:
+    """Keeps compiled programs in ~/.cache/avmae_jax/programs, or in $JAX_COMPILATION_CACHE_DIR, so that a second call needn't compile."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/avmae_jax/programs").expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def _ours_or_serious(record: LogRecord) -> bool:
     """Keeps the libraries' small talk off the screen; their warnings stay."""
     return record.levelno >= WARNING or bool({"avmae_jax", "launch"} & set(Path(record.pathname).parts))

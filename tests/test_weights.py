@@ -351,7 +351,7 @@ def test_a_note_that_cannot_be_is_named(more: dict[str, Any], said: str, tmp_pat
     weights = made(classes=3)
     write(weights, tmp_path / "w.safetensors")
     with safe_open(tmp_path / "w.safetensors", "numpy") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key) for key in file}
     names = {"label_names": more.pop("label_names")} if "label_names" in more else {}
     meta = {"config": {"model": dataclasses.asdict(ODD), **more}, **names}
     save_file(tensors, tmp_path / "other.safetensors", {"avmae_jax.meta": json.dumps(meta)})

@@ -1,0 +1,66 @@
+"""What the programs that apply a trained model have in common: opening it, and the clips that it is applied to."""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from avmae_jax.config import Config, DataConfig, Modality, with_defaults
+from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.sources import open_source
+from avmae_jax.trained import Trained, load_trained
+
+_RUN_DEPTH = 2  # a run's checkpoints/<step> is so many folders below it
+
+
+def define_model_flags() -> None:
+    """Flags that say more of a model's file than the file itself."""
+    flags.DEFINE_string("labels_csv", "", "names of the classes (index,mid,display_name), where the model's file has none")
+    flags.DEFINE_integer("heads", 0, "of the encoder, for a .pth; 0: those of the published model of its width", lower_bound=0)
+    flags.DEFINE_integer("decoder_heads", 0, "likewise, of the decoder", lower_bound=0)
+
+
+def define_data_flags() -> None:
+    """Flags that choose clips."""
+    flags.DEFINE_string("data", "", "folder written by launch.prepare; empty: the data of the model's run")
+    flags.DEFINE_enum("split", "test", ["train", "test"], "which clips of it")
+
+
+def load(path: str) -> Trained:
+    """The model at a path, by define_model_flags'; raises as load_trained does."""
+    given = flags.FLAGS
+    return load_trained(path, labels_csv=given.labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
+
+
+def open_clips(model_path: str, needs: Modality) -> ClipSource:
+    """The clips of define_data_flags'.
+
+    Raises:
+      DatasetError: if no data are named, or they can't be opened or hold no such clip.
+    """
+    given = flags.FLAGS
+    data = DataConfig(source="prepared", path=given.data) if given.data else run_config(model_path).data
+    source = open_source(data, given.split, needs)
+    if not len(source):
+        raise DatasetError(f"{given.data or data.path}: no clip of its split {given.split} has what is needed ({needs})")
+    return source
+
+
+def run_config(model_path: str) -> Config:
+    """The config of the run that a model lies in.
+
+    Raises:
+      DatasetError: if it lies in none.
+    """
+    path = Path(model_path).expanduser().absolute()
+    for folder in (path, *path.parents[:_RUN_DEPTH]):
+        note = folder / "config.json"
+        if note.is_file():
+            try:
+                saved = with_defaults(json.loads(note.read_text(encoding="utf-8")))
+                groups = {name: type(getattr(Config(), name))(**value) for name, value in saved.items() if isinstance(value, dict)}
+                return Config(**{**saved, **groups})
+            except (ValueError, TypeError, AttributeError) as error:
+                raise DatasetError(f"{note} is no config of a run ({error})") from error
+    raise DatasetError(f"{model_path} lies in no run, whose data could be taken; give --data, a folder written by launch.prepare")
