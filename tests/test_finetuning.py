@@ -16,6 +16,7 @@ from conftest import Clips
 from flax import nnx
 
 from avmae_jax import optim
+from avmae_jax.checkpoint import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
@@ -145,6 +146,11 @@ def make(job: Job) -> Iterator[Clip]:
     yield Clips(1)[0]._replace(id=job.id, waveform=wave.astype(np.int16), labels=(label,))
 
 
+def make_heard(job: Job) -> Iterator[Clip]:
+    """The same without pictures."""
+    yield next(make(job))._replace(frames=())
+
+
 def finetune(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     fields = ("size", "width", "heads", "depth", "audio_frames", "image_size")
     model = [f"--config.model.{name}={getattr(TINY, name)}" for name in fields]
@@ -157,12 +163,25 @@ def finetune(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
 def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
     jobs = {"train": [Job(f"t{n}", (n,)) for n in range(32)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}
     shards.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=["low", "high"], settings={}, workers=0)
-    done = finetune(tmp_path / "run", "--config.train.epochs=12", "--config.optim.learning_rate=0.001")
+    mean = ["--config.tune.average_first=10", "--config.tune.average_last=12"]
+    done = finetune(tmp_path / "run", "--config.train.epochs=12", "--config.optim.learning_rate=0.001", *mean)
     assert done.returncode == 0, done.stderr[-2000:]
-    held_out = json.loads((tmp_path / "run/summary.json").read_text())["held_out"]
-    assert held_out["accuracy"] == held_out["map"] == 1.0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["held_out"]["accuracy"] == summary["held_out"]["map"] == summary["averaged"]["accuracy"] == 1.0
+    assert newest_meta(tmp_path / "run/averaged")["epochs"] == [10, 11, 12]  # pyright: ignore[reportOptionalSubscript]
     trained = load_trained(tmp_path / "run/best")
     assert (trained.label_names, trained.config.tune.loss) == (("low", "high"), "ce")
+
+
+def test_a_classifier_of_sound_needs_no_pictures(tmp_path: Path) -> None:
+    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(16)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}
+    heard: dict[str, Any] = {"jobs": jobs, "make": make_heard, "label_names": ["low", "high"], "settings": {}, "workers": 0}
+    shards.write_dataset(tmp_path / "set", name="tones", **heard)
+    done = finetune(tmp_path / "run", "--config.tune.mode=audioonly", "--config.train.epochs=1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "16 training clips of 2 classes, 8 held out" in done.stderr
+    done = finetune(tmp_path / "other", "--config.tune.mode=multimodal")
+    assert done.returncode == 1
 
 
 def test_clips_without_classes_are_refused(tmp_path: Path) -> None:

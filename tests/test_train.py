@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 from conftest import TINY, Clips, apply
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avmae_jax.checkpoint import CheckpointMismatchError, restore_params
 from avmae_jax.config import Config
@@ -257,3 +260,16 @@ def test_the_rate_falls_in_epochs(tmp_path: Path) -> None:
     make_trainer(tmp_path, optim__decay_start=1, train__eval_every=100).run()
     rates = [row["learning_rate"] for row in rows(tmp_path) if row["split"] == "train"]
     np.testing.assert_allclose(rates, [0.01] * 5 + [0.005] * 4, rtol=1e-6)
+
+
+@given(st.floats(0.2, 50), st.integers(1, 12))
+def test_each_epoch_ends_once(steps_per_epoch: float, epochs: int) -> None:
+    """At the step nearest to its end; of epochs shorter than a step the last one counts."""
+    steps = range(1, round(epochs * steps_per_epoch) + 1)
+    ended = [
+        (step, epoch)
+        for step in steps
+        if (epoch := Trainer._epoch_ended(SimpleNamespace(step=step, steps_per_epoch=steps_per_epoch)))  # pyright: ignore[reportArgumentType]
+    ]
+    expected = {round(epoch * steps_per_epoch): epoch for epoch in range(1, epochs + 20)}
+    assert ended == [(step, epoch) for step, epoch in expected.items() if step in steps]

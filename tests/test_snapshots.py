@@ -1,0 +1,78 @@
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avmae_jax.checkpoint import CheckpointError, newest_meta, restore_params
+from avmae_jax.snapshots import AVERAGED, BEST, Snapshots
+
+
+def params(value: float) -> dict[str, jax.Array]:
+    return {"head.linear.bias": jnp.full(3, value, jnp.float32)}
+
+
+def opened(folder: Path, first: int = 2, last: int = 4) -> Snapshots:
+    return Snapshots(folder, lambda: {"label_names": ["a"]}, first, last)
+
+
+def kept(folder: Path, name: str) -> tuple[int, float]:
+    restored = restore_params(folder / name)
+    return restored.step, float(restored.params["head.linear.bias"][0])
+
+
+def test_the_best_weights_stay_through_a_restart(tmp_path: Path) -> None:
+    snapshots = opened(tmp_path)
+    for step, measured in ((10, 0.3), (20, 0.7), (30, 0.5)):
+        snapshots.measured(step, params(step), measured)
+    assert kept(tmp_path, BEST) == (20, 20.0)
+    assert newest_meta(tmp_path / BEST) == {"label_names": ["a"], "measured": 0.7}
+    resumed = opened(tmp_path)
+    resumed.measured(40, params(40), 0.6)
+    assert kept(tmp_path, BEST) == (20, 20.0)
+    resumed.measured(50, params(50), 0.8)
+    assert kept(tmp_path, BEST) == (50, 50.0)
+    assert [path.name for path in (tmp_path / BEST).iterdir()] == ["50"]
+
+
+def test_the_mean_is_that_of_its_epochs_both_ends_included(tmp_path: Path) -> None:
+    snapshots, values = opened(tmp_path), (1.0, 4.0, -3.0, 11.5, 70.0)
+    for epoch, value in enumerate(values, start=1):
+        snapshots.epoch_ended(epoch, 10 * epoch, params(value))
+    step, mean = kept(tmp_path, AVERAGED)
+    assert step == 40
+    assert mean == pytest.approx(np.mean(values[1:4]), rel=1e-6)
+    assert newest_meta(tmp_path / AVERAGED) == {"label_names": ["a"], "epochs": [2, 3, 4]}
+
+
+def test_a_run_that_passes_epochs_again_does_not_count_them_twice(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.epoch_ended(2, 20, params(2.0))
+    first.epoch_ended(3, 30, params(4.0))
+    again = opened(tmp_path)
+    again.epoch_ended(2, 20, params(2.0))
+    again.epoch_ended(3, 30, params(4.0))
+    again.epoch_ended(4, 40, params(9.0))
+    assert kept(tmp_path, AVERAGED) == (40, pytest.approx(5.0))
+
+
+def test_an_epoch_that_is_missing_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        opened(tmp_path).epoch_ended(3, 30, params(4.0))
+    assert "averaged holds the mean of epochs [], not of [2]" in caplog.text
+
+
+def test_a_damaged_mean_stops_the_run(tmp_path: Path) -> None:
+    opened(tmp_path).epoch_ended(2, 20, params(2.0))
+    for path in (tmp_path / AVERAGED / "20" / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        opened(tmp_path).epoch_ended(3, 30, params(2.0))
+
+
+def test_no_mean_unless_asked_for(tmp_path: Path) -> None:
+    opened(tmp_path, 0, 0).epoch_ended(1, 10, params(1.0))
+    assert not (tmp_path / AVERAGED).exists()
