@@ -4,7 +4,7 @@ Axis letters: N clips, C classes, D width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import nnx
 from avmae_jax.config import Config
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import Batch, eval_batches
+from avmae_jax.data.pipeline import Batch, Frames, eval_batches
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
 
 BATCH = 32  # rows computed at once, unless told otherwise
@@ -53,9 +53,7 @@ class Classify:
         self.mode: Any = mode or config.tune.mode
         self._forward = Forward(lambda model, batch: probabilities(config, logits(model, batch, config, self.mode)), batch_size)
 
-    def __call__(
-        self, model: CAVMAEClassifier, source: ClipSource, *, crops: int = 1, frames: Literal["middle", "all"] = "middle"
-    ) -> Scores:
+    def __call__(self, model: CAVMAEClassifier, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Scores:
         """The means over crops of the sound and frames; see eval_batches, which has the arguments."""
         views: dict[str, Any] = {"crops": crops, "frames": frames, "classes": self.classes, "needs": modality_of(self.mode)}
         ids, scores, targets = [], [], []

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import norm, rankdata
 
 from avmae_jax.losses import unit_length
 
@@ -103,6 +104,39 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray, *, empty_as_
     if np.isnan(precisions).all():
         raise ValueError(f"none of the {len(precisions)} classes has a positive; is this the right label file?")
     return float(np.nan_to_num(precisions).mean() if empty_as_zero else np.nanmean(precisions))
+
+
+def auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each class: how often a clip that has it scores higher than one that hasn't; half of what is equal counts.
+
+    Args:
+      scores: float[N, C], higher is likelier.
+      targets: bool[N, C], or numbers that are 0 where the class is absent.
+
+    Returns:
+      float64[C], NaN where no clip has the class, or each has it.
+
+    Raises:
+      ValueError: if the shapes differ, or a score is not finite.
+    """
+    if scores.ndim != 2 or scores.shape != targets.shape or not len(scores):
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be arrays of the same shape [N, C] with N > 0")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of the scores are not finite; mend the model")
+    has = targets != 0
+    positives = has.sum(axis=0)
+    pairs = (positives * (len(has) - positives)).astype(np.float64)
+    ranks = np.asarray(rankdata(scores, axis=0))  # float64[N, C], from 1; of equal scores their mean
+    won = (ranks * has).sum(axis=0) - positives * (positives + 1) / 2
+    return np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def d_prime(area: float) -> float:
+    """How far apart two normal distributions of deviation 1 lie whose ROC curve has this area; infinite for an area of 1, NaN for NaN.
+
+    AudioSet's evaluations take it of the mean area over classes (Hershey et al., arXiv 1609.09430, section 3.4).
+    """
+    return float(np.sqrt(2) * norm.ppf(area))
 
 
 def _directions(rows: np.ndarray, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from absl import app, logging
+from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
@@ -98,4 +98,5 @@ if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file(
         "config", None, "a file of configs/, such as configs/finetune_instruments.py", lock_config=True
     )
-    app.run(main)
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=runtime.parse_flags)

@@ -5,7 +5,8 @@ frames a window will have isn't known while it is read: frame i is the last one 
 At a constant rate of whole frames a clip these are the frames that data/video.py finds by counting; at others some may differ by one.
 
 The rest behind the last whole clip becomes a shorter one, with fewer frames, if it is at least half as long; a shorter video gives what
-it has. Sound and pictures count their seconds each from their own beginning, as everywhere here.
+it has. Sound and pictures count their seconds each from their own beginning, as everywhere here. Where one of the two is missing and may
+be, the other is cut in the same way.
 """
 
 import itertools
@@ -20,9 +21,22 @@ import soxr
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
+from avmae_jax.config import Modality
 from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
-from avmae_jax.data.media import audio_stream, encode_jpeg, one_channel, opened, promised, refuse, reported, shrink, video_stream
-from avmae_jax.data.video import check_complete, clip_samples, to_int16
+from avmae_jax.data.media import (
+    audio_stream,
+    encode_jpeg,
+    modalities,
+    one_channel,
+    opened,
+    promised,
+    refuse,
+    reported,
+    shrink,
+    video_stream,
+)
+from avmae_jax.data.media_folder import PICTURE_SUFFIXES
+from avmae_jax.data.video import check_complete, clip_samples, decode_clip, to_int16
 
 _SHORTEST_REST = Fraction(1, 2)  # of a clip
 _UNKNOWN_RATE = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
@@ -37,6 +51,7 @@ def cut_clips(
     stride: float = 10.0,
     frame_size: int = 224,
     mix_channels: bool = False,
+    allow_missing: bool = False,
     max_mismatch: float = math.inf,
 ) -> Iterator[Clip]:
     """Decodes a media file from beginning to end.
@@ -49,6 +64,7 @@ def cut_clips(
       stride: seconds from the start of a clip to that of the next.
       frame_size: side of the stored frames in pixels.
       mix_channels: take the mean of all audio channels instead of the first one.
+      allow_missing: a file with sound alone, or pictures alone, gives clips of one modality; a JPEG or PNG gives one clip.
       max_mismatch: seconds by which sound and pictures may differ in length.
 
     Yields:
@@ -58,39 +74,65 @@ def cut_clips(
       ClipError: if the file can't be opened, has no sound or no pictures, is damaged anywhere, or has a longer mismatch; some clips may
         have been yielded by then.
     """
+    if allow_missing and Path(path).suffix.lower() in PICTURE_SUFFIXES:
+        picture = decode_clip(path, clip_id=f"{clip_id}@0", labels=labels, frame_size=frame_size, allow_missing=True)
+        yield picture._replace(video=clip_id)
+        return
+    has = modalities(path) if allow_missing else "both"
     length, step = Fraction(seconds), Fraction(stride)
     sound, pictures = _Sound(path, mix_channels), _Pictures(length, step, frame_size)
     with opened(path) as container:
-        streams = _Streams(path, container)
+        streams = _Streams(path, container, has)
         for index in itertools.count():
             start = index * step
             samples = clip_samples(seconds)
-            while not (streams.ended or (sound.end >= start * SAMPLE_RATE + samples and pictures.complete(index))):
+            while not (streams.ended or streams.reached(sound, start * SAMPLE_RATE + samples, pictures, index)):
                 streams.feed(sound, pictures)
-            end = min(Fraction(sound.end, SAMPLE_RATE), pictures.end)
+            end = streams.end(sound, pictures)
             if streams.ended and end - start < length * _SHORTEST_REST and (index or end <= start):
                 break
-            waveform, frames = sound.window(round(start * SAMPLE_RATE), samples), pictures.window(index)
-            yield Clip(f"{clip_id}@{float(start):g}", to_int16(path, waveform), frames, tuple(labels), clip_id, float(start))
+            heard, frames = sound.window(round(start * SAMPLE_RATE), samples), pictures.window(index)
+            waveform = to_int16(path, heard) if streams.audio else np.zeros(0, np.int16)
+            yield Clip(f"{clip_id}@{float(start):g}", waveform, frames, tuple(labels), clip_id, float(start))
             sound.forget(round((start + step) * SAMPLE_RATE))
-        if sound.end == 0 or pictures.end == 0:
-            refuse(path, "audio" if sound.end == 0 else "video", "has nothing that can be decoded")
-        for stage, stream, decoded in (("audio", streams.audio, Fraction(sound.end, SAMPLE_RATE)), ("video", streams.video, pictures.end)):
+        _check_whole(path, container, streams, sound, pictures, max_mismatch)
+
+
+def _check_whole(
+    path: str | Path, container: InputContainer, streams: "_Streams", sound: "_Sound", pictures: "_Pictures", max_mismatch: float
+) -> None:
+    """Refuses a file of which less was decoded than its header promises; called at its end."""
+    decoded = [("audio", streams.audio, Fraction(sound.end, SAMPLE_RATE)), ("video", streams.video, pictures.end)]
+    for stage, stream, end in decoded:
+        if stream and end == 0:
+            refuse(path, stage, "has nothing that can be decoded")
+    for stage, stream, end in decoded:
+        if stream:
             whole = promised(container, stream)
-            check_complete(path, stage, float(decoded), whole, whole)
-        heard, shown = sound.end / SAMPLE_RATE, float(pictures.end)
-        if abs(heard - shown) > max_mismatch:
-            refuse(path, "length", f"has {heard:.2f} s of sound and {shown:.2f} s of pictures")
+            check_complete(path, stage, float(end), whole, whole)
+    heard, shown = sound.end / SAMPLE_RATE, float(pictures.end)
+    if streams.audio and streams.video and abs(heard - shown) > max_mismatch:
+        refuse(path, "length", f"has {heard:.2f} s of sound and {shown:.2f} s of pictures")
 
 
 class _Streams:
-    """The packets of both streams, in the order of the file."""
+    """The packets of both streams, or of the one that there is, in the order of the file."""
 
-    def __init__(self, path: str | Path, container: InputContainer) -> None:
+    def __init__(self, path: str | Path, container: InputContainer, has: Modality) -> None:
         self._path = path
-        self.audio, self.video = audio_stream(path, container), video_stream(path, container)
-        self._packets = container.demux(self.audio, self.video)
+        self.audio = None if has == "image" else audio_stream(path, container)
+        self.video = None if has == "audio" else video_stream(path, container)
+        self._packets = container.demux(*filter(None, (self.audio, self.video)))
         self.ended = False
+
+    def reached(self, sound: "_Sound", sample: Fraction, pictures: "_Pictures", window: int) -> bool:
+        """Whether the sound is there up to a sample, and all pictures of a window."""
+        return (not self.audio or sound.end >= sample) and (not self.video or pictures.complete(window))
+
+    def end(self, sound: "_Sound", pictures: "_Pictures") -> Fraction:
+        """Seconds that there are so far of what there is."""
+        ends = [Fraction(sound.end, SAMPLE_RATE)] if self.audio else []
+        return min([*ends, pictures.end] if self.video else ends)
 
     def feed(self, sound: "_Sound", pictures: "_Pictures") -> None:
         """Decodes the next packet, or what the resampler still holds."""
@@ -98,7 +140,8 @@ class _Streams:
         if packet is None:
             self.ended = True
             sound.finish()
-            pictures.finish(Fraction(1, 1) / self.video.average_rate if self.video.average_rate else _UNKNOWN_RATE)
+            rate = self.video.average_rate if self.video else None
+            pictures.finish(1 / rate if rate else _UNKNOWN_RATE)
             return
         stage = "audio" if packet.stream is self.audio else "video"
         if packet.is_corrupt:

@@ -35,6 +35,7 @@ from avmae_jax.data.images import decode_image
 EVAL_FRAME = NUM_FRAMES // 2  # the middle one of ten, as in the original
 
 Batch = dict[str, np.ndarray]
+Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation looks at
 
 
 def example(
@@ -198,7 +199,7 @@ def eval_batches(
     *,
     limit: int = 0,
     crops: int = 1,
-    frames: Literal["middle", "all"] = "middle",
+    frames: Frames = "middle",
     classes: int = 0,
     needs: Modality | None = None,
 ) -> Iterator[Batch]:
@@ -214,7 +215,7 @@ def eval_batches(
       batch_size: rows a batch.
       limit: read only this many clips, spread evenly over the set, which may be sorted by class; 0: all.
       crops: pieces of a sound that is too long: its centre, or several, evenly spaced from its beginning to its end.
-      frames: "middle": the one at index n // 2 of n; "all": each.
+      frames: "first": the one at index 0; "middle": the one at index n // 2 of n; "all": each.
       classes: C of the targets, not smoothed; 0: none.
       needs: which modalities batches carry; None: those of the model.
 
@@ -239,7 +240,8 @@ def _views(clip: Clip, *, model: ModelConfig, crops: int, frames: str, classes: 
     samples = num_samples(model.audio_frames)
     spare = max(0, len(clip.waveform) - samples) if needs != "image" else 0
     starts = sorted({index * spare // (crops - 1) for index in range(crops)}) if crops > 1 else [spare // 2]
-    shown = range(max(1, len(clip.frames))) if frames == "all" and needs != "audio" else [len(clip.frames) // 2]
+    one = 0 if frames == "first" else len(clip.frames) // 2
+    shown = range(max(1, len(clip.frames))) if frames == "all" and needs != "audio" else [one]
     targets = {"targets": _targets(clip, classes)} if classes else {}
     make = partial(example, clip, samples=samples, image_size=model.image_size, needs=needs)
     return [make(frame, start=start) | targets for start in starts for frame in shown]
