@@ -6,6 +6,7 @@ partner of row i is row i.
 Axis letters: B batch, L tokens, D width, N clips, C classes.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -53,21 +54,49 @@ def retrieval(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _
     """
     if queries.ndim != 2 or queries.shape != targets.shape or not queries.size:
         raise ValueError(f"queries {queries.shape} and targets {targets.shape} must be arrays of the same shape [N, D], none of them empty")
+    return summarise_ranks(*partner_ranks(queries, targets, block_scores=block_scores))
+
+
+def summarise_ranks(ranks: np.ndarray, tied: np.ndarray) -> Retrieval:
+    """What partner_ranks found, in numbers."""
+    r1, r5, r10 = (float((ranks <= k).mean()) for k in (1, 5, 10))
+    return Retrieval(r1, r5, r10, float(np.median(ranks)), int(np.count_nonzero(tied)), len(ranks))
+
+
+def partner_ranks(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _BLOCK_SCORES) -> tuple[np.ndarray, np.ndarray]:
+    """The rank of each query's right partner, int64[N], and whether another target has its score, bool[N]; see retrieval."""
+    ranks, tied = np.empty(len(queries), np.int64), np.empty(len(queries), bool)
+    for block, scores in similarities(queries, targets, block_scores=block_scores):
+        rows = np.arange(len(scores))
+        right = scores[rows, block.start + rows][:, None]
+        ranks[block] = 1 + np.count_nonzero(scores > right, axis=1)
+        tied[block] = np.count_nonzero(scores == right, axis=1) > 1
+    return ranks, tied
+
+
+def similarities(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _BLOCK_SCORES) -> Iterator[tuple[slice, np.ndarray]]:
+    """Cosine similarities, some queries at a time; equal targets get equal scores.
+
+    Args:
+      queries: float[Q, D], of any length above 0.
+      targets: float[N, D], likewise.
+      block_scores: similarities held in memory at once.
+
+    Yields:
+      Which queries, and float32[rows, N] of them.
+
+    Raises:
+      ValueError: if a row has no direction.
+    """
     queries, targets = _directions(queries, "queries"), _directions(targets, "targets")
     clips, width = targets.shape
     _, first, column = np.unique(targets.view(f"V{4 * width}")[:, 0], return_index=True, return_inverse=True)
-    distinct = targets[first].T  # [D, <= N]
-    ranks, ties = np.empty(clips, np.int64), 0
+    distinct = targets.T if len(first) == clips else targets[first].T  # [D, <= N]
     rows = max(1, block_scores // clips)
-    for start in range(0, clips, rows):
-        block = slice(start, start + rows)
+    for start in range(0, len(queries), rows):
+        block = slice(start, min(start + rows, len(queries)))
         scores = queries[block] @ distinct
-        right = np.take_along_axis(scores, column[block, None], axis=1)
-        scores = scores[:, column]  # [rows, N]
-        ranks[block] = 1 + np.count_nonzero(scores > right, axis=1)
-        ties += int(np.count_nonzero(np.count_nonzero(scores == right, axis=1) > 1))
-    r1, r5, r10 = (float((ranks <= k).mean()) for k in (1, 5, 10))
-    return Retrieval(r1, r5, r10, float(np.median(ranks)), ties, clips)
+        yield block, scores if len(first) == clips else scores[:, column]
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
