@@ -1,0 +1,135 @@
+"""Filling in hidden parts of clips with a pretraining model, to look at and to listen to.
+
+Axis letters: T spectrogram frames, M mel bins, H W image, S samples.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+from flax import nnx
+
+from avmae_jax import pictures
+from avmae_jax.config import Config, Modality
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.fbank import num_frames, num_samples
+from avmae_jax.data.pipeline import EVAL_FRAME, example
+from avmae_jax.griffin_lim import mel_to_sound
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.mae import MAE
+from avmae_jax.models.patches import spectrogram_picture
+from avmae_jax.pretraining import make_task
+from avmae_jax.trained import Trained
+
+LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sounds
+
+_NAME = 80  # letters of a file's name
+
+
+class Inpainted(NamedTuple):
+    """A clip whose hidden patches are filled in."""
+
+    panels: dict[str, pictures.Panels]  # under "image" and "audio", or one of these; one clip each
+    sounding: int  # spectrogram frames that belong to the clip, at most T; 0 where the model has no sound
+
+
+class Sounds(NamedTuple):
+    """A clip's sound before and after, both through Griffin-Lim, so that what the model loses can be told from what Griffin-Lim loses."""
+
+    original: np.ndarray  # float64[S] in [-0.9, 0.9], of the unmasked log-mel
+    reconstructed: np.ndarray  # float64[S], with the same gain
+
+
+class Inpainter:
+    """A pretraining model that hides and fills in as it is told.
+
+    Args:
+      trained: a pretraining model of both modalities, or of one.
+      masking: fields of ModelConfig that differ from the model's own: audio_mask_ratio, image_mask_ratio, audio_mask_mode.
+
+    Raises:
+      ValueError: if the model is a classifier, or the masking can't be.
+    """
+
+    def __init__(self, trained: Trained, masking: Mapping[str, Any] | None = None):
+        model = trained.model
+        if not isinstance(model, CAVMAE | MAE):
+            raise ValueError(
+                f"{trained.path} is a classifier, which has no decoder to fill anything in; give the pretraining run it was made from"
+            )
+        sizes = dataclasses.replace(trained.config.model, **(masking or {}))
+        sizes.validate()
+        if isinstance(model, CAVMAE):
+            model.audio_mask_ratio, model.image_mask_ratio = sizes.audio_mask_ratio, sizes.image_mask_ratio
+        else:
+            model.mask_ratio = getattr(sizes, f"{sizes.modality}_mask_ratio")
+        self.config: Config = dataclasses.replace(trained.config, model=sizes)
+        self._model, self._task = model, make_task(self.config, None, Path())
+        self._forward = nnx.jit(self._task.forward)  # kept, so that it is compiled once
+
+    @property
+    def needs(self) -> Modality:
+        """What clips must have."""
+        return cast(Modality, self.config.model.modality)
+
+    def __call__(self, clip: Clip, seed: int) -> Inpainted:
+        """Hides patches of a clip and fills them in.
+
+        Args:
+          clip: the beginning of its sound and the middle one of its frames are taken.
+          seed: decides the masks.
+
+        Raises:
+          ValueError: naming the clip, if it lacks what the model needs or its picture is damaged.
+        """
+        sizes = self.config.model
+        frame = min(EVAL_FRAME, len(clip.frames) // 2)
+        made = example(clip, frame, samples=num_samples(sizes.audio_frames), image_size=sizes.image_size, needs=self.needs)
+        batch = {name: value[None] for name, value in made.items() if name != "id"}
+        out, fbank, image = jax.device_get(self._forward(self._model, batch, jax.random.key(seed)))
+        shown = {"image": image, "audio": None if fbank is None else np.asarray(spectrogram_picture(fbank))}
+        panels = {
+            name: pictures.compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=self.config.loss.norm_pix)
+            for name, (pred, hidden) in self._task.predictions(out).items()
+        }
+        sounding = 0 if fbank is None else min(sizes.audio_frames, int(num_frames(made["samples"])))
+        return Inpainted(panels, sounding)
+
+    def sounds(self, found: Inpainted) -> Sounds | None:
+        """The sound of a clip before and after, as far as the clip reaches; None where the model has no sound.
+
+        Raises:
+          ValueError: if the model's predictions aren't finite, or too large to be sound.
+        """
+        if "audio" not in found.panels:
+            return None
+        data, panels = self.config.data, found.panels["audio"]
+        before, after = (
+            mel_to_sound(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
+            for picture in (panels.original, panels.reconstructed)
+        )
+        peak = max(np.abs(before).max(), np.abs(after).max())
+        gain = LOUDEST / peak if peak else 1.0
+        return Sounds(before * gain, after * gain)
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Names for files, one for each of `names` (paths or ids of clips), no two alike even where case doesn't count.
+
+    Letters that not every file system takes become "_"; a name that is taken gets the next free number: x, x_2, x_3.
+    """
+    taken: set[str] = set()
+    made = []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_NAME].lstrip(".") or "clip"
+        chosen, number = plain, 1
+        while chosen.lower() in taken:
+            number += 1
+            chosen = f"{plain}_{number}"
+        taken.add(chosen.lower())
+        made.append(chosen)
+    return made

@@ -1,0 +1,148 @@
+"""Hides parts of clips and lets a pretraining model fill them in: `python -m launch.inpaint RUN FILE [FILE ...] --out DIR`.
+
+RUN is a model as launch.convert reads it. Each FILE is a media file, of whose beginning as much is taken as the model was trained on;
+--clips ID,ID takes clips of a prepared data set instead (--data and --split, or those of RUN). For each there are written
+
+  NAME.png                 image and spectrogram: original, masked, reconstructed
+  NAME_reconstructed.wav   the reconstructed sound
+  NAME_original_mel.wav    the sound of the unmasked spectrogram: what it lacks is Griffin-Lim's loss, not the model's
+
+A spectrogram has no phases: both sounds are approximations by Griffin-Lim, scaled alike so that the louder one peaks at 0.9 of full scale.
+
+A model that was trained with loss.norm_pix, as the original was, predicts patches without their mean and contrast. These are taken from
+what is hidden: such pictures and sounds know more than the model does. For inpainting proper, pretrain with --config.loss.norm_pix=False.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from avmae_jax import pictures
+from avmae_jax.checkpoint import CheckpointError
+from avmae_jax.convert import ConversionError
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import CorruptRecordError
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.video import decode_clip
+from avmae_jax.griffin_lim import save_wav
+from avmae_jax.inpainting import LOUDEST, Inpainter, file_names
+from launch import applied, runtime
+
+_SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
+_FRAMES_PER_SECOND = 102.4  # of a spectrogram, see data/video.py
+
+
+def define_flags() -> None:
+    """Those of this program."""
+    applied.define_model_flags()
+    applied.define_data_flags()
+    flags.DEFINE_string("out", "", "folder that is written into; required")
+    flags.DEFINE_bool("overwrite", False, "files that are there already are replaced")
+    flags.DEFINE_list("clips", [], "ids of clips of a data set, in place of files")
+    flags.DEFINE_float(
+        "audio_mask_ratio", None, "share of the sound's patches that is hidden, in [0, 1); as the model was trained if not given"
+    )
+    flags.DEFINE_float("image_mask_ratio", None, "likewise, of the image's")
+    flags.DEFINE_enum("mask_mode", None, ["unstructured", "time", "freq", "tf"], "what is hidden of the sound: patches, times, bands, both")
+    flags.DEFINE_integer("seed", 0, "of the masks; the same seed hides the same of every clip", lower_bound=0)
+
+
+def masking() -> dict[str, object]:
+    """The fields of ModelConfig that the flags change."""
+    args = flags.FLAGS
+    given = {"audio_mask_ratio": args.audio_mask_ratio, "image_mask_ratio": args.image_mask_ratio, "audio_mask_mode": args.mask_mode}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Clip]:
+    """The clips of a data set that have these ids, in the order of the ids.
+
+    Raises:
+      DatasetError: if one isn't there; see applied.open_clips.
+    """
+    source = applied.open_clips(model_path, inpainter.needs)
+    found: dict[str, Clip] = {}
+    for index in range(len(source)):
+        clip = source[index]
+        if clip.id in ids:
+            found[clip.id] = clip
+        if len(found) == len(set(ids)):
+            break
+    if missing := [name for name in ids if name not in found]:
+        example = source[0].id
+        raise DatasetError(f"no clip of the split {flags.FLAGS.split} has the id {missing[0]!r}; ids are such as {example!r}")
+    return [found[name] for name in ids]
+
+
+def read_file(path: str, inpainter: Inpainter) -> Clip:
+    """The beginning of a media file; raises ClipError as decode_clip, and ValueError if it lacks what the model needs."""
+    sizes = inpainter.config.model
+    seconds = sizes.audio_frames / _FRAMES_PER_SECOND
+    clip = decode_clip(path, clip_id=path, seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
+    if "both" != clip.modality != inpainter.needs:
+        raise ValueError(f"{path} has no {'sound' if inpainter.needs == 'audio' else 'pictures'}, which the model is for")
+    return clip
+
+
+def plan(out: Path, names: list[str]) -> list[Path]:
+    """Where the files of each clip go, without their suffixes.
+
+    Raises:
+      ValueError: if one is there already.
+    """
+    places = [out / name for name in file_names(names)]
+    there = [f"{place}{suffix}" for place in places for suffix in _SUFFIXES if Path(f"{place}{suffix}").exists()]
+    if there and not flags.FLAGS.overwrite:
+        raise ValueError(f"{there[0]} exists; give another --out, or --overwrite")
+    return places
+
+
+def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
+    """Writes the files of one clip; their names."""
+    found = inpainter(clip, flags.FLAGS.seed)
+    pictures.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
+    written = [f"{place}.png"]
+    if sounds := inpainter.sounds(found):
+        for suffix, waveform in zip(_SUFFIXES[1:], (sounds.reconstructed, sounds.original), strict=True):
+            save_wav(Path(f"{place}{suffix}"), waveform)
+            written.append(f"{place}{suffix}")
+    return written
+
+
+def run(model_path: str, files: list[str], ids: list[str], out: Path) -> None:
+    """Everything; raises what main turns into a line."""
+    places = plan(out, [Path(file).stem for file in files] or ids)
+    inpainter = Inpainter(applied.load(model_path), masking())
+    if inpainter.config.loss.norm_pix:
+        logging.warning(
+            "this model was trained with loss.norm_pix: each hidden patch gets its mean and contrast from the original, which the model "
+            "knows nothing of; for inpainting proper, pretrain with --config.loss.norm_pix=False"
+        )
+    clips = iter(find_clips(model_path, inpainter, ids)) if ids else (read_file(file, inpainter) for file in files)
+    for clip, place in zip(clips, places, strict=True):
+        print("\n".join(inpaint(inpainter, clip, place)))
+    if inpainter.needs != "image":
+        print(f"the sounds are approximate (Griffin-Lim, which has to guess the phases); each pair is scaled alike, to a peak of {LOUDEST}")
+
+
+def main(argv: list[str]) -> None:
+    """Fills in the clips that are named."""
+    args = flags.FLAGS
+    if len(argv) < 2 or bool(argv[2:]) == bool(args.clips):
+        raise app.UsageError("give a model, and then either media files or --clips with ids of a data set")
+    if not args.out:
+        raise app.UsageError("give --out, the folder to write into")
+    runtime.start()
+    runtime.cache_programs()
+    try:
+        run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
+    except (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    flags.FLAGS.set_gnu_getopt()  # options may follow the files
+    define_flags()
+    app.run(main)
