@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
+from PIL import Image
 
 from avmae_jax.data import cutting
 from avmae_jax.data.cutting import cut_clips
@@ -95,3 +96,34 @@ def test_sound_and_pictures_of_other_lengths_are_refused_beyond_a_limit(tmp_path
         decode_clip(path, clip_id="x", max_mismatch=2)
     assert len(decode_clip(path, clip_id="x").frames) == 10
     assert len(decode_clip(path, clip_id="x", seconds=3, max_mismatch=0.2).frames) == 10
+
+
+def test_the_one_modality_that_there_is_is_cut_as_beside_the_other(film: Path, tmp_path: Path) -> None:
+    both = list(cut_clips(film, clip_id="x", seconds=1, stride=1, frame_size=96))
+    sound = write_media(tmp_path / "x.wav", sound=np.concatenate([tone(300 + 100 * k, 1) for k in range(4)]), audio_codec="pcm_s16le")
+    heard = list(cut_clips(sound, clip_id="x", seconds=1, stride=1, allow_missing=True))
+    assert [(clip.start, clip.modality) for clip in heard] == [(start, "audio") for start in range(4)]
+    assert [loudest_hertz(clip.waveform[2000:14_000]) for clip in heard] == pytest.approx([300, 400, 500, 600], abs=5)
+    silent = write_media(tmp_path / "x.mp4", frames=[numbered(number) for number in range(67)])
+    seen = list(cut_clips(silent, clip_id="x", seconds=1, stride=1, frame_size=96, allow_missing=True))
+    assert {clip.modality for clip in seen} == {"image"}
+    assert [[number_of(frame) for frame in clip.frames] for clip in seen] == [[number_of(frame) for frame in clip.frames] for clip in both]
+    for path in (sound, silent):
+        with pytest.raises(ClipError, match="has no"):
+            next(cut_clips(path, clip_id="x"))
+
+
+def test_a_picture_is_one_clip(tmp_path: Path) -> None:
+    Image.fromarray(numbered(77)).save(tmp_path / "x.png")
+    (clip,) = cut_clips(tmp_path / "x.png", clip_id="x", seconds=1, stride=1, frame_size=96, allow_missing=True)
+    assert (clip.id, clip.video, clip.start, len(clip.waveform), number_of(clip.frames[0])) == ("x@0", "x", 0, 0, 77)
+    with pytest.raises(ClipError, match="can't be opened"):
+        next(cut_clips(tmp_path / "x.png", clip_id="x"))
+
+
+def test_with_both_there_allowing_one_changes_nothing(film: Path) -> None:
+    for one, other in zip(
+        *(cut_clips(film, clip_id="x", seconds=2, stride=1, allow_missing=allow) for allow in (False, True)), strict=True
+    ):
+        np.testing.assert_array_equal(one.waveform, other.waveform)
+        assert one._replace(waveform=None) == other._replace(waveform=None)  # pyright: ignore[reportArgumentType]
