@@ -1,0 +1,179 @@
+"""One vector a clip for its sound, its picture, and both together.
+
+    sound   --separate--> --joint, norms of sound----> mean, length 1: "audio"
+    picture --separate--> --joint, norms of pictures-> mean, length 1: "image"
+    [sound; picture] ------joint, norms of both------> mean, length 1: "joint"
+
+Axis letters: B batch, T spectrogram frames, M mel bins, H W image, D width.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, get_args
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import nnx
+
+from avmae_jax import metrics
+from avmae_jax.config import Modality, ModelConfig
+from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.fbank import num_samples
+from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.pipeline import Batch, example
+from avmae_jax.data.records import Needs
+from avmae_jax.inference import BATCH, Forward
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.encoder import Encoder
+from avmae_jax.trained import Trained
+from avmae_jax.trees import flatten
+
+KINDS = ("audio", "image", "joint")
+
+_AHEAD = 2  # batches of clips read ahead
+
+
+class Part(NamedTuple):
+    """Some clips that have the same modalities, and their vectors."""
+
+    ids: list[str]
+    positions: list[int]  # in the source
+    labels: list[tuple[int, ...]]
+    vectors: dict[str, np.ndarray]  # by kind, float32[B, D]; a kind that these clips can't have isn't there
+
+
+def needs_of(what: Sequence[str]) -> Needs:
+    """What a clip must have at least, to have one of these kinds of vector.
+
+    Raises:
+      ValueError: for a kind that there isn't.
+    """
+    if not what or not set(what) <= set(KINDS):
+        raise ValueError(f"what is {', '.join(what)!r}; choose one or more of {', '.join(KINDS)}")
+    if len(set(what)) > 1:
+        return "any"
+    return "both" if what[0] == "joint" else "audio" if what[0] == "audio" else "image"
+
+
+def encoder_of(trained: Trained) -> Encoder:
+    """The audio-visual encoder of a model.
+
+    Raises:
+      ValueError: if it is a model of one modality.
+    """
+    if not isinstance(trained.model, CAVMAE | CAVMAEClassifier):
+        raise ValueError(f"{trained.path} is a model of {trained.config.model.modality} alone; sounds and pictures meet in a CAV-MAE only")
+    return trained.model.encoder
+
+
+def fingerprint(trained: Trained) -> str:
+    """What tells two encoders apart: SHA-256 over parameters, and over what else their vectors depend on."""
+    config = trained.config
+    settings = (config.model.patch, config.model.shape.heads, config.model.norm_eps, config.data.audio_mean, config.data.audio_std)
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name, leaf in sorted(flatten(nnx.state(encoder_of(trained), nnx.Param)).items()):
+        values = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def note_of(trained: Trained, source: ClipSource, what: Sequence[str], *, data: str = "", split: str = "") -> dict[str, Any]:
+    """What a file of vectors says of itself; `data` and `split` tell where the clips are from."""
+    return {
+        "model": trained.path,
+        "fingerprint": fingerprint(trained),
+        "width": trained.config.model.shape.width,
+        "what": list(what),
+        "data": data,
+        "split": split,
+        "needs": needs_of(what),
+        "label_names": list(source.label_names),
+    }
+
+
+def vectors(encoder: Encoder, fbank: jax.Array | None, image: jax.Array | None, what: Sequence[str] = KINDS) -> dict[str, jax.Array]:
+    """The vectors that there can be of what is given.
+
+    Args:
+      encoder: of a CAV-MAE.
+      fbank: normalised log-mel, float[B, T, M], or None.
+      image: normalised, float[B, H, W, 3], or None.
+      what: kinds of vector.
+
+    Returns:
+      float32[B, D] by kind; "audio" and "image" are what retrieval compares, see metrics.embedding.
+    """
+    given = {"audio": fbank, "image": image}
+    tokens = {name: encoder.separate(name, inputs) for name, inputs in given.items() if inputs is not None}
+    found = {name: metrics.embedding(encoder.joint(own, name)) for name, own in tokens.items() if name in what}
+    if "joint" in what and len(tokens) == 2:
+        found["joint"] = metrics.embedding(encoder.joint(jnp.concatenate([tokens["audio"], tokens["image"]], axis=1)))
+    return found
+
+
+class Embed:
+    """Clips to vectors; what is compiled is kept."""
+
+    def __init__(self, trained: Trained, what: Sequence[str] = KINDS, batch_size: int = BATCH):
+        """`trained` must be a CAV-MAE or its classifier, `what` are kinds of vector; ValueError if they aren't."""
+        self.trained, self.what, self.needs, self._size = trained, tuple(what), needs_of(what), batch_size
+        self._encoder, config = encoder_of(trained), trained.config
+        self._forward = Forward(lambda encoder, batch: vectors(encoder, *model_inputs(batch, config), self.what), batch_size)
+
+    def __call__(self, source: ClipSource) -> Iterator[Part]:
+        """The clips in their order, but for those that lack a modality: they come in batches of their own, a bit later than their turn.
+
+        Of a sound that is longer than the model's the centre is heard; the frame seen is the one at index n // 2 of n. A clip that has
+        nothing of what is wanted is left out, and counted in the log; so is one that came before, where a damaged one's place was taken.
+        """
+        seen: set[str] = set()
+        groups: dict[Modality, list[tuple[int, Clip]]] = {name: [] for name in get_args(Modality)}
+        left_out = 0
+        for position, clip in enumerate(self._read(source)):
+            modality = self._usable(clip)
+            if modality is None or clip.id in seen:
+                left_out += 1
+                continue
+            seen.add(clip.id)
+            groups[modality].append((position, clip))
+            if len(groups[modality]) == self._size:
+                yield self._part(groups[modality], modality)
+                groups[modality] = []
+        for modality, group in groups.items():
+            if group:
+                yield self._part(group, modality)
+        if left_out:
+            logging.warning("%d of %d clips are left out: without %s, or read twice", left_out, len(source), " or ".join(self.what))
+
+    def _read(self, source: ClipSource) -> Iterable[Clip]:
+        """Clips as rows want them, read ahead by threads."""
+        options = grain.ReadOptions(num_threads=self.trained.config.data.threads, prefetch_buffer_size=_AHEAD * self._size)
+        return grain.MapDataset.source(source).to_iter_dataset(read_options=options)
+
+    def _usable(self, clip: Clip) -> Modality | None:
+        """What of a clip is looked at; None: nothing."""
+        if clip.modality == "both" and self.needs in ("any", "both"):
+            return "both"
+        if clip.modality != "both":
+            return clip.modality if clip.modality in self.what else None
+        return "audio" if self.needs == "audio" else "image"
+
+    def _part(self, group: Sequence[tuple[int, Clip]], modality: Modality) -> Part:
+        positions, clips = zip(*group, strict=True)
+        rows = [row_of(clip, self.trained.config.model, modality) for clip in clips]
+        batch: Batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        ((_, found),) = self._forward(self._encoder, [batch])
+        return Part([clip.id for clip in clips], list(positions), [clip.labels for clip in clips], found)
+
+
+def row_of(clip: Clip, model: ModelConfig, needs: Modality) -> dict[str, Any]:
+    """A clip as evaluation sees it: the centre of its sound, its middle frame; see pipeline.example."""
+    samples = num_samples(model.audio_frames)
+    start = max(0, len(clip.waveform) - samples) // 2
+    return example(clip, len(clip.frames) // 2, samples=samples, image_size=model.image_size, needs=needs, start=start)

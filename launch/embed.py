@@ -1,0 +1,75 @@
+"""Writes vectors of clips: `python -m launch.embed MODEL --out FILE [--data DATASET --split test --what audio,image,joint]`.
+
+MODEL is a run's folder, its best/ or averaged/, or a file of weights, of a CAV-MAE or its classifier. FILE ends in .npz or .array_record;
+avmae_jax/embedding_files.py tells what is in it. It is written as clips are computed and has its name once it is complete; nothing that
+exists is overwritten. Without --data the clips are those of the model's run.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from absl import app, flags
+
+from avmae_jax.checkpoint import CheckpointError
+from avmae_jax.convert import ConversionError
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import CorruptRecordError
+from avmae_jax.data.shards import DatasetError, OnProgress
+from avmae_jax.embedding_files import write_embeddings
+from avmae_jax.embeddings import KINDS, Embed, Part, needs_of, note_of
+from avmae_jax.tensor_files import require_new
+from launch import applied, runtime
+
+ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)  # that a user can cause
+
+
+def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
+    """The same parts, while a bar follows them."""
+    done = 0
+    on_progress(0, 0, total)
+    for part in parts:
+        done += len(part.ids)
+        on_progress(done, 0, total)
+        yield part
+
+
+def data_path(model_path: str) -> str:
+    """The folder of the clips that applied.open_clips opens; empty for the built-in set, which has no lasting one."""
+    return flags.FLAGS.data or applied.run_config(model_path).data.path
+
+
+def main(argv: list[str]) -> None:
+    """Embeds the clips of one data set."""
+    args = flags.FLAGS
+    if len(argv) != 2 or not args.out:
+        raise app.UsageError("give one model, and --out, the file to write")
+    runtime.start()
+    runtime.cache_programs()
+    try:
+        needs: Any = needs_of(args.what)
+        require_new(args.out)
+        trained = applied.load(argv[1])
+        source = applied.open_clips(argv[1], needs)
+        note = note_of(trained, source, args.what, data=data_path(argv[1]), split=args.split)
+        with runtime.progress_bar("embedding") as on_progress:
+            parts = Embed(trained, args.what, args.batch_size)(source)
+            count = write_embeddings(args.out, counted(parts, len(source), on_progress), note)
+    except ERRORS as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(f"wrote {args.out}: {', '.join(args.what)} of {count} clips, {note['width']} numbers each")
+
+
+def define_flags() -> None:
+    """Its options."""
+    applied.define_model_flags()
+    applied.define_data_flags()
+    flags.DEFINE_string("out", "", "the file to write, .npz or .array_record")
+    flags.DEFINE_list("what", list(KINDS), "kinds of vector: of the sound, of the picture, of both together")
+    flags.DEFINE_integer("batch_size", 32, "clips computed at once", lower_bound=1)
+
+
+if __name__ == "__main__":
+    flags.FLAGS.set_gnu_getopt()  # options may follow the model
+    define_flags()
+    app.run(main)
