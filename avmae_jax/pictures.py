@@ -5,6 +5,7 @@ What is shown is composed by pure functions on arrays (`compose`, `smooth`); the
 Axis letters: n clips, H rows, W columns, C channels, P patch, L tokens, T spectrogram frames, M mel bins.
 """
 
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -171,32 +172,61 @@ def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = Non
     figure = Figure(figsize=(WIDTH / DPI, 7), dpi=DPI, facecolor="white")
     figure.subplots_adjust(left=0.04, right=0.985, bottom=0.07, top=0.95, wspace=0.09, hspace=0.28)
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
-        shown, broken = [], []
-        for split, draw in (("train", _draw_train), ("eval", _draw_eval)):
-            steps, values = series(rows, split, name)
-            finite = np.isfinite(values)
-            shown.append(draw(axes, steps[finite], values[finite]))
-            broken.append(steps[~finite])
-        if len(steps := np.concatenate(broken)):
-            axes.plot(steps, 0 * steps + 0.98, "r|", transform=axes.get_xaxis_transform(), label=f"not finite: {len(steps)}")
-        if name == "nce" and batch_size:
-            chance = math.log(batch_size)
-            axes.axhline(chance, color="0.4", linestyle="--", linewidth=1, label=f"guessing: log {batch_size} = {chance:.2f}")
-            shown.append(np.array([chance]))
-        _fit(axes, np.concatenate(shown))
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel("step", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(color="0.92")
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
+        _draw_curve(axes, rows, name, title, batch_size if name == "nce" else None)
     save(figure, path)
+
+
+def curve_svg(rows: list[dict[str, Any]], name: str, title: str, *, batch_size: int | None = None) -> bytes:
+    """One number over steps as an SVG, drawn as in loss_curves.
+
+    Args:
+      rows: of read_metrics.
+      name: of the number.
+      title: what it is, in words.
+      batch_size: draws what guessing would cost, as in loss_curves.
+    """
+    figure = Figure(figsize=(4.6, 2.9), dpi=DPI, facecolor="white", layout="constrained")
+    _draw_curve(figure.subplots(), rows, name, title, batch_size)
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return file.getvalue()
+
+
+def _draw_curve(axes: Axes, rows: list[dict[str, Any]], name: str, title: str, batch_size: int | None) -> None:
+    """On the training set, each value faint, and smoothed; on the held-out set; what isn't finite; what guessing costs."""
+    shown, broken = [], []
+    for split, draw in (("train", _draw_train), ("eval", _draw_eval)):
+        steps, values = series(rows, split, name)
+        finite = np.isfinite(values)
+        shown.append(draw(axes, steps[finite], values[finite]))
+        broken.append(steps[~finite])
+    if len(steps := np.concatenate(broken)):
+        axes.plot(steps, 0 * steps + 0.98, "r|", transform=axes.get_xaxis_transform(), label=f"not finite: {len(steps)}")
+    if batch_size:
+        chance = math.log(batch_size)
+        axes.axhline(chance, color="0.4", linestyle="--", linewidth=1, label=f"guessing: log {batch_size} = {chance:.2f}")
+        shown.append(np.array([chance]))
+    _fit(axes, np.concatenate(shown))
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.set_xlabel("step", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; lines that aren't a row with a step are named in the log and left out."""
-    rows = []
+    rows, damaged = parse_metrics(path)
+    for number, line in damaged:
+        logging.warning("%s: line %d isn't a row of metrics and is not drawn: %.80s", path, number, line)
+    return rows
+
+
+def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """The rows of a metrics.jsonl, and its lines that are none, with their numbers, counted from 1; raises OSError."""
+    rows, damaged = [], []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             row = json.loads(line)
@@ -205,8 +235,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
         else:
-            logging.warning("%s: line %d isn't a row of metrics and is not drawn: %.80s", path, number, line)
-    return rows
+            damaged.append((number, line))
+    return rows, damaged
 
 
 def series(rows: list[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
