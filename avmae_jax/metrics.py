@@ -136,7 +136,7 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray, *, empty_as_
 
 
 def auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each class: how often a clip that has it scores higher than one that hasn't; half of what is equal counts.
+    """Area under the ROC curve of each class: how often a clip that has it scores higher than one that hasn't; a tie counts half.
 
     Args:
       scores: float[N, C], higher is likelier.
@@ -163,7 +163,7 @@ def auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def d_prime(area: float) -> float:
     """How far apart two normal distributions of deviation 1 lie whose ROC curve has this area; infinite for an area of 1, NaN for NaN.
 
-    AudioSet's evaluations take it of the mean area over classes (Hershey et al., arXiv 1609.09430, section 3.4).
+    AudioSet's evaluations take it of the mean area over classes (Hershey et al., arXiv 1609.09430).
     """
     return float(np.sqrt(2) * norm.ppf(area))
 

@@ -1,0 +1,196 @@
+"""What a person looks at after an evaluation: which classes are taken for which, how well each is found, and the worst mistakes.
+
+Axis letters: N clips, C classes.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from avmae_jax.contact_sheet import _CELL, _HEIGHT, _draw_frame, _draw_sound
+from avmae_jax.data.clip import Clip
+from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
+from avmae_jax.metrics import average_precision
+
+MOST_CONFUSED = 30  # classes of a matrix in which the numbers can still be read
+PANELS = 24  # curves drawn
+_MARGIN, _HEAD, _GAP = 14, 44, 18  # pixels
+_NAMES, _SIDE = 200, 220  # pixels beside a matrix: for the classes' names, and for their figures
+_COLUMNS = 6  # of curves
+
+
+class Mistake(NamedTuple):
+    """A clip whose likeliest class isn't one of its own."""
+
+    clip: Clip
+    own: list[tuple[str, float]]  # its classes and their probabilities
+    said: list[tuple[str, float]]  # the likeliest classes and theirs, the likeliest first
+
+
+def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, heading: str) -> None:
+    """Saves a PNG of a confusion matrix: numbers of clips, shaded by their share of the row.
+
+    Of more than MOST_CONFUSED classes those with the most mistakes are shown, and what is taken for any of the rest has one column.
+
+    Args:
+      path: of the PNG; its folder is made if need be.
+      counts: int[C, C], clips of the row's class that are taken for the column's.
+      label_names: C of them.
+      heading: one line.
+
+    Raises:
+      OSError: if the file can't be written.
+    """
+    chosen, note = list(range(len(counts))), ""
+    if len(counts) > MOST_CONFUSED:
+        mistaken = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+        chosen = sorted(np.argsort(-mistaken, kind="stable")[:MOST_CONFUSED].tolist())
+        note = f"; the {MOST_CONFUSED} of {len(counts)} classes with the most mistakes"
+    shown, rows = counts[np.ix_(chosen, chosen)], [short_name(label_names[index], 26) for index in chosen]
+    columns = rows
+    if note:
+        shown, columns = np.column_stack([shown, counts[chosen].sum(axis=1) - shown.sum(axis=1)]), [*rows, "any other"]
+    cell = min(60, (WIDTH - _NAMES - _SIDE) // len(columns))
+    top = _HEAD + 26
+    figure = Figure(figsize=(WIDTH / DPI, (top + cell * len(rows) + 150) / DPI), dpi=DPI, facecolor="white")
+    write(figure, _MARGIN, 22, short_name(heading + note, 160), size=11)
+    write(figure, _NAMES, _HEAD + 10, "row: class of the clip; column: likeliest class; shade: share of the row", size=9, color="0.35")
+    axes = axes_at(figure, _NAMES, top, cell * len(columns), cell * len(rows))
+    _draw_matrix(axes, shown, rows, columns, size=9 if cell > 40 else 7)
+    side = _NAMES + cell * len(columns) + _GAP
+    for place, words in zip((0, 60, 120), ("clips", "recall", "precision"), strict=True):
+        write(figure, side + place, _HEAD + 10, words, size=9, color="0.35")
+    for row, index in enumerate(chosen):
+        own, given, taken = counts[index, index], counts[index].sum(), counts[:, index].sum()
+        for place, words in zip((0, 60, 120), (str(given), _share(own, given), _share(own, taken)), strict=True):
+            write(figure, side + place, top + (row + 0.5) * cell, words, size=8)
+    save(figure, path)
+
+
+def _draw_matrix(axes: Axes, counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, size: int) -> None:
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.6 else "0.15"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=colour)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_color("0.8")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
+
+
+def precision_recall(path: Path, scores: np.ndarray, targets: np.ndarray, label_names: Sequence[str], *, heading: str) -> None:
+    """Saves a PNG with the precision-recall curve of each class that has a positive, the best first.
+
+    Of more than PANELS classes one half of the panels shows the best and the other the worst, which the heading tells.
+
+    Args:
+      path: of the PNG; its folder is made if need be.
+      scores: float[N, C], finite.
+      targets: [N, C], not 0 where a clip has the class.
+      label_names: C of them.
+      heading: the beginning of one line.
+
+    Raises:
+      ValueError: see average_precision.
+      OSError: if the file can't be written.
+    """
+    precisions = average_precision(scores, targets)
+    order = [int(index) for index in np.argsort(-precisions, kind="stable") if np.isfinite(precisions[index])]
+    note = f"precision over recall of {len(order)} classes, by average precision (AP)"
+    if len(order) > PANELS:
+        half = PANELS // 2
+        note = f"precision over recall of the {half} best and the {half} worst of {len(order)} classes, by average precision (AP)"
+        order = order[:half] + order[-half:]
+    width, height, title, ticks = (WIDTH - 2 * _MARGIN - 30 - (_COLUMNS - 1) * _GAP) // _COLUMNS, 170, 36, 24
+    rows = max(1, math.ceil(len(order) / _COLUMNS))
+    pitch = title + height + ticks
+    figure = Figure(figsize=(WIDTH / DPI, (_HEAD + rows * pitch + 30) / DPI), dpi=DPI, facecolor="white")
+    write(figure, _MARGIN, 22, short_name(f"{heading}: {note}", 170), size=11)
+    for place, label in enumerate(order):
+        column, row = place % _COLUMNS, place // _COLUMNS
+        left, top = _MARGIN + 30 + column * (width + _GAP), _HEAD + row * pitch
+        has = targets[:, label] != 0
+        write(figure, left, top + 10, short_name(label_names[label], 30), size=9, weight="bold")
+        write(figure, left, top + 25, f"AP {precisions[label]:.3f}, {has.sum()} of {len(has)} clips", size=8, color="0.35")
+        axes = axes_at(figure, left, top + title, width, height - 8)
+        _draw_curve(axes, scores[:, label], has)
+        axes.tick_params(labelleft=column == 0)
+    bottom = _HEAD + rows * pitch + 10
+    write(figure, _MARGIN + 30, bottom, "recall to the right, precision upwards; dashed: guessing", size=9, color="0.35")
+    save(figure, path)
+
+
+def curve(scores: np.ndarray, has: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision at each distinct score that finds more clips, from the highest: float[N], bool[N] -> float64[K], float64[K]."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    hits = np.cumsum(has[order])[last]
+    more = np.diff(hits, prepend=0) > 0
+    return hits[more] / has.sum(), hits[more] / (last[more] + 1)
+
+
+def _draw_curve(axes: Axes, scores: np.ndarray, has: np.ndarray) -> None:
+    """As steps, whose area is the average precision."""
+    recall, precision = curve(scores, has)
+    edges = np.concatenate([[0], recall])
+    axes.stairs(precision, edges, baseline=0, fill=True, color="C0", alpha=0.2)
+    axes.stairs(precision, edges, baseline=None, color="C0", linewidth=1.5)
+    axes.axhline(has.mean(), color="0.4", linestyle="--", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.tick_params(labelsize=8, length=2, color="0.5", labelcolor="0.35")
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def mistakes(path: Path, found: Sequence[Mistake], *, heading: str) -> None:
+    """Saves a PNG with a frame and the spectrogram of each clip, its classes, and those that it is taken for, with their probabilities.
+
+    Args:
+      path: of the PNG; its folder is made if need be.
+      found: a handful; none gives a picture of the heading alone.
+      heading: the beginning of one line.
+
+    Raises:
+      OSError: if the file can't be written.
+    """
+    rows, words = max(1, math.ceil(len(found) / 2)), (WIDTH - 2 * _MARGIN - _GAP) // 2 - _CELL - 12
+    height = _HEAD + (rows * (_HEIGHT + _GAP + 4) if found else 0)
+    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+    note = f"; those with the highest loss, {len(found)} of them" if found else ""
+    write(figure, _MARGIN, 22, short_name(heading + note, 170), size=11)
+    for number, mistake in enumerate(found):
+        left, top = _MARGIN + number % 2 * ((WIDTH - 2 * _MARGIN + _GAP) // 2), _HEAD + number // 2 * (_HEIGHT + _GAP + 4)
+        _draw_frame(figure, left, top, mistake.clip)
+        _draw_sound(figure, left + _HEIGHT + 6, top, mistake.clip)
+        _write_words(figure, left + _CELL + 12, top, words, mistake)
+    save(figure, path)
+
+
+def _write_words(figure: Figure, left: float, top: float, width: float, mistake: Mistake) -> None:
+    """The clip's name, its classes in green, and under them in red the wrong ones that are likelier."""
+    letters = int(width / 7)
+    write(figure, left, top + 8, short_name(mistake.clip.id, letters), size=8, weight="bold")
+    own = mistake.own or [("no class", math.nan)]
+    more = f" and {len(own) - 2} more" if len(own) > 2 else ""
+    lines = [("is", "0.35")] + [(_line(*pair, letters), "#1a7f37") for pair in own[:2]] + ([(more, "#1a7f37")] if more else [])
+    lines += [("is taken for", "0.35")]
+    names = [name for name, _ in mistake.own]
+    lines += [(_line(*pair, letters), "#1a7f37" if pair[0] in names else "#c0392b") for pair in mistake.said]
+    for number, (line, colour) in enumerate(lines):
+        write(figure, left, top + 25 + 15 * number, line, size=8, color=colour)
+
+
+def _line(name: str, probability: float, letters: int) -> str:
+    return short_name(name, letters - 8) + ("" if math.isnan(probability) else f"  {probability:.1%}")

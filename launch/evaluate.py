@@ -1,0 +1,149 @@
+"""Evaluates a classifier on labelled clips: `python -m launch.evaluate RUN [--data PREPARED] [--split test]`.
+
+RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each view is one way of asking it:
+
+    --mode    multimodal, audioonly, videoonly; missingaudioonly and missingvideoonly give a classifier of both the sound or the
+              picture alone. By default all that its tuning allows: one of both is asked with both, and with each of them missing.
+    --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode that
+              sees no picture is asked once.
+
+Several modes or frames are separated by commas. All views are of the same clips, those that have what every mode looks at. Prints mAP,
+AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
+OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, where each clip has one class, confusion.png.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from absl import app, flags, logging
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from avmae_jax.checkpoint import CheckpointError
+from avmae_jax.config import Modality
+from avmae_jax.convert import ConversionError
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.pipeline import Frames
+from avmae_jax.data.prepared import CorruptRecordError
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.evaluation import evaluate_into, label_names_for, write_json
+from avmae_jax.inference import BATCH
+from avmae_jax.models.classifier import Mode, modality_of
+from launch import applied, runtime
+
+MODES: dict[str, tuple[Mode, ...]] = {
+    "multimodal": ("multimodal", "missingaudioonly", "missingvideoonly"),
+    "audioonly": ("audioonly",),
+    "videoonly": ("videoonly",),
+}  # by what the classifier was tuned on
+_LONG, _ENDS = 30, 10  # a table of more classes shows so many of its beginning and its end
+_USER_ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)
+
+
+def define_flags() -> None:
+    """Of this program; options may follow RUN."""
+    flags.FLAGS.set_gnu_getopt()
+    applied.define_model_flags()
+    applied.define_data_flags()
+    flags.DEFINE_multi_string("mode", [], f"of {', '.join(get_args(Mode))}; none: all that the classifier was tuned for")
+    flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
+    flags.DEFINE_integer("crops", 1, "pieces of a sound that is longer than the model's, averaged", lower_bound=1)
+    flags.DEFINE_integer("batch_size", BATCH, "rows computed at once", lower_bound=1)
+    flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation")
+
+
+def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]:
+    """The values of an option that may be repeated and may hold commas, each once; raises UsageError."""
+    values = list(dict.fromkeys(value.strip() for text in given for value in text.split(",") if value.strip()))
+    if unknown := [value for value in values if value not in choices]:
+        raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}")
+    return values
+
+
+def common_needs(modes: Sequence[Mode]) -> Modality:
+    """What a clip must have to be asked in all modes."""
+    needs: set[Modality] = {modality_of(mode) for mode in modes}
+    return "both" if len(needs) > 1 else needs.pop()
+
+
+def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
+    """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_into do."""
+    args, trained = flags.FLAGS, applied.load(path)
+    if not trained.classes:
+        raise ValueError(f"{path} is a pretraining model, not a classifier; give a run of launch.finetune, or its weights")
+    tuned = trained.config.tune.mode
+    modes = modes or MODES[tuned]
+    for mode in sorted({*modes} - {*MODES[tuned]}):
+        logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
+    source = applied.open_clips(path, common_needs(modes))
+    trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
+    data = args.data or applied.run_config(path).data.path
+    options: dict[str, Any] = {"crops": args.crops, "batch_size": args.batch_size, "data": data, "split": args.split}
+    views = []
+    for mode in modes:
+        for shown in frames if modality_of(mode) != "audio" else frames[:1]:
+            logging.info("%s, %s: %d clips", mode, shown, len(source))
+            view = f"{mode}_{shown}"
+            views.append({"view": view, **evaluate_into(out / view, trained, source, mode=mode, frames=shown, **options)})
+    write_json(out / "evaluation.json", {"model": trained.path, "data": data, "split": args.split, "views": views})
+    return views
+
+
+def views_table(views: Sequence[dict[str, Any]]) -> Table:
+    """A line for each view."""
+    first = views[0]
+    left_out = f", {first['classes_left_out']} of them without a clip and left out" if first["classes_left_out"] else ""
+    title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes{left_out}"
+    table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
+    for view in views:
+        shown = "-" if modality_of(view["mode"]) == "audio" else view["frames"]
+        numbers = [number(view[name]) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
+        table.add_row(view["mode"], shown, *numbers)
+    return table
+
+
+def classes_table(view: dict[str, Any]) -> Table:
+    """The classes of a view by average precision; of many the best and the worst. Those without a clip come last."""
+    rows = sorted(view["per_class"], key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
+    rated = [row for row in rows if row["positives"]]
+    cut = len(rated) > _LONG
+    which = f"the {_ENDS} best and the {_ENDS} worst of {len(rated)} classes" if cut else f"{len(rated)} classes"
+    table = Table("class", "clips", "AP", "AUC", "d'", "recall", "precision", title=f"{view['view']}: {which}")
+    for row in [*rated[:_ENDS], *rated[-_ENDS:]] if cut else rated:
+        numbers = [number(row[name]) for name in ("average_precision", "auc", "d_prime", "recall", "precision")]
+        table.add_row(escape(row["name"]), str(row["positives"]), *numbers)
+    return table
+
+
+def number(value: float | None) -> str:
+    """Three places, or a dash for what there isn't."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates RUN."""
+    if len(argv) != 2:
+        raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}")
+    args, path = flags.FLAGS, argv[1]
+    modes = cast(list[Mode], chosen("mode", args.mode, get_args(Mode)))
+    frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]
+    out = Path(args.out or Path(path) / "evaluation").expanduser()
+    runtime.start()
+    runtime.cache_programs()
+    try:
+        views = evaluate(path, out, modes, frames)
+    except _USER_ERRORS as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(views_table(views))
+    console.print(classes_table(views[0]))
+    console.print(f"everything, and pictures: {out}", markup=False)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
