@@ -8,7 +8,10 @@ _PUBLIC = {
     "CAVMAE": "avmae_jax.models.cavmae",
     "CAVMAEClassifier": "avmae_jax.models.classifier",
     "MAE": "avmae_jax.models.mae",
+    "embed": "avmae_jax.one_call",
     "load_pretrained": "avmae_jax.weights",
+    "load_trained": "avmae_jax.trained",
+    "predict": "avmae_jax.one_call",
     "restore_params": "avmae_jax.checkpoint",
     "save_torch": "avmae_jax.weights",
 }

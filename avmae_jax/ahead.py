@@ -1,0 +1,181 @@
+"""Rows of many media through a model: decoded by threads ahead of the device, in batches that the media share.
+
+What is held at a time is a window for each thread, a few rows on the way and one unfinished batch for each kind of medium, however many
+media there are and however long they last; of what has been computed, the outputs of the media that aren't finished.
+"""
+
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from avmae_jax.config import Modality
+from avmae_jax.data.media import ClipError
+from avmae_jax.inference import Forward
+from avmae_jax.windows import Medium, Row
+
+_AHEAD = 16  # rows on the way from the threads to the device
+
+Outputs = dict[str, np.ndarray]
+
+
+class End(NamedTuple):
+    """A medium has no more rows."""
+
+    medium: int
+    rows: int  # that it gave
+    error: Exception | None  # ClipError or ValueError: why it gave no more
+
+
+class Ahead:
+    """Rows of many media, made by threads; those of one medium come in order, those of several are mixed."""
+
+    def __init__(self, media: Iterable[Medium], make: Callable[[Medium, int], Iterator[Row]], threads: int):
+        """`make` gives the rows of a medium and its number, and may raise ClipError or ValueError, which End then carries."""
+        self._media, self._make = enumerate(media), make
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._made: queue.Queue[Row | End | BaseException | None] = queue.Queue(_AHEAD)
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+
+    def __iter__(self) -> Iterator[Row | End]:
+        """Starts the threads; they end when the iterator does, read to its end or not."""
+        for thread in self._threads:
+            thread.start()
+        working = len(self._threads)
+        try:
+            while working:
+                item = self._made.get()
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    working -= 1
+                else:
+                    yield item
+        finally:
+            self._stopped.set()
+
+    def _work(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                with self._lock:
+                    number, medium = next(self._media, (0, None))
+                if medium is None:
+                    break
+                self._one(medium, number)
+            self._put(None)
+        except BaseException as error:  # a thread's errors are raised where its rows are taken
+            self._put(error)
+
+    def _one(self, medium: Medium, number: int) -> None:
+        count, failure = 0, None
+        try:
+            for row in self._make(medium, number):
+                count += 1
+                if not self._put(row):
+                    return
+        except (ClipError, ValueError) as error:
+            failure = error
+        self._put(End(number, count, failure))
+
+    def _put(self, item: Row | End | BaseException | None) -> bool:
+        """Whether somebody still wants it."""
+        while not self._stopped.is_set():
+            try:
+                self._made.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+class Found(NamedTuple):
+    """The outputs for the windows of one series of one medium; n of them in order of time."""
+
+    starts: np.ndarray  # float64[n], s
+    seconds: np.ndarray  # float64[n], what there is of each
+    has: Modality  # of the first one
+    values: Outputs  # name -> float32[n, ...], means over the rows of a window
+
+
+class Shared:
+    """A function of a model and a batch on the rows of many media."""
+
+    def __init__(self, functions: dict[Modality, Callable[[Any, Any], Any]], batch_size: int):
+        """`functions` are what Forward takes, by what rows have; they give names to arrays of a row for each row of the batch."""
+        self._functions, self._batch_size = functions, batch_size
+        self._forwards: dict[tuple[Modality, int], Forward] = {}
+
+    def __call__(self, model: Any, items: Iterable[Row | End]) -> Iterator[tuple[int, dict[str, Found] | Exception]]:
+        """Each medium's number with its series, or why there are none, as soon as that is known; the order is that of being finished."""
+        waiting: dict[Modality, list[Row]] = defaultdict(list)
+        media: dict[int, _Unfinished] = {}
+        for item in items:
+            medium = media.setdefault(item.medium, _Unfinished())
+            if isinstance(item, End):
+                medium.end = item
+                done = [item.medium] if medium.finished else []
+            else:
+                waiting[item.has].append(item)
+                done = self._compute(model, waiting[item.has], media) if len(waiting[item.has]) == self._batch_size else []
+            for number in done:
+                yield number, media.pop(number).result()
+        for rows in waiting.values():
+            for number in self._compute(model, rows, media) if rows else []:
+                yield number, media.pop(number).result()
+
+    def _compute(self, model: Any, rows: list[Row], media: dict[int, "_Unfinished"]) -> list[int]:
+        """Empties the list; the media that are finished by it."""
+        names = list(rows[0].arrays)
+        batch = {"id": np.arange(len(rows))} | {name: np.stack([row.arrays[name] for row in rows]) for name in names}
+        ((_, outputs),) = self._forward(rows[0].has, len(rows))(model, [batch])
+        for place, row in enumerate(rows):
+            if row.medium in media:  # one that failed is gone
+                media[row.medium].add(row, {name: values[place] for name, values in outputs.items()})
+        done = [number for number in dict.fromkeys(row.medium for row in rows) if number in media and media[number].finished]
+        rows.clear()
+        return done
+
+    def _forward(self, has: Modality, rows: int) -> Forward:
+        """Whole batches have one size; a rest of a few rows has a smaller one, unless the whole one is compiled already."""
+        whole = (has, self._batch_size)
+        key = whole if whole in self._forwards else (has, min(self._batch_size, 1 << (rows - 1).bit_length()))
+        if key not in self._forwards:
+            self._forwards[key] = Forward(self._functions[has], key[1])
+        return self._forwards[key]
+
+
+class _Unfinished:
+    """What is known of a medium."""
+
+    def __init__(self) -> None:
+        self.end: End | None = None
+        self._computed = 0
+        self._windows: dict[str, dict[int, tuple[Row, Outputs]]] = defaultdict(dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.end is not None and (self.end.error is not None or self.end.rows == self._computed)
+
+    def add(self, row: Row, outputs: Outputs) -> None:
+        """Takes the outputs for a row."""
+        self._computed += 1
+        sums = self._windows[row.series].get(row.window, (row, {}))[1]
+        weighted = {name: value * np.float32(row.share) + sums.get(name, np.float32(0)) for name, value in outputs.items()}
+        self._windows[row.series][row.window] = row._replace(arrays={}), weighted
+
+    def result(self) -> dict[str, Found] | Exception:
+        """The series, or what went wrong."""
+        if self.end is not None and self.end.error is not None:
+            return self.end.error
+        series = {}
+        for name, windows in self._windows.items():
+            rows, outputs = zip(*(windows[number] for number in sorted(windows)), strict=True)
+            first = outputs[0]
+            values = {key: np.stack([found[key] for found in outputs if key in found]) for key in first}
+            starts, seconds = (np.array(numbers) for numbers in ([row.start for row in rows], [row.seconds for row in rows]))
+            series[name] = Found(starts, seconds, rows[0].has, values)
+        return series

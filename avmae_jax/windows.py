@@ -1,0 +1,169 @@
+"""Media of any length and kind, files or arrays -> windows as long as the model hears, as rows of a batch.
+
+Windows stand one behind the other, or a second apart for a timeline. They are made as they are asked for, so that a long film needs no more
+memory than a short one.
+
+Axis letters: N samples, H W image.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soxr
+from PIL import Image
+
+from avmae_jax.config import Modality, ModelConfig
+from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
+from avmae_jax.data.cutting import cut_clips
+from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.media_folder import PICTURE_SUFFIXES, as_text
+from avmae_jax.data.pipeline import Frames, example
+
+SECOND = 1.0  # seconds from window to window of a timeline
+_RATES = range(1_000, 768_001)  # Hz
+
+
+class Medium(NamedTuple):
+    """Something that can be cut into clips."""
+
+    name: str
+    cut: Callable[[float, float, int], Iterator[Clip]]  # (seconds, stride, side of a frame) -> clips in order of time
+    timed: bool = True  # False: a picture, which has no seconds
+
+
+class Row(NamedTuple):
+    """A window of a medium with one of its frames."""
+
+    medium: int  # counted from 0
+    series: str  # "windows": one behind the other; "seconds": a second apart
+    window: int  # counted from 0 in its series
+    start: float  # seconds into the medium
+    seconds: float  # what there is of the window
+    has: Modality
+    share: float  # 1 over the rows of the window
+    arrays: dict[str, Any]  # as of data/pipeline.py, without "id"
+
+
+def of_file(path: str | Path) -> Medium:
+    """A media file: a video, a sound or a picture; what is wrong with it shows when it is cut."""
+    cut = partial(_cut_file, str(path))
+    return Medium(as_text(str(path)), cut, Path(path).suffix.lower() not in PICTURE_SUFFIXES)
+
+
+def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Path | None, rate: int = SAMPLE_RATE) -> Medium:
+    """A sound, a picture, or both: the picture belongs to every window of the sound then.
+
+    Args:
+      audio: float32[N] in [-1, 1] or int16[N], mono; or the path of a sound file, or of a video whose sound is taken.
+      image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG.
+      rate: Hz of the array.
+
+    Raises:
+      ValueError: if there is neither, or an array isn't as said.
+      ClipError: if the picture's file can't be decoded.
+    """
+    if audio is None and image is None:
+        raise ValueError("there is nothing to look at or to listen to; give a media file, or audio, image or both")
+    picture = None if image is None else partial(_picture_file, image) if isinstance(image, str | Path) else _encoded(image)
+    sound = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, rate)
+    name = str(audio if isinstance(audio, str | Path) else image if isinstance(image, str | Path) else "the arrays")
+    return Medium(name, partial(_cut_parts, sound, picture), audio is not None)
+
+
+def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, timeline: bool) -> Iterator[Row]:
+    """The rows of one medium.
+
+    Args:
+      medium: what is cut.
+      number: its place among the media.
+      model: sizes of the inputs.
+      frames: "middle": one row a window, with the frame at n // 2 of n; "all": a row for each frame.
+      timeline: the series "seconds" as well.
+
+    Raises:
+      ClipError: see cut_clips; some rows may have been given by then.
+    """
+    length = model.audio_frames * SHIFT / SAMPLE_RATE
+    series = {"windows": length} | ({"seconds": SECOND} if timeline and medium.timed else {})
+    for name, stride in series.items():
+        for window, clip in enumerate(medium.cut(length, stride, model.image_size)):
+            heard, shown = len(clip.waveform) / SAMPLE_RATE, len(clip.frames) / NUM_FRAMES * length
+            shots = range(len(clip.frames)) if frames == "all" and clip.frames else [len(clip.frames) // 2]
+            for shot in shots:
+                made = example(clip, shot, samples=num_samples(model.audio_frames), image_size=model.image_size, needs=clip.modality)
+                del made["id"]
+                seconds = min(length, heard or shown)
+                yield Row(number, name, window, clip.start, seconds, clip.modality, 1 / len(shots), made)
+
+
+def _cut_file(path: str, seconds: float, stride: float, size: int) -> Iterator[Clip]:
+    return cut_clips(path, clip_id=as_text(path), seconds=seconds, stride=stride, frame_size=size, allow_missing=True)
+
+
+def _cut_parts(
+    sound: np.ndarray | str | Path | None, picture: bytes | Callable[[int], bytes] | None, seconds: float, stride: float, size: int
+) -> Iterator[Clip]:
+    encoded = picture(size) if callable(picture) else picture
+    frames = (encoded,) if encoded else ()
+    if sound is None:
+        yield Clip("picture", np.zeros(0, np.int16), frames, ())
+        return
+    for clip in _cut_file(str(sound), seconds, stride, size) if isinstance(sound, str | Path) else _cut_array(sound, seconds, stride):
+        if not len(clip.waveform):
+            raise ClipError(str(sound), "audio", "has no sound")
+        yield clip._replace(frames=frames)
+
+
+def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Iterator[Clip]:
+    """As cut_clips does it: what is less than half a window is left out, unless it is all there is."""
+    start, window = 0.0, 0
+    length, samples = seconds * SAMPLE_RATE, num_samples(round(seconds * SAMPLE_RATE / SHIFT))
+    while not window or len(waveform) - start * SAMPLE_RATE >= length / 2:
+        first = round(start * SAMPLE_RATE)
+        yield Clip(f"sound@{start:g}", waveform[first : first + samples], (), (), start=start)
+        window += 1
+        start = window * stride
+
+
+def _picture_file(path: str | Path, size: int) -> bytes:
+    if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
+        raise ClipError(str(path), "video", f"is no picture by its name; pictures end in {', '.join(PICTURE_SUFFIXES)}")
+    (clip,) = cut_clips(path, clip_id="picture", frame_size=size, allow_missing=True)
+    return clip.frames[0]
+
+
+def _encoded(image: np.ndarray) -> bytes:
+    """A PNG, which loses nothing."""
+    found = np.asarray(image)
+    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3 or not found.size:
+        raise ValueError(f"image is {found.dtype}{list(found.shape)}; give uint8[H, W, 3], red, green, blue from 0 to 255")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(found)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _waveform(audio: np.ndarray, rate: int) -> np.ndarray:
+    """int16[N] at 16 kHz."""
+    found = np.asarray(audio)
+    if found.dtype not in (np.float32, np.int16) or found.ndim != 1:
+        raise ValueError(f"audio is {found.dtype}{list(found.shape)}; give one channel, float32[N] in [-1, 1] or int16[N]")
+    if isinstance(rate, bool) or not isinstance(rate, int) or rate not in _RATES:
+        raise ValueError(f"rate is {rate!r}; give the samples a second of the array, an integer from {_RATES[0]} to {_RATES[-1]}")
+    if found.dtype == np.float32:
+        if not np.isfinite(found).all():
+            raise ValueError(f"audio has {np.count_nonzero(~np.isfinite(found))} samples that are not finite numbers")
+        loudest = float(np.abs(found).max(initial=0))
+        if loudest > 1:
+            raise ValueError(f"audio has samples up to {loudest:g}; float32 must lie in [-1, 1]: divide it, or give int16")
+    else:
+        found = found.astype(np.float32) / 32_768
+    if rate != SAMPLE_RATE:
+        found = soxr.resample(found, rate, SAMPLE_RATE)
+    if len(found) < WINDOW:
+        raise ValueError(f"audio has {len(found)} samples at 16 kHz; a spectrogram needs at least {WINDOW}, 25 ms")
+    return np.clip(np.rint(found * 32_768), -32_768, 32_767).astype(np.int16)
