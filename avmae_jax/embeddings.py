@@ -151,6 +151,11 @@ class Embed:
         if left_out:
             logging.warning("%d of %d clips are left out: without %s, or read twice", left_out, len(source), " or ".join(self.what))
 
+    def one(self, clip: Clip) -> dict[str, np.ndarray]:
+        """The vectors that there can be of a clip: float32[D] by kind."""
+        modality = self._usable(clip)
+        return {} if modality is None else {kind: rows[0] for kind, rows in self._part([(0, clip)], modality).vectors.items()}
+
     def _read(self, source: ClipSource) -> Iterable[Clip]:
         """Clips as rows want them, read ahead by threads."""
         options = grain.ReadOptions(num_threads=self.trained.config.data.threads, prefetch_buffer_size=_AHEAD * self._size)

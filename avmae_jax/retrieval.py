@@ -1,0 +1,223 @@
+"""Sounds that find pictures and pictures that find sounds: of a whole set, written down and drawn, or of a clip from elsewhere."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.fbank import num_samples
+from avmae_jax.data.shards import OnProgress
+from avmae_jax.embedding_files import Embeddings, collect
+from avmae_jax.embeddings import Embed, fingerprint, note_of
+from avmae_jax.gallery import CARDS, Card, Search, Section, Side, draw_gallery
+from avmae_jax.inference import BATCH
+from avmae_jax.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest
+from avmae_jax.trained import Trained
+
+
+class Chosen:
+    """Some of a source's clips."""
+
+    def __init__(self, source: ClipSource, indices: Sequence[int]):
+        self._source, self.indices = source, [int(index) for index in indices]
+        self.label_names = source.label_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self._source[self.indices[index]]
+
+    def __repr__(self) -> str:
+        return f"Chosen({self._source!r}, {len(self)} clips)"
+
+
+def retrieve_into(
+    out: str | Path,
+    trained: Trained,
+    source: ClipSource,
+    *,
+    per_class: int = 0,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    data: str = "",
+    split: str = "",
+    on_progress: OnProgress = lambda *_: None,
+) -> dict[str, Any]:
+    """Retrieval in both directions, written to `out`/retrieval.json with a picture of some searches, `out`/gallery.png.
+
+    Args:
+      out: folder, made if need be; what an earlier call wrote there is replaced.
+      trained: a CAV-MAE or its classifier.
+      source: clips with sound and pictures.
+      per_class: clips drawn of each class, see draw_per_class; 0: all clips.
+      seed: of the drawing, and of which searches of equal rank are shown.
+      batch_size: clips computed at once.
+      data: where the clips are from, for the note.
+      split: likewise.
+      on_progress: told how many clips are done.
+
+    Returns:
+      What the JSON has: {"model", "fingerprint", "data", "split", "clips", "ids", "per_class", "seed", "short_classes", "chance",
+      "audio_to_image", "image_to_audio"}. A direction has the fields of metrics.Retrieval, "ranks" in the order of "ids", and "class": how
+      often a clip of the query's class, its own partner or another, is among the first 1, 5 and 10. "chance" is what guessing gives.
+
+    Raises:
+      ValueError: if there are no clips, or no classes to draw from; see metrics.similarities.
+      OSError: if something can't be written.
+    """
+    folder, short = Path(out).expanduser(), {}
+    if per_class:
+        labels = [source[index].labels for index in range(len(source))]
+        rows, short = draw_per_class(labels, len(source.label_names), per_class, seed)
+        source = Chosen(source, rows)
+    kinds = ("audio", "image")
+    parts = []
+    for part in Embed(trained, kinds, batch_size)(source):
+        parts.append(part)
+        on_progress(sum(len(part.ids) for part in parts), 0, len(source))
+    embedded = complete(collect(parts, note_of(trained, source, kinds, data=data, split=split)))
+    found = {direction: evaluate(embedded, direction) for direction in DIRECTIONS}
+    count = len(embedded.ids)
+    chance: dict[str, Any] = {f"r{k}": min(1.0, k / count) for k in TOP} | {"median_rank": (count + 1) / 2}
+    if any(embedded.labels):
+        chance["class"] = class_chance(embedded.labels, len(source.label_names))
+    result = {
+        **{name: embedded.note[name] for name in ("model", "fingerprint", "data", "split")},
+        "clips": count,
+        "per_class": per_class,
+        "seed": seed,
+        "short_classes": {source.label_names[label]: members for label, members in short.items()},
+        "chance": chance,
+        **{direction: one.figures for direction, one in found.items()},
+        "ids": embedded.ids,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [section_of(direction, one, embedded, source, trained, chance, seed) for direction, one in found.items()]
+    draw_gallery(folder / "gallery.png", sections)
+    _write_json(folder / "retrieval.json", result)
+    return result
+
+
+def heard(clip: Clip, trained: Trained) -> Clip:
+    """The clip with no more of its sound than the model hears in evaluation, its centre."""
+    samples = num_samples(trained.config.model.audio_frames)
+    start = max(0, len(clip.waveform) - samples) // 2
+    return clip._replace(waveform=clip.waveform[start : start + samples])
+
+
+def class_words(labels: Sequence[int], names: Sequence[str]) -> str:
+    """The classes of a clip, or nothing."""
+    return ", ".join(names[label] for label in labels)
+
+
+def picks(ranks: np.ndarray, seed: int) -> list[tuple[str, int]]:
+    """Two of the best queries, two in the middle and two of the worst, fewer of a small set; of equal rank whichever the seed says."""
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(ranks)), ranks))
+    middle = len(ranks) // 2
+    wanted = [("best", 0), ("best", 1), ("middle", middle - 1), ("middle", middle), ("worst", len(ranks) - 2), ("worst", len(ranks) - 1)]
+    chosen: dict[int, str] = {}
+    for word, place in wanted:
+        if 0 <= place < len(ranks):
+            chosen.setdefault(int(order[place]), word)
+    return [(word, query) for query, word in chosen.items()]
+
+
+def section_of(
+    direction: str, found: Found, embedded: Embeddings, source: ClipSource, trained: Trained, chance: dict[str, Any], seed: int
+) -> Section:
+    """A direction's part of the gallery."""
+    queried: Side
+    queried, other = ("audio", "picture") if direction == "audio_to_image" else ("image", "sound")
+    names, numbers = source.label_names, found.figures
+
+    def card(target: int, score: float, query: int, note: str = "") -> Card:
+        mark = "right" if target == query else "class" if set(embedded.labels[target]) & set(embedded.labels[query]) else ""
+        words = f"{score:.3f}  {note or class_words(embedded.labels[target], names)}"
+        return Card(heard(source[int(embedded.positions[target])], trained), (words, embedded.ids[target]), mark)
+
+    searches = []
+    for word, query in picks(found.ranks, seed):
+        tops = found.tops[query, :CARDS]
+        cards = [card(int(target), float(score), query) for target, score in zip(tops, found.scores[query], strict=False)]
+        apart, rank = None, int(found.ranks[query])
+        if query not in tops:
+            score = float(embedded.vectors["audio"][query] @ embedded.vectors["image"][query])
+            apart = card(query, score, query, f"its own, rank {rank}")
+        classes = class_words(embedded.labels[query], names)
+        title = f"{word}: {embedded.ids[query]}{f' ({classes})' if classes else ''}; its own {other} has rank {rank} of {len(embedded.ids)}"
+        searches.append(Search(title, heard(source[int(embedded.positions[query])], trained), queried, cards, apart))
+    shares = ", ".join(f"R@{k} {numbers[f'r{k}']:.1%} (chance {chance[f'r{k}']:.1%})" for k in TOP)
+    words = "Pictures found by sound" if queried == "audio" else "Sounds found by picture"
+    marks = "green: its own" + ("; blue: of its class" if "class" in numbers else "")
+    return Section(f"{words}: {shares}, median rank {numbers['median_rank']:g} of {numbers['clips']}; {marks}", searches)
+
+
+class Hits(NamedTuple):
+    """What one side of a query found."""
+
+    queried: Side
+    rows: np.ndarray  # int64[k], of the index, the nearest first
+    scores: np.ndarray  # float32[k], cosine similarities
+
+
+def require_same_model(index: Embeddings, trained: Trained) -> None:
+    """Raises ValueError if the vectors are another model's."""
+    if index.note["fingerprint"] != fingerprint(trained):
+        raise ValueError(
+            f"the index holds vectors of {index.note['model']}, and {trained.path} has other weights; their vectors can't be compared. "
+            "Write the index again with launch.embed"
+        )
+
+
+def search(clip: Clip, embed: Embed, index: Embeddings, k: int) -> list[Hits]:
+    """The clips of an index whose pictures are nearest to a clip's sound, and whose sounds are nearest to its picture.
+
+    Args:
+      clip: with sound, a picture, or both; what it lacks finds nothing.
+      embed: for both kinds of vector, of the model that the index was made with.
+      index: vectors of "audio", "image", or both.
+      k: how many.
+
+    Returns:
+      A Hits for each side of the clip whose other side the index has; there may be none.
+    """
+    hits: list[Hits] = []
+    for kind, vector in embed.one(clip).items():
+        queried: Side = "audio" if kind == "audio" else "image"
+        other = "image" if queried == "audio" else "audio"
+        rows = np.flatnonzero(index.has[other]) if other in index.has else np.zeros(0, np.int64)
+        if len(rows):
+            found, scores = nearest(vector[None], index.vectors[other][rows], k)
+            hits.append(Hits(queried, rows[found[0]], scores[0]))
+    return hits
+
+
+def search_of(clip: Clip, hits: Hits, index: Embeddings, source: ClipSource, trained: Trained) -> Search:
+    """A row of the gallery for a query from elsewhere.
+
+    Raises:
+      ValueError: if the source isn't the one that the index was made of.
+    """
+    cards = []
+    for row, score in zip(hits.rows[:CARDS], hits.scores, strict=False):
+        position = int(index.positions[row])
+        shown = source[position] if position < len(source) else None
+        if shown is None or shown.id != index.ids[row]:
+            raise ValueError(f"{source} isn't what the index was made of: its clip {position} isn't {index.ids[row]}; give the right one")
+        cards.append(Card(heard(shown, trained), (f"{score:.3f}  {class_words(index.labels[row], source.label_names)}", index.ids[row])))
+    words = "its sound is nearest to these pictures" if hits.queried == "audio" else "its picture is nearest to these sounds"
+    return Search(f"{clip.id}: {words}", clip, hits.queried, cards)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+"""Sounds that find pictures, and pictures that find sounds: `python -m launch.retrieve MODEL [--data DATASET] [--per_class 5]`.
+
+Every clip's sound is to find the clip's own picture among those of all clips, and the other way round: R@1, R@5, R@10, median rank, ties,
+and what guessing would give, in a table and in RUN/retrieval/retrieval.json, or in --out; beside it gallery.png, which shows some
+searches. A second call replaces both.
+
+With --query FILE (once for each file) --index INDEX the nearest clips of an index are listed instead, for the file's sound among the
+index's pictures and for its picture among the index's sounds: `python -m launch.retrieve MODEL --query clip.mp4 --index DATASET`. INDEX is
+a folder written by launch.prepare or a file written by launch.embed with the same model. --out is a PNG here, which shows what was found.
+Of a file the beginning is heard, as much as the model hears, and the middle frame of that is seen; a file may lack sound or pictures. The
+exit status is 3 if some of the files can't be used, and 1 if none can.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from avmae_jax.config import DataConfig
+from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.fbank import num_samples
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.sources import open_source
+from avmae_jax.data.video import decode_clip
+from avmae_jax.embedding_files import Embeddings, collect, read_embeddings
+from avmae_jax.embeddings import Embed, note_of
+from avmae_jax.gallery import Section, draw_gallery
+from avmae_jax.ranking import DIRECTIONS, TOP
+from avmae_jax.retrieval import Hits, class_words, require_same_model, retrieve_into, search, search_of
+from avmae_jax.trained import Trained
+from launch import applied, runtime
+from launch.embed import ERRORS, counted, data_path
+
+_SECONDS_PER_FRAME = 1 / 102.4  # of a spectrogram; see video.clip_samples
+_STORED_SIDE = 224  # pixels of a prepared clip's frame
+_KINDS = ("audio", "image")
+
+
+def default_out(model_path: str) -> Path:
+    """The folder retrieval/ of the run that a model lies in; raises ValueError if it lies in none."""
+    path = Path(model_path).expanduser()
+    for folder in (path, *path.parents[:2]):
+        if (folder / "config.json").is_file():
+            return folder / "retrieval"
+    raise ValueError(f"{model_path} lies in no run; give --out, a folder for what is found")
+
+
+def results_table(result: dict[str, Any]) -> Table:
+    """Both directions and what guessing gives."""
+    table = Table("", *(f"R@{k}" for k in TOP), "median rank", "ties", title=f"retrieval among {result['clips']} clips")
+    for name, words in zip((*DIRECTIONS, "chance"), ("picture found by sound", "sound found by picture", "guessing"), strict=True):
+        row = result[name]
+        table.add_row(words, *(f"{row[f'r{k}']:.1%}" for k in TOP), f"{row['median_rank']:g}", str(row.get("ties", "")))
+    if "class" in result["chance"]:
+        table.add_section()
+        rows = ("picture of the class", "sound of the class", "guessing")
+        for name, words in zip((*DIRECTIONS, "chance"), rows, strict=True):
+            table.add_row(words, *(f"{result[name]['class'][f'r{k}']:.1%}" for k in TOP))
+    return table
+
+
+def whole_set(model_path: str, console: Console) -> None:
+    """Retrieval within a data set."""
+    args = flags.FLAGS
+    out = Path(args.out).expanduser() if args.out else default_out(model_path)
+    trained = applied.load(model_path)
+    source = applied.open_clips(model_path, "both")
+    options = {"per_class": args.per_class, "seed": args.seed, "batch_size": args.batch_size, "split": args.split}
+    with runtime.progress_bar("embedding") as on_progress:
+        result = retrieve_into(out, trained, source, data=data_path(model_path), on_progress=on_progress, **options)
+    console.print(results_table(result))
+    for name, count in result["short_classes"].items():
+        console.print(f"class {name}: {count} clips, fewer than --per_class {args.per_class}", markup=False)
+    console.print(f"wrote {out / 'retrieval.json'} and {out / 'gallery.png'}", markup=False, soft_wrap=True)
+
+
+def read_query(file: str, trained: Trained) -> Clip:
+    """The beginning of a file, as much of it as the model hears; raises ClipError."""
+    model = trained.config.model
+    seconds = model.audio_frames * _SECONDS_PER_FRAME
+    clip = decode_clip(file, clip_id=Path(file).name, seconds=seconds, frame_size=max(_STORED_SIDE, model.image_size), allow_missing=True)
+    return clip._replace(waveform=clip.waveform[: num_samples(model.audio_frames)])
+
+
+def open_index(path: str, trained: Trained) -> tuple[Embeddings, ClipSource | None]:
+    """The vectors to search, and the clips that they are of, where they are wanted for a picture."""
+    args = flags.FLAGS
+    if Path(path).expanduser().is_dir():
+        needs: Any = "any"
+        source = open_source(DataConfig(source="prepared", path=path), args.split, needs)
+        with runtime.progress_bar("embedding the index") as on_progress:
+            parts = Embed(trained, _KINDS, args.batch_size)(source)
+            return collect(counted(parts, len(source), on_progress), note_of(trained, source, _KINDS, data=path, split=args.split)), source
+    index = read_embeddings(path)
+    require_same_model(index, trained)
+    if not args.out:
+        return index, None
+    data = args.data or index.note["data"]
+    if not data:
+        raise DatasetError(f"{path} doesn't say which data set it is of; give --data, or leave --out out")
+    return index, open_source(DataConfig(source="prepared", path=data), index.note["split"], index.note["needs"])
+
+
+def hits_table(clip: Clip, hits: Hits, index: Embeddings) -> Table:
+    """What one side of a query found."""
+    found = "pictures nearest to its sound" if hits.queried == "audio" else "sounds nearest to its picture"
+    table = Table("", "similarity", "clip", "class", title=f"{escape(clip.id)}: {found}")
+    for number, (row, score) in enumerate(zip(hits.rows, hits.scores, strict=True), start=1):
+        classes = class_words(index.labels[row], index.note["label_names"])
+        table.add_row(str(number), f"{score:.3f}", escape(index.ids[row]), escape(classes))
+    return table
+
+
+def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
+    """Searches an index for what is like the files; returns the exit status."""
+    args = flags.FLAGS
+    trained = applied.load(model_path)
+    clips, failed = [], []
+    for file in files:
+        try:
+            clips.append(read_query(file, trained))
+        except (ClipError, OSError) as error:
+            failed.append(f"{file}: {error}" if file not in str(error) else str(error))
+    searches = []
+    if clips:
+        embed = Embed(trained, _KINDS, 1)
+        index, source = open_index(args.index, trained)
+        for clip in clips:
+            found = search(clip, embed, index, args.top)
+            if not found:
+                failed.append(f"{clip.id} has {clip.modality} alone, and the index has nothing of the other kind that it could find")
+            for hits in found:
+                console.print(hits_table(clip, hits, index))
+                searches += [search_of(clip, hits, index, source, trained)] if source is not None and args.out else []
+    if searches:
+        out = Path(args.out).expanduser()
+        draw_gallery(out, [Section(f"The nearest clips of {args.index}, by {model_path}", searches)])
+        console.print(f"wrote {out}", markup=False, soft_wrap=True)
+    for reason in failed:
+        print(f"can't be used: {reason}", file=sys.stderr)
+    return 0 if not failed else 1 if len(failed) == len(files) else 3
+
+
+def main(argv: list[str]) -> None:
+    """Retrieval within a data set, or of files in an index."""
+    args = flags.FLAGS
+    if len(argv) != 2:
+        raise app.UsageError("give one model, a run's folder or a file of weights")
+    if bool(args.query) != bool(args.index):
+        raise app.UsageError("--query and --index belong together: give both, or neither")
+    if args.query and args.out and not args.out.lower().endswith(".png"):
+        raise app.UsageError(f"--out is {args.out}; with --query it is a picture, which ends in .png")
+    runtime.start()
+    runtime.cache_programs()
+    console, status = Console(width=None if sys.stdout.isatty() else 160), 0
+    try:
+        if args.query:
+            status = from_files(argv[1], args.query, console)
+        else:
+            whole_set(argv[1], console)
+    except ERRORS as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(status)
+
+
+def define_flags() -> None:
+    """Its options."""
+    applied.define_model_flags()
+    applied.define_data_flags()
+    flags.DEFINE_string("out", "", "folder of retrieval.json and gallery.png, empty: RUN/retrieval; with --query a PNG, empty: none")
+    flags.DEFINE_integer("per_class", 0, "clips drawn of each class; 0: all clips", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "of the drawing", lower_bound=0)
+    flags.DEFINE_multi_string("query", [], "a media file that is looked for in the index; may be given several times")
+    flags.DEFINE_string("index", "", "what --query is looked for in: a folder written by launch.prepare, or a file by launch.embed")
+    flags.DEFINE_integer("top", 5, "clips listed for each query", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "clips computed at once", lower_bound=1)
+
+
+if __name__ == "__main__":
+    flags.FLAGS.set_gnu_getopt()  # options may follow the model
+    define_flags()
+    app.run(main)
