@@ -80,7 +80,7 @@ class Inpainter:
         """Hides patches of a clip and fills them in.
 
         Args:
-          clip: the beginning of its sound and the middle one of its frames are taken.
+          clip: the centre of its sound, if that is longer than the model's, and the middle one of its frames are taken, as in evaluation.
           seed: decides the masks.
 
         Raises:
@@ -88,7 +88,9 @@ class Inpainter:
         """
         sizes = self.config.model
         frame = min(EVAL_FRAME, len(clip.frames) // 2)
-        made = example(clip, frame, samples=num_samples(sizes.audio_frames), image_size=sizes.image_size, needs=self.needs)
+        samples = num_samples(sizes.audio_frames)
+        start = max(0, len(clip.waveform) - samples) // 2
+        made = example(clip, frame, samples=samples, image_size=sizes.image_size, needs=self.needs, start=start)
         batch = {name: value[None] for name, value in made.items() if name != "id"}
         out, fbank, image = jax.device_get(self._forward(self._model, batch, jax.random.key(seed)))
         shown = {"image": image, "audio": None if fbank is None else np.asarray(spectrogram_picture(fbank))}

@@ -1,0 +1,155 @@
+"""The parts of a page that opens offline: one HTML file without a script, without a link, with all its pictures inside.
+
+A piece of HTML is a str that has gone through these functions; every other text is escaped by them. Pictures are data URIs, and the page's
+Content-Security-Policy forbids a browser to load anything else.
+"""
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_STYLE = """
+:root { color-scheme: light dark; --text: #1c1e21; --soft: #5f6670; --line: #dcdfe3; --page: #ffffff; --card: #f6f7f9; --accent: #2459b8; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e6e9; --soft: #9aa2ad; --line: #363b42; --page: #15181c; --card: #1e2227; --accent: #86b0ff; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1180px; padding: 1.2rem 1rem 4rem; background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 0.6rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; }
+p { margin: 0.5rem 0; max-width: 75ch; }
+.soft { color: var(--soft); }
+a { color: var(--accent); }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; margin: 0.8rem 0; padding: 0; }
+.scroll { overflow-x: auto; margin: 0.6rem 0; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { text-align: left; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+figure { margin: 0.8rem 0; overflow-x: auto; }
+figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+figure.wide img { min-width: min(900px, 220vw); }
+figcaption { color: var(--soft); font-size: 0.9rem; margin: 0.2rem 0; }
+.grid { display: grid; gap: 0.8rem; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
+.grid figure { margin: 0; }
+.missing { background: var(--card); border-left: 4px solid #d28b26; padding: 0.5rem 0.9rem; border-radius: 4px; margin: 0.7rem 0; }
+code, pre { font: 0.85rem/1.45 ui-monospace, monospace; background: var(--card); border-radius: 4px; }
+code { padding: 0.1rem 0.3rem; }
+pre { padding: 0.8rem; overflow-x: auto; overflow-wrap: normal; }
+summary { cursor: pointer; color: var(--accent); margin: 0.5rem 0; }
+"""
+
+
+def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
+    """The whole file.
+
+    Args:
+      title: text.
+      subtitle: a piece of HTML.
+      sections: their headings, texts, and contents, pieces of HTML; a table of contents leads to them.
+    """
+    links = "".join(f'<li><a href="#section-{n}">{escape(heading)}</a></li>' for n, (heading, _) in enumerate(sections))
+    body = "".join(
+        f'<section id="section-{n}"><h2>{escape(heading)}</h2>\n{content}</section>\n' for n, (heading, content) in enumerate(sections)
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1>\n{subtitle}</header>\n<nav><ul>{links}</ul></nav>\n<main>\n{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def paragraph(text: str, *, soft: bool = False) -> str:
+    """Text as a paragraph."""
+    return f'<p class="soft">{escape(text)}</p>\n' if soft else f"<p>{escape(text)}</p>\n"
+
+
+def subheading(text: str) -> str:
+    """Text as a heading inside a section."""
+    return f"<h3>{escape(text)}</h3>\n"
+
+
+def missing(text: str, command: str = "") -> str:
+    """What isn't there, and what makes it."""
+    made = f" It is made by <code>{escape(command)}</code>" if command else ""
+    return f'<div class="missing">{escape(text)}{made}</div>\n'
+
+
+def folded(summary: str, content: str, *, is_open: bool = False) -> str:
+    """A piece of HTML that is shown on demand."""
+    return f"<details{' open' if is_open else ''}><summary>{escape(summary)}</summary>\n{content}</details>\n"
+
+
+def preformatted(text: str) -> str:
+    """Text as it stands."""
+    return f"<pre>{escape(text)}</pre>\n"
+
+
+def grid(pieces: Iterable[str]) -> str:
+    """Pieces of HTML beside each other as far as there is room."""
+    return f'<div class="grid">{"".join(pieces)}</div>\n'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Texts and numbers in rows; it scrolls where the screen is narrow. A column is one of numbers if its first value is."""
+    cells = [list(row) for row in rows]
+    numeric = [bool(cells) and column < len(cells[0]) and _is_number(cells[0][column]) for column in range(len(head))]
+
+    def line(tag: str, values: Sequence[Any]) -> str:
+        marks = (' class="number"' if right else "" for right in numeric)
+        return (
+            "<tr>" + "".join(f"<{tag}{mark}>{escape(words(value))}</{tag}>" for mark, value in zip(marks, values, strict=True)) + "</tr>\n"
+        )
+
+    body = "".join(line("td", row) for row in cells)
+    return f'<div class="scroll"><table>\n<thead>{line("th", head)}</thead>\n<tbody>{body}</tbody></table></div>\n'
+
+
+def picture(data: bytes, kind: str, alt: str, caption: str = "", *, wide: bool = False) -> str:
+    """A picture inside the page.
+
+    Args:
+      data: the file's bytes.
+      kind: png or svg+xml.
+      alt: what is on it, for those who don't see it.
+      caption: above it.
+      wide: it keeps a size at which it can be read, and scrolls on a narrow screen.
+    """
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure{" class=wide" if wide else ""}>{above}<img src="{source}" alt="{escape(alt)}"></figure>\n'
+
+
+def picture_file(path: Path, alt: str, caption: str = "") -> str:
+    """A PNG file inside the page; a note in its place if it can't be read or is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return missing(f"{path} can't be read ({error.strerror}).")
+    if not data.startswith(_PNG):
+        return missing(f"{path} is no PNG.")
+    return picture(data, "png", alt, caption, wide=True)
+
+
+def words(value: Any) -> str:
+    """A value of a JSON file as text; None and what isn't finite, which have no number, are a dash."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 and abs(value) >= 2 else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(words, value))
+    return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

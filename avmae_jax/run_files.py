@@ -1,0 +1,88 @@
+"""What stands in a run's folder, read with care: a run may be unfinished, killed while it wrote, or older than this code."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from avmae_jax import pictures
+from avmae_jax.checkpoint import newest_meta
+from avmae_jax.logbook import METRICS_FILE
+
+EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
+
+
+class Run:
+    """What the files of a run's folder say, each {} or empty where it isn't there or can't be read.
+
+    Raises:
+      ValueError: if the folder holds no run.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.damaged = folder, list[str]()
+        note = folder / "config.json"
+        if not note.is_file():
+            raise ValueError(f"{folder} is no run: it has no config.json; give the train.workdir of launch.pretrain or launch.finetune")
+        self.config = self._read(note)
+        if not all(isinstance(self.config.get(group), dict) for group in ("model", "data", "train")):
+            raise ValueError(f"{note} is no config of a run; a run writes it when it begins")
+        self.summary = self._read(folder / "summary.json")
+        self.evaluation = self._read(folder / EVALUATION / "evaluation.json")
+        self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
+        self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
+        self.meta = newest_meta(folder / "checkpoints") or {}
+        noted = bool(self.meta.get("label_names")) or (folder / "label_names.json").exists()
+        self.is_classifier = noted or any("map" in row for row in self.rows)
+
+    def command(self, program: str, *options: str) -> str:
+        """What a person types in a shell."""
+        return shlex.join(["python", "-m", f"launch.{program}", str(self.folder), *options])
+
+    def newest_picture(self) -> tuple[int, Path] | None:
+        """The reconstructions of the last step that has some."""
+        found = ((re.fullmatch(r"reconstructions_(\d+)\.png", path.name), path) for path in (self.folder / "pictures").glob("*.png"))
+        return max(((int(match[1]), path) for match, path in found if match), default=None)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        if not path.exists():
+            return {}
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
+            self.damaged.append(f"{path} can't be read: {error}")
+            return {}
+        if not isinstance(value, dict):
+            self.damaged.append(f"{path} holds no JSON object")
+            return {}
+        return value
+
+    def _metrics(self, path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+        try:
+            return pictures.parse_metrics(path) if path.exists() else ([], [])
+        except OSError as error:
+            self.damaged.append(f"{path} can't be read: {error}")
+            return [], []
+
+
+def group(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object of a JSON object; {} where there is none."""
+    value = values.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def objects(values: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The objects of a list of a JSON object."""
+    return [row for row in as_list(values.get(name)) if isinstance(row, dict)]
+
+
+def as_list(value: Any) -> Sequence[Any]:
+    """A list as it is, and nothing else."""
+    return value if isinstance(value, list) else []
+
+
+def is_real(value: Any) -> TypeGuard[float]:
+    """Whether a value of a JSON file is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

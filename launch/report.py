@@ -1,0 +1,98 @@
+"""Puts a run on one page: `python -m launch.report RUN [--out RUN/report.html]`.
+
+RUN is the folder of a run of launch.pretrain or launch.finetune. The page is one HTML file that opens offline, with the configuration,
+curves, measurements and pictures in it; of a classifier also its evaluation, confusion matrix and hardest mistakes, of a pretraining run
+its retrieval with a gallery, and reconstructions.
+
+Where the evaluation or the retrieval isn't there, it is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate
+and launch.retrieve do, if the run has checkpoints and its data (or --data) can be opened. --nomake leaves it out; the page then tells the
+command that makes it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from avmae_jax.checkpoint import CheckpointError
+from avmae_jax.convert import ConversionError
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import CorruptRecordError
+from avmae_jax.data.shards import DatasetError
+from avmae_jax.evaluation import evaluate_into, write_json
+from avmae_jax.report import report
+from avmae_jax.retrieval import retrieve_into
+from avmae_jax.run_files import EVALUATION, RETRIEVAL, Run
+from launch import applied, runtime
+from launch.evaluate import MODES, common_needs
+
+_USER_ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)
+
+
+def define_flags() -> None:
+    """Those of this program."""
+    applied.define_model_flags()
+    applied.define_data_flags()
+    flags.DEFINE_string("out", "", "the HTML file; empty: RUN/report.html")
+    flags.DEFINE_bool("make", True, "compute the evaluation or the retrieval where it isn't there")
+
+
+def make_missing(run: Run) -> None:
+    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is there already; raises _USER_ERRORS."""
+    single = run.config["model"].get("modality") in ("audio", "image")
+    if run.evaluation if run.is_classifier else run.retrieval or single:
+        return
+    path, split = str(run.folder), flags.FLAGS.split
+    trained = applied.load(path)
+    modes = MODES[trained.config.tune.mode] if run.is_classifier else ()
+    source = applied.open_clips(path, common_needs(modes) if modes else "both")
+    data = flags.FLAGS.data or applied.run_config(path).data.path
+    if not run.is_classifier:
+        logging.info("retrieval among %d clips", len(source))
+        retrieve_into(run.folder / RETRIEVAL, trained, source, data=data, split=split)
+        return
+    views = []
+    for mode in modes:
+        logging.info("evaluating %s on %d clips", mode, len(source))
+        view = f"{mode}_middle"
+        views.append({"view": view, **evaluate_into(run.folder / EVALUATION / view, trained, source, mode=mode, data=data, split=split)})
+    write_json(run.folder / EVALUATION / "evaluation.json", {"model": trained.path, "data": data, "split": split, "views": views})
+
+
+def write_page(path: Path, text: str) -> None:
+    """Under its name once it is whole; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main(argv: list[str]) -> None:
+    """Writes the page of RUN."""
+    if len(argv) != 2:
+        raise app.UsageError(f"give one RUN, the folder of a run; there are {len(argv) - 1}")
+    runtime.start()
+    runtime.cache_programs()
+    folder = Path(argv[1]).expanduser()
+    out = Path(flags.FLAGS.out).expanduser() if flags.FLAGS.out else folder / "report.html"
+    try:
+        run = Run(folder)
+        if flags.FLAGS.make:
+            try:
+                make_missing(run)
+            except _USER_ERRORS as error:
+                logging.warning("the page lacks what couldn't be computed: %s: %s", type(error).__name__, error)
+        write_page(out, report(folder))
+    except _USER_ERRORS as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(f"{out}, {out.stat().st_size / 2**20:.1f} MiB; it opens offline")
+
+
+if __name__ == "__main__":
+    flags.FLAGS.set_gnu_getopt()  # options may follow RUN
+    define_flags()
+    app.run(main)
