@@ -81,7 +81,7 @@ class Predictor:
         config = trained.config
         self.trained, self.matcher = trained, match_with or trained
         self.mode: Mode | None = mode
-        self._tuned = cast(Mode, config.tune.mode)
+        self._tuned: Mode = config.tune.mode  # pyright: ignore[reportAttributeAccessIssue]  # checked when it was read
         if not isinstance(trained.model, CAVMAE | CAVMAEClassifier):
             raise ValueError(
                 f"{trained.path} is a {type(trained.model).__name__}, which knows one modality; give a CAV-MAE or its classifier"
@@ -117,7 +117,7 @@ class Predictor:
         Raises:
           ClipError: naming the medium, if it lacks what the model needs.
         """
-        mode: Mode = self.mode or self._tuned
+        mode = self.mode or self._tuned
         if self.trained.classes and not self.mode and mode == "multimodal":
             return _MISSING[has]
         needed = modality_of(mode) if self.trained.classes else "both"
