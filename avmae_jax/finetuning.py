@@ -5,17 +5,18 @@ tuned with it or stays as it is (linear probe).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax import metrics, optim
+from avmae_jax import optim
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.inference import Classify, Scores, logits
+from avmae_jax.data.pipeline import Frames
+from avmae_jax.evaluation import measure
+from avmae_jax.inference import Classify, logits
 from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.step import Metrics
@@ -23,7 +24,6 @@ from avmae_jax.task import Task
 from avmae_jax.trees import dotted
 
 _STREAM = {"multimodal": MAIN, "audioonly": "audio", "videoonly": "image"}  # whose norms a mode runs through
-_SMALLEST = 1e-12  # probability whose logarithm is still taken
 
 
 class FinetuningTask(Task):
@@ -70,12 +70,17 @@ class FinetuningTask(Task):
         return optim.adam(self.config.optim, steps_per_epoch, head_ratio=self.config.tune.head_lr_ratio)
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """See summarise; of probabilities averaged over the crops and frames that the config asks for."""
+        """The loss, "map", how many "classes" that is the mean of, and "accuracy" where each clip has one class; see evaluation.measure.
+
+        Probabilities are averaged over the crops and frames that the config asks for.
+        """
         if self._test is None:
             return {}
         tune = self.config.tune
-        found = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Literal["middle", "all"], tune.eval_frames))
-        return summarise(found, tune.loss)
+        scores = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames))
+        found = measure(scores, self.label_names, tune.loss)
+        figures = {"loss": found.loss, "map": found.map, "classes": float(len(self.label_names) - len(found.no_positive))}
+        return figures if found.accuracy is None else figures | {"accuracy": found.accuracy}
 
     def better(self, measured: dict[str, float]) -> float | None:
         """Accuracy where softmax is trained and each clip has one class, else mean average precision."""
@@ -87,20 +92,3 @@ class FinetuningTask(Task):
         if name.startswith(("encoder.blocks.", "encoder.norm.")):
             return any(f".{other}." in name for other in ALL_STREAMS if other != stream)
         return stream != MAIN and any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other != stream)
-
-
-def summarise(found: Scores, loss: str) -> dict[str, float]:
-    """{"loss", "map", "classes"} and, where each clip has exactly one class, {"accuracy"}.
-
-    Args:
-      found: of labelled clips.
-      loss: "bce" or "ce": which loss of the probabilities is taken.
-    """
-    scores, targets = found.probabilities.astype(np.float64), found.targets
-    there, absent = (-np.log(np.maximum(values, _SMALLEST)) for values in (scores, 1 - scores))
-    losses = (targets * there + (1 - targets) * absent).mean(axis=1) if loss == "bce" else (targets * there).sum(axis=1)
-    means = {"loss": float(losses.mean()), "map": metrics.mean_average_precision(scores, targets)}
-    means["classes"] = float((targets > 0).any(axis=0).sum())
-    if ((targets > 0).sum(axis=1) == 1).all():
-        means["accuracy"] = float((scores.argmax(axis=1) == targets.argmax(axis=1)).mean())
-    return means

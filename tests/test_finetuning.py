@@ -22,8 +22,8 @@ from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import example
 from avmae_jax.data.shards import Job
-from avmae_jax.finetuning import FinetuningTask, summarise
-from avmae_jax.inference import Classify, Scores, probabilities
+from avmae_jax.finetuning import FinetuningTask
+from avmae_jax.inference import Classify, probabilities
 from avmae_jax.inference import logits as logits_of
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.trained import load_trained
@@ -115,20 +115,31 @@ def test_predictions_of_a_clip_are_averaged_over_its_crops_and_frames() -> None:
 
 
 class Labelled(Clips):
+    several = False
+
+    def __init__(self, count: int, *, several: bool = False, **more: Any):
+        super().__init__(count, **more)
+        self.several = several
+
     def __getitem__(self, index: int) -> Clip:
-        return super().__getitem__(index)._replace(labels=(index % 3,))
+        return super().__getitem__(index)._replace(labels=(0, 2) if self.several and index == 1 else (index % 3,))
 
 
-def test_accuracy_is_of_clips_with_one_class() -> None:
-    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
-    one = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]])
-    loss = -(np.log(0.9) + np.log(0.7) + np.log(0.3)) / 3
-    expected = {"loss": pytest.approx(loss), "map": 1.0, "classes": 2.0, "accuracy": pytest.approx(2 / 3)}
-    assert summarise(Scores(["a", "b", "c"], scores, one), "ce") == expected
-    both = summarise(Scores(["a", "b", "c"], scores, one + np.array([[0, 1, 0]])), "bce")
-    assert "accuracy" not in both
-    each = np.log(np.where(one + np.array([[0, 1, 0]]), scores, 1 - scores))
-    assert both["loss"] == pytest.approx(-each.mean())
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_what_is_measured_has_an_accuracy_where_each_clip_has_one_class(loss: str) -> None:
+    model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
+    clips = Labelled(3)
+    tuning = FinetuningTask(Config(model=TINY, tune=TuneConfig(loss=loss)), clips, "abc")
+    found = tuning.evaluate(model, dict)
+    scores = Classify(tuning.config, 3)(model, clips)
+    own = scores.probabilities[np.arange(3), np.arange(3)]
+    losses = -np.log(own) if loss == "ce" else -np.log(np.where(np.eye(3), scores.probabilities, 1 - scores.probabilities)).mean(axis=1)
+    assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert found["accuracy"] == (scores.probabilities.argmax(axis=1) == np.arange(3)).mean()
+    assert tuning.better(found) == found["accuracy" if loss == "ce" else "map"]
+    several = FinetuningTask(tuning.config, Labelled(3, several=True), "abc").evaluate(model, dict)
+    assert "accuracy" not in several
+    assert tuning.better(several) == several["map"]
 
 
 @pytest.mark.parametrize(
