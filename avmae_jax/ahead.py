@@ -15,7 +15,7 @@ import numpy as np
 from avmae_jax.config import Modality
 from avmae_jax.data.media import ClipError
 from avmae_jax.inference import Forward
-from avmae_jax.windows import Medium, Row
+from avmae_jax.windows import WHOLE, Medium, Row
 
 _AHEAD = 16  # rows on the way from the threads to the device
 
@@ -27,14 +27,14 @@ class End(NamedTuple):
 
     medium: int
     rows: int  # that it gave
-    error: Exception | None  # ClipError or ValueError: why it gave no more
+    error: Exception | None  # ClipError, ValueError or OSError: why it gave no more
 
 
 class Ahead:
     """Rows of many media, made by threads; those of one medium come in order, those of several are mixed."""
 
     def __init__(self, media: Iterable[Medium], make: Callable[[Medium, int], Iterator[Row]], threads: int):
-        """`make` gives the rows of a medium and its number, and may raise ClipError or ValueError, which End then carries."""
+        """`make` gives the rows of a medium and its number, and may raise ClipError, ValueError or OSError, which End then carries."""
         self._media, self._make = enumerate(media), make
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._made: queue.Queue[Row | End | BaseException | None] = queue.Queue(_AHEAD)
@@ -76,7 +76,7 @@ class Ahead:
                 count += 1
                 if not self._put(row):
                     return
-        except (ClipError, ValueError) as error:
+        except (ClipError, ValueError, OSError) as error:
             failure = error
         self._put(End(number, count, failure))
 
@@ -163,6 +163,8 @@ class _Unfinished:
     def add(self, row: Row, outputs: Outputs) -> None:
         """Takes the outputs for a row."""
         self._computed += 1
+        if row.series != WHOLE:  # of a timeline there are many, of which only the classes are told
+            outputs = {name: value for name, value in outputs.items() if name == "probabilities"}
         sums = self._windows[row.series].get(row.window, (row, {}))[1]
         weighted = {name: value * np.float32(row.share) + sums.get(name, np.float32(0)) for name, value in outputs.items()}
         self._windows[row.series][row.window] = row._replace(arrays={}), weighted

@@ -30,7 +30,7 @@ from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.layers import MAIN
 from avmae_jax.trained import Trained, load_trained
-from avmae_jax.windows import Medium, Row, rows_of
+from avmae_jax.windows import TIMELINE, WHOLE, Medium, Row, rows_of
 
 BATCH = 8  # rows computed at once, at most, unless told otherwise
 _THREADS = 2  # that decode
@@ -100,7 +100,7 @@ class Predictor:
     def __call__(
         self, media: Iterable[Medium], *, top: int = 5, frames: Frames = "middle", timeline: bool = False, threads: int = _THREADS
     ) -> Iterator[tuple[int, Prediction | Exception]]:
-        """Each medium's number with its prediction, or with the ClipError or ValueError that prevents one, as it is finished."""
+        """Each medium's number with its prediction, or with the error (see End) that prevents one, as it is finished."""
         if timeline and not self.trained.classes:
             raise ValueError(f"{self.trained.path} has no classes, so there is no timeline of them; {_TUNE}")
         make = functools.partial(self._rows, frames=frames, timeline=timeline)
@@ -157,7 +157,7 @@ class Predictor:
         return outputs
 
     def _prediction(self, series: dict[str, Found], top: int) -> Prediction | Exception:
-        windows, names = series["windows"], self.trained.label_names
+        windows, names = series[WHOLE], self.trained.label_names
         if broken := [name for name, values in windows.values.items() if not np.isfinite(values).all()]:
             return ValueError(f"the model gives {' and '.join(broken)} that aren't finite; its weights are damaged")
         scores = windows.values.get("probabilities", np.zeros((len(windows.starts), 0), np.float32))
@@ -178,7 +178,7 @@ class Predictor:
             start=float(windows.starts[np.argmax(speaks)]),
             match=match,
             directions=directions,
-            timeline=by_second(series["seconds"]) if "seconds" in series else None,
+            timeline=by_second(series[TIMELINE]) if TIMELINE in series else None,
         )
 
 
@@ -208,8 +208,8 @@ class Embedder:
             if isinstance(series, Exception):
                 yield number, series
                 continue
-            values = {name: _direction(rows) for name, rows in series["windows"].values.items()}
-            yield number, Embedding(values.get("audio"), values.get("image"), values.get("joint"), len(series["windows"].starts))
+            values = {name: _direction(rows) for name, rows in series[WHOLE].values.items()}
+            yield number, Embedding(values.get("audio"), values.get("image"), values.get("joint"), len(series[WHOLE].starts))
 
     def one(self, medium: Medium, **options: Any) -> Embedding:
         """The vectors of one medium; see one_call.embed."""

@@ -24,6 +24,7 @@ from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import PICTURE_SUFFIXES, as_text
 from avmae_jax.data.pipeline import Frames, example
 
+WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
 SECOND = 1.0  # seconds from window to window of a timeline
 _RATES = range(1_000, 768_001)  # Hz
 
@@ -40,7 +41,7 @@ class Row(NamedTuple):
     """A window of a medium with one of its frames."""
 
     medium: int  # counted from 0
-    series: str  # "windows": one behind the other; "seconds": a second apart
+    series: str  # WHOLE: one behind the other; TIMELINE: a second apart
     window: int  # counted from 0 in its series
     start: float  # seconds into the medium
     seconds: float  # what there is of the window
@@ -83,13 +84,13 @@ def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, 
       number: its place among the media.
       model: sizes of the inputs.
       frames: "middle": one row a window, with the frame at n // 2 of n; "all": a row for each frame.
-      timeline: the series "seconds" as well.
+      timeline: the series TIMELINE as well.
 
     Raises:
       ClipError: see cut_clips; some rows may have been given by then.
     """
     length = model.audio_frames * SHIFT / SAMPLE_RATE
-    series = {"windows": length} | ({"seconds": SECOND} if timeline and medium.timed else {})
+    series = {WHOLE: length} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
     for name, stride in series.items():
         for window, clip in enumerate(medium.cut(length, stride, model.image_size)):
             heard, shown = len(clip.waveform) / SAMPLE_RATE, len(clip.frames) / NUM_FRAMES * length

@@ -136,7 +136,8 @@ class _Streams:
 
     def feed(self, sound: "_Sound", pictures: "_Pictures") -> None:
         """Decodes the next packet, or what the resampler still holds."""
-        packet = next(self._packets, None)
+        with reported(self._path, "audio" if self.audio else "video"):
+            packet = next(self._packets, None)
         if packet is None:
             self.ended = True
             sound.finish()
