@@ -30,6 +30,7 @@ BROKEN = (1.0, 0.0, 1.0)  # values that aren't finite
 
 _STAGES = ("original", "masked", "reconstructed")
 _CURVES = {"loss": "total", "mae_audio": "audio reconstruction", "mae_image": "image reconstruction", "nce": "contrastive, nats"}
+_SET = ("learning_rate",)
 _IMAGE, _GAP, _MARGIN, _HEAD, _TITLE, _ROW = 200, 8, 14, 60, 24, 256  # layout of a reconstruction, in pixels
 _SPECTROGRAM_LEFT, _SPECTROGRAM_WIDTH = _MARGIN + 3 * (_IMAGE + _GAP) + 24, 620
 
@@ -173,6 +174,8 @@ def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = Non
     figure.subplots_adjust(left=0.04, right=0.985, bottom=0.07, top=0.95, wspace=0.09, hspace=0.28)
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, _CURVES.items(), strict=True):
         _draw_curve(axes, rows, name, title, batch_size if name == "nce" else None)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
     save(figure, path)
 
 
@@ -185,8 +188,12 @@ def curve_svg(rows: list[dict[str, Any]], name: str, title: str, *, batch_size: 
       title: what it is, in words.
       batch_size: draws what guessing would cost, as in loss_curves.
     """
-    figure = Figure(figsize=(4.6, 2.9), dpi=DPI, facecolor="white", layout="constrained")
-    _draw_curve(figure.subplots(), rows, name, title, batch_size)
+    figure = Figure(figsize=(4.6, 3.1), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    _draw_curve(axes, rows, name, title, batch_size)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return file.getvalue()
@@ -195,7 +202,7 @@ def curve_svg(rows: list[dict[str, Any]], name: str, title: str, *, batch_size: 
 def _draw_curve(axes: Axes, rows: list[dict[str, Any]], name: str, title: str, batch_size: int | None) -> None:
     """On the training set, each value faint, and smoothed; on the held-out set; what isn't finite; what guessing costs."""
     shown, broken = [], []
-    for split, draw in (("train", _draw_train), ("eval", _draw_eval)):
+    for split, draw in (("train", _draw_train if name not in _SET else _draw_set), ("eval", _draw_eval)):
         steps, values = series(rows, split, name)
         finite = np.isfinite(values)
         shown.append(draw(axes, steps[finite], values[finite]))
@@ -212,8 +219,6 @@ def _draw_curve(axes: Axes, rows: list[dict[str, Any]], name: str, title: str, b
     axes.tick_params(labelsize=8)
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -263,6 +268,13 @@ def _draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray
     axes.plot(steps, values, color="C0", alpha=0.25, linewidth=1)
     axes.plot(steps, mean, color="C0", linewidth=1.8, label=f"training, mean of {2 * reach + 1}" if reach else "training")
     return np.concatenate([mean, np.percentile(values, (1, 99))])
+
+
+def _draw_set(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values that were set, not measured, and need no smoothing. Returns those that must be seen whole."""
+    if len(values):
+        axes.plot(steps, values, color="C0", linewidth=1.8, label="training", drawstyle="steps-post")
+    return values
 
 
 def _draw_eval(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:

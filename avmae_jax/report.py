@@ -42,6 +42,7 @@ _NAMES = {
 }
 _DIRECTIONS = ("audio_to_image", "image_to_audio")
 _RANKS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "median rank", "ties": "ties"}
+_SHARES = ("r1", "r5", "r10")
 _VIEW = ("mode", "frames", "crops", "clips", "map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")
 _CLASS = ("name", "positives", "average_precision", "auc", "d_prime", "recall", "precision")
 _MISTAKES = 20  # of the table
@@ -106,7 +107,7 @@ def _results(run: Run) -> str:
         parts.append(_numbers(held_out))
     if averaged := group(run.summary, "averaged"):
         parts.append(paragraph("The mean of the weights of several epochs, see tune.average_first:") + _numbers(averaged))
-    if found := group(run.summary, "retrieval"):
+    if (found := group(run.summary, "retrieval")) and not run.retrieval:
         parts.append(_summarised(found))
     return "".join(parts)
 
@@ -127,15 +128,20 @@ def _summarised(found: Mapping[str, Any]) -> str:
 
 def _directions(ways: Mapping[str, Any], chance: Mapping[str, Any], clips: Any) -> str:
     """How often sound and picture find each other, and what guessing would give."""
-    lines = [[way.replace("_", " "), *(group(ways, way).get(field) for field in _RANKS)] for way in _DIRECTIONS]
-    lines.append(["guessing", *(chance.get(field) for field in _RANKS)])
+    lines = [[way.replace("_", " "), *_ranks(group(ways, way))] for way in _DIRECTIONS] + [["guessing", *_ranks(chance)]]
     by_class = {way.replace("_", " "): group(group(ways, way), "class") for way in _DIRECTIONS} | {"guessing": group(chance, "class")}
     if any(by_class.values()):
-        lines += [[f"{way}, any clip of the class", *(values.get(field) for field in _RANKS)] for way, values in by_class.items()]
+        lines += [[f"{way}, any clip of the class", *_ranks(values)] for way, values in by_class.items()]
     text = (
         f"Sound and picture that find each other among {words(clips)} clips; R@k: the share of queries whose partner is among the first k."
     )
     return paragraph(text) + table(("", *_RANKS.values()), lines)
+
+
+def _ranks(values: Mapping[str, Any]) -> list[str]:
+    """The fields of _RANKS as texts, shares in percent."""
+    found = ((field, values.get(field)) for field in _RANKS)
+    return [f"{value:.1%}" if field in _SHARES and is_real(value) else words(value) for field, value in found]
 
 
 def _curves(run: Run) -> str:
@@ -155,11 +161,7 @@ def _curves(run: Run) -> str:
         title = _CURVES.get(name) or short_name(name, 60)
         guess = size if name == "nce" and isinstance(size, int) and size > 1 else None
         drawn.append(picture(pictures.curve_svg(run.rows, name, title, batch_size=guess), "svg+xml", f"{title} over steps"))
-    return (
-        "".join(parts)
-        + paragraph("Blue: training, each value faint and their running mean; orange: held-out clips.", soft=True)
-        + grid(drawn)
-    )
+    return "".join([*parts, paragraph("Faint: each value of training.", soft=True), grid(drawn)])
 
 
 def _evaluation(run: Run) -> str:

@@ -6,6 +6,7 @@ Content-Security-Policy forbids a browser to load anything else.
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -23,7 +24,6 @@ body { margin: 0 auto; max-width: 1180px; padding: 1.2rem 1rem 4rem; background:
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 0.6rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; }
 p { margin: 0.5rem 0; max-width: 75ch; }
 .soft { color: var(--soft); }
 a { color: var(--accent); }
@@ -73,11 +73,6 @@ def paragraph(text: str, *, soft: bool = False) -> str:
     return f'<p class="soft">{escape(text)}</p>\n' if soft else f"<p>{escape(text)}</p>\n"
 
 
-def subheading(text: str) -> str:
-    """Text as a heading inside a section."""
-    return f"<h3>{escape(text)}</h3>\n"
-
-
 def missing(text: str, command: str = "") -> str:
     """What isn't there, and what makes it."""
     made = f" It is made by <code>{escape(command)}</code>" if command else ""
@@ -100,7 +95,7 @@ def grid(pieces: Iterable[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Texts and numbers in rows; it scrolls where the screen is narrow. A column is one of numbers if its first value is."""
+    """Texts and numbers in rows; it scrolls where the screen is narrow. A column is one of numbers if its first value looks like one."""
     cells = [list(row) for row in rows]
     numeric = [bool(cells) and column < len(cells[0]) and _is_number(cells[0][column]) for column in range(len(head))]
 
@@ -152,4 +147,4 @@ def words(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return value is None or re.fullmatch(r"-|-?[\d.]+(e[+-]?\d+)?%?", words(value)) is not None

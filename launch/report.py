@@ -12,6 +12,7 @@ command that makes it.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -52,11 +53,13 @@ def make_missing(run: Run) -> None:
         logging.info("retrieval among %d clips", len(source))
         retrieve_into(run.folder / RETRIEVAL, trained, source, data=data, split=split)
         return
+    tune = applied.run_config(path).tune  # the run's own way of asking, so that what it measured is found again
+    options: dict[str, Any] = {"crops": tune.eval_crops, "frames": tune.eval_frames, "data": data, "split": split}
     views = []
     for mode in modes:
         logging.info("evaluating %s on %d clips", mode, len(source))
-        view = f"{mode}_middle"
-        views.append({"view": view, **evaluate_into(run.folder / EVALUATION / view, trained, source, mode=mode, data=data, split=split)})
+        view = f"{mode}_{tune.eval_frames}"
+        views.append({"view": view, **evaluate_into(run.folder / EVALUATION / view, trained, source, mode=mode, **options)})
     write_json(run.folder / EVALUATION / "evaluation.json", {"model": trained.path, "data": data, "split": split, "views": views})
 
 
