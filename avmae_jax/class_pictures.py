@@ -17,7 +17,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
 from avmae_jax.metrics import average_precision
 
-MOST_CONFUSED = 30  # classes of a matrix in which the numbers can still be read
+MOST_CONFUSED = 30  # classes of a matrix whose numbers can still be read
 PANELS = 24  # curves drawn
 _MARGIN, _HEAD, _GAP = 14, 44, 18  # pixels
 _NAMES, _SIDE = 200, 220  # pixels beside a matrix: for the classes' names, and for their figures
@@ -35,7 +35,7 @@ class Mistake(NamedTuple):
 def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, heading: str) -> None:
     """Saves a PNG of a confusion matrix: numbers of clips, shaded by their share of the row.
 
-    Of more than MOST_CONFUSED classes those with the most mistakes are shown, and what is taken for any of the rest has one column.
+    Of more than MOST_CONFUSED classes those of the most frequent confusions are shown; what is taken for any other has one column.
 
     Args:
       path: of the PNG; its folder is made if need be.
@@ -48,18 +48,17 @@ def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, hea
     """
     chosen, note = list(range(len(counts))), ""
     if len(counts) > MOST_CONFUSED:
-        mistaken = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
-        chosen = sorted(np.argsort(-mistaken, kind="stable")[:MOST_CONFUSED].tolist())
-        note = f"; the {MOST_CONFUSED} of {len(counts)} classes with the most mistakes"
+        chosen = _most_confused(counts)
+        note = f"; {MOST_CONFUSED} of {len(counts)} classes, those of the most frequent confusions"
+    note += "; row: class of the clip, column: likeliest class, shade: share of the row"
     shown, rows = counts[np.ix_(chosen, chosen)], [short_name(label_names[index], 26) for index in chosen]
     columns = rows
-    if note:
+    if len(rows) < len(counts):
         shown, columns = np.column_stack([shown, counts[chosen].sum(axis=1) - shown.sum(axis=1)]), [*rows, "any other"]
     cell = min(60, (WIDTH - _NAMES - _SIDE) // len(columns))
     top = _HEAD + 26
     figure = Figure(figsize=(WIDTH / DPI, (top + cell * len(rows) + 150) / DPI), dpi=DPI, facecolor="white")
-    write(figure, _MARGIN, 22, short_name(heading + note, 160), size=11)
-    write(figure, _NAMES, _HEAD + 10, "row: class of the clip; column: likeliest class; shade: share of the row", size=9, color="0.35")
+    write(figure, _MARGIN, 22, short_name(heading + note, 200), size=10)
     axes = axes_at(figure, _NAMES, top, cell * len(columns), cell * len(rows))
     _draw_matrix(axes, shown, rows, columns, size=9 if cell > 40 else 7)
     side = _NAMES + cell * len(columns) + _GAP
@@ -70,6 +69,14 @@ def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, hea
         for place, words in zip((0, 60, 120), (str(given), _share(own, given), _share(own, taken)), strict=True):
             write(figure, side + place, top + (row + 0.5) * cell, words, size=8)
     save(figure, path)
+
+
+def _most_confused(counts: np.ndarray) -> list[int]:
+    """MOST_CONFUSED classes: those of the largest counts beside the diagonal, and more in their order where these are too few."""
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    pairs = np.argsort(-wrong, axis=None, kind="stable")
+    ranked = np.column_stack(np.unravel_index(pairs[: np.count_nonzero(wrong)], wrong.shape)).ravel()
+    return sorted(list(dict.fromkeys([*ranked.tolist(), *range(len(counts))]))[:MOST_CONFUSED])
 
 
 def _draw_matrix(axes: Axes, counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, size: int) -> None:
@@ -121,7 +128,7 @@ def precision_recall(path: Path, scores: np.ndarray, targets: np.ndarray, label_
         column, row = place % _COLUMNS, place // _COLUMNS
         left, top = _MARGIN + 30 + column * (width + _GAP), _HEAD + row * pitch
         has = targets[:, label] != 0
-        write(figure, left, top + 10, short_name(label_names[label], 30), size=9, weight="bold")
+        write(figure, left, top + 10, short_name(label_names[label], 28), size=9, weight="bold")
         write(figure, left, top + 25, f"AP {precisions[label]:.3f}, {has.sum()} of {len(has)} clips", size=8, color="0.35")
         axes = axes_at(figure, left, top + title, width, height - 8)
         _draw_curve(axes, scores[:, label], has)

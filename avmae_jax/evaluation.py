@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -49,7 +49,6 @@ class Evaluation:
     """How well a classifier does on N clips."""
 
     clips: int  # N
-    unlabelled: int  # clips among them that have no class
     loss: float  # the mean of clip_losses
     map: float  # mean average precision, over the classes that have a positive
     auc: float  # mean area under the ROC curve, over the classes that some clips have and some haven't; NaN if there is none
@@ -92,7 +91,6 @@ def measure(scores: Scores, label_names: Sequence[str], loss: str) -> Evaluation
     area = float(areas[np.isfinite(areas)].mean()) if np.isfinite(areas).any() else math.nan
     return Evaluation(
         clips=len(has),
-        unlabelled=int((~has.any(axis=1)).sum()),
         loss=float(clip_losses(scores, loss).mean()),
         map=float(np.nanmean(precisions)),
         auc=area,
@@ -112,17 +110,22 @@ def clip_losses(scores: Scores, loss: str) -> np.ndarray:
     return (targets * there + (1 - targets) * absent).mean(axis=1) if loss == "bce" else (targets * there).sum(axis=1)
 
 
+def classifier_of(trained: Trained) -> CAVMAEClassifier:
+    """The model, which must be CAV-MAE's classifier; raises ValueError if it isn't."""
+    if isinstance(trained.model, CAVMAEClassifier):
+        return trained.model
+    kind = f"a classifier of {trained.config.model.modality} alone" if trained.classes else "a pretraining model"
+    raise ValueError(f"{trained.path} is {kind}, not CAV-MAE's classifier; give a run of launch.finetune, or its weights")
+
+
 def label_names_for(trained: Trained, source: ClipSource) -> tuple[str, ...]:
     """The names of a classifier's classes, once it is sure that those of the clips are the same.
 
     Where nobody noted the classifier's, the data set's are taken, which the log tells.
 
     Raises:
-      ValueError: if the model is no classifier, or one of other classes, or the clips have none.
+      ValueError: if the clips have no classes, or others than the classifier.
     """
-    if not isinstance(trained.model, CAVMAEClassifier):
-        kind = f"a classifier of {trained.config.model.modality} alone" if trained.classes else "a pretraining model"
-        raise ValueError(f"{trained.path} is {kind}, not a CAV-MAE classifier; give a run of launch.finetune, or its weights")
     own, theirs = trained.label_names, tuple(source.label_names)
     if not theirs:
         raise ValueError("the clips have no classes; prepare videos that lie in class folders, or a labelled list")
@@ -173,12 +176,12 @@ def evaluate_into(
       What evaluation.json holds; None in place of numbers that aren't finite.
 
     Raises:
-      ValueError: see label_names_for, measure, pipeline.example and models/classifier.py.
+      ValueError: see classifier_of, label_names_for, measure, pipeline.example and models/classifier.py.
       OSError: if the files can't be written.
     """
-    names, loss = label_names_for(trained, source), trained.config.tune.loss
+    model, names, loss = classifier_of(trained), label_names_for(trained, source), trained.config.tune.loss
     classify = Classify(trained.config, trained.classes, mode, batch_size)
-    scores = _distinct(classify(cast(CAVMAEClassifier, trained.model), source, crops=crops, frames=frames))
+    scores = _distinct(classify(model, source, crops=crops, frames=frames))
     found = measure(scores, names, loss)
     view = f"{classify.mode}, {frames} frame{'s' * (frames == 'all')}" if "audio" not in classify.mode else classify.mode
     worst = _worst(scores, loss)
@@ -190,7 +193,7 @@ def evaluate_into(
     else:
         class_pictures.confusion(out / "confusion.png", found.confusion, names, heading=f"{view}: accuracy {found.accuracy:.1%}")
     head = {"model": trained.path, "data": data or str(source), "split": split, "mode": classify.mode, "frames": frames, "crops": crops}
-    left_out = {"clips_left_out": len(source) - found.clips, "classes_left_out": len(found.no_positive)}
+    left_out = {"damaged_clips": len(source) - found.clips, "classes_left_out": len(found.no_positive)}
     figures = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"}
     table = None if found.confusion is None else found.confusion.tolist()
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}

@@ -26,11 +26,12 @@ from rich.table import Table
 from avmae_jax.checkpoint import CheckpointError
 from avmae_jax.config import Modality
 from avmae_jax.convert import ConversionError
+from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.shards import DatasetError
-from avmae_jax.evaluation import evaluate_into, label_names_for, write_json
+from avmae_jax.evaluation import classifier_of, evaluate_into, label_names_for, write_json
 from avmae_jax.inference import BATCH
 from avmae_jax.models.classifier import Mode, modality_of
 from launch import applied, runtime
@@ -51,16 +52,18 @@ def define_flags() -> None:
     applied.define_data_flags()
     flags.DEFINE_multi_string("mode", [], f"of {', '.join(get_args(Mode))}; none: all that the classifier was tuned for")
     flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
-    flags.DEFINE_integer("crops", 1, "pieces of a sound that is longer than the model's, averaged", lower_bound=1)
+    flags.DEFINE_integer(
+        "crops", 0, "pieces of a sound that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
+    )
     flags.DEFINE_integer("batch_size", BATCH, "rows computed at once", lower_bound=1)
-    flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation")
+    flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation, or beside a file")
 
 
 def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]:
     """The values of an option that may be repeated and may hold commas, each once; raises UsageError."""
     values = list(dict.fromkeys(value.strip() for text in given for value in text.split(",") if value.strip()))
     if unknown := [value for value in values if value not in choices]:
-        raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}")
+        raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}", exitcode=2)
     return values
 
 
@@ -70,34 +73,53 @@ def common_needs(modes: Sequence[Mode]) -> Modality:
     return "both" if len(needs) > 1 else needs.pop()
 
 
+def crops_of_run(path: str) -> int:
+    """As many as the training that a model comes from evaluates with; 1 for a file outside a run."""
+    try:
+        return applied.run_config(path).tune.eval_crops
+    except DatasetError:
+        return 1
+
+
+def data_of_run(path: str, source: ClipSource) -> str:
+    """Where open_clips found them, in words."""
+    data = applied.run_config(path).data
+    return data.path if data.source == "prepared" else str(source)
+
+
 def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
     """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_into do."""
     args, trained = flags.FLAGS, applied.load(path)
-    if not trained.classes:
-        raise ValueError(f"{path} is a pretraining model, not a classifier; give a run of launch.finetune, or its weights")
+    classifier_of(trained)
     tuned = trained.config.tune.mode
     modes = modes or MODES[tuned]
     for mode in sorted({*modes} - {*MODES[tuned]}):
         logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
     source = applied.open_clips(path, common_needs(modes))
     trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
-    data = args.data or applied.run_config(path).data.path
-    options: dict[str, Any] = {"crops": args.crops, "batch_size": args.batch_size, "data": data, "split": args.split}
+    crops, data = args.crops or crops_of_run(path), args.data or data_of_run(path, source)
+    options: dict[str, Any] = {"crops": crops, "batch_size": args.batch_size, "data": data, "split": args.split}
     views = []
     for mode in modes:
         for shown in frames if modality_of(mode) != "audio" else frames[:1]:
-            logging.info("%s, %s: %d clips", mode, shown, len(source))
+            logging.info("%s, frames: %s, crops: %d; %d clips", mode, shown, crops, len(source))
             view = f"{mode}_{shown}"
             views.append({"view": view, **evaluate_into(out / view, trained, source, mode=mode, frames=shown, **options)})
     write_json(out / "evaluation.json", {"model": trained.path, "data": data, "split": args.split, "views": views})
     return views
 
 
+def default_out(path: Path) -> Path:
+    """In a run's folder, beside a file."""
+    return path.with_name(f"{path.name}_evaluation") if path.is_file() else path / "evaluation"
+
+
 def views_table(views: Sequence[dict[str, Any]]) -> Table:
     """A line for each view."""
     first = views[0]
-    left_out = f", {first['classes_left_out']} of them without a clip and left out" if first["classes_left_out"] else ""
-    title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes{left_out}"
+    title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
+    title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
+    title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
     table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
     for view in views:
         shown = "-" if modality_of(view["mode"]) == "audio" else view["frames"]
@@ -127,11 +149,11 @@ def number(value: float | None) -> str:
 def main(argv: list[str]) -> None:
     """Evaluates RUN."""
     if len(argv) != 2:
-        raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}")
+        raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}", exitcode=2)
     args, path = flags.FLAGS, argv[1]
     modes = cast(list[Mode], chosen("mode", args.mode, get_args(Mode)))
     frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]
-    out = Path(args.out or Path(path) / "evaluation").expanduser()
+    out = Path(args.out).expanduser() if args.out else default_out(Path(path).expanduser())
     runtime.start()
     runtime.cache_programs()
     try:

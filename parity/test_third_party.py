@@ -325,3 +325,15 @@ def test_average_precision_is_scikit_learns(ties: bool) -> None:
     np.testing.assert_allclose(metrics.mean_average_precision(scores, targets), np.mean(reference), rtol=1e-12)
     one_empty = np.concatenate([targets, np.zeros((200, 1), bool)], axis=1)
     assert np.isnan(metrics.average_precision(np.concatenate([scores, scores[:, :1]], axis=1), one_empty)).tolist() == [False] * 12 + [True]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auc_is_scikit_learns(ties: bool) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(6)
+    targets = rng.random((200, 12)) < rng.uniform(0.01, 0.9, 12)
+    targets[0], targets[1] = True, False  # scikit-learn has no area for a class that every clip has, or none
+    scores = rng.standard_normal((200, 12)) + targets
+    scores = np.round(scores) if ties else scores
+    reference = [sklearn.roc_auc_score(targets[:, c], scores[:, c]) for c in range(12)]
+    np.testing.assert_allclose(metrics.auc(scores, targets), reference, rtol=1e-12)

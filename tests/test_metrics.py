@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.metrics import Retrieval, average_precision, embedding, mean_average_precision, retrieval
+from avmae_jax.metrics import Retrieval, auc, average_precision, d_prime, embedding, mean_average_precision, retrieval
 
 
 def _naive(queries: np.ndarray, targets: np.ndarray) -> Retrieval:
@@ -148,3 +148,44 @@ def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
         average_precision(np.array([[bad], [0.0]]), np.ones((2, 1)))
     with pytest.raises(ValueError, match="same shape"):
         average_precision(np.zeros((2, 1)), np.ones((2, 2)))
+
+
+def pairs_won(scores: np.ndarray, has: np.ndarray) -> float:
+    """The definition of AUC, pair by pair."""
+    won = [(yes > no) + (yes == no) / 2 for yes in scores[has] for no in scores[~has]]
+    return float(np.mean(won)) if won else np.nan
+
+
+@settings(deadline=None, max_examples=30)
+@given(clips=st.integers(1, 30), seed=st.integers(0, 99))
+def test_auc_is_the_share_of_pairs_in_the_right_order(clips: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, targets = rng.integers(0, 6, (clips, 3)).astype(np.float64), rng.random((clips, 3)) < 0.4
+    found, order = auc(scores, targets), rng.permutation(clips)
+    np.testing.assert_allclose(found, [pairs_won(scores[:, c], targets[:, c]) for c in range(3)], rtol=1e-12)
+    np.testing.assert_allclose(auc(-scores, targets), 1 - found, rtol=1e-12)
+    np.testing.assert_allclose(auc(scores, ~targets), 1 - found, rtol=1e-12)
+    np.testing.assert_allclose(auc(np.exp(scores)[order], targets[order]), found, rtol=1e-12)
+
+
+def test_auc_needs_clips_with_the_class_and_without() -> None:
+    scores, targets = np.array([[0.9, 0.5, 0.1], [0.1, 0.6, 0.2]]), np.array([[1, 0, 1], [0, 0, 1]])
+    np.testing.assert_array_equal(auc(scores, targets), [1.0, np.nan, np.nan])
+
+
+def test_d_prime_is_the_distance_of_two_normal_distributions() -> None:
+    assert d_prime(0.5) == 0
+    assert d_prime(0.76025) == pytest.approx(1.0, abs=1e-4)  # the normal distribution function at 1 / sqrt(2)
+    assert d_prime(0.2) == pytest.approx(-d_prime(0.8))
+    assert (d_prime(1.0), d_prime(0.0)) == (np.inf, -np.inf)
+    rng = np.random.default_rng(0)
+    has = rng.random((4000, 1)) < 0.5
+    assert d_prime(auc(rng.standard_normal((4000, 1)) + 1.7 * has, has)[0]) == pytest.approx(1.7, abs=0.1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_auc_refuses_scores_that_are_no_numbers(bad: float) -> None:
+    with pytest.raises(ValueError, match="1 of the scores are not finite"):
+        auc(np.array([[bad], [0.0]]), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="same shape"):
+        auc(np.zeros((2, 1)), np.ones((2, 2)))

@@ -1,0 +1,148 @@
+"""launch.evaluate as a user calls it: options, tables, files, and one line for what is wrong."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+from conftest import ODD, Clips, Program, made
+
+from avmae_jax.data import shards
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.shards import Job
+from avmae_jax.notes import Notes
+from avmae_jax.weights import read, write
+from launch import evaluate, runtime
+
+pytestmark = pytest.mark.usefixtures("unpolished")
+
+NAMES = ["harp [bold]", "oboe", "horn"]
+
+Call = Callable[..., str]
+
+
+def make(job: Job) -> Iterator[Clip]:
+    clip = Clips(9)[job.args[0]]
+    yield clip._replace(id=job.id, labels=(job.args[0] % 2,), frames=() if "blind" in job.id else clip.frames)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six test clips of two classes and one without pictures; no test clip has the third class."""
+    out = tmp_path_factory.mktemp("data") / "set"
+    jobs = {"train": [Job("t", (0,))], "test": [*(Job(f"e{n}", (n,)) for n in range(6)), Job("blind", (6,))]}
+    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0)
+    return out
+
+
+def saved(path: Path, classes: int = 3, names: list[str] = NAMES, mode: str = "multimodal") -> Path:
+    write(made(ODD, classes)._replace(notes=Notes(mode=mode, loss="ce", label_names=tuple(names[:classes]))), path)
+    return path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """Calls the program in this process; gives what it prints."""
+    monkeypatch.setattr(runtime, "start", lambda: None)
+    monkeypatch.setattr(runtime, "cache_programs", lambda: None)
+    before = flagsaver.save_flag_values()
+    evaluate.define_flags()
+
+    def main(*arguments: object) -> str:
+        flags.FLAGS.unparse_flags()
+        evaluate.main(flags.FLAGS(["evaluate", *map(str, arguments)]))
+        return capsys.readouterr().out
+
+    yield main
+    flagsaver.restore_flag_values(before)
+
+
+def cells(printed: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+
+
+def test_a_classifier_of_both_is_asked_with_both_and_with_each_missing(call: Call, data: Path, tmp_path: Path) -> None:
+    run = saved(tmp_path / "run")
+    printed = call(run, "--data", data, "--frames=middle,first", "--batch_size=6")
+    views = ["multimodal_middle", "multimodal_first", "missingaudioonly_middle", "missingvideoonly_middle", "missingvideoonly_first"]
+    found = json.loads((run / "evaluation/evaluation.json").read_text())
+    assert [view["view"] for view in found["views"]] == views
+    for view in found["views"]:
+        folder = run / "evaluation" / view["view"]
+        assert {file.name for file in folder.iterdir()} == {"evaluation.json", "confusion.png", "precision_recall.png", "mistakes.png"}
+        assert view["ids"] == [f"e{n}" for n in range(6)]  # the one without pictures is asked in no mode, so that the modes compare
+        assert {"view": view["view"], **json.loads((folder / "evaluation.json").read_text())} == view
+        assert (view["split"], view["data"], view["crops"]) == ("test", str(data), 1)
+    assert "6 test clips of 3 classes, 1 of them without a clip and left out of the means" in printed
+    rows = cells(printed)
+    first = found["views"][0]
+    numbers = [evaluate.number(first[name]) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
+    assert rows[0] == ["multimodal", "middle", *numbers]
+    assert rows[2][:2] == ["missingaudioonly", "-"]
+    assert {row[0] for row in rows[5:]} == {"harp [bold]", "oboe"}
+    assert read(run).classes == 3  # what lies in the folder now is no step of the model's
+
+
+def test_a_mode_and_a_place_can_be_chosen(call: Call, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="absl")
+    file = saved(tmp_path / "w.safetensors", mode="audioonly")
+    call(file, f"--data={data}", "--batch_size=6")
+    found = json.loads((tmp_path / "w.safetensors_evaluation/evaluation.json").read_text())
+    assert [view["view"] for view in found["views"]] == ["audioonly_middle"]
+    assert found["views"][0]["ids"][-1] == "blind"  # the sound is enough here
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    call(file, f"--data={data}", "--batch_size=6", f"--out={tmp_path / 'o'}", "--mode=videoonly")
+    assert (tmp_path / "o/videoonly_middle/evaluation.json").is_file()
+    assert "was tuned on audioonly, as far as it says; videoonly asks it what it has not learned" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "message"),
+    [
+        (0, NAMES, "is a pretraining model, not CAV-MAE's classifier"),
+        (2, NAMES, "has 2 classes and the clips have 3"),
+        (3, ["harp", "oboe", "horn"], "class 0 is 'harp' in .* and 'harp \\[bold\\]' in the data"),
+    ],
+)
+def test_a_model_of_other_classes_is_one_line(call: Call, data: Path, tmp_path: Path, classes: int, names: list[str], message: str) -> None:
+    path = saved(tmp_path / "w.safetensors", classes, names)
+    with pytest.raises(SystemExit, match=f"ValueError: .*{message}"):
+        call(path, f"--data={data}")
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_missing_data_or_models_are_named(call: Call, data: Path, tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors")
+    with pytest.raises(SystemExit, match=r"DatasetError: .*lies in no run.* give --data"):
+        call(path)
+    with pytest.raises(SystemExit, match=r"DatasetError: .*nowhere: there is no such folder"):
+        call(path, f"--data={tmp_path / 'nowhere'}")
+    with pytest.raises(SystemExit, match=r"ConversionError: .*absent\.safetensors"):
+        call(tmp_path / "absent.safetensors", f"--data={data}")
+
+
+def test_wrong_usage_is_told(call: Call) -> None:
+    with pytest.raises(app.UsageError, match="--mode is 'both'; choose of multimodal, audioonly"):
+        call("run", "--mode=multimodal,both")
+    with pytest.raises(app.UsageError, match="--frames is 'last'; choose of first, middle, all"):
+        call("run", "--frames=last")
+    with pytest.raises(app.UsageError, match="give one RUN") as error:
+        call()
+    assert error.value.exitcode == 2
+
+
+def test_of_many_classes_the_best_and_the_worst_are_listed() -> None:
+    names = ("average_precision", "auc", "d_prime", "recall", "precision")
+    rows = [{"name": f"c{n}", "positives": int(n > 0), **dict.fromkeys(names, n / 40 if n else None)} for n in range(41)]
+    table = evaluate.classes_table({"view": "multimodal_middle", "per_class": rows})
+    assert "the 10 best and the 10 worst of 40 classes" in str(table.title)
+    assert list(table.columns[0].cells) == [f"c{n}" for n in (*range(40, 30, -1), *range(10, 0, -1))]
+
+
+def test_the_program_itself_takes_options_after_the_run(program: Program, tmp_path: Path) -> None:
+    done = program("-m", "launch.evaluate", tmp_path / "absent", "--frames", "all")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("ConversionError: ")
