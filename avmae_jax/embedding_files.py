@@ -54,12 +54,19 @@ def collect(parts: Iterable[Part], note: Mapping[str, Any]) -> Embeddings:
         raise ValueError(f"no clip has {' or '.join(note['what'])}; choose other clips")
     width = int(note["width"])
     has = {kind: np.concatenate([np.full(len(part.ids), kind in part.vectors) for part in parts]) for kind in note["what"]}
-    rows = {
-        kind: np.concatenate([part.vectors.get(kind, np.zeros((len(part.ids), width), np.float32)) for part in parts])
-        for kind in note["what"]
-    }
+    rows = {kind: np.concatenate([_rows(part, kind, width) for part in parts]) for kind in note["what"]}
     positions = np.array([position for part in parts for position in part.positions], np.int64)
     return Embeddings(ids, positions, [labels for part in parts for labels in part.labels], rows, has, dict(note))
+
+
+def _rows(part: Part, kind: str, width: int) -> np.ndarray:
+    """float32[B, D], zeros where the clips have no such vector; raises ValueError if they are of another width."""
+    rows = part.vectors.get(kind)
+    if rows is None:
+        return np.zeros((len(part.ids), width), np.float32)
+    if rows.shape != (len(part.ids), width):
+        raise ValueError(f"{kind} of {len(part.ids)} clips is {list(rows.shape)}, and the width is noted to be {width}")
+    return rows
 
 
 def write_embeddings(path: str | Path, parts: Iterable[Part], note: Mapping[str, Any]) -> int:
@@ -104,8 +111,7 @@ def _write_npz(path: Path, parts: Iterable[Part], note: Mapping[str, Any]) -> in
             labels += part.labels
             for kind in kinds:
                 has[kind] += [kind in part.vectors] * len(part.ids)
-                rows = part.vectors.get(kind, np.zeros((len(part.ids), width), np.float32))
-                waiting[kind].write(np.ascontiguousarray(rows, "<f4").tobytes())
+                waiting[kind].write(np.ascontiguousarray(_rows(part, kind, width), "<f4").tobytes())
         small = {
             "id": np.array(ids),
             "position": np.array(positions, np.int64),

@@ -36,20 +36,19 @@ def nearest(queries: np.ndarray, targets: np.ndarray, k: int, **blocks: int) -> 
       ValueError: if the widths differ, there is nothing to find, or a row has no direction.
     """
     if queries.ndim != 2 or targets.ndim != 2 or queries.shape[1] != targets.shape[1] or not len(targets) or k < 1:
-        raise ValueError(
-            f"queries are {queries.shape}, targets {targets.shape}, k is {k}; there must be targets of the same width, and k > 0"
-        )
+        raise ValueError(f"queries are {queries.shape}, targets {targets.shape}, k is {k}; give targets of the same width, and k > 0")
     k = min(k, len(targets))
     found, values = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+    parts = max(1, min(64, len(targets) // (8 * k)))  # each column is compared with few others first, by the fastest of operations
+    whole = len(targets) // parts * parts
     for block, scores in metrics.similarities(queries, targets, **blocks):
-        picked = np.argpartition(scores, len(targets) - k, axis=1)[:, len(targets) - k :]
-        lowest = np.take_along_axis(scores, picked, axis=1).min(axis=1, keepdims=True)
-        for row in np.flatnonzero(np.count_nonzero(scores >= lowest, axis=1) > k):  # which of equal ones were picked is left to chance
-            picked[row] = np.argsort(-scores[row], kind="stable")[:k]
-        picked.sort(axis=1)
-        own = np.take_along_axis(scores, picked, axis=1)
-        order = np.argsort(-own, axis=1, kind="stable")
-        found[block], values[block] = np.take_along_axis(picked, order, axis=1), np.take_along_axis(own, order, axis=1)
+        maxima = scores[:, :whole].reshape(len(scores), parts, -1).max(axis=1)
+        bound = np.partition(maxima, -k, axis=1)[:, -k:].min(axis=1, keepdims=True)  # k targets or more are at least as near
+        row, column = np.nonzero(scores >= bound)
+        own = scores[row, column]
+        order = np.lexsort((column, -own, row))
+        best = order[np.searchsorted(row, np.arange(len(scores)))[:, None] + np.arange(k)]
+        found[block], values[block] = column[best], own[best]
     return found, values
 
 

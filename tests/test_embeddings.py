@@ -1,0 +1,235 @@
+"""Vectors of clips: what they are, whatever the batch; files that give back what was written, and refuse what isn't theirs."""
+
+import dataclasses
+import json
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ODD, Clips
+from flax import nnx
+
+from avmae_jax import metrics
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.convert import ConversionError
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.pipeline import eval_batches
+from avmae_jax.embedding_files import Embeddings, collect, read_embeddings, write_embeddings
+from avmae_jax.embeddings import KINDS, Embed, Part, encoder_of, fingerprint, needs_of, note_of
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.encoder import Encoder
+from avmae_jax.models.mae import MAE
+from avmae_jax.trained import Trained
+
+pytestmark = pytest.mark.usefixtures("unpolished_module")
+
+SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
+SUFFIXES = [".npz", ".array_record"]
+
+
+class Mixed(Clips):
+    """Ten clips: number 2 is deaf, number 5 blind, number 7 has no class and the others one or two."""
+
+    label_names: Sequence[str] = ("harp", "oboe", "horn")
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = super().__getitem__(index)._replace(labels=() if index == 7 else (0, 2) if index == 4 else (index % 3,))
+        return clip._replace(waveform=clip.waveform[:0]) if index == 2 else clip._replace(frames=()) if index == 5 else clip
+
+
+@pytest.fixture(scope="module")
+def unpolished_module() -> Iterator[None]:
+    """Compiling is most of what these tests do."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), Config(model=SMALL), 0, ())
+
+
+@pytest.fixture(scope="module")
+def embedded(trained: Trained, unpolished_module: None) -> tuple[list[Part], Embeddings]:
+    source = Mixed(10)
+    parts = list(Embed(trained, batch_size=4)(source))
+    return parts, collect(parts, note_of(trained, source, KINDS, data="somewhere", split="test"))
+
+
+def test_the_vectors_are_pooled_features(trained: Trained, embedded: tuple[list[Part], Embeddings]) -> None:
+    """Against the model's own features and a joint pass, as training's retrieval computes them."""
+    found = embedded[1]
+    (batch,) = eval_batches(Clips(2), SMALL, trained.config.data, 2)
+    arrays = {name: jnp.asarray(value) for name, value in batch.items() if name != "id"}
+
+    @nnx.jit
+    def features(encoder: Encoder, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        fbank, image = model_inputs(batch, trained.config)
+        tokens = jnp.concatenate([encoder.separate("audio", fbank), encoder.separate("image", image)], axis=1)
+        own = {"audio": encoder.features("audio", fbank), "image": encoder.features("image", image), "joint": encoder.joint(tokens)}
+        return {kind: metrics.embedding(values) for kind, values in own.items()}
+
+    expected = features(encoder_of(trained), arrays)
+    assert found.ids[:2] == ["clip0", "clip1"]
+    for kind in KINDS:
+        np.testing.assert_allclose(found.vectors[kind][:2], expected[kind], atol=2e-6)
+
+
+def test_a_clip_has_what_it_can_have_and_keeps_its_labels(embedded: tuple[list[Part], Embeddings]) -> None:
+    parts, found = embedded
+    assert sorted(found.ids) == sorted(f"clip{n}" for n in range(10))
+    assert len({frozenset(part.vectors) for part in parts}) == 3
+    for row, name in enumerate(found.ids):
+        number = int(name.removeprefix("clip"))
+        assert found.positions[row] == number
+        assert found.labels[row] == Mixed(10)[number].labels
+        assert {kind: bool(found.has[kind][row]) for kind in KINDS} == {
+            "audio": number != 2,
+            "image": number != 5,
+            "joint": number not in (2, 5),
+        }
+        for kind in KINDS:
+            length = np.linalg.norm(found.vectors[kind][row])
+            assert length == pytest.approx(1) if found.has[kind][row] else length == 0
+
+
+def test_clips_that_lack_what_is_wanted_are_left_out(trained: Trained) -> None:
+    source = Mixed(6)
+    sounds = collect(Embed(trained, ("audio",), 4)(source), note_of(trained, source, ("audio",)))
+    assert sounds.ids == ["clip0", "clip1", "clip3", "clip4", "clip5"]
+    with pytest.raises(ValueError, match="no clip has joint"):
+        collect([], note_of(trained, source, ("joint",)))
+
+
+def test_a_clip_that_took_anothers_place_is_there_once(trained: Trained) -> None:
+    class Again(Clips):
+        def __getitem__(self, index: int) -> Clip:
+            return super().__getitem__(1 if index == 0 else index)
+
+    assert [part.ids for part in Embed(trained, ("audio",), 4)(Again(3))] == [["clip1", "clip2"]]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_gives_back_what_was_written(suffix: str, embedded: tuple[list[Part], Embeddings], tmp_path: Path) -> None:
+    parts, expected = embedded
+    file = tmp_path / f"e{suffix}"
+    assert write_embeddings(file, iter(parts), expected.note) == 10
+    found = read_embeddings(file)
+    assert (found.ids, found.labels, found.note) == (expected.ids, expected.labels, expected.note)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    for kind in KINDS:
+        np.testing.assert_array_equal(found.vectors[kind], expected.vectors[kind])
+        np.testing.assert_array_equal(found.has[kind], expected.has[kind])
+    with pytest.raises(ConversionError, match="exists already and is not overwritten"):
+        write_embeddings(file, iter(parts), expected.note)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nothing_is_left_of_a_file_that_was_not_finished(suffix: str, embedded: tuple[list[Part], Embeddings], tmp_path: Path) -> None:
+    def broken() -> Iterator[Part]:
+        yield embedded[0][0]
+        raise ValueError("the source is broken")
+
+    with pytest.raises(ValueError, match="the source is broken"):
+        write_embeddings(tmp_path / f"e{suffix}", broken(), embedded[1].note)
+    with pytest.raises(ValueError, match="no clip has audio or image or joint"):
+        write_embeddings(tmp_path / f"e{suffix}", [], embedded[1].note)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_npz_is_written_without_all_vectors_in_memory(tmp_path: Path) -> None:
+    def many() -> Iterator[Part]:
+        for start in range(0, 2000, 20):
+            rows = np.full((20, 1000), start, np.float32)
+            yield Part([f"{start + n}" for n in range(20)], list(range(start, start + 20)), [()] * 20, {"audio": rows})
+
+    tracemalloc.start()
+    write_embeddings(tmp_path / "e.npz", many(), {"width": 1000, "what": ["audio"], "label_names": [], "fingerprint": ""})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "e.npz").stat().st_size > 8_000_000
+    assert peak < 2_500_000
+    assert (read_embeddings(tmp_path / "e.npz").vectors["audio"][:, 7] == np.arange(2000) // 20 * 20).all()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.98])
+def test_a_damaged_file_is_refused(suffix: str, kept: float, embedded: tuple[list[Part], Embeddings], tmp_path: Path) -> None:
+    file = tmp_path / f"e{suffix}"
+    write_embeddings(file, embedded[0], embedded[1].note)
+    content = file.read_bytes()
+    file.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
+    with pytest.raises(ConversionError, match=f"{file} is no file of launch.embed, or a damaged one"):
+        read_embeddings(file)
+
+
+def test_other_files_are_refused(embedded: tuple[list[Part], Embeddings], tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    np.savez(tmp_path / "b.npz", note=np.array({"what": []}, object), allow_pickle=True)
+    for file in ("a.npz", "b.npz", "none.npz", "none.array_record"):
+        with pytest.raises(ConversionError, match=f"{file} is no file of launch.embed"):
+            read_embeddings(tmp_path / file)
+    with pytest.raises(ConversionError, match=r"end in \.npz or \.array_record"):
+        read_embeddings(tmp_path / "a.csv")
+    with pytest.raises(ConversionError, match=r"end in \.npz or \.array_record"):
+        write_embeddings(tmp_path / "a.csv", embedded[0], embedded[1].note)
+
+
+@pytest.mark.parametrize("change", [{"width": 3}, {"label_names": ["one"]}, {"what": ["audio", "smell"]}, {"fingerprint": 5}])
+def test_a_note_that_does_not_fit_is_refused(change: dict[str, object], embedded: tuple[list[Part], Embeddings], tmp_path: Path) -> None:
+    write_embeddings(tmp_path / "a.npz", embedded[0], embedded[1].note)
+    with np.load(tmp_path / "a.npz") as arrays:
+        note = np.array(json.dumps({**embedded[1].note, **change}))
+        np.savez(tmp_path / "b.npz", **{**arrays, "note": note})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConversionError, match=r"is no file of launch\.embed"):
+        read_embeddings(tmp_path / "b.npz")
+    with pytest.raises(ValueError, match="is noted to be 3"):
+        write_embeddings(tmp_path / "c.npz", embedded[0], {**embedded[1].note, "width": 3})
+
+
+def test_a_fingerprint_tells_encoders_apart_and_nothing_else(trained: Trained) -> None:
+    def of(model: CAVMAE | CAVMAEClassifier, config: Config = trained.config) -> str:
+        return fingerprint(Trained("elsewhere", model, config, 0, ()))
+
+    same = fingerprint(trained)
+    classifier = CAVMAEClassifier(SMALL, 3, rngs=nnx.Rngs(1))
+    assert of(classifier) != same
+    nnx.update(classifier.encoder, nnx.state(trained.model.encoder))  # pyright: ignore[reportAttributeAccessIssue]
+    assert of(classifier) == same
+    louder = dataclasses.replace(trained.config, data=dataclasses.replace(trained.config.data, audio_mean=-4.0))
+    assert of(classifier, louder) != same
+    norm = classifier.encoder.norm["audio"]
+    norm.bias[...] = norm.bias[...].at[0].add(jnp.float32(1e-6))
+    assert of(classifier) != same
+
+
+def test_what_cannot_be_is_named() -> None:
+    assert [needs_of([kind]) for kind in KINDS] == ["audio", "image", "both"]
+    assert needs_of(["audio", "joint"]) == "any"
+    for what in ([], ["smell"]):
+        with pytest.raises(ValueError, match="choose one or more of audio, image, joint"):
+            needs_of(what)
+    one = ModelConfig(modality="audio", size="tiny", width=16, heads=2, depth=1, audio_frames=32, decoder_width=8, decoder_heads=2)
+    with pytest.raises(ValueError, match="hears is a model of audio alone"):
+        Embed(Trained("hears", MAE(one, rngs=nnx.Rngs(0)), Config(model=one), 0, ()))
+
+
+def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
+    """A picture is not even decoded where only sounds are wanted."""
+
+    class Damaged(Clips):
+        def __getitem__(self, index: int) -> Clip:
+            return super().__getitem__(index)._replace(frames=(b"no picture",))
+
+    (part,) = Embed(trained, ("audio",), 4)(Damaged(2))
+    assert set(part.vectors) == {"audio"}
+    with pytest.raises(ValueError, match="clip clip0, frame 0: the picture can't be decoded"):
+        list(Embed(trained, ("image",), 4)(Damaged(2)))

@@ -1,0 +1,69 @@
+"""The gallery: every query with what it found, frames in their colours, names that can't break it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Clips
+from PIL import Image
+
+from avmae_jax.data.clip import Clip
+from avmae_jax.gallery import CARDS, Card, Search, Section, draw_gallery
+
+GREEN, BLUE = (0x17, 0xA0, 0x17), (0x3A, 0x76, 0xD6)
+HOSTILE = "$\\frac{$ [bold]\x1b[31m\n" + "x" * 300
+
+
+def cards(marks: str, clip: Clip | None = None) -> list[Card]:
+    names = {"r": "right", "c": "class", ".": ""}
+    return [Card(clip or Clips(9)[n], (f"0.5  {n}", "id"), names[mark]) for n, mark in enumerate(marks)]  # pyright: ignore[reportArgumentType]
+
+
+def drawn(path: Path, *searches: Search) -> np.ndarray:
+    draw_gallery(path, [Section("heading", searches)])
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def count(pixels: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((pixels == np.array(colour)).all(axis=-1).sum())
+
+
+@pytest.mark.parametrize("queried", ["audio", "image"])
+def test_the_right_one_is_framed_in_green_and_its_class_in_blue(queried: str, tmp_path: Path) -> None:
+    def row(marks: str, apart: str = "") -> Search:
+        return Search("title", Clips(9)[8], queried, cards(marks), *cards(apart))  # pyright: ignore[reportArgumentType]
+
+    among, apart = drawn(tmp_path / "a.png", row("r..c.")), drawn(tmp_path / "a.png", row(".....", "r"))
+    assert count(among, GREEN) > 1000
+    assert count(among, BLUE) > 500
+    assert count(apart, BLUE) == 0
+    assert (np.flatnonzero((among == np.array(GREEN)).all(axis=-1).any(axis=0)) < 500).all()
+    assert (np.flatnonzero((apart == np.array(GREEN)).all(axis=-1).any(axis=0)) > 1150).all()  # set apart, at the right
+
+
+def test_a_row_for_each_search_and_a_heading_for_each_section(tmp_path: Path) -> None:
+    one = Search("title", Clips(1)[0], "audio", cards("..."))
+    heights = []
+    for sections in ([Section("h", [one])], [Section("h", [one, one])], [Section("h", [one]), Section("h", [one])]):
+        draw_gallery(tmp_path / "new/a.png", sections)
+        with Image.open(tmp_path / "new/a.png") as picture:
+            heights.append(picture.height)
+    assert heights[0] < heights[1] < heights[2]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_what_a_clip_lacks_is_said_and_no_name_breaks_the_picture(tmp_path: Path) -> None:
+    empty = Clip(HOSTILE, np.zeros(0, np.int16), (), ())
+    silent = Clips(1)[0]._replace(waveform=np.zeros(4000, np.int16))
+    rows = [Search(HOSTILE, empty, side, [Card(empty, (HOSTILE, HOSTILE)), Card(silent, ("a",))]) for side in ("audio", "image")]
+    assert drawn(tmp_path / "a.png", *rows).shape[1] == 1400  # pyright: ignore[reportArgumentType]
+
+
+def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
+    damaged = Clips(1)[0]._replace(frames=(b"no picture",))
+    with pytest.raises(ValueError, match="clip clip0: its picture can't be decoded"):
+        drawn(tmp_path / "a.png", Search("t", Clips(1)[0], "audio", cards(".", damaged)))
+    with pytest.raises(ValueError, match=f"place for {CARDS} cards; there are 6"):
+        drawn(tmp_path / "a.png", Search("t", Clips(1)[0], "audio", cards("......")))
+    assert not list(tmp_path.iterdir())
