@@ -68,7 +68,7 @@ class Inpainter:
         else:
             model.mask_ratio = getattr(sizes, f"{sizes.modality}_mask_ratio")
         self.config: Config = dataclasses.replace(trained.config, model=sizes)
-        self._model, self._task = model, make_task(self.config, None, Path())
+        self.model, self._task = model, make_task(self.config, None, Path())
         self._forward = nnx.jit(self._task.forward)  # kept, so that it is compiled once
 
     @property
@@ -92,7 +92,7 @@ class Inpainter:
         start = max(0, len(clip.waveform) - samples) // 2
         made = example(clip, frame, samples=samples, image_size=sizes.image_size, needs=self.needs, start=start)
         batch = {name: value[None] for name, value in made.items() if name != "id"}
-        out, fbank, image = jax.device_get(self._forward(self._model, batch, jax.random.key(seed)))
+        out, fbank, image = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
         shown = {"image": image, "audio": None if fbank is None else np.asarray(spectrogram_picture(fbank))}
         panels = {
             name: pictures.compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=self.config.loss.norm_pix)

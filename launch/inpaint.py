@@ -104,7 +104,11 @@ def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
     found = inpainter(clip, flags.FLAGS.seed)
     pictures.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
     written = [f"{place}.png"]
-    if sounds := inpainter.sounds(found):
+    try:
+        sounds = inpainter.sounds(found)
+    except ValueError as error:
+        raise ValueError(f"{clip.id}, of which {place}.png shows what the model predicts: {error}") from error
+    if sounds:
         for suffix, waveform in zip(_SUFFIXES[1:], (sounds.reconstructed, sounds.original), strict=True):
             save_wav(Path(f"{place}{suffix}"), waveform)
             written.append(f"{place}{suffix}")

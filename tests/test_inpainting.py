@@ -1,0 +1,129 @@
+"""Inpainting: what is hidden is what was asked for, the rest stays, and sounds end where the clip ends."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY, Clips, apply, made
+
+from avmae_jax import inpainting, weights
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.data.clip import Clip
+from avmae_jax.inpainting import LOUDEST, Inpainter, file_names
+from avmae_jax.trained import Trained
+
+pytestmark = pytest.mark.usefixtures("unpolished")
+
+CONFIG = apply(Config(), TINY | {"loss.norm_pix": False})
+CLIP = Clips(1)[0]  # 0.7 s, longer than the model's 0.64
+
+
+def small(sizes: ModelConfig, classes: int = 0) -> Any:
+    """A model with weights small enough for its predictions to be sound."""
+    found = made(sizes, classes)
+    return weights.made(found._replace(params={name: 0.1 * value for name, value in found.params.items()}))
+
+
+def trained(model: Any, **sizes: Any) -> Trained:
+    return Trained("model", model, dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **sizes)), 0, ())
+
+
+@pytest.fixture(scope="module")
+def inpaint() -> Inpainter:
+    """Shared, since it is compiled once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    masking = {"audio_mask_ratio": 0.5, "image_mask_ratio": 0.25, "audio_mask_mode": "time"}
+    shared = Inpainter(trained(small(CONFIG.model)), masking)
+    shared(CLIP, seed=0)
+    jax.config.update("jax_disable_most_optimizations", False)
+    return shared
+
+
+def hidden(found: inpainting.Inpainted, name: str) -> np.ndarray:
+    """bool[rows, columns] of patches."""
+    return found.panels[name].hidden[0, ::16, ::16]
+
+
+def test_what_is_hidden_is_what_was_asked_for(inpaint: Inpainter) -> None:
+    found, again = inpaint(CLIP, seed=0), inpaint(CLIP, seed=0)
+    assert (hidden(found, "audio").all(axis=0).sum(), hidden(found, "audio").mean()) == (2, 0.5)  # of 4 columns
+    assert hidden(found, "image").mean() == 0.25
+    np.testing.assert_array_equal(found.panels["image"].reconstructed, again.panels["image"].reconstructed)
+    assert any((hidden(inpaint(CLIP, seed), "audio") != hidden(found, "audio")).any() for seed in range(1, 9))
+
+
+def test_what_is_seen_stays_as_it_was(inpaint: Inpainter) -> None:
+    for panels in inpaint(CLIP, seed=0).panels.values():
+        seen = ~panels.hidden
+        np.testing.assert_array_equal(panels.reconstructed[seen], panels.original[seen])
+        assert (panels.reconstructed[~seen] != panels.original[~seen]).mean() > 0.9
+
+
+def test_a_right_reconstruction_sounds_like_the_original(inpaint: Inpainter) -> None:
+    found = inpaint(CLIP, seed=0)
+    panels = found.panels["audio"]
+    sounds = inpaint.sounds(found._replace(panels={"audio": panels._replace(reconstructed=panels.original)}))
+    assert sounds is not None
+    np.testing.assert_array_equal(sounds.original, sounds.reconstructed)
+    assert np.abs(sounds.original).max() == pytest.approx(LOUDEST)
+
+
+def test_a_sound_ends_where_its_clip_ends(inpaint: Inpainter) -> None:
+    found = inpaint(CLIP._replace(waveform=CLIP.waveform[:5000]), seed=0)
+    sounds = inpaint.sounds(found)
+    assert sounds is not None
+    assert found.sounding == 29  # (5000 - 400) // 160 + 1
+    assert len(sounds.original) == len(sounds.reconstructed) == 28 * 160 + 400
+
+
+def test_both_sounds_have_one_gain(inpaint: Inpainter) -> None:
+    """A reconstruction that is too quiet must be heard as such."""
+    found = inpaint(CLIP, seed=0)
+    panels = found.panels["audio"]
+    quiet = panels.original - 2 / inpaint.config.data.audio_std  # nepers of energy: 1 of amplitude
+    sounds = inpaint.sounds(found._replace(panels={"audio": panels._replace(reconstructed=quiet)}))
+    assert sounds is not None
+    assert np.abs(sounds.original).max() / np.abs(sounds.reconstructed).max() == pytest.approx(np.e, rel=0.1)
+
+
+@pytest.mark.parametrize(("modality", "frames"), [("audio", 0), ("image", 1)])
+def test_a_model_of_one_modality_fills_in_its_own(modality: str, frames: int) -> None:
+    sizes = dataclasses.replace(CONFIG.model, modality=modality)
+    clip = Clip("one", CLIP.waveform if modality == "audio" else CLIP.waveform[:0], CLIP.frames[:frames], ())
+    inpaint = Inpainter(trained(small(sizes), modality=modality), {f"{modality}_mask_ratio": 0.5})
+    found = inpaint(clip, seed=0)
+    assert (inpaint.needs, list(found.panels)) == (modality, [modality])
+    assert hidden(found, modality).mean() == 0.5
+    assert (inpaint.sounds(found) is not None) == (modality == "audio")
+
+
+def test_a_classifier_has_nothing_to_fill_in_with() -> None:
+    with pytest.raises(ValueError, match="a classifier, which has no decoder"):
+        Inpainter(trained(small(CONFIG.model, 3)))
+
+
+@pytest.mark.parametrize("masking", [{"audio_mask_ratio": 1.0}, {"image_mask_ratio": -0.1}, {"audio_mask_mode": "all"}])
+def test_impossible_masks_are_refused(inpaint: Inpainter, masking: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(masking))):
+        Inpainter(trained(inpaint.model), masking)
+
+
+def test_predictions_that_are_not_finite_make_no_sound(inpaint: Inpainter) -> None:
+    found = inpaint(CLIP, seed=0)
+    panels = found.panels["audio"]._replace(reconstructed=np.full_like(found.panels["audio"].original, np.nan))
+    with pytest.raises(ValueError, match="finite"):
+        inpaint.sounds(found._replace(panels={"audio": panels}))
+
+
+def test_a_clip_without_what_the_model_needs_is_named(inpaint: Inpainter) -> None:
+    with pytest.raises(ValueError, match="clip0 has no picture"):
+        inpaint(CLIP._replace(frames=()), seed=0)
+
+
+def test_no_two_clips_share_a_file() -> None:
+    assert file_names(["x", "X", "x", "x_2", "y"]) == ["x", "X_2", "x_3", "x_2_2", "y"]
+    assert file_names(["../../etc/a b", ".hidden", "", "日"]) == ["_.._etc_a_b", "hidden", "clip", "_"]
+    assert all(len(name) <= 90 and Path(name).name == name for name in file_names(["long" * 100] * 3))
