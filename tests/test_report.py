@@ -1,0 +1,279 @@
+"""The page of a run: nothing from a file is markup, nothing is loaded from elsewhere, and what is missing is named."""
+
+import base64
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+from conftest import ODD, Clips, made
+from matplotlib.figure import Figure
+
+from avmae_jax.config import Config, DataConfig
+from avmae_jax.data import shards
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.shards import Job
+from avmae_jax.figures import save
+from avmae_jax.notes import Notes
+from avmae_jax.report import report
+from avmae_jax.weights import write
+from launch import report as program
+from launch import runtime
+
+HOSTILE = "<script>alert(1)</script>"
+VOID = {"meta", "img"}
+Call = Callable[..., str]
+
+
+class Page(HTMLParser):
+    """Reads a page; fails where a tag isn't closed, or something lies elsewhere."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.words, self.open, self.ids = list[str](), list[str](), list[str](), set[str]()
+        self.targets = list[str]()
+        self.feed(text)
+        self.close()
+        assert not self.open
+        assert set(self.targets) <= self.ids
+        assert "script" not in self.tags
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name == "src":
+                assert (value or "").startswith("data:image/")
+            if name == "href":
+                assert (value or "").startswith("#")
+                self.targets.append((value or "")[1:])
+            if name == "id":
+                self.ids.add(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def row(step: int, split: str = "train", **values: Any) -> str:
+    return json.dumps({"step": step, "split": split, **values}) + "\n"
+
+
+def draw(path: Path) -> None:
+    save(Figure(figsize=(1, 1)), path)
+
+
+def start(folder: Path, metrics: str = "", summary: dict[str, Any] | None = None, **config: Any) -> Path:
+    """A run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(Config(**config))))
+    (folder / "metrics.jsonl").write_text(metrics)
+    if summary:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def classifier(folder: Path, name: str = HOSTILE, view: str = "multimodal_middle") -> Path:
+    """A run of fine-tuning with an evaluation of two classes."""
+    run = start(folder, row(1, loss=0.7) + row(2, "eval", loss=0.5, map=0.9, accuracy=0.5), name=name)
+    per_class = [
+        {"name": name, "positives": 3, "average_precision": 0.75, "auc": 0.5, "d_prime": 0.1, "recall": 1.0, "precision": None},
+        {"name": "absent", "positives": 0, "average_precision": None, "auc": None, "d_prime": None, "recall": None, "precision": None},
+    ]
+    clip = {"id": f"{name}.mp4", "classes": [name], "probabilities": [0.1], "top": "absent", "top_probability": 0.9, "loss": 2.3}
+    figures = {"mode": "multimodal", "frames": "middle", "crops": 1, "clips": 3, "map": 0.75, "accuracy": 0.5, "loss": 1.2}
+    found = {"data": name, "split": "test", "views": [{"view": view, **figures, "per_class": per_class, "per_clip": [clip]}]}
+    for picture in ("confusion", "precision_recall", "mistakes"):
+        draw(run / "evaluation" / "multimodal_middle" / f"{picture}.png")
+    (run / "evaluation/evaluation.json").write_text(json.dumps(found))
+    return run
+
+
+def test_names_from_files_are_text(tmp_path: Path) -> None:
+    text = report(classifier(tmp_path / "<b>run</b>"))
+    page = Page(text)
+    assert "<script" not in text.lower()
+    assert "<b>" not in text
+    assert page.text.count(HOSTILE) >= 4  # the run, the data, the class, the clip
+    for expected in ("Confusion matrix", "0.75", "absent", "0.9", "1 worst of 1 mistaken"):
+        assert expected in page.text
+    assert page.tags.count("img") == 3 + 3  # curves; confusion, precision over recall and mistakes
+
+
+def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    run = start(tmp_path, row(1, loss=1.0), summary={"steps": 1, "seconds": 2.0, "held_out": {"loss": 1.0}})
+    text = report(run)
+    Page(text)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    outside = re.sub(r"data:image/[^\"]*", "", text)
+    assert not re.search(r"https?:|url\(|@import|<link|<iframe|javascript:", outside)
+    for kind, data in re.findall(r'data:image/([a-z+]+);base64,([^"]+)"', text):
+        content = base64.b64decode(data)
+        assert kind == "svg+xml"
+        assert b"<script" not in content
+        assert not re.search(rb'href="(?!#)', content)
+
+
+def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    page = Page(report(start(tmp_path / "my run")))
+    for expected in (
+        "No step is noted yet",
+        "metrics.jsonl has no line yet",
+        f"python -m launch.retrieve '{tmp_path}/my run'",
+        f"python -m launch.inpaint '{tmp_path}/my run' FILE --out DIR",
+    ):
+        assert expected in page.text
+    (tmp_path / "tuned").mkdir()
+    page = Page(report(start(tmp_path / "tuned", row(1, "eval", map=0.5))))
+    assert f"python -m launch.evaluate {tmp_path}/tuned" in page.text
+    assert "Retrieval" not in page.text
+
+
+def test_a_pretraining_run_is_shown_whole(tmp_path: Path) -> None:
+    ways = {f"{way}_{name}": 0.125 for way in ("audio_to_image", "image_to_audio") for name in ("r1", "r5", "r10", "median_rank")}
+    summary = {"steps": 2, "seconds": 7300.0, "held_out": {"loss": 1.5}, "retrieval": {"clips": 8.0, **ways}}
+    run = start(tmp_path, row(1, loss=2.0, nce=3.0, learning_rate=0.1) + row(2, "eval", loss=1.5), summary)
+    for step in (2, 10, 9):
+        draw(run / "pictures" / f"reconstructions_{step:07d}.png")
+    page = Page(report(run))
+    assert "Finished: 2 steps; the last session took 2.0 h" in page.text
+    assert "among 8 clips" in page.text
+    assert "12.5%" in page.text
+    assert "Held-out clips after step 10" in page.text
+    found = {"clips": 8, "data": "d", "split": "test", "chance": {"r1": 0.25, "class": {"r1": 0.5}}}
+    found |= {"audio_to_image": {"r1": 0.375, "class": {"r1": 0.75}}, "image_to_audio": {"r1": 0.0}, "ids": ["a"]}
+    (run / "retrieval").mkdir()
+    (run / "retrieval/retrieval.json").write_text(json.dumps(found))
+    draw(run / "retrieval/gallery.png")
+    page = Page(report(run))
+    assert "audio to image 37.5%" in page.text
+    assert "audio to image, any clip of the class 75.0%" in page.text
+    assert "12.5%" not in page.text  # told once
+
+
+def test_numbers_that_are_not_finite_and_damaged_lines_are_told(tmp_path: Path) -> None:
+    lines = row(1, loss=1.0) + row(2, loss=math.nan) + row(3, loss=math.inf) + '{"step": 4, "spl\n' + "[]\n" + row(5, loss=0.5, odd_name=1)
+    page = Page(report(start(tmp_path, lines)))
+    assert "2 damaged lines are left out (line 4, 5)" in page.text
+    assert page.tags.count("img") == 2
+    page = Page(report(start(tmp_path, row(1, loss=math.nan), {"steps": 1, "seconds": 1, "held_out": {"loss": math.nan}})))
+    assert "loss -" in page.text
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[1, 2]", '{"views": 3}', '{"views": [1, {"per_class": [{}], "per_clip": "x"}]}', "\x00"])
+def test_half_written_results_dont_spoil_the_page(tmp_path: Path, broken: str) -> None:
+    run = classifier(tmp_path)
+    for name in ("summary.json", "evaluation/evaluation.json"):
+        (run / name).write_text(broken)
+    page = Page(report(run))
+    assert ("can't be read" in page.text or "no JSON object" in page.text) == (not broken.startswith('{"'))
+
+
+def test_pictures_lie_in_the_run_and_are_pngs(tmp_path: Path) -> None:
+    draw(tmp_path / "mistakes.png")
+    draw(tmp_path / "run/evaluation/multimodal_middle/confusion.png")
+    page = Page(report(classifier(tmp_path / "run", view="../..")))
+    assert page.tags.count("img") == 3  # curves
+    run = classifier(tmp_path / "run")
+    (run / "evaluation/multimodal_middle/confusion.png").write_text("<svg/>")
+    assert "confusion.png is no PNG" in Page(report(run)).text
+
+
+def test_fields_that_differ_from_the_defaults_come_first(tmp_path: Path) -> None:
+    page = Page(report(start(tmp_path, name="mine", data=DataConfig(path="/some/where"))))
+    assert "2 of" in page.text
+    assert page.text.index("data.path /some/where") < page.text.index("whole config.json") < page.text.index('"beta1"')
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "it has no config.json"), ("{}", "no config of a run"), ("{", "no config of a run")]
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        report(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """Calls the program in this process; gives what it prints."""
+    monkeypatch.setattr(runtime, "start", lambda: None)
+    monkeypatch.setattr(runtime, "cache_programs", lambda: None)
+    before = flagsaver.save_flag_values()
+    flags.FLAGS.set_gnu_getopt()
+    program.define_flags()
+
+    def main(*arguments: object) -> str:
+        flags.FLAGS.unparse_flags()
+        program.main(flags.FLAGS(["report", *map(str, arguments)]))
+        return capsys.readouterr().out
+
+    yield main
+    flagsaver.restore_flag_values(before)
+
+
+def make(job: Job) -> Iterator[Clip]:
+    yield Clips(9)[job.args[0]]._replace(id=job.id, labels=(job.args[0] % 2,))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "set"
+    jobs = {"train": [Job("t", (0,))], "test": [Job(f"e{n}", (n,)) for n in range(4)]}
+    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=[HOSTILE, "oboe"], settings={}, workers=0)
+    return out
+
+
+def checkpoint(run: Path, classes: int, names: tuple[str, ...] = ()) -> None:
+    """Weights where a run has its checkpoints."""
+    write(made(ODD, classes)._replace(notes=Notes(loss="ce", mode="audioonly", label_names=names)), run / "checkpoints")
+
+
+@pytest.mark.usefixtures("unpolished")
+@pytest.mark.parametrize("classes", [0, 2])
+def test_the_program_makes_what_is_missing(call: Call, data: Path, tmp_path: Path, classes: int) -> None:
+    run = start(tmp_path / "run", model=ODD, data=DataConfig(source="prepared", path=str(data)))
+    checkpoint(run, classes, (HOSTILE, "oboe")[:classes])
+    printed = call(run)
+    assert str(run / "report.html") in printed
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    made_there = "evaluation/evaluation.json" if classes else "retrieval/retrieval.json"
+    assert (run / made_there).is_file()
+    assert "isn't there" not in page.text
+    assert ("Confusion matrix" if classes else "any clip of the class") in page.text
+    assert HOSTILE in page.text or not classes
+
+
+def test_a_page_is_made_without_data(call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = start(tmp_path / "run", model=ODD, data=DataConfig(source="prepared", path=str(tmp_path / "gone")))
+    call(run, "--out", tmp_path / "elsewhere/page.html")
+    assert "the page lacks what couldn't be computed" in caplog.text
+    assert "launch.retrieve" in Page((tmp_path / "elsewhere/page.html").read_text(encoding="utf-8")).text
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["page.html"]
+    caplog.clear()
+    call(run, "--nomake")
+    assert not caplog.text
+
+
+def test_the_program_refuses_what_is_no_run(call: Call, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"ValueError: .* is no run: it has no config\.json"):
+        call(tmp_path)
+    with pytest.raises(app.UsageError):
+        call()
