@@ -28,7 +28,8 @@ class Run:
             raise ValueError(f"{folder} is no run: it has no config.json; give the train.workdir of launch.pretrain or launch.finetune")
         self.config = self._read(note)
         if not all(isinstance(self.config.get(group), dict) for group in ("model", "data", "train")):
-            raise ValueError(f"{note} is no config of a run; a run writes it when it begins")
+            reason = "; ".join(self.damaged) or f"{note} has no model, data or train"
+            raise ValueError(f"{reason}: it is no config of a run, which writes it when it begins")
         self.summary = self._read(folder / "summary.json")
         self.evaluation = self._read(folder / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
