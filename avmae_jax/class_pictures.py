@@ -158,11 +158,14 @@ def _draw_curve(axes: Axes, scores: np.ndarray, has: np.ndarray) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.tick_params(labelsize=8, length=2, color="0.5", labelcolor="0.35")
     axes.grid(color="0.92")
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def mistakes(path: Path, found: Sequence[Mistake], *, heading: str) -> None:
-    """Saves a PNG with a frame and the spectrogram of each clip, its classes, and those that it is taken for, with their probabilities.
+    """Saves a PNG with the middle frame and the spectrogram of each clip, its classes, and those that it is taken for, with probabilities.
+
+    Both are shown whatever the model was given of them.
 
     Args:
       path: of the PNG; its folder is made if need be.
