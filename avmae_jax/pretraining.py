@@ -14,6 +14,7 @@ from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
+from avmae_jax.embeddings import vectors
 from avmae_jax.inference import Forward
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
@@ -76,8 +77,8 @@ class PretrainingTask(Task):
 
     def embeddings(self, model: Any, batch: Arrays) -> tuple[jax.Array, jax.Array]:
         """What retrieval compares of each clip, unmasked: float32[B, D] of its sound and of its frame."""
-        fbank, image = model_inputs(batch, self.config)
-        return metrics.embedding(model.audio_features(fbank)), metrics.embedding(model.image_features(image))
+        found = vectors(model.encoder, *model_inputs(batch, self.config), ("audio", "image"))
+        return found["audio"], found["image"]
 
     def retrieve(self, model: Any, clips: int, batch_size: int = 20) -> dict[str, float]:
         """Retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips.

@@ -107,14 +107,15 @@ def open_index(path: str, trained: Trained) -> tuple[Embeddings, ClipSource | No
     return index, open_source(DataConfig(source="prepared", path=data), index.note["split"], index.note["needs"])
 
 
-def hits_table(clip: Clip, hits: Hits, index: Embeddings) -> Table:
+def print_hits(console: Console, clip: Clip, hits: Hits, index: Embeddings) -> None:
     """What one side of a query found."""
-    found = "pictures nearest to its sound" if hits.queried == "audio" else "sounds nearest to its picture"
-    table = Table("", "similarity", "clip", "class", title=f"{escape(clip.id)}: {found}")
+    table = Table("", "similarity", "clip", "class")
     for number, (row, score) in enumerate(zip(hits.rows, hits.scores, strict=True), start=1):
         classes = class_words(index.labels[row], index.note["label_names"])
         table.add_row(str(number), f"{score:.3f}", escape(index.ids[row]), escape(classes))
-    return table
+    found = "pictures nearest to its sound" if hits.queried == "audio" else "sounds nearest to its picture"
+    console.print(f"{clip.id}: {found}", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
@@ -136,7 +137,7 @@ def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
             if not found:
                 failed.append(f"{clip.id} has {clip.modality} alone, and the index has nothing of the other kind that it could find")
             for hits in found:
-                console.print(hits_table(clip, hits, index))
+                print_hits(console, clip, hits, index)
                 searches += [search_of(clip, hits, index, source, trained)] if source is not None and args.out else []
     if searches:
         out = Path(args.out).expanduser()

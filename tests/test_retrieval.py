@@ -183,7 +183,7 @@ def test_all_of_a_set_is_written_down(trained: Trained, index: Embeddings, tmp_p
 
 def test_some_of_each_class_are_written_down(trained: Trained, tmp_path: Path) -> None:
     class More(Labelled):
-        label_names = (*Labelled.label_names, "tuba")
+        label_names: Sequence[str] = (*Labelled.label_names, "tuba")
 
     result = retrieve_into(tmp_path, trained, More(8), per_class=2, batch_size=8)
     assert len(set(result["ids"]) & {"clip0", "clip3", "clip6"}) == 2

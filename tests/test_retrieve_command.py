@@ -1,0 +1,244 @@
+"""launch.embed and launch.retrieve as a user calls them: files, tables, pictures, and one line for what is wrong."""
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import numpy as np
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+from conftest import ODD, Clips, Program, made
+from media import numbered, tone, write_clip, write_media
+from PIL import Image
+
+from avmae_jax.data import shards
+from avmae_jax.data.clip import Clip
+from avmae_jax.data.shards import Job
+from avmae_jax.embedding_files import read_embeddings
+from avmae_jax.embeddings import KINDS
+from avmae_jax.weights import write
+from launch import embed, retrieve, runtime
+
+SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
+NAMES = ["harp [bold]", "oboe", "horn"]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def make(job: Job) -> Iterator[Clip]:
+    clip = Clips(9)[job.args[0]]
+    waveform = clip.waveform[: 0 if "deaf" in job.id else None]
+    yield clip._replace(id=job.id, labels=(job.args[0] % 2,), waveform=waveform, frames=() if "blind" in job.id else clip.frames)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five whole test clips of two classes, one without sound and one without pictures."""
+    out = tmp_path_factory.mktemp("data") / "set"
+    jobs = {"train": [Job("t", (0,))], "test": [*(Job(f"e{n}", (n,)) for n in range(5)), Job("deaf", (6,)), Job("blind", (7,))]}
+    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "run"
+    write(made(SMALL), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vectors(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written by launch.embed."""
+    file = tmp_path_factory.mktemp("vectors") / "e.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        assert called(patch, embed, run, "--data", data, "--out", file, "--batch_size=4") == 0
+    return file
+
+
+def called(patch: pytest.MonkeyPatch, program: ModuleType, *arguments: object) -> int:
+    """Calls a program in this process; gives its exit status, and prints what it says at its end."""
+    patch.setattr(runtime, "start", lambda: None)
+    patch.setattr(runtime, "cache_programs", lambda: None)
+    before = flagsaver.save_flag_values()
+    program.define_flags()
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what these tests do
+    try:
+        flags.FLAGS.unparse_flags()
+        program.main(flags.FLAGS(["program", *map(str, arguments)]))
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stdout.write(end.code + "\n")
+            return 1
+        return end.code or 0
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+        flagsaver.restore_flag_values(before)
+    return 0
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Status, output and errors of a program."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = called(monkeypatch, *arguments)  # pyright: ignore[reportArgumentType]
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def cells(printed: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+
+
+def test_a_data_set_is_embedded_with_all_that_its_clips_have(vectors: Path, run: Path, data: Path) -> None:
+    found = read_embeddings(vectors)
+    assert found.ids == ["e0", "e1", "e2", "e3", "e4", "blind", "deaf"]  # those that lack something come in batches of their own
+    assert found.labels == [(0,), (1,), (0,), (1,), (0,), (1,), (0,)]
+    assert {kind: found.has[kind].tolist() for kind in KINDS} == {
+        "audio": [True] * 6 + [False],
+        "image": [True] * 5 + [False, True],
+        "joint": [True] * 5 + [False, False],
+    }
+    note = {name: found.note[name] for name in ("model", "data", "split", "label_names", "width")}
+    assert note == {"model": str(run), "data": str(data), "split": "test", "label_names": NAMES, "width": 16}
+
+
+def test_both_formats_hold_the_same(call: Call, run: Path, data: Path, vectors: Path, tmp_path: Path) -> None:
+    status, printed, _ = call(embed, run, "--data", data, "--out", tmp_path / "e.array_record", "--what=audio,image", "--batch_size=4")
+    assert (status, printed) == (0, f"wrote {tmp_path}/e.array_record: audio, image of 7 clips, 16 numbers each\n")
+    found, expected = read_embeddings(tmp_path / "e.array_record"), read_embeddings(vectors)
+    assert found.ids == expected.ids
+    for kind in ("audio", "image"):
+        np.testing.assert_allclose(found.vectors[kind], expected.vectors[kind], atol=1e-6)
+
+
+def test_embed_refuses_in_a_line(call: Call, run: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_text("mine")
+    cases = {
+        ("--out", tmp_path / "mine.npz"): "ConversionError: .*mine.npz: exists already",
+        ("--out", tmp_path / "e.csv"): "ConversionError: .*end in .npz or .array_record",
+        ("--out", tmp_path / "e.npz", "--what=smell"): "ValueError: what is 'smell'; choose one or more of audio, image, joint",
+        ("--out", tmp_path / "e.npz", "--data", tmp_path): "DatasetError: .* is no data set of launch.prepare",
+    }
+    for arguments, message in cases.items():
+        more = () if "--data" in arguments else ("--data", data)
+        status, printed, _ = call(embed, run, *arguments, *more)
+        assert status == 1
+        (line,) = printed.splitlines()
+        assert re.match(message, line), line
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.npz"]
+    with pytest.raises(app.UsageError, match="give one model, and --out"):
+        call(embed, run)
+
+
+def test_retrieval_of_a_set_is_told_written_and_drawn(call: Call, run: Path, data: Path, tmp_path: Path) -> None:
+    status, printed, _ = call(retrieve, run, "--data", data, "--out", tmp_path / "r", "--batch_size=4", "--per_class=3")
+    found = json.loads((tmp_path / "r/retrieval.json").read_text())
+    assert status == 0
+    assert found["ids"] == [f"e{n}" for n in range(5)]
+    rows = cells(printed)
+    assert rows[0][0] == "picture found by sound"
+    assert rows[0][1] == f"{found['audio_to_image']['r1']:.1%}"
+    assert rows[2] == ["guessing", "20.0%", "100.0%", "100.0%", "3", ""]
+    assert [row[0] for row in rows[3:]] == ["picture of the class", "sound of the class", "guessing"]
+    assert "class oboe: 2 clips, fewer than --per_class 3" in printed
+    assert "class horn: 0 clips" in printed
+    assert (tmp_path / "r/gallery.png").stat().st_size > 10_000
+
+
+def test_what_is_found_lies_in_the_run(call: Call, run: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
+    assert retrieve.default_out(str(tmp_path / "run")) == tmp_path / "run/retrieval"
+    assert retrieve.default_out(str(tmp_path / "run/best")) == tmp_path / "run/retrieval"
+    status, printed, _ = call(retrieve, run, "--data", data)
+    assert status == 1
+    assert "lies in no run; give --out" in printed
+
+
+@pytest.fixture(scope="module")
+def queries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("queries")
+    (folder / "page.mp4").write_text("a web page")
+    Image.fromarray(numbered(3)).save(folder / "picture [red].png")
+    return {
+        "both": write_clip(folder / "both.mp4", 1.0),
+        "sound": write_media(folder / "sound.wav", sound=tone(440, 1.0), audio_codec="pcm_s16le"),
+        "picture": folder / "picture [red].png",
+        "page": folder / "page.mp4",
+    }
+
+
+def test_each_side_of_a_file_finds_clips_of_a_data_set(call: Call, run: Path, data: Path, queries: dict[str, Path], tmp_path: Path) -> None:
+    both, picture = f"--query={queries['both']}", f"--query={queries['picture']}"
+    index = ("--index", data, "--batch_size=4", "--top=6", "--out", tmp_path / "q.png")
+    status, printed, _ = call(retrieve, run, both, picture, *index)
+    assert status == 0
+    assert "both.mp4: pictures nearest to its sound" in printed
+    assert "picture [red].png: sounds nearest to its picture" in printed
+    rows = cells(printed)
+    assert len(rows) == 18
+    assert {row[2] for row in rows[:6]} == {"e0", "e1", "e2", "e3", "e4", "deaf"}
+    assert {row[2] for row in rows[6:12]} == {row[2] for row in rows[12:]} == {"e0", "e1", "e2", "e3", "e4", "blind"}
+    assert {(row[2], row[3]) for row in rows} >= {("e0", "harp [bold]"), ("e1", "oboe")}
+    with Image.open(tmp_path / "q.png") as drawn:
+        assert drawn.height > 600
+
+
+def test_a_file_of_vectors_finds_what_its_data_set_finds(
+    call: Call, run: Path, data: Path, vectors: Path, queries: dict[str, Path], tmp_path: Path
+) -> None:
+    sound = (f"--query={queries['sound']}", "--top=3", "--batch_size=4")
+    found = [call(retrieve, run, *sound, "--index", index)[1] for index in (data, vectors)]
+    assert cells(found[0]) == cells(found[1])
+    assert call(retrieve, run, *sound, "--index", vectors, "--out", tmp_path / "q.png")[0] == 0
+    assert (tmp_path / "q.png").exists()
+    status, printed, _ = call(retrieve, run, *sound, "--index", vectors, "--out", tmp_path / "x.png", "--data", tmp_path)
+    assert (status, (tmp_path / "x.png").exists()) == (1, False)
+    assert "is no data set of launch.prepare" in printed
+
+
+def test_a_file_that_cannot_be_used_is_named_and_the_others_are_answered(
+    call: Call, run: Path, vectors: Path, queries: dict[str, Path], tmp_path: Path
+) -> None:
+    page, gone = f"--query={queries['page']}", f"--query={tmp_path / 'gone.mp4'}"
+    status, printed, errors = call(retrieve, run, page, f"--query={queries['sound']}", "--index", vectors)
+    assert (status, len(cells(printed))) == (3, 5)
+    assert f"can't be used: {queries['page']}" in errors
+    status, printed, errors = call(retrieve, run, page, gone, "--index", vectors)
+    assert (status, printed) == (1, "")
+    assert [line.split(" ")[3] for line in errors.splitlines()] == [str(queries["page"]), str(tmp_path / "gone.mp4")]
+
+
+def test_vectors_of_another_model_are_no_index(call: Call, vectors: Path, queries: dict[str, Path], tmp_path: Path) -> None:
+    write(made(SMALL, seed=1), tmp_path / "other")
+    status, printed, _ = call(retrieve, tmp_path / "other", f"--query={queries['sound']}", "--index", vectors)
+    assert status == 1
+    assert "other has other weights; their vectors can't be compared. Write the index again with launch.embed" in printed
+
+
+def test_wrong_usage_is_told(call: Call, run: Path, vectors: Path) -> None:
+    for arguments, message in {
+        ("--query=a.mp4",): "--query and --index belong together",
+        ("--index", vectors): "--query and --index belong together",
+        ("--query=a.mp4", "--index", vectors, "--out=folder"): r"it is a picture, which ends in \.png",
+        (run,): "give one model",
+    }.items():
+        with pytest.raises(app.UsageError, match=message):
+            call(retrieve, run, *arguments)
+
+
+def test_as_a_process(program: Program, run: Path, vectors: Path, queries: dict[str, Path]) -> None:
+    done = program("-m", "launch.retrieve", run, "--query", queries["picture"], "--index", vectors, "--top", 2)
+    assert done.returncode == 0, done.stderr
+    assert len(cells(done.stdout)) == 2
