@@ -1,0 +1,123 @@
+"""Explanations: shares that add up to the logit, cosines that are those of the vectors, and pictures of any kind of medium."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ODD, made
+from flax import nnx
+from PIL import Image
+
+from avmae_jax import weights
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.data.frontend import model_inputs
+from avmae_jax.explain import Explainer, Explanation, draw, painted, shares
+from avmae_jax.metrics import embedding
+from avmae_jax.models.classifier import Head
+from avmae_jax.notes import Notes
+from avmae_jax.prediction import Prediction, Predictor
+from avmae_jax.trained import Trained
+from avmae_jax.windows import Row, of_parts
+
+pytestmark = pytest.mark.usefixtures("unpolished")
+
+NAMES = ("harp", "oboe", "$lute_{x}$", "horn", "drum")
+MODEL = ModelConfig(
+    width=16, heads=2, depth=2, decoder_width=8, decoder_heads=2, decoder_depth=1, audio_frames=48, mel_bins=32, image_size=32
+)
+RNG = np.random.default_rng(0)
+SOUND = (RNG.standard_normal(6000) * 3000).astype(np.int16)  # 0.375 of the 0.48 s that the model hears
+PICTURE = RNG.integers(0, 255, (40, 60, 3)).astype(np.uint8)
+
+
+def trained(classes: int) -> Trained:
+    notes = Notes(loss="ce", label_names=NAMES[:classes])
+    found = made(MODEL, classes)
+    found = found._replace(params={name: value * np.float32(0.3) for name, value in found.params.items()}, notes=notes)
+    return Trained("here", weights.made(found), notes.config(MODEL), classes, NAMES[:classes])
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Trained:
+    return trained(5)
+
+
+def asked(model: Trained, **parts: Any) -> tuple[Prediction, Explanation]:
+    medium = of_parts(parts.get("audio"), parts.get("image"))
+    prediction = Predictor(model).one(medium)
+    return prediction, Explainer(model)(medium, prediction)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    head = Head(ODD, 7, rngs=nnx.Rngs(seed))
+    for _, param in nnx.iter_graph(head):
+        if isinstance(param, nnx.Param):
+            param[...] = jnp.asarray(rng.standard_normal(param[...].shape), jnp.float32)
+    tokens = jnp.asarray(rng.standard_normal((3, 11, ODD.shape.width)) * 4 + 1, jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 7, 3), jnp.int32)
+    found, constant = shares(head, tokens, labels)
+    logits = head(tokens.mean(axis=1))
+    assert found.shape == (3, 11)
+    np.testing.assert_allclose(found.sum(axis=1) + constant, np.asarray(logits)[np.arange(3), labels], rtol=1e-4, atol=1e-4)
+    # What is left where no token says anything: the norm's shift and the bias.
+    np.testing.assert_allclose(
+        constant, (head.norm.bias[...] @ head.linear.kernel[...] + head.linear.bias[...])[labels], rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("parts", [{"audio": SOUND, "image": PICTURE}, {"audio": SOUND}, {"image": PICTURE}])
+def test_the_logit_of_the_first_class_is_divided_among_the_patches_of_what_there_is(parts: dict[str, Any], classifier: Trained) -> None:
+    prediction, found = asked(classifier, **parts)
+    assert {name: heat.shape for name, heat in found.heat.items()} == {name: MODEL.grid(name) for name in parts}
+    fbank, image = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, Config(model=MODEL))
+    model: Any = classifier.model
+    logits = np.asarray(model(fbank, image, mode=prediction.mode))[0]
+    assert prediction.top[0][0] == NAMES[logits.argmax()]
+    assert found.constant is not None
+    assert sum(heat.sum() for heat in found.heat.values()) + found.constant == pytest.approx(logits.max(), abs=1e-3)
+
+
+def test_a_pretraining_model_shows_cosines_with_the_other_modality() -> None:
+    model = trained(0)
+    prediction, found = asked(model, audio=SOUND, image=PICTURE)
+    fbank, image = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, model.config)
+    encoder: Any = model.model.encoder  # pyright: ignore[reportAttributeAccessIssue]
+    audio, image = encoder.features("audio", fbank), encoder.features("image", image)
+    for name, tokens, other in (("image", image, audio), ("audio", audio, image)):
+        expected = (tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True) @ embedding(other)[0])[0]
+        np.testing.assert_allclose(found.heat[name].ravel(), expected, atol=1e-4)
+    assert found.constant is None
+    assert prediction.top == ()
+
+
+def test_the_window_that_speaks_most_is_explained(classifier: Trained) -> None:
+    loud = np.concatenate([np.zeros(7680, np.int16), (RNG.standard_normal(7680) * 9000).astype(np.int16), np.zeros(7680, np.int16)])
+    prediction, found = asked(classifier, audio=loud)
+    assert prediction.windows == 3
+    assert found.row.start == prediction.start
+    with pytest.raises(ValueError, match="there is no class and no match"):
+        Explainer(classifier)(of_parts(SOUND, None), Prediction((), np.zeros(0), (), "audio", None, 1, 0.0, None, None, None))
+
+
+@pytest.mark.parametrize("parts", [{"audio": SOUND, "image": PICTURE}, {"audio": SOUND}, {"image": PICTURE}])
+def test_a_picture_is_drawn_whatever_the_name(parts: dict[str, Any], classifier: Trained, tmp_path: Path) -> None:
+    prediction, found = asked(classifier, **parts)
+    draw(tmp_path / "new" / "x.png", found, prediction, "a $b_{c}$\n" + "very long " * 40)
+    with Image.open(tmp_path / "new" / "x.png") as picture:
+        assert picture.size[1] == 454
+        assert len(picture.convert("RGB").getcolors(2**20) or ()) > 50
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
+
+
+def test_colours_say_for_and_against() -> None:
+    grey = np.full((4, 4, 3), 0.5, np.float32)
+    found = painted(grey, np.array([[-1.0, 0.0], [0.5, 1.0]], np.float32), -1, 1)
+    against, nothing, little, much = found[0, 0], found[0, 3], found[3, 0], found[3, 3]
+    assert against[2] > 0.9 > 0.2 > against[0]
+    assert much[0] > 0.9 > 0.2 > much[2]
+    np.testing.assert_allclose(nothing, 0.5)
+    assert 0.5 < little[0] < much[0]
