@@ -116,6 +116,18 @@ def test_names_from_files_are_text(tmp_path: Path) -> None:
     assert page.tags.count("img") == 3 + 3  # curves; confusion, precision over recall and mistakes
 
 
+def test_names_in_notes_are_text(tmp_path: Path) -> None:
+    """A view whose name is markup, in a run whose name is, with a file that can't be read."""
+    run = classifier(tmp_path / "<b>run<", view=HOSTILE)
+    (run / "summary.json").write_text("{")
+    text = report(run)
+    page = Page(text)
+    assert "<script" not in text.lower()
+    assert "<b>" not in text
+    assert f"{HOSTILE} Confusion matrix: confusion.png isn't there" in page.text
+    assert "<b>run</summary.json can't be read" in page.text
+
+
 def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     run = start(tmp_path, row(1, loss=1.0), summary={"steps": 1, "seconds": 2.0, "held_out": {"loss": 1.0}})
     text = report(run)
