@@ -1,5 +1,6 @@
 """Explanations: shares that add up to the logit, cosines that are those of the vectors, and pictures of any kind of medium."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from avmae_jax.models.classifier import Head
 from avmae_jax.notes import Notes
 from avmae_jax.prediction import Prediction, Predictor
 from avmae_jax.trained import Trained
-from avmae_jax.windows import Row, of_parts
+from avmae_jax.windows import of_parts
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
@@ -64,9 +65,9 @@ def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int) -> None:
     assert found.shape == (3, 11)
     np.testing.assert_allclose(found.sum(axis=1) + constant, np.asarray(logits)[np.arange(3), labels], rtol=1e-4, atol=1e-4)
     # What is left where no token says anything: the norm's shift and the bias.
-    np.testing.assert_allclose(
-        constant, (head.norm.bias[...] @ head.linear.kernel[...] + head.linear.bias[...])[labels], rtol=1e-5, atol=1e-5
-    )
+    norm, linear = (nnx.state(module) for module in (head.norm, head.linear))
+    expected = norm["bias"][...] @ linear["kernel"][...] + linear["bias"][...]
+    np.testing.assert_allclose(constant, expected[labels], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [{"audio": SOUND, "image": PICTURE}, {"audio": SOUND}, {"image": PICTURE}])
@@ -75,7 +76,7 @@ def test_the_logit_of_the_first_class_is_divided_among_the_patches_of_what_there
     assert {name: heat.shape for name, heat in found.heat.items()} == {name: MODEL.grid(name) for name in parts}
     fbank, image = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, Config(model=MODEL))
     model: Any = classifier.model
-    logits = np.asarray(model(fbank, image, mode=prediction.mode))[0]
+    logits = np.asarray(nnx.jit(partial(type(model).__call__, mode=prediction.mode))(model, fbank, image))[0]
     assert prediction.top[0][0] == NAMES[logits.argmax()]
     assert found.constant is not None
     assert sum(heat.sum() for heat in found.heat.values()) + found.constant == pytest.approx(logits.max(), abs=1e-3)
@@ -86,7 +87,8 @@ def test_a_pretraining_model_shows_cosines_with_the_other_modality() -> None:
     prediction, found = asked(model, audio=SOUND, image=PICTURE)
     fbank, image = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, model.config)
     encoder: Any = model.model.encoder  # pyright: ignore[reportAttributeAccessIssue]
-    audio, image = encoder.features("audio", fbank), encoder.features("image", image)
+    both = nnx.jit(lambda encoder, fbank, image: (encoder.features("audio", fbank), encoder.features("image", image)))
+    audio, image = both(encoder, fbank, image)
     for name, tokens, other in (("image", image, audio), ("audio", audio, image)):
         expected = (tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True) @ embedding(other)[0])[0]
         np.testing.assert_allclose(found.heat[name].ravel(), expected, atol=1e-4)
