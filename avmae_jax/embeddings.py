@@ -124,6 +124,9 @@ class Embed:
         """`trained` must be a CAV-MAE or its classifier, `what` are kinds of vector; ValueError if they aren't."""
         self.trained, self.what, self.needs, self._size = trained, tuple(what), needs_of(what), batch_size
         self._encoder, config = encoder_of(trained), trained.config
+        if trained.classes and config.tune.mode != "multimodal":
+            words = "%s was tuned as %s: its other modality is as it was before, and may not fit any more"
+            logging.warning(words, trained.path, config.tune.mode)
         self._forward = Forward(lambda encoder, batch: vectors(encoder, *model_inputs(batch, config), self.what), batch_size)
 
     def __call__(self, source: ClipSource) -> Iterator[Part]:

@@ -68,8 +68,8 @@ def results_table(result: dict[str, Any]) -> Table:
 def whole_set(model_path: str, console: Console) -> None:
     """Retrieval within a data set."""
     args = flags.FLAGS
-    out = Path(args.out).expanduser() if args.out else default_out(model_path)
     trained = applied.load(model_path)
+    out = Path(args.out).expanduser() if args.out else default_out(model_path)
     source = applied.open_clips(model_path, "both")
     options = {"per_class": args.per_class, "seed": args.seed, "batch_size": args.batch_size, "split": args.split}
     with runtime.progress_bar("embedding") as on_progress:

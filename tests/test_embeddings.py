@@ -14,7 +14,7 @@ from conftest import ODD, Clips
 from flax import nnx
 
 from avmae_jax import metrics
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import Config, ModelConfig, TuneConfig
 from avmae_jax.convert import ConversionError
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
@@ -233,3 +233,11 @@ def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
     assert set(part.vectors) == {"audio"}
     with pytest.raises(ValueError, match="clip clip0, frame 0: the picture can't be decoded"):
         list(Embed(trained, ("image",), 4)(Damaged(2)))
+
+
+def test_a_model_tuned_on_one_modality_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for mode, warned in (("multimodal", False), ("audioonly", True)):
+        caplog.clear()
+        config = Config(model=SMALL, tune=TuneConfig(mode=mode))
+        Embed(Trained("tuned", CAVMAEClassifier(SMALL, 3, rngs=nnx.Rngs(0)), config, 3, ()))
+        assert ("tuned was tuned as audioonly: its other modality is as it was before" in caplog.text) == warned
