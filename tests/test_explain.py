@@ -65,8 +65,9 @@ def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int) -> None:
     assert found.shape == (3, 11)
     np.testing.assert_allclose(found.sum(axis=1) + constant, np.asarray(logits)[np.arange(3), labels], rtol=1e-4, atol=1e-4)
     # What is left where no token says anything: the norm's shift and the bias.
-    norm, linear = (nnx.state(module) for module in (head.norm, head.linear))
-    expected = norm["bias"][...] @ linear["kernel"][...] + linear["bias"][...]
+    norm: Any = head.norm
+    linear: Any = head.linear
+    expected = norm.bias[...] @ linear.kernel[...] + linear.bias[...]
     np.testing.assert_allclose(constant, expected[labels], rtol=1e-5, atol=1e-5)
 
 
