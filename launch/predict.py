@@ -17,7 +17,7 @@ if every file was predicted, 3 if some failed, 1 if all did or the model can't b
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -30,8 +30,6 @@ from avmae_jax.convert import ConversionError
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import RANK, as_text, walk
 from avmae_jax.data.shards import DatasetError
-from avmae_jax.explain import Explainer, draw
-from avmae_jax.figures import short_name
 from avmae_jax.models.classifier import Mode
 from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher, ranks
 from avmae_jax.windows import of_file
@@ -79,28 +77,35 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
     args = flags.FLAGS
     results: list[Any] = [None] * len(files)
     names = picture_names(files) if args.explain else []
-    explainer = Explainer(predictor.trained) if args.explain else None
+    explain = explainer_of(predictor) if args.explain else None
     options = {"top": args.top, "frames": args.frames, "timeline": args.timeline, "threads": args.threads}
     done = failed = 0
     with runtime.progress_bar("predicting") if len(files) > 1 else contextlib.nullcontext(lambda *_: None) as on_progress:
         on_progress(0, 0, len(files))
         for number, found in predictor(map(of_file, files), **options):
             results[number] = found
-            if explainer and isinstance(found, Prediction):
-                results[number] = explained(explainer, files[number], found, Path(args.explain).expanduser() / names[number])
+            if explain and isinstance(found, Prediction):
+                results[number] = explain(files[number], found, Path(args.explain).expanduser() / names[number])
             done, failed = done + 1, failed + isinstance(results[number], Exception)
             on_progress(done, failed, len(files))
     return results
 
 
-def explained(explainer: Explainer, file: Path, found: Prediction, picture: Path) -> Prediction | Exception:
-    """The prediction, once its picture is drawn; or why there is none."""
-    try:
-        medium = of_file(file)
-        draw(picture, explainer(medium, found), found, medium.name)
-    except (ClipError, ValueError) as error:
-        return error
-    return found
+def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Prediction | Exception]:
+    """Draws a file's picture and gives its prediction back, or why there is no picture."""
+    from avmae_jax.explain import Explainer, draw  # matplotlib takes a second, which only those wait for who want pictures
+
+    explainer = Explainer(predictor.trained)
+
+    def explained(file: Path, found: Prediction, picture: Path) -> Prediction | Exception:
+        try:
+            medium = of_file(file)
+            draw(picture, explainer(medium, found), found, medium.name)
+        except (ClipError, ValueError) as error:
+            return error
+        return found
+
+    return explained
 
 
 def picture_names(files: Sequence[Path]) -> list[str]:
@@ -108,7 +113,7 @@ def picture_names(files: Sequence[Path]) -> list[str]:
     taken: dict[str, int] = {}
     names = []
     for file in files:
-        name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in short_name(as_text(file.stem), _NAME))
+        name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in ascii(file.stem)[1:-1][:_NAME])
         taken[name] = count = taken.get(name, 0) + 1
         while count > 1 and f"{name}_{count}" in taken:
             count += 1

@@ -398,3 +398,11 @@ def test_the_command_works_as_a_user_gives_it(program: Program, folder: Path) ->
     done = program("-m", "launch.predict", folder / "media/sound.wav", "--model", folder / "run.safetensors", "--top", 1, "--csv", "-")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "file,class_1,probability_1,seen,mode,windows,match,match_rank,match_among,error"
+
+
+def test_pictures_of_files_of_one_name_have_names_of_their_own() -> None:
+    files = [Path(name) for name in ("a/x.mp4", "b/x.wav", "x_2.mp4", "c/x.png", "a/../x: y/\n.mp4", "é.mp4", "b\udcff.mp4")]
+    names = program_predict.picture_names(files)
+    assert names[:3] == ["x.png", "x_2.png", "x_2_2.png"]
+    assert len(set(names)) == len(names)
+    assert all(name.isascii() and not set(name) & set("/\\:\n") for name in names)
