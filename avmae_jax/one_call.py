@@ -39,7 +39,7 @@ def predict(
       image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With a sound it belongs to every window of it.
       rate: Hz of the array.
       top: how many classes are named.
-      frames: the middle frame of each window, or "all" ten, averaged.
+      frames: the middle frame of each window, the "first" one, or "all" ten, averaged.
       mode: how the classifier is asked, see CAVMAEClassifier; None: by what the medium has and what the model was tuned on.
       timeline: the probabilities of each second as well: those of the window around it.
       match_with: the model for the match, a pretraining checkpoint: tuning needn't keep what contrastive learning has brought together.

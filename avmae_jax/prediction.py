@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,8 @@ class Predictor:
             raise ValueError(
                 f"{trained.path} is a {type(trained.model).__name__}, which knows one modality; give a CAV-MAE or its classifier"
             )
+        if mode is not None and mode not in get_args(Mode):
+            raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
         if mode and not trained.classes:
             raise ValueError(f"{trained.path} has no classes, so there is no mode; {_TUNE}")
         sizes = [(c.audio_frames, c.mel_bins, c.image_size) for c in (config.model, self.matcher.config.model)]
@@ -103,6 +105,8 @@ class Predictor:
         """Each medium's number with its prediction, or with the error (see End) that prevents one, as it is finished."""
         if timeline and not self.trained.classes:
             raise ValueError(f"{self.trained.path} has no classes, so there is no timeline of them; {_TUNE}")
+        if top < 1:
+            raise ValueError(f"top is {top}; it must be at least 1")
         make = functools.partial(self._rows, frames=frames, timeline=timeline)
         for number, series in self._shared(self._models, Ahead(media, make, threads)):
             yield number, series if isinstance(series, Exception) else self._prediction(series, top)

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import soxr
@@ -83,18 +83,22 @@ def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, 
       medium: what is cut.
       number: its place among the media.
       model: sizes of the inputs.
-      frames: "middle": one row a window, with the frame at n // 2 of n; "all": a row for each frame.
+      frames: "middle": one row a window, with the frame at n // 2 of n; "first": with the first one; "all": a row for each frame.
       timeline: the series TIMELINE as well.
 
     Raises:
       ClipError: see cut_clips; some rows may have been given by then.
+      ValueError: if `frames` is none of them.
     """
+    if frames not in get_args(Frames):
+        raise ValueError(f"frames is {frames!r}; choose one of {', '.join(get_args(Frames))}")
     length = model.audio_frames * SHIFT / SAMPLE_RATE
     series = {WHOLE: length} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
     for name, stride in series.items():
         for window, clip in enumerate(medium.cut(length, stride, model.image_size)):
             heard, shown = len(clip.waveform) / SAMPLE_RATE, len(clip.frames) / NUM_FRAMES * length
-            shots = range(len(clip.frames)) if frames == "all" and clip.frames else [len(clip.frames) // 2]
+            one = 0 if frames == "first" else len(clip.frames) // 2
+            shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
             for shot in shots:
                 made = example(clip, shot, samples=num_samples(model.audio_frames), image_size=model.image_size, needs=clip.modality)
                 del made["id"]

@@ -30,6 +30,7 @@ from avmae_jax.convert import ConversionError
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import RANK, as_text, walk
 from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.pipeline import Frames
 from avmae_jax.models.classifier import Mode
 from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher, ranks
 from avmae_jax.windows import of_file
@@ -180,7 +181,7 @@ def define_flags() -> None:
     flags.DEFINE_string("model", "", "a run of launch.finetune, its best/ or averaged/, or a file of weights")
     flags.DEFINE_string("match_with", "", "a pretraining checkpoint that the match is taken from; empty: the model itself")
     flags.DEFINE_integer("top", 5, "classes told of each file", lower_bound=1)
-    flags.DEFINE_enum("frames", "middle", ["middle", "all"], "the frame of each window that is looked at, or all ten, averaged")
+    flags.DEFINE_enum("frames", "middle", list(get_args(Frames)), "the frame of each window that is looked at, or all ten, averaged")
     flags.DEFINE_enum("mode", None, list(get_args(Mode)), "how the classifier is asked; by what a file has if not given")
     flags.DEFINE_bool("timeline", False, "the classes second by second, too")
     flags.DEFINE_string("json", "", "file to write everything to; -: the standard output")

@@ -133,6 +133,17 @@ def test_each_second_has_the_classes_of_the_window_around_it(trained: Trained, f
     assert predict(trained, folder / "media/picture.png", timeline=True).timeline is None  # it has no seconds
 
 
+@pytest.mark.parametrize(("frames", "shots"), [("first", [0]), ("middle", [5]), ("all", list(range(10)))])
+def test_the_frames_asked_for_are_looked_at(frames: Any, shots: list[int], folder: Path) -> None:
+    film = folder / "media/deep/short.mp4"
+    (clip,) = cut_clips(film, clip_id="x", seconds=LENGTH, stride=LENGTH, frame_size=SMALL.image_size)
+    rows = list(rows_of(of_file(film), 0, SMALL, frames=frames, timeline=False))
+    for row, shot in zip(rows, shots, strict=True):
+        expected = example(clip, shot, samples=len(row.arrays["waveform"]), image_size=SMALL.image_size)
+        np.testing.assert_array_equal(row.arrays["image"], expected["image"])
+    assert sum(row.share for row in rows) == pytest.approx(1)
+
+
 @settings(deadline=None, max_examples=50)
 @given(count=st.integers(1, 40), length=st.floats(1, 12), rest=st.floats(0.5, 1))
 def test_the_window_of_a_second_is_the_one_whose_centre_is_nearest(count: int, length: float, rest: float) -> None:
@@ -221,6 +232,12 @@ def test_what_is_no_input_is_named(given: dict[str, Any], said: str, trained: Tr
     for ask in (predict, embed):
         with pytest.raises(ValueError, match=said):
             ask(trained, **given)
+
+
+def test_options_that_cannot_be_are_named(trained: Trained) -> None:
+    for options, said in (({"mode": "both"}, "mode is 'both'"), ({"frames": "none"}, "frames is 'none'"), ({"top": 0}, "top is 0")):
+        with pytest.raises(ValueError, match=said):
+            predict(trained, image=numbered(1), **options)
 
 
 def test_files_that_are_no_input_are_named(trained: Trained, folder: Path) -> None:
