@@ -29,8 +29,8 @@ from avmae_jax.checkpoint import CheckpointError
 from avmae_jax.convert import ConversionError
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import RANK, as_text, walk
-from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.pipeline import Frames
+from avmae_jax.data.shards import DatasetError
 from avmae_jax.models.classifier import Mode
 from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher, ranks
 from avmae_jax.windows import of_file
