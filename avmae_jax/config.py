@@ -198,6 +198,8 @@ class AugmentConfig:
 
     specaug_freq: int = 0  # F: a band of fewer than F mel bins is set to zero before normalisation; 0: off
     specaug_time: int = 0  # likewise a span of fewer than so many frames; the original fine-tunes with 48 and 192
+    crop_area: float = 1.0  # smallest share of a picture that a random piece of it has, which is then all that is seen; 1: off
+    flip: bool = False  # half of the pictures are mirrored; crop_area and flip are not in the original
     noise: bool = False  # noise on the normalised spectrogram, which is then rolled around in time
     mixup: float = 0.0  # share of the clips that are mixed with another one, sound and picture alike; in [0, 1]
     mixup_alpha: float = 10.0  # the first clip's weight in a mixture is drawn from Beta(alpha, alpha)
@@ -209,6 +211,8 @@ class AugmentConfig:
         for name in ("specaug_freq", "specaug_time"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 < self.crop_area <= 1:
+            raise ValueError(f"augment.crop_area is {self.crop_area}; it must lie in (0, 1]")
         if not 0 <= self.mixup <= 1:
             raise ValueError(f"augment.mixup is {self.mixup}; it must lie in [0, 1]")
         if not self.mixup_alpha > 0:

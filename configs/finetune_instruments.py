@@ -12,11 +12,13 @@ def get_config() -> Config:
     config = pretrain_instruments.get_config()
     config.name = "finetune_instruments"
     config.tune.loss = "ce"
-    config.tune.head_lr_ratio = 10.0
-    config.optim.learning_rate = 1e-4
+    config.tune.head_lr_ratio = 2.0
+    config.tune.eval_crops = 4
+    config.tune.average_first, config.tune.average_last = 21, 30
+    config.optim.learning_rate = 5e-4
     config.optim.beta1, config.optim.beta2 = 0.95, 0.999
     config.optim.decay_start, config.optim.decay_every = 20, 5
-    config.augment.specaug_freq, config.augment.specaug_time = 48, 192
+    config.augment.specaug_freq, config.augment.specaug_time = 24, 64
     config.augment.mixup, config.augment.label_smoothing = 0.5, 0.1
     config.train.workdir = "runs/finetune_instruments"
     config.train.steps = 0

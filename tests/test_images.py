@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avmae_jax.data import images
-from avmae_jax.data.images import decode_image
+from avmae_jax.data.images import Piece, decode_image, decode_piece
 
 
 def encoded(picture: np.ndarray) -> bytes:
@@ -173,3 +173,25 @@ def test_postscript_is_no_picture() -> None:
     """Pillow would hand it to Ghostscript, whatever the file is called."""
     with pytest.raises(ValueError, match="the picture can't be decoded"):
         decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n", 16)
+
+
+@given(st.floats(0.05, 1), st.floats(0.5, 2), st.floats(0, 1), st.floats(0, 1), st.integers(8, 300), st.integers(8, 300))
+def test_a_piece_lies_on_its_picture(area: float, ratio: float, x: float, y: float, width: int, height: int) -> None:
+    left, top, right, bottom = Piece(area, ratio, x, y).box(width, height)
+    assert -1e-9 <= left < right <= width + 1e-9
+    assert -1e-9 <= top < bottom <= height + 1e-9
+    assert (right - left) * (bottom - top) <= area * width * height * (1 + 1e-9)
+
+
+def test_a_piece_is_cut_where_it_says() -> None:
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[:20, 20:] = 200
+    np.testing.assert_array_equal(decode_piece(encoded(picture), 16, Piece(0.25, 1, 1, 0)), np.full((16, 16, 3), 200))
+    assert not decode_piece(encoded(picture), 16, Piece(0.25, 1, 0, 1)).any()
+    with pytest.raises(ValueError, match="can't be decoded"):
+        decode_piece(b"no picture", 16, Piece(0.25, 1, 1, 0))
+
+
+def test_the_whole_of_a_square_picture_is_itself() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(decode_piece(encoded(picture), 32, Piece(1, 1, 0.3, 0.7)), picture)

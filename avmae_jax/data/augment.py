@@ -1,17 +1,22 @@
 """What training does to examples at random, each an option of AugmentConfig that is off by default.
 
 Spectrograms are masked and sounds and pictures mixed on the device, inside the jitted step; targets and sampling weights are the host's.
-All of it follows Gong et al., arXiv 2210.07839, and their code.
+All of it follows Gong et al., arXiv 2210.07839, and their code, but for random pieces of pictures and mirrored ones, which they don't have.
 
 Axis letters: B batch, S samples, T frames, M mel bins, H W image, N clips, C classes.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from avmae_jax.data.images import Piece
+
+_SHAPE = math.log(4 / 3)  # of the widest piece of a picture
 
 
 def spec_augment(fbank: jax.Array, keys: jax.Array, freq: int, time: int) -> jax.Array:
@@ -154,3 +159,9 @@ def balanced_weights(labels: Sequence[Sequence[int]], classes: int) -> np.ndarra
         raise ValueError(f"labels lie between {flat.min()} and {flat.max()}; they must lie in [0, {classes})")
     weight = 1000 / (np.bincount(flat, minlength=classes) + 0.01)
     return np.add.reduceat(weight[flat], np.cumsum(lengths) - lengths) if len(flat) else np.zeros(0)
+
+
+def random_piece(rng: np.random.Generator, smallest: float) -> Piece:
+    """A piece of a picture for training: its share of the area is drawn evenly from [smallest, 1], its shape from 3:4 to 4:3."""
+    ratio = float(np.exp(rng.uniform(-_SHAPE, _SHAPE)))
+    return Piece(float(rng.uniform(smallest, 1)), ratio, float(rng.random()), float(rng.random()))

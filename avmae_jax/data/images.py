@@ -1,12 +1,43 @@
 """Encoded pictures to square arrays of pixels."""
 
+import contextlib
 import io
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 # Pillow chooses by content, and some of its other formats start programs: PostScript is run by Ghostscript.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+class Piece(NamedTuple):
+    """A piece of a picture of any size."""
+
+    area: float  # share of the picture's, in (0, 1]
+    ratio: float  # width over height, before it is cut to what there is
+    x: float  # 0: at the left edge, 1: at the right one
+    y: float
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom on a picture, in pixels."""
+        pixels = self.area * width * height
+        wide, high = min(width, math.sqrt(pixels * self.ratio)), min(height, math.sqrt(pixels / self.ratio))
+        left, top = self.x * (width - wide), self.y * (height - high)
+        return left, top, left + wide, top + high
+
+
+def decode_piece(encoded: bytes, size: int, piece: Piece) -> np.ndarray:
+    """A piece of an encoded picture, stretched (bicubic) to uint8[size, size, 3]; as decode_image otherwise."""
+    with _opened(encoded) as opened:
+        needed = math.ceil(size / math.sqrt(piece.area))
+        opened.draft("RGB", (needed, needed))
+        picture = _rgb(opened)
+        picture.info = opened.info
+        picture = ImageOps.exif_transpose(picture)
+        return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, piece.box(*picture.size)))
 
 
 def decode_image(encoded: bytes, size: int, *, reduced: bool = False) -> np.ndarray:
@@ -24,18 +55,25 @@ def decode_image(encoded: bytes, size: int, *, reduced: bool = False) -> np.ndar
     Raises:
       ValueError: if it is damaged, or no picture.
     """
-    try:
-        with Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS) as opened:
-            drafted = opened.draft("RGB", (size, size)) if reduced else None
-            box = drafted[1] if drafted else (0, 0, *opened.size)  # not in whole pixels where the scale doesn't divide the sides
-            picture = _rgb(opened)
-            picture.info = opened.info
+    with _opened(encoded) as opened:
+        drafted = opened.draft("RGB", (size, size)) if reduced else None
+        box = drafted[1] if drafted else (0, 0, *opened.size)  # not in whole pixels where the scale doesn't divide the sides
+        picture = _rgb(opened)
         short = min(box[2:])
         if short != size:
             width, height = (int(size * side / short) for side in box[2:])
             picture = picture.resize((width, height), Image.Resampling.BICUBIC, box)
         left, top = (round((side - size) / 2) for side in picture.size)
-        return np.asarray(ImageOps.exif_transpose(picture.crop((left, top, left + size, top + size))))
+        picture = picture.crop((left, top, left + size, top + size))
+        picture.info = opened.info
+        return np.asarray(ImageOps.exif_transpose(picture))
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS) as opened:
+            yield opened
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: Pillow's word for a broken PNG
         raise ValueError(f"the picture can't be decoded ({len(encoded)} bytes): {error}") from error
 

@@ -27,10 +27,10 @@ import jax
 import numpy as np
 
 from avmae_jax.config import AugmentConfig, DataConfig, Modality, ModelConfig
-from avmae_jax.data.augment import soft_targets
+from avmae_jax.data.augment import random_piece, soft_targets
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.images import decode_image
+from avmae_jax.data.images import Piece, decode_image, decode_piece
 
 EVAL_FRAME = NUM_FRAMES // 2  # the middle one of ten, as in the original
 
@@ -39,7 +39,15 @@ Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluatio
 
 
 def example(
-    clip: Clip, frame: int, *, samples: int, image_size: int, needs: str = "both", start: int = 0, reduced: bool = False
+    clip: Clip,
+    frame: int,
+    *,
+    samples: int,
+    image_size: int,
+    needs: str = "both",
+    start: int = 0,
+    reduced: bool = False,
+    piece: Piece | None = None,
 ) -> dict[str, Any]:
     """One clip with one of its frames as arrays: a row of a batch.
 
@@ -51,6 +59,7 @@ def example(
       needs: config.Modality: what the row carries.
       start: the first sample taken.
       reduced: see decode_image.
+      piece: all that is seen of the picture; None: see decode_image.
 
     Raises:
       ValueError: naming the clip, if it lacks what is needed or its picture is damaged; nothing is ever replaced by constants.
@@ -65,7 +74,8 @@ def example(
     if needs != "audio":
         _require(clip, "picture", len(clip.frames))
         try:
-            made["image"] = decode_image(clip.frames[frame], image_size, reduced=reduced)
+            encoded = clip.frames[frame]
+            made["image"] = decode_piece(encoded, image_size, piece) if piece else decode_image(encoded, image_size, reduced=reduced)
         except ValueError as error:
             raise ValueError(f"clip {clip.id}, frame {frame}: {error}; prepare the clip again or leave it out") from error
     return made
@@ -109,12 +119,17 @@ class _TrainExamples:
         return made
 
     def _view(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
-        """A random frame, and a random piece of a sound that is too long."""
+        """A random frame, or piece of it, and a random piece of a sound that is too long."""
         samples = num_samples(self.model.audio_frames)
         frame = int(rng.integers(max(1, len(clip.frames))))
         spare = len(clip.waveform) - samples
         start = int(rng.integers(spare + 1)) if spare > 0 else 0
-        return example(clip, frame, samples=samples, image_size=self.model.image_size, needs=self.needs, start=start, reduced=True)
+        piece = random_piece(rng, self.augment.crop_area) if self.augment.crop_area < 1 else None
+        size = self.model.image_size
+        made = example(clip, frame, samples=samples, image_size=size, needs=self.needs, start=start, reduced=True, piece=piece)
+        if self.augment.flip and "image" in made and rng.random() < 0.5:
+            made["image"] = made["image"][:, ::-1]
+        return made
 
 
 class TrainBatches:
