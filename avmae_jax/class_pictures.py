@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avmae_jax.contact_sheet import _CELL, _HEIGHT, _draw_frame, _draw_sound
+from avmae_jax.contact_sheet import CELL, HEIGHT, draw_frame, draw_sound
 from avmae_jax.data.clip import Clip
 from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
 from avmae_jax.metrics import average_precision
@@ -175,16 +175,16 @@ def mistakes(path: Path, found: Sequence[Mistake], *, heading: str) -> None:
     Raises:
       OSError: if the file can't be written.
     """
-    rows, words = max(1, math.ceil(len(found) / 2)), (WIDTH - 2 * _MARGIN - _GAP) // 2 - _CELL - 12
-    height = _HEAD + (rows * (_HEIGHT + _GAP + 4) if found else 0)
+    rows, words = max(1, math.ceil(len(found) / 2)), (WIDTH - 2 * _MARGIN - _GAP) // 2 - CELL - 12
+    height = _HEAD + (rows * (HEIGHT + _GAP + 4) if found else 0)
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
     note = f"; those with the highest loss, {len(found)} of them" if found else ""
     write(figure, _MARGIN, 22, short_name(heading + note, 170), size=11)
     for number, mistake in enumerate(found):
-        left, top = _MARGIN + number % 2 * ((WIDTH - 2 * _MARGIN + _GAP) // 2), _HEAD + number // 2 * (_HEIGHT + _GAP + 4)
-        _draw_frame(figure, left, top, mistake.clip)
-        _draw_sound(figure, left + _HEIGHT + 6, top, mistake.clip)
-        _write_words(figure, left + _CELL + 12, top, words, mistake)
+        left, top = _MARGIN + number % 2 * ((WIDTH - 2 * _MARGIN + _GAP) // 2), _HEAD + number // 2 * (HEIGHT + _GAP + 4)
+        draw_frame(figure, left, top, mistake.clip)
+        draw_sound(figure, left + HEIGHT + 6, top, mistake.clip)
+        _write_words(figure, left + CELL + 12, top, words, mistake)
     save(figure, path)
 
 

@@ -14,8 +14,8 @@ from avmae_jax.data.fbank import WINDOW, log_mel
 from avmae_jax.data.images import PICTURE_FORMATS
 from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
 
-_COLUMNS, _GAP, _MARGIN, _HEAD, _TITLE, _HEIGHT = 3, 18, 14, 40, 22, 130  # in pixels, but for the first
-_CELL = (WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS
+_COLUMNS, _GAP, _MARGIN, _HEAD, _TITLE, HEIGHT = 3, 18, 14, 40, 22, 130  # in pixels, but for the first
+CELL = (WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS
 _NAME = 58  # letters of a title
 _LOUD, _QUIET = 4.0, -16.0  # log-mel of the brightest and of the darkest colour; the same for all, so that loudness can be compared
 
@@ -33,33 +33,35 @@ def contact_sheet(path: Path, clips: Sequence[Clip], label_names: Sequence[str],
       OSError: if the file can't be written.
     """
     rows = max(1, math.ceil(len(clips) / _COLUMNS))
-    figure = Figure(figsize=(WIDTH / DPI, (_HEAD + rows * (_TITLE + _HEIGHT + _GAP)) / DPI), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH / DPI, (_HEAD + rows * (_TITLE + HEIGHT + _GAP)) / DPI), dpi=DPI, facecolor="white")
     write(figure, _MARGIN, 20, short_name(heading, 170), size=11)
     for number, clip in enumerate(clips):
-        left, top = _MARGIN + number % _COLUMNS * (_CELL + _GAP), _HEAD + number // _COLUMNS * (_TITLE + _HEIGHT + _GAP)
+        left, top = _MARGIN + number % _COLUMNS * (CELL + _GAP), _HEAD + number // _COLUMNS * (_TITLE + HEIGHT + _GAP)
         words = f"{clip.id}: {', '.join(label_names[label] for label in clip.labels)}" if clip.labels else clip.id
         write(figure, left, top + _TITLE / 2, short_name(words, _NAME), size=8, weight="bold")
-        _draw_frame(figure, left, top + _TITLE, clip)
-        _draw_sound(figure, left + _HEIGHT + 6, top + _TITLE, clip)
+        draw_frame(figure, left, top + _TITLE, clip)
+        draw_sound(figure, left + HEIGHT + 6, top + _TITLE, clip)
     save(figure, path)
 
 
-def _draw_frame(figure: Figure, left: float, top: float, clip: Clip) -> None:
+def draw_frame(figure: Figure, left: float, top: float, clip: Clip) -> None:
+    """The middle frame, HEIGHT pixels high and wide."""
     if not clip.frames:
-        write(figure, left + 30, top + _HEIGHT / 2, "no picture", size=8, color="0.5")
+        write(figure, left + 30, top + HEIGHT / 2, "no picture", size=8, color="0.5")
         return
-    axes = axes_at(figure, left, top, _HEIGHT, _HEIGHT)
+    axes = axes_at(figure, left, top, HEIGHT, HEIGHT)
     with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=PICTURE_FORMATS) as picture:
         axes.imshow(np.asarray(picture.convert("RGB")))
     axes.set_axis_off()
 
 
-def _draw_sound(figure: Figure, left: float, top: float, clip: Clip) -> None:
+def draw_sound(figure: Figure, left: float, top: float, clip: Clip) -> None:
+    """The spectrogram, HEIGHT pixels high with its axis and as wide as a frame leaves of a CELL."""
     if len(clip.waveform) < WINDOW:
-        write(figure, left + 100, top + _HEIGHT / 2, "no sound", size=8, color="0.5")
+        write(figure, left + 100, top + HEIGHT / 2, "no sound", size=8, color="0.5")
         return
     fbank = log_mel(clip.waveform.astype(np.float32) / 32_768)
-    axes = axes_at(figure, left, top, _CELL - _HEIGHT - 6, _HEIGHT - 18)
+    axes = axes_at(figure, left, top, CELL - HEIGHT - 6, HEIGHT - 18)
     extent = (0, len(clip.waveform) / SAMPLE_RATE, 0, fbank.shape[1])
     axes.imshow(fbank.T, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=_QUIET, vmax=_LOUD)
     axes.set_yticks([])

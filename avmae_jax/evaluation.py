@@ -7,9 +7,7 @@ Axis letters: N clips, C classes.
 
 import dataclasses
 import importlib.metadata
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from avmae_jax import class_pictures, metrics
 from avmae_jax.class_pictures import Mistake
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.pipeline import Frames
+from avmae_jax.files import write_json
 from avmae_jax.inference import BATCH, Classify, Scores
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.trained import Trained
@@ -210,17 +209,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Under its name once it is whole; the folder is made if need be. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

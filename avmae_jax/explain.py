@@ -30,8 +30,8 @@ from avmae_jax.data.fbank import SHIFT, log_mel, num_frames
 from avmae_jax.figures import DPI, axes_at, save, short_name, write
 from avmae_jax.losses import unit_length
 from avmae_jax.metrics import embedding
-from avmae_jax.models.classifier import CAVMAEClassifier, Head, Mode, modality_of
-from avmae_jax.prediction import Prediction, final_tokens, separate
+from avmae_jax.models.classifier import CAVMAEClassifier, Head, Mode, final_tokens, modality_of
+from avmae_jax.prediction import Prediction, separate
 from avmae_jax.trained import Trained
 from avmae_jax.windows import Medium, Row, rows_of
 

@@ -4,12 +4,13 @@ Figures are made without pyplot, whose global state a library mustn't touch, and
 half a picture.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from avmae_jax.files import replacing
 
 DPI = 100
 WIDTH = 1400  # pixels of a picture
@@ -39,10 +40,5 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
       OSError: if the file can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ forth between spectrum and waveform until frames that overlap agree. Frames, win
 Axis letters: S samples, T frames, M mel bins, F = 257 frequencies.
 """
 
-import os
 import wave
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import numpy as np
 from scipy import signal
 
 from avmae_jax.data.clip import SAMPLE_RATE
-from avmae_jax.data.fbank import _FFT, _LOW_HZ, _PREEMPHASIS, SHIFT, WINDOW, mel_filters, num_samples
+from avmae_jax.data.fbank import FFT, LOW_HZ, PREEMPHASIS, SHIFT, WINDOW, mel_filters, num_samples
+from avmae_jax.files import replacing
 
 _WINDOW = np.hanning(WINDOW)
 _MOMENTUM = 0.99  # of the fast variant, the value that its authors recommend
@@ -52,12 +52,12 @@ def mel_to_power(log_mel: np.ndarray, updates: int = 50) -> np.ndarray:
 def spectrum(waveform: np.ndarray) -> np.ndarray:
     """Windowed frames of a waveform in the frequency domain: float[S] -> complex128[T, 257]."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::SHIFT]
-    return np.fft.rfft(frames * _WINDOW, n=_FFT, axis=-1)
+    return np.fft.rfft(frames * _WINDOW, n=FFT, axis=-1)
 
 
 def inverse_spectrum(frames: np.ndarray) -> np.ndarray:
     """The waveform whose spectrum is nearest in the sense of least squares: complex[T, 257] -> float64[S], S = num_samples(T)."""
-    pieces = np.fft.irfft(frames, n=_FFT, axis=-1)[:, :WINDOW] * _WINDOW
+    pieces = np.fft.irfft(frames, n=FFT, axis=-1)[:, :WINDOW] * _WINDOW
     waveform, weight = np.zeros((2, num_samples(len(frames))))
     for i, piece in enumerate(pieces):
         waveform[i * SHIFT : i * SHIFT + WINDOW] += piece
@@ -100,9 +100,9 @@ def mel_to_sound(log_mel: np.ndarray, iterations: int = 60, *, seed: int = 0) ->
       ValueError: see mel_to_power.
     """
     emphasised = griffin_lim(np.sqrt(mel_to_power(log_mel)), iterations, seed=seed)
-    waveform = signal.lfilter([1.0], [1.0, -_PREEMPHASIS], emphasised)
+    waveform = signal.lfilter([1.0], [1.0, -PREEMPHASIS], emphasised)
     # Undoing the pre-emphasis amplifies most what lies below the filters, of which the log-mel says nothing.
-    high_pass = signal.butter(2, _LOW_HZ, "highpass", fs=SAMPLE_RATE, output="sos")
+    high_pass = signal.butter(2, LOW_HZ, "highpass", fs=SAMPLE_RATE, output="sos")
     return np.asarray(signal.sosfilt(high_pass, waveform))
 
 
@@ -115,14 +115,8 @@ def save_wav(path: Path, waveform: np.ndarray) -> None:
     """
     if not (np.abs(waveform) <= 1).all():
         raise ValueError(f"{path}: the sound has samples outside [-1, 1]; scale it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with wave.open(str(temporary), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(SAMPLE_RATE)
-            file.writeframes(np.rint(waveform * _FULL_SCALE).astype("<i2").tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.rint(waveform * _FULL_SCALE).astype("<i2").tobytes())

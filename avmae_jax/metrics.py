@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
 
 from avmae_jax.losses import unit_length
 
@@ -112,10 +112,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: if the shapes differ, or a score is not finite.
     """
-    if scores.ndim != 2 or scores.shape != targets.shape or not len(scores):
-        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be arrays of the same shape [N, C] with N > 0")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of the scores are not finite; mend the model")
+    _require_scores(scores, targets)
     result = np.full(scores.shape[1], np.nan)
     for number, (score, target) in enumerate(zip(scores.T, (targets != 0).T, strict=True)):
         if not target.any():
@@ -148,10 +145,9 @@ def auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: if the shapes differ, or a score is not finite.
     """
-    if scores.ndim != 2 or scores.shape != targets.shape or not len(scores):
-        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be arrays of the same shape [N, C] with N > 0")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of the scores are not finite; mend the model")
+    _require_scores(scores, targets)
+    from scipy.stats import rankdata  # takes a second, for which programs that don't evaluate needn't wait
+
     has = targets != 0
     positives = has.sum(axis=0)
     pairs = (positives * (len(has) - positives)).astype(np.float64)
@@ -165,7 +161,14 @@ def d_prime(area: float) -> float:
 
     AudioSet's evaluations take it of the mean area over classes (Hershey et al., arXiv 1609.09430).
     """
-    return float(np.sqrt(2) * norm.ppf(area))
+    return float(np.sqrt(2) * ndtri(area))
+
+
+def _require_scores(scores: np.ndarray, targets: np.ndarray) -> None:
+    if scores.ndim != 2 or scores.shape != targets.shape or not len(scores):
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be arrays of the same shape [N, C] with N > 0")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of the scores are not finite; mend the model")
 
 
 def _directions(rows: np.ndarray, name: str) -> np.ndarray:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.ahead import Ahead, Found, Shared
@@ -23,12 +22,12 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import Frames
+from avmae_jax.embeddings import vectors
 from avmae_jax.inference import probabilities
 from avmae_jax.metrics import embedding
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
+from avmae_jax.models.classifier import CAVMAEClassifier, Mode, final_tokens, modality_of
 from avmae_jax.models.encoder import Encoder
-from avmae_jax.models.layers import MAIN
 from avmae_jax.trained import Trained, load_trained
 from avmae_jax.windows import TIMELINE, WHOLE, Medium, Row, rows_of
 
@@ -196,10 +195,7 @@ class Embedder:
         self.trained = trained
 
         def outputs(model: Any, batch: Any) -> dict[str, jax.Array]:
-            has: Modality = "both" if {"waveform", "image"} <= batch.keys() else "audio" if "waveform" in batch else "image"
-            tokens = separate(model.encoder, batch, config, has)
-            found = {name: embedding(model.encoder.joint(values, name)) for name, values in tokens.items()}
-            return found | ({"joint": embedding(final_tokens(model.encoder, tokens, "multimodal"))} if has == "both" else {})
+            return vectors(model.encoder, *model_inputs(batch, config))
 
         self._shared = Shared(dict.fromkeys(_HAS, outputs), batch_size)
 
@@ -224,15 +220,6 @@ def separate(encoder: Encoder, batch: Any, config: Config, needs: Modality) -> d
     """A batch of data/pipeline.py -> the tokens [B, L, D] of each modality that is needed, before the joint blocks."""
     inputs = dict(zip(("audio", "image"), model_inputs(batch, config), strict=True))
     return {name: encoder.separate(name, values) for name, values in inputs.items() if needs in (name, "both")}
-
-
-def final_tokens(encoder: Encoder, tokens: dict[str, jax.Array], mode: Mode) -> jax.Array:
-    """The tokens whose mean is what CAVMAEClassifier's head sees in a mode: float32[B, L, D], sound before picture."""
-    modality = modality_of(mode)
-    if modality == "both":
-        return encoder.joint(jnp.concatenate([tokens["audio"], tokens["image"]], axis=1))
-    own = encoder.joint(tokens[modality], modality)
-    return (own + encoder.joint(tokens[modality], MAIN)) / 2 if mode.startswith("missing") else own
 
 
 def by_second(found: Found) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Sounds that find pictures and pictures that find sounds: of a whole set, written down and drawn, or of a clip from elsewhere."""
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.shards import OnProgress
 from avmae_jax.embedding_files import Embeddings, collect
 from avmae_jax.embeddings import Embed, fingerprint, note_of
+from avmae_jax.files import write_json
 from avmae_jax.gallery import CARDS, Card, Search, Section, Side, draw_gallery
 from avmae_jax.inference import BATCH
 from avmae_jax.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest
@@ -96,10 +95,9 @@ def retrieve_into(
         **{direction: one.figures for direction, one in found.items()},
         "ids": embedded.ids,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     sections = [section_of(direction, one, embedded, source, trained, chance, seed) for direction, one in found.items()]
     draw_gallery(folder / "gallery.png", sections)
-    _write_json(folder / "retrieval.json", result)
+    write_json(folder / "retrieval.json", result)
     return result
 
 
@@ -212,12 +210,3 @@ def search_of(clip: Clip, hits: Hits, index: Embeddings, source: ClipSource, tra
         cards.append(Card(heard(shown, trained), (f"{score:.3f}  {class_words(index.labels[row], source.label_names)}", index.ids[row])))
     words = "its sound is nearest to these pictures" if hits.queried == "audio" else "its picture is nearest to these sounds"
     return Search(f"{clip.id}: {words}", clip, hits.queried, cards)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

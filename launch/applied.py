@@ -5,8 +5,9 @@ from pathlib import Path
 
 from absl import flags
 
-from avmae_jax.config import Config, DataConfig, Modality, with_defaults
+from avmae_jax.config import Config, DataConfig, with_defaults
 from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.records import Needs
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
 from avmae_jax.trained import Trained, load_trained
@@ -33,7 +34,7 @@ def load(path: str) -> Trained:
     return load_trained(path, labels_csv=given.labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
 
 
-def open_clips(model_path: str, needs: Modality) -> ClipSource:
+def open_clips(model_path: str, needs: Needs) -> ClipSource:
     """The clips of define_data_flags'.
 
     Raises:

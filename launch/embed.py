@@ -7,7 +7,6 @@ exists is overwritten. Without --data the clips are those of the model's run.
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from absl import app, flags
 
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     try:
-        needs: Any = needs_of(args.what)
+        needs = needs_of(args.what)
         require_new(args.out)
         trained = applied.load(argv[1])
         source = applied.open_clips(argv[1], needs)

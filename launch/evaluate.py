@@ -31,7 +31,8 @@ from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.shards import DatasetError
-from avmae_jax.evaluation import classifier_of, evaluate_into, label_names_for, write_json
+from avmae_jax.evaluation import classifier_of, evaluate_into, label_names_for
+from avmae_jax.files import write_json
 from avmae_jax.inference import BATCH
 from avmae_jax.models.classifier import Mode, modality_of
 from launch import applied, runtime

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.data.media import ClipError
+from avmae_jax.files import replacing
 from avmae_jax.prediction import Prediction
 
 _TALL = 20  # files; of more the classes of each stand on one line
@@ -124,11 +125,5 @@ def _written(path: str) -> Iterator[TextIO | None]:
     if path in ("", "-"):
         yield sys.stdout if path else None
         return
-    whole = Path(path).expanduser()
-    unfinished = whole.with_name(f".{whole.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        unfinished.replace(whole)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(Path(path).expanduser()) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file

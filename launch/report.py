@@ -9,7 +9,6 @@ and launch.retrieve do, if the run has checkpoints and its data (or --data) can 
 command that makes it.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from avmae_jax.convert import ConversionError
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.shards import DatasetError
-from avmae_jax.evaluation import evaluate_into, write_json
+from avmae_jax.evaluation import evaluate_into
+from avmae_jax.files import replacing, write_json
 from avmae_jax.report import report
 from avmae_jax.retrieval import retrieve_into
 from avmae_jax.run_files import EVALUATION, RETRIEVAL, Run
@@ -63,17 +63,6 @@ def make_missing(run: Run) -> None:
     write_json(run.folder / EVALUATION / "evaluation.json", {"model": trained.path, "data": data, "split": split, "views": views})
 
 
-def write_page(path: Path, text: str) -> None:
-    """Under its name once it is whole; raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def main(argv: list[str]) -> None:
     """Writes the page of RUN."""
     if len(argv) != 2:
@@ -89,7 +78,9 @@ def main(argv: list[str]) -> None:
                 make_missing(run)
             except _USER_ERRORS as error:
                 logging.warning("the page lacks what couldn't be computed: %s: %s", type(error).__name__, error)
-        write_page(out, report(folder))
+        page = report(folder)
+        with replacing(out) as temporary:
+            temporary.write_text(page, encoding="utf-8", errors="replace")
     except _USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{out}, {out.stat().st_size / 2**20:.1f} MiB; it opens offline")

@@ -92,8 +92,7 @@ def open_index(path: str, trained: Trained) -> tuple[Embeddings, ClipSource | No
     """The vectors to search, and the clips that they are of, where they are wanted for a picture."""
     args = flags.FLAGS
     if Path(path).expanduser().is_dir():
-        needs: Any = "any"
-        source = open_source(DataConfig(source="prepared", path=path), args.split, needs)
+        source = open_source(DataConfig(source="prepared", path=path), args.split, "any")
         with runtime.progress_bar("embedding the index") as on_progress:
             parts = Embed(trained, _KINDS, args.batch_size)(source)
             return collect(counted(parts, len(source), on_progress), note_of(trained, source, _KINDS, data=path, split=args.split)), source

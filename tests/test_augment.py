@@ -223,6 +223,8 @@ def test_weights_of_a_large_set_take_seconds() -> None:
     [
         ("specaug_freq", -1),
         ("specaug_time", -1),
+        ("crop_area", 0.0),
+        ("crop_area", 1.1),
         ("mixup", -0.1),
         ("mixup", 1.5),
         ("mixup", float("nan")),
@@ -239,5 +241,6 @@ def test_a_setting_that_cannot_work_is_named(field: str, value: Any) -> None:
 def test_everything_is_off_unless_asked_for() -> None:
     options = Config().augment
     options.validate()
-    AugmentConfig(48, 192, True, 0.5, 10.0, 0.1, True).validate()
+    AugmentConfig(48, 192, 0.3, True, True, 0.5, 10.0, 0.1, True).validate()
     assert not any((options.specaug_freq, options.specaug_time, options.noise, options.mixup, options.label_smoothing, options.balanced))
+    assert (options.crop_area, options.flip) == (1.0, False)

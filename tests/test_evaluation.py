@@ -19,7 +19,8 @@ from avmae_jax import class_pictures, metrics, weights
 from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import Frames
-from avmae_jax.evaluation import classifier_of, clip_losses, evaluate_into, label_names_for, measure, plain, write_json
+from avmae_jax.evaluation import classifier_of, clip_losses, evaluate_into, label_names_for, measure, plain
+from avmae_jax.files import write_json
 from avmae_jax.inference import Classify, Scores
 from avmae_jax.models.classifier import Mode
 from avmae_jax.trained import Trained

@@ -1,6 +1,7 @@
 """Every epoch shows every clip once, in an order that a resumed run, other readers and other hosts repeat."""
 
 import dataclasses
+import io
 import json
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from absl import flags
 from conftest import Clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from avmae_jax.config import AugmentConfig, DataConfig, ModelConfig
 from avmae_jax.data.augment import soft_targets
@@ -466,3 +468,30 @@ def test_only_so_many_batches_are_read_ahead() -> None:
     next(evaluated)
     time.sleep(0.5)
     assert 10 <= len(read) <= 40
+
+
+def test_pictures_are_cut_and_mirrored_in_training_alone() -> None:
+    """A ramp from left to right: its mean tells where it was cut, its slope whether it was mirrored."""
+    ramp = np.repeat(np.repeat(np.linspace(0, 255, 64)[None, :, None], 64, axis=0), 3, axis=2).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "png")
+
+    class Ramps(Clips):
+        def __getitem__(self, index: int) -> Clip:
+            return super().__getitem__(index)._replace(frames=(file.getvalue(),))
+
+    def slopes(**options: Any) -> np.ndarray:
+        batches = TrainBatches(Ramps(8), MODEL, DataConfig(threads=1), 8, 0, augment=AugmentConfig(**options))
+        pictures = np.concatenate([next(batches)["image"] for _ in range(4)]).astype(np.float64)
+        batches.close()
+        assert np.ptp(pictures, axis=1).max() <= 1  # rows stay alike
+        return pictures[:, 0, -1, 0] - pictures[:, 0, 0, 0]
+
+    assert set(slopes()) == {slopes()[0]}
+    mirrored = slopes(flip=True)
+    assert 5 < (mirrored < 0).sum() < 27
+    assert set(abs(mirrored)) == set(slopes())
+    cut = slopes(crop_area=0.2)
+    assert (cut > 0).all()
+    assert cut.min() < 0.7 * slopes()[0]
+    assert len(set(cut)) > 20

@@ -17,9 +17,9 @@ from avmae_jax.data.clip import SAMPLE_RATE
 
 SHIFT = 160  # samples between frames, 10 ms
 WINDOW = 400  # samples of a frame, 25 ms
-_FFT = 512
-_PREEMPHASIS = 0.97
-_LOW_HZ = 20.0
+FFT = 512
+PREEMPHASIS = 0.97
+LOW_HZ = 20.0
 _FLOOR = float(np.finfo(np.float32).eps)  # the smallest mel energy, as in Kaldi
 
 
@@ -36,8 +36,8 @@ def num_samples(frames: int) -> int:
 @functools.cache
 def mel_filters(mel_bins: int) -> np.ndarray:
     """Triangular filters, equally spaced on Kaldi's mel scale from 20 Hz to 8 kHz: float32[257, M]."""
-    edges = np.linspace(_mel(_LOW_HZ), _mel(SAMPLE_RATE / 2), mel_bins + 2)
-    mel = _mel(np.arange(_FFT // 2) * SAMPLE_RATE / _FFT)[:, None]
+    edges = np.linspace(_mel(LOW_HZ), _mel(SAMPLE_RATE / 2), mel_bins + 2)
+    mel = _mel(np.arange(FFT // 2) * SAMPLE_RATE / FFT)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.maximum(0, np.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)))
     return np.pad(triangles, ((0, 1), (0, 0))).astype(np.float32)  # the Nyquist bin counts for nothing
@@ -66,8 +66,8 @@ def log_mel(waveform: Any, mel_bins: int = 128) -> Any:
     windows = xp.concatenate([hops[..., :-2, :], hops[..., 1:-1, :], hops[..., 2:, :]], axis=-1)[..., :WINDOW]
     windows = windows - windows.mean(axis=-1, keepdims=True)
     previous = xp.concatenate([windows[..., :1], windows[..., :-1]], axis=-1)
-    windows = (windows - _PREEMPHASIS * previous) * xp.asarray(np.hanning(WINDOW).astype(np.float32))
-    spectrum = xp.fft.rfft(windows, n=_FFT, axis=-1)
+    windows = (windows - PREEMPHASIS * previous) * xp.asarray(np.hanning(WINDOW).astype(np.float32))
+    spectrum = xp.fft.rfft(windows, n=FFT, axis=-1)
     power = xp.square(spectrum.real) + xp.square(spectrum.imag)
     return xp.log(xp.maximum(power @ xp.asarray(mel_filters(mel_bins)), _FLOOR))
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from avmae_jax.config import DataConfig, Modality
+from avmae_jax.config import DataConfig
 from avmae_jax.data import shards
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.prepared import PreparedSource, Split, Tolerant
+from avmae_jax.data.records import Needs
 from avmae_jax.data.shards import DatasetError, Job, OnProgress
 from avmae_jax.data.video import decode_audio
 
@@ -25,7 +26,7 @@ _NAMED_AT_ONCE = 10  # missing files listed in one error
 
 
 def open_source(
-    config: DataConfig, split: Split, needs: Modality = "both", *, on_progress: OnProgress | None = None, workers: int | None = None
+    config: DataConfig, split: Split, needs: Needs = "both", *, on_progress: OnProgress | None = None, workers: int | None = None
 ) -> ClipSource:
     """Opens the clips of one split.
 

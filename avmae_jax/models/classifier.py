@@ -68,16 +68,27 @@ class CAVMAEClassifier(nnx.Module):
         """What the head sees, float32[B, D]; see __call__."""
         if mode not in get_args(Mode):
             raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
-        modality = modality_of(mode)
-        if modality == "both":
-            both = jnp.concatenate([self._separate("audio", fbank), self._separate("image", image)], axis=1)
-            return self.encoder.joint(both).mean(axis=1)
-        tokens = self._separate(modality, fbank if modality == "audio" else image)
-        own = self.encoder.joint(tokens, modality).mean(axis=1)
-        # A model tuned on both knows the joint norms; with one modality missing the original takes the mean of both passes.
-        return (own + self.encoder.joint(tokens, MAIN).mean(axis=1)) / 2 if mode.startswith("missing") else own
+        given = {"audio": fbank, "image": image}
+        tokens = {name: self._separate(name, inputs) for name, inputs in given.items() if modality_of(mode) in (name, "both")}
+        return final_tokens(self.encoder, tokens, mode).mean(axis=1)
 
     def _separate(self, modality: str, inputs: jax.Array | None) -> jax.Array:
         if inputs is None:
             raise ValueError(f"this mode needs {modality}, which isn't given; choose a mode of what there is")
         return self.encoder.separate(modality, inputs)
+
+
+def final_tokens(encoder: Encoder, tokens: dict[str, jax.Array], mode: Mode) -> jax.Array:
+    """The tokens whose mean is what the head sees in a mode: float32[B, L, D], sound before picture.
+
+    Args:
+      encoder: of the model.
+      tokens: [B, L, D] of each modality that the mode looks at, before the joint blocks.
+      mode: see CAVMAEClassifier.__call__.
+    """
+    modality = modality_of(mode)
+    if modality == "both":
+        return encoder.joint(jnp.concatenate([tokens["audio"], tokens["image"]], axis=1))
+    own = encoder.joint(tokens[modality], modality)
+    # A model tuned on both knows the joint norms; with one modality missing the original takes the mean of both passes.
+    return (own + encoder.joint(tokens[modality], MAIN)) / 2 if mode.startswith("missing") else own
