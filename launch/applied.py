@@ -5,13 +5,18 @@ from pathlib import Path
 
 from absl import flags
 
+from avmae_jax.checkpoint import CheckpointError
 from avmae_jax.config import Config, DataConfig, with_defaults
+from avmae_jax.convert import ConversionError
 from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.media import ClipError
+from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.records import Needs
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
 from avmae_jax.trained import Trained, load_trained
 
+USER_ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)  # told in one line
 _RUN_DEPTH = 2  # a run's checkpoints/<step> is so many folders below it
 
 
@@ -48,20 +53,35 @@ def open_clips(model_path: str, needs: Needs) -> ClipSource:
     return source
 
 
+def data_name(model_path: str) -> str:
+    """Where open_clips finds its clips, for a person and for notes; raises DatasetError if nothing says it."""
+    if flags.FLAGS.data:
+        return flags.FLAGS.data
+    data = run_config(model_path).data
+    if data.source == "builtin":
+        return "the built-in set"
+    return data.eval_path if data.source == "manifest" and flags.FLAGS.split == "test" else data.path
+
+
+def run_folder(model_path: str) -> Path | None:
+    """The folder of the run that a model lies in, which has its config.json; None if it lies in none."""
+    path = Path(model_path).expanduser().absolute()
+    return next((folder for folder in (path, *path.parents[:_RUN_DEPTH]) if (folder / "config.json").is_file()), None)
+
+
 def run_config(model_path: str) -> Config:
     """The config of the run that a model lies in.
 
     Raises:
-      DatasetError: if it lies in none.
+      DatasetError: if it lies in none, or that is no config.
     """
-    path = Path(model_path).expanduser().absolute()
-    for folder in (path, *path.parents[:_RUN_DEPTH]):
-        note = folder / "config.json"
-        if note.is_file():
-            try:
-                saved = with_defaults(json.loads(note.read_text(encoding="utf-8")))
-                groups = {name: type(getattr(Config(), name))(**value) for name, value in saved.items() if isinstance(value, dict)}
-                return Config(**{**saved, **groups})
-            except (ValueError, TypeError, AttributeError) as error:
-                raise DatasetError(f"{note} is no config of a run ({error})") from error
-    raise DatasetError(f"{model_path} lies in no run, whose data could be taken; give --data, a folder written by launch.prepare")
+    folder = run_folder(model_path)
+    if folder is None:
+        raise DatasetError(f"{model_path} lies in no run, whose data could be taken; give --data, a folder written by launch.prepare")
+    note = folder / "config.json"
+    try:
+        saved = with_defaults(json.loads(note.read_text(encoding="utf-8")))
+        groups = {name: type(getattr(Config(), name))(**value) for name, value in saved.items() if isinstance(value, dict)}
+        return Config(**{**saved, **groups})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{note} is no config of a run ({error})") from error
