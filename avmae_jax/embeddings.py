@@ -24,7 +24,7 @@ from avmae_jax.config import Modality, ModelConfig
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import Batch, example
+from avmae_jax.data.pipeline import Batch, centre, example
 from avmae_jax.data.records import Needs
 from avmae_jax.inference import BATCH, Forward
 from avmae_jax.models.cavmae import CAVMAE
@@ -47,17 +47,21 @@ class Part(NamedTuple):
     vectors: dict[str, np.ndarray]  # by kind, float32[B, D]; a kind that these clips can't have isn't there
 
 
-def needs_of(what: Sequence[str]) -> Needs:
-    """What a clip must have at least, to have one of these kinds of vector.
+def kinds_of(what: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of vector that are asked for, each once, in the order asked.
 
     Raises:
       ValueError: for a kind that there isn't.
     """
     if not what or not set(what) <= set(KINDS):
         raise ValueError(f"what is {', '.join(what)!r}; choose one or more of {', '.join(KINDS)}")
-    if len(set(what)) > 1:
-        return "any"
-    return "both" if what[0] == "joint" else "audio" if what[0] == "audio" else "image"
+    return tuple(dict.fromkeys(what))
+
+
+def needs_of(what: Sequence[str]) -> Needs:
+    """What a clip must have at least, to have one of these kinds of vector; raises as kinds_of."""
+    first, *others = kinds_of(what)
+    return "any" if others else "both" if first == "joint" else "audio" if first == "audio" else "image"
 
 
 def encoder_of(trained: Trained) -> Encoder:
@@ -89,7 +93,7 @@ def note_of(trained: Trained, source: ClipSource, what: Sequence[str], *, data: 
         "model": trained.path,
         "fingerprint": fingerprint(trained),
         "width": trained.config.model.shape.width,
-        "what": list(what),
+        "what": list(kinds_of(what)),
         "data": data,
         "split": split,
         "needs": needs_of(what),
@@ -122,7 +126,7 @@ class Embed:
 
     def __init__(self, trained: Trained, what: Sequence[str] = KINDS, batch_size: int = BATCH):
         """`trained` must be a CAV-MAE or its classifier, `what` are kinds of vector; ValueError if they aren't."""
-        self.trained, self.what, self.needs, self._size = trained, tuple(what), needs_of(what), batch_size
+        self.trained, self.what, self.needs, self._size = trained, kinds_of(what), needs_of(what), batch_size
         self._encoder, config = encoder_of(trained), trained.config
         if trained.classes and config.tune.mode != "multimodal":
             words = "%s was tuned as %s: its other modality is as it was before, and may not fit any more"
@@ -182,6 +186,5 @@ class Embed:
 
 def row_of(clip: Clip, model: ModelConfig, needs: Modality) -> dict[str, Any]:
     """A clip as evaluation sees it: the centre of its sound, its middle frame; see pipeline.example."""
-    samples = num_samples(model.audio_frames)
-    start = max(0, len(clip.waveform) - samples) // 2
-    return example(clip, len(clip.frames) // 2, samples=samples, image_size=model.image_size, needs=needs, start=start)
+    samples, middle = num_samples(model.audio_frames), len(clip.frames) // 2
+    return example(clip, middle, samples=samples, image_size=model.image_size, needs=needs, start=centre(clip, model))

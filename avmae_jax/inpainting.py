@@ -16,8 +16,8 @@ from flax import nnx
 from avmae_jax import pictures
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.fbank import num_frames, num_samples
-from avmae_jax.data.pipeline import EVAL_FRAME, example
+from avmae_jax.data.fbank import num_frames
+from avmae_jax.embeddings import row_of
 from avmae_jax.griffin_lim import mel_to_sound
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
@@ -52,7 +52,7 @@ class Inpainter:
       masking: fields of ModelConfig that differ from the model's own: audio_mask_ratio, image_mask_ratio, audio_mask_mode.
 
     Raises:
-      ValueError: if the model is a classifier, or the masking can't be.
+      ValueError: if the model is a classifier, the masking can't be, or it is of a modality that the model lacks.
     """
 
     def __init__(self, trained: Trained, masking: Mapping[str, Any] | None = None):
@@ -61,6 +61,10 @@ class Inpainter:
             raise ValueError(
                 f"{trained.path} is a classifier, which has no decoder to fill anything in; give the pretraining run it was made from"
             )
+        own = trained.config.model.modality
+        for name in masking or {}:
+            if own not in ("both", name.split("_", maxsplit=1)[0]):
+                raise ValueError(f"{name} is of no use: {trained.path} is a model of {own} alone; leave it out")
         sizes = dataclasses.replace(trained.config.model, **(masking or {}))
         sizes.validate()
         if isinstance(model, CAVMAE):
@@ -87,10 +91,7 @@ class Inpainter:
           ValueError: naming the clip, if it lacks what the model needs or its picture is damaged.
         """
         sizes = self.config.model
-        frame = min(EVAL_FRAME, len(clip.frames) // 2)
-        samples = num_samples(sizes.audio_frames)
-        start = max(0, len(clip.waveform) - samples) // 2
-        made = example(clip, frame, samples=samples, image_size=sizes.image_size, needs=self.needs, start=start)
+        made = row_of(clip, sizes, self.needs)
         batch = {name: value[None] for name, value in made.items() if name != "id"}
         out, fbank, image = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
         shown = {"image": image, "audio": None if fbank is None else np.asarray(spectrogram_picture(fbank))}

@@ -67,11 +67,15 @@ def partner_ranks(queries: np.ndarray, targets: np.ndarray, *, block_scores: int
     """The rank of each query's right partner, int64[N], and whether another target has its score, bool[N]; see retrieval."""
     ranks, tied = np.empty(len(queries), np.int64), np.empty(len(queries), bool)
     for block, scores in similarities(queries, targets, block_scores=block_scores):
-        rows = np.arange(len(scores))
-        right = scores[rows, block.start + rows][:, None]
-        ranks[block] = 1 + np.count_nonzero(scores > right, axis=1)
-        tied[block] = np.count_nonzero(scores == right, axis=1) > 1
+        ranks[block], tied[block] = block_ranks(block, scores)
     return ranks, tied
+
+
+def block_ranks(block: slice, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of partner_ranks that belong to one block of similarities: int64[rows] and bool[rows] of float32[rows, N]."""
+    rows = np.arange(len(scores))
+    right = scores[rows, block.start + rows][:, None]
+    return 1 + np.count_nonzero(scores > right, axis=1), np.count_nonzero(scores == right, axis=1) > 1
 
 
 def similarities(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _BLOCK_SCORES) -> Iterator[tuple[slice, np.ndarray]]:

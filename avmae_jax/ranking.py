@@ -39,17 +39,22 @@ def nearest(queries: np.ndarray, targets: np.ndarray, k: int, **blocks: int) -> 
         raise ValueError(f"queries are {queries.shape}, targets {targets.shape}, k is {k}; give targets of the same width, and k > 0")
     k = min(k, len(targets))
     found, values = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-    parts = max(1, min(64, len(targets) // (8 * k)))  # each column is compared with few others first, by the fastest of operations
-    whole = len(targets) // parts * parts
     for block, scores in metrics.similarities(queries, targets, **blocks):
-        maxima = scores[:, :whole].reshape(len(scores), parts, -1).max(axis=1)
-        bound = np.partition(maxima, -k, axis=1)[:, -k:].min(axis=1, keepdims=True)  # k targets or more are at least as near
-        row, column = np.nonzero(scores >= bound)
-        own = scores[row, column]
-        order = np.lexsort((column, -own, row))
-        best = order[np.searchsorted(row, np.arange(len(scores)))[:, None] + np.arange(k)]
-        found[block], values[block] = column[best], own[best]
+        found[block], values[block] = _greatest(scores, k)
     return found, values
+
+
+def _greatest(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of the k <= N greatest of each row of float32[rows, N], and these: int64[rows, k], float32[rows, k]; see nearest."""
+    parts = max(1, min(64, scores.shape[1] // (8 * k)))  # each column is compared with few others first, by the fastest of operations
+    whole = scores.shape[1] // parts * parts
+    maxima = scores[:, :whole].reshape(len(scores), parts, -1).max(axis=1)
+    bound = np.partition(maxima, -k, axis=1)[:, -k:].min(axis=1, keepdims=True)  # k targets or more are at least as near
+    row, column = np.nonzero(scores >= bound)
+    own = scores[row, column]
+    order = np.lexsort((column, -own, row))
+    best = order[np.searchsorted(row, np.arange(len(scores)))[:, None] + np.arange(k)]
+    return column[best], own[best]
 
 
 def draw_per_class(labels: Sequence[Sequence[int]], classes: int, count: int, seed: int) -> tuple[list[int], dict[int, int]]:
@@ -117,14 +122,18 @@ class Found:
 def evaluate(embedded: Embeddings, direction: str) -> Found:
     """Ranks of all clips in one of DIRECTIONS; all of them must have both kinds of vector."""
     queries, targets = (embedded.vectors[kind] for kind in DIRECTIONS[direction])
-    ranks, tied = metrics.partner_ranks(queries, targets)
-    tops, scores = nearest(queries, targets, max(TOP))
+    count, k = len(queries), min(max(TOP), len(targets))
+    ranks, tied = np.empty(count, np.int64), np.empty(count, bool)
+    tops, near = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
+    for block, scores in metrics.similarities(queries, targets):
+        ranks[block], tied[block] = metrics.block_ranks(block, scores)
+        tops[block], near[block] = _greatest(scores, k)
     figures: dict[str, Any] = metrics.summarise_ranks(ranks, tied)._asdict()
     labelled = np.array([bool(own) for own in embedded.labels])
     if labelled.any():
         hits = same_class(embedded.labels, tops)[labelled]
         figures["class"] = {f"r{k}": float(hits[:, :k].any(axis=1).mean()) for k in TOP}
-    return Found(figures | {"ranks": ranks.tolist()}, ranks, tops, scores)
+    return Found(figures | {"ranks": ranks.tolist()}, ranks, tops, near)
 
 
 def complete(embedded: Embeddings) -> Embeddings:
@@ -138,6 +147,11 @@ def complete(embedded: Embeddings) -> Embeddings:
         raise ValueError("no clip has both a sound and a picture; retrieval needs pairs")
     if len(rows) < len(embedded.ids):
         logging.warning("%d of %d clips lack sound or pictures and take no part", len(embedded.ids) - len(rows), len(embedded.ids))
+    return of_rows(embedded, rows)
+
+
+def of_rows(embedded: Embeddings, rows: np.ndarray) -> Embeddings:
+    """Some of the clips, int64[K] of them."""
     return dataclasses.replace(
         embedded,
         ids=[embedded.ids[row] for row in rows],

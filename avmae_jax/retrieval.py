@@ -1,20 +1,23 @@
 """Sounds that find pictures and pictures that find sounds: of a whole set, written down and drawn, or of a clip from elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
+from avmae_jax.data.pipeline import centre
+from avmae_jax.data.prepared import ids_of, labels_of
 from avmae_jax.data.shards import OnProgress
 from avmae_jax.embedding_files import Embeddings, collect
 from avmae_jax.embeddings import Embed, fingerprint, note_of
 from avmae_jax.files import write_json
 from avmae_jax.gallery import CARDS, Card, Search, Section, Side, draw_gallery
 from avmae_jax.inference import BATCH
-from avmae_jax.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest
+from avmae_jax.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest, of_rows
 from avmae_jax.trained import Trained
 
 
@@ -70,9 +73,11 @@ def retrieve_into(
       OSError: if something can't be written.
     """
     folder, short = Path(out).expanduser(), {}
+    drawn: dict[str, tuple[int, ...]] = {}
     if per_class:
-        labels = [source[index].labels for index in range(len(source))]
+        labels, ids = [labels_of(source, index) for index in range(len(source))], ids_of(source)
         rows, short = draw_per_class(labels, len(source.label_names), per_class, seed)
+        drawn = {ids[row]: labels[row] for row in rows}
         source = Chosen(source, rows)
     kinds = ("audio", "image")
     parts = []
@@ -80,6 +85,9 @@ def retrieve_into(
         parts.append(part)
         on_progress(sum(len(part.ids) for part in parts), 0, len(source))
     embedded = complete(collect(parts, note_of(trained, source, kinds, data=data, split=split)))
+    if drawn:
+        embedded, fewer = readable(embedded, drawn, per_class)
+        short |= fewer
     found = {direction: evaluate(embedded, direction) for direction in DIRECTIONS}
     count = len(embedded.ids)
     chance: dict[str, Any] = {f"r{k}": min(1.0, k / count) for k in TOP} | {"median_rank": (count + 1) / 2}
@@ -101,11 +109,36 @@ def retrieve_into(
     return result
 
 
+def readable(embedded: Embeddings, drawn: Mapping[str, tuple[int, ...]], per_class: int) -> tuple[Embeddings, dict[int, int]]:
+    """Those of the drawn clips that could be read, without the clips that took the place of damaged ones; see prepared.Tolerant.
+
+    Args:
+      embedded: of what the drawing gave.
+      drawn: the labels of each clip that was drawn, by its id.
+      per_class: how many of each class were to be drawn.
+
+    Returns:
+      The vectors; and, of the classes that have fewer than `per_class` for want of a damaged clip, how many they have. Damaged clips are
+      named in the log.
+
+    Raises:
+      ValueError: if no drawn clip is left.
+    """
+    lost = drawn.keys() - set(embedded.ids)
+    rows = np.flatnonzero([name in drawn for name in embedded.ids])
+    if not len(rows):
+        raise ValueError(f"none of the {len(drawn)} clips that were drawn can be read; give another --seed, or mend the data")
+    if lost:
+        logging.warning("%d of %d drawn clips can't be read and take no part: %s", len(lost), len(drawn), ", ".join(sorted(lost)))
+    kept = of_rows(embedded, rows)
+    counts = {label: sum(label in own for own in kept.labels) for label in {label for name in lost for label in drawn[name]}}
+    return kept, {label: count for label, count in sorted(counts.items()) if count < per_class}
+
+
 def heard(clip: Clip, trained: Trained) -> Clip:
     """The clip with no more of its sound than the model hears in evaluation, its centre."""
-    samples = num_samples(trained.config.model.audio_frames)
-    start = max(0, len(clip.waveform) - samples) // 2
-    return clip._replace(waveform=clip.waveform[start : start + samples])
+    start = centre(clip, trained.config.model)
+    return clip._replace(waveform=clip.waveform[start : start + num_samples(trained.config.model.audio_frames)])
 
 
 def class_words(labels: Sequence[int], names: Sequence[str]) -> str:
@@ -152,7 +185,8 @@ def section_of(
     shares = ", ".join(f"R@{k} {numbers[f'r{k}']:.1%} (chance {chance[f'r{k}']:.1%})" for k in TOP)
     words = "Pictures found by sound" if queried == "audio" else "Sounds found by picture"
     marks = "green: its own" + ("; blue: of its class" if "class" in numbers else "")
-    return Section(f"{words}: {shares}, median rank {numbers['median_rank']:g} of {numbers['clips']}; {marks}", searches)
+    ties = f", {numbers['ties']} ties" if numbers["ties"] else ""
+    return Section(f"{words}: {shares}, median rank {numbers['median_rank']:g} of {numbers['clips']}{ties}; {marks}", searches)
 
 
 class Hits(NamedTuple):
@@ -172,26 +206,28 @@ def require_same_model(index: Embeddings, trained: Trained) -> None:
         )
 
 
-def search(clip: Clip, embed: Embed, index: Embeddings, k: int) -> list[Hits]:
+def search(clips: Sequence[Clip], embed: Embed, index: Embeddings, k: int) -> list[list[Hits]]:
     """The clips of an index whose pictures are nearest to a clip's sound, and whose sounds are nearest to its picture.
 
     Args:
-      clip: with sound, a picture, or both; what it lacks finds nothing.
+      clips: each with sound, a picture, or both; what it lacks finds nothing.
       embed: for both kinds of vector, of the model that the index was made with.
       index: vectors of "audio", "image", or both.
       k: how many.
 
     Returns:
-      A Hits for each side of the clip whose other side the index has; there may be none.
+      For each clip a Hits for each side whose other side the index has, sound before picture; there may be none.
     """
-    hits: list[Hits] = []
-    for kind, vector in embed.one(clip).items():
-        queried: Side = "audio" if kind == "audio" else "image"
-        other = "image" if queried == "audio" else "audio"
+    hits: list[list[Hits]] = [[] for _ in clips]
+    asked = [embed.one(clip) for clip in clips]
+    sides: tuple[tuple[Side, Side], ...] = (("audio", "image"), ("image", "audio"))
+    for queried, other in sides:
+        having = [number for number, vectors in enumerate(asked) if queried in vectors]
         rows = np.flatnonzero(index.has[other]) if other in index.has else np.zeros(0, np.int64)
-        if len(rows):
-            found, scores = nearest(vector[None], index.vectors[other][rows], k)
-            hits.append(Hits(queried, rows[found[0]], scores[0]))
+        if having and len(rows):  # all queries at once, since the index has to be normalised and sorted for them
+            queries = np.stack([asked[number][queried] for number in having])
+            for number, found, scores in zip(having, *nearest(queries, index.vectors[other][rows], k), strict=True):
+                hits[number].append(Hits(queried, rows[found], scores))
     return hits
 
 

@@ -10,17 +10,11 @@ from collections.abc import Iterable, Iterator
 
 from absl import app, flags
 
-from avmae_jax.checkpoint import CheckpointError
-from avmae_jax.convert import ConversionError
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError
-from avmae_jax.data.shards import DatasetError, OnProgress
+from avmae_jax.data.shards import OnProgress
 from avmae_jax.embedding_files import write_embeddings
-from avmae_jax.embeddings import KINDS, Embed, Part, needs_of, note_of
+from avmae_jax.embeddings import KINDS, Embed, Part, kinds_of, needs_of, note_of
 from avmae_jax.tensor_files import require_new
 from launch import applied, runtime
-
-ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)  # that a user can cause
 
 
 def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
@@ -33,11 +27,6 @@ def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Itera
         yield part
 
 
-def data_path(model_path: str) -> str:
-    """The folder of the clips that applied.open_clips opens; empty for the built-in set, which has no lasting one."""
-    return flags.FLAGS.data or applied.run_config(model_path).data.path
-
-
 def main(argv: list[str]) -> None:
     """Embeds the clips of one data set."""
     args = flags.FLAGS
@@ -46,17 +35,17 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     try:
-        needs = needs_of(args.what)
+        what = kinds_of(args.what)
         require_new(args.out)
         trained = applied.load(argv[1])
-        source = applied.open_clips(argv[1], needs)
-        note = note_of(trained, source, args.what, data=data_path(argv[1]), split=args.split)
+        source = applied.open_clips(argv[1], needs_of(what))
+        note = note_of(trained, source, what, data=applied.data_name(argv[1]), split=args.split)
         with runtime.progress_bar("embedding") as on_progress:
-            parts = Embed(trained, args.what, args.batch_size)(source)
+            parts = Embed(trained, what, args.batch_size)(source)
             count = write_embeddings(args.out, counted(parts, len(source), on_progress), note)
-    except ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(f"wrote {args.out}: {', '.join(args.what)} of {count} clips, {note['width']} numbers each")
+    print(f"wrote {args.out}: {', '.join(what)} of {count} clips, {note['width']} numbers each")
 
 
 def define_flags() -> None:

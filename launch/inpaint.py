@@ -7,6 +7,8 @@ RUN is a model as launch.convert reads it. Each FILE is a media file, of whose b
   NAME_reconstructed.wav   the reconstructed sound
   NAME_original_mel.wav    the sound of the unmasked spectrogram: what it lacks is Griffin-Lim's loss, not the model's
 
+The exit status is 3 if some of the files or clips can't be used, and 1 if none can.
+
 A spectrogram has no phases: both sounds are approximations by Griffin-Lim, scaled alike so that the louder one peaks at 0.9 of full scale.
 
 A model that was trained with loss.norm_pix, as the original was, predicts patches without their mean and contrast. These are taken from
@@ -14,24 +16,23 @@ what is hidden: such pictures and sounds know more than the model does. For inpa
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from avmae_jax import pictures
-from avmae_jax.checkpoint import CheckpointError
-from avmae_jax.convert import ConversionError
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError
+from avmae_jax.data.prepared import CorruptRecordError, ids_of
 from avmae_jax.data.shards import DatasetError
-from avmae_jax.data.video import decode_clip
+from avmae_jax.data.video import clip_seconds, decode_clip
 from avmae_jax.griffin_lim import save_wav
 from avmae_jax.inpainting import LOUDEST, Inpainter, file_names
 from launch import applied, runtime
 
 _SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
-_FRAMES_PER_SECOND = 102.4  # of a spectrogram, see data/video.py
 
 
 def define_flags() -> None:
@@ -56,30 +57,31 @@ def masking() -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Clip]:
-    """The clips of a data set that have these ids, in the order of the ids.
+def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Callable[[], Clip]]:
+    """What reads the clips of a data set that have these ids, in the order of the ids; it raises CorruptRecordError for a damaged one.
 
     Raises:
       DatasetError: if one isn't there; see applied.open_clips.
     """
     source = applied.open_clips(model_path, inpainter.needs)
-    found: dict[str, Clip] = {}
-    for index in range(len(source)):
-        clip = source[index]
-        if clip.id in ids:
-            found[clip.id] = clip
-        if len(found) == len(set(ids)):
-            break
-    if missing := [name for name in ids if name not in found]:
-        example = source[0].id
-        raise DatasetError(f"no clip of the split {flags.FLAGS.split} has the id {missing[0]!r}; ids are such as {example!r}")
-    return [found[name] for name in ids]
+    there = ids_of(source)
+    places = {name: index for index, name in enumerate(there)}
+    if missing := [name for name in ids if name not in places]:
+        raise DatasetError(f"no clip of the split {flags.FLAGS.split} has the id {missing[0]!r}; ids are such as {there[0]!r}")
+
+    def read(name: str) -> Clip:
+        clip = source[places[name]]
+        if clip.id != name:  # the source lets the next one stand in for a damaged one
+            raise CorruptRecordError(f"the clip {name!r} is damaged")
+        return clip
+
+    return [partial(read, name) for name in ids]
 
 
 def read_file(path: str, inpainter: Inpainter) -> Clip:
     """The beginning of a media file; raises ClipError as decode_clip, and ValueError if it lacks what the model needs."""
     sizes = inpainter.config.model
-    seconds = sizes.audio_frames / _FRAMES_PER_SECOND
+    seconds = clip_seconds(sizes.audio_frames)
     clip = decode_clip(path, clip_id=path, seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
     if "both" != clip.modality != inpainter.needs:
         raise ValueError(f"{path} has no {'sound' if inpainter.needs == 'audio' else 'pictures'}, which the model is for")
@@ -115,8 +117,8 @@ def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
     return written
 
 
-def run(model_path: str, files: list[str], ids: list[str], out: Path) -> None:
-    """Everything; raises what main turns into a line."""
+def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
+    """Everything; the exit status. Raises what main turns into a line."""
     places = plan(out, [Path(file).stem for file in files] or ids)
     inpainter = Inpainter(applied.load(model_path), masking())
     if inpainter.config.loss.norm_pix:
@@ -124,11 +126,21 @@ def run(model_path: str, files: list[str], ids: list[str], out: Path) -> None:
             "this model was trained with loss.norm_pix: each hidden patch gets its mean and contrast from the original, which the model "
             "knows nothing of; for inpainting proper, pretrain with --config.loss.norm_pix=False"
         )
-    clips = iter(find_clips(model_path, inpainter, ids)) if ids else (read_file(file, inpainter) for file in files)
-    for clip, place in zip(clips, places, strict=True):
-        print("\n".join(inpaint(inpainter, clip, place)))
-    if inpainter.needs != "image":
+    readers = find_clips(model_path, inpainter, ids) if ids else [partial(read_file, file, inpainter) for file in files]
+    failed = []
+    for name, reader, place in zip(files or ids, readers, places, strict=True):
+        try:
+            clip = reader()
+            written = inpaint(inpainter, clip, place)
+        except (ClipError, CorruptRecordError, ValueError) as error:
+            failed.append(f"{name}: {error}" if name not in str(error) else str(error))
+        else:
+            print("\n".join(written))
+    if inpainter.needs != "image" and len(failed) < len(places):
         print(f"the sounds are approximate (Griffin-Lim, which has to guess the phases); each pair is scaled alike, to a peak of {LOUDEST}")
+    for reason in failed:
+        print(f"can't be used: {reason}", file=sys.stderr)
+    return 0 if not failed else 1 if len(failed) == len(places) else 3
 
 
 def main(argv: list[str]) -> None:
@@ -141,9 +153,11 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     try:
-        run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
-    except (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError) as error:
+        status = run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

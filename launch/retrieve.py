@@ -1,7 +1,7 @@
 """Sounds that find pictures, and pictures that find sounds: `python -m launch.retrieve MODEL [--data DATASET] [--per_class 5]`.
 
 Every clip's sound is to find the clip's own picture among those of all clips, and the other way round: R@1, R@5, R@10, median rank, ties,
-and what guessing would give, in a table and in RUN/retrieval/retrieval.json, or in --out; beside it gallery.png, which shows some
+and what guessing would give, in a table and in MODEL/retrieval/retrieval.json, or in --out; beside it gallery.png, which shows some
 searches. A second call replaces both.
 
 With --query FILE (once for each file) --index INDEX the nearest clips of an index are listed instead, for the file's sound among the
@@ -27,7 +27,7 @@ from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.video import decode_clip
+from avmae_jax.data.video import clip_seconds, decode_clip
 from avmae_jax.embedding_files import Embeddings, collect, read_embeddings
 from avmae_jax.embeddings import Embed, note_of
 from avmae_jax.gallery import Section, draw_gallery
@@ -35,20 +35,18 @@ from avmae_jax.ranking import DIRECTIONS, TOP
 from avmae_jax.retrieval import Hits, class_words, require_same_model, retrieve_into, search, search_of
 from avmae_jax.trained import Trained
 from launch import applied, runtime
-from launch.embed import ERRORS, counted, data_path
+from launch.embed import counted
 
-_SECONDS_PER_FRAME = 1 / 102.4  # of a spectrogram; see video.clip_samples
 _STORED_SIDE = 224  # pixels of a prepared clip's frame
 _KINDS = ("audio", "image")
 
 
 def default_out(model_path: str) -> Path:
-    """The folder retrieval/ of the run that a model lies in; raises ValueError if it lies in none."""
+    """The folder retrieval/ of a run, or of that part of it which is the model; raises ValueError for a model that lies in no run."""
     path = Path(model_path).expanduser()
-    for folder in (path, *path.parents[:2]):
-        if (folder / "config.json").is_file():
-            return folder / "retrieval"
-    raise ValueError(f"{model_path} lies in no run; give --out, a folder for what is found")
+    if applied.run_folder(model_path) is None:
+        raise ValueError(f"{model_path} lies in no run; give --out, a folder for what is found")
+    return path.with_name(f"{path.name}_retrieval") if path.is_file() else path / "retrieval"
 
 
 def results_table(result: dict[str, Any]) -> Table:
@@ -73,7 +71,7 @@ def whole_set(model_path: str, console: Console) -> None:
     source = applied.open_clips(model_path, "both")
     options = {"per_class": args.per_class, "seed": args.seed, "batch_size": args.batch_size, "split": args.split}
     with runtime.progress_bar("embedding") as on_progress:
-        result = retrieve_into(out, trained, source, data=data_path(model_path), on_progress=on_progress, **options)
+        result = retrieve_into(out, trained, source, data=applied.data_name(model_path), on_progress=on_progress, **options)
     console.print(results_table(result))
     for name, count in result["short_classes"].items():
         console.print(f"class {name}: {count} clips, fewer than --per_class {args.per_class}", markup=False)
@@ -83,8 +81,8 @@ def whole_set(model_path: str, console: Console) -> None:
 def read_query(file: str, trained: Trained) -> Clip:
     """The beginning of a file, as much of it as the model hears; raises ClipError."""
     model = trained.config.model
-    seconds = model.audio_frames * _SECONDS_PER_FRAME
-    clip = decode_clip(file, clip_id=Path(file).name, seconds=seconds, frame_size=max(_STORED_SIDE, model.image_size), allow_missing=True)
+    seconds, side = clip_seconds(model.audio_frames), max(_STORED_SIDE, model.image_size)
+    clip = decode_clip(file, clip_id=Path(file).name, seconds=seconds, frame_size=side, allow_missing=True)
     return clip._replace(waveform=clip.waveform[: num_samples(model.audio_frames)])
 
 
@@ -101,8 +99,8 @@ def open_index(path: str, trained: Trained) -> tuple[Embeddings, ClipSource | No
     if not args.out:
         return index, None
     data = args.data or index.note["data"]
-    if not data:
-        raise DatasetError(f"{path} doesn't say which data set it is of; give --data, or leave --out out")
+    if not args.data and not Path(data).expanduser().is_dir():
+        raise DatasetError(f"{path} says that its clips are of {data!r}, which is no folder here; give --data, or leave --out out")
     return index, open_source(DataConfig(source="prepared", path=data), index.note["split"], index.note["needs"])
 
 
@@ -131,8 +129,7 @@ def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
     if clips:
         embed = Embed(trained, _KINDS, 1)
         index, source = open_index(args.index, trained)
-        for clip in clips:
-            found = search(clip, embed, index, args.top)
+        for clip, found in zip(clips, search(clips, embed, index, args.top), strict=True):
             if not found:
                 failed.append(f"{clip.id} has {clip.modality} alone, and the index has nothing of the other kind that it could find")
             for hits in found:
@@ -164,7 +161,7 @@ def main(argv: list[str]) -> None:
             status = from_files(argv[1], args.query, console)
         else:
             whole_set(argv[1], console)
-    except ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     sys.exit(status)
 
@@ -173,7 +170,7 @@ def define_flags() -> None:
     """Its options."""
     applied.define_model_flags()
     applied.define_data_flags()
-    flags.DEFINE_string("out", "", "folder of retrieval.json and gallery.png, empty: RUN/retrieval; with --query a PNG, empty: none")
+    flags.DEFINE_string("out", "", "folder of retrieval.json and gallery.png, empty: MODEL/retrieval; with --query a PNG, empty: none")
     flags.DEFINE_integer("per_class", 0, "clips drawn of each class; 0: all clips", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "of the drawing", lower_bound=0)
     flags.DEFINE_multi_string("query", [], "a media file that is looked for in the index; may be given several times")

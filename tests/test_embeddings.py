@@ -20,7 +20,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.embedding_files import Embeddings, collect, read_embeddings, write_embeddings
-from avmae_jax.embeddings import KINDS, Embed, Part, encoder_of, fingerprint, needs_of, note_of
+from avmae_jax.embeddings import KINDS, Embed, Part, encoder_of, fingerprint, kinds_of, needs_of, note_of
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
@@ -61,6 +61,16 @@ def embedded(trained: Trained, unpolished_module: None) -> tuple[list[Part], Emb
     source = Mixed(10)
     parts = list(Embed(trained, batch_size=4)(source))
     return parts, collect(parts, note_of(trained, source, KINDS, data="somewhere", split="test"))
+
+
+def test_a_kind_that_is_asked_for_twice_is_written_once(trained: Trained, tmp_path: Path) -> None:
+    twice = ["image", "audio", "image"]
+    assert kinds_of(twice) == ("image", "audio")
+    assert needs_of(["audio", "audio"]) == "audio"
+    source = Clips(2)
+    write_embeddings(tmp_path / "e.npz", Embed(trained, twice, 4)(source), note_of(trained, source, twice))
+    found = read_embeddings(tmp_path / "e.npz")
+    assert (found.note["what"], list(found.vectors)) == (["image", "audio"], ["image", "audio"])
 
 
 def test_the_vectors_are_pooled_features(trained: Trained, embedded: tuple[list[Part], Embeddings]) -> None:

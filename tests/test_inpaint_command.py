@@ -1,5 +1,6 @@
 """launch.inpaint: what it writes, and what it refuses before anything is written."""
 
+import re
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from avmae_jax.config import Config
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.prepared import CorruptRecordError, PreparedSource
 from avmae_jax.data.shards import Job
 from avmae_jax.weights import write
 from launch import inpaint, runtime
@@ -89,7 +91,9 @@ def test_every_file_gives_a_picture_and_two_sounds(
         call(*arguments)
 
 
-def test_clips_of_a_data_set_are_found_by_their_ids(call: Call, model: Path, tmp_path: Path) -> None:
+def test_clips_of_a_data_set_are_found_by_their_ids(
+    call: Call, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     jobs = {"train": [Job("t", (0,))], "test": [Job(f"e/{n}.mp4", (n,)) for n in range(3)]}
     shards.write_dataset(tmp_path / "set", name="clips", jobs=jobs, make=make, label_names=[], settings={}, workers=0)
     common = (model, "--data", tmp_path / "set", "--out", tmp_path / "out")
@@ -98,11 +102,37 @@ def test_clips_of_a_data_set_are_found_by_their_ids(call: Call, model: Path, tmp
     with pytest.raises(SystemExit, match=r"no clip of the split test has the id 'e/9\.mp4'; ids are such as 'e/0\.mp4'"):
         call(*common, "--clips=e/9.mp4")
 
+    def damaged(source: PreparedSource, index: int) -> Clip:
+        if index == 1:
+            raise CorruptRecordError("the clip 'e/1.mp4' can't be read")
+        return Clips(9)[index]._replace(id=source.ids[index])
 
-def test_what_cannot_be_filled_in_is_named(call: Call, model: Path, films: Path, tmp_path: Path) -> None:
+    monkeypatch.setattr(PreparedSource, "__getitem__", damaged)
+    with pytest.raises(SystemExit, match=r"^3$"):
+        call(*common, "--clips=e/1.mp4,e/0.mp4", "--mask_mode=freq", "--overwrite")
+    assert re.search(r"can't be used: the clip 'e/1\.mp4' (is damaged|can't be read)", capsys.readouterr().err)
+
+
+def test_one_bad_file_does_not_stop_the_others(
+    call: Call, model: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.mp4").write_text("a web page")
+    bad = [tmp_path / "page.mp4", tmp_path / "gone.mp4", films / "silent.mp4"]
+    with pytest.raises(SystemExit, match=r"^3$"):
+        call(model, *bad, films / "a/film.mp4", "--out", tmp_path / "out", "--mask_mode=freq")
+    out, err = capsys.readouterr()
+    assert [str(path) in line for path, line in zip(bad, err.splitlines(), strict=True)] == [True] * 3
+    assert "film.png" in out
+    assert {path.name.split(".")[0] for path in (tmp_path / "out").glob("*.png")} == {"film"}
+
+
+def test_what_cannot_be_filled_in_is_named(
+    call: Call, model: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = ("--out", tmp_path / "out")
-    with pytest.raises(SystemExit, match=r"silent\.mp4"):
+    with pytest.raises(SystemExit, match=r"^1$"):
         call(model, films / "silent.mp4", *out)
+    assert re.search(r"can't be used: .*silent\.mp4", capsys.readouterr().err)
     with pytest.raises(SystemExit, match=r"audio_mask_ratio is 1\.0"):
         call(model, films / "a/film.mp4", *out, "--audio_mask_ratio=1")
     write(made(SIZES, 3), tmp_path / "classifier.safetensors")

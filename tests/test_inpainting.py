@@ -111,6 +111,16 @@ def test_impossible_masks_are_refused(inpaint: Inpainter, masking: dict[str, Any
         Inpainter(trained(inpaint.model), masking)
 
 
+@pytest.mark.parametrize(
+    ("modality", "masking"),
+    [("audio", {"image_mask_ratio": 0.5}), ("image", {"audio_mask_ratio": 0.5}), ("image", {"audio_mask_mode": "time"})],
+)
+def test_masks_of_what_the_model_lacks_are_refused(modality: str, masking: dict[str, Any]) -> None:
+    sizes = dataclasses.replace(CONFIG.model, modality=modality)
+    with pytest.raises(ValueError, match=f"{next(iter(masking))} is of no use: model is a model of {modality} alone; leave it out"):
+        Inpainter(trained(small(sizes), modality=modality), masking)
+
+
 def test_predictions_that_are_not_finite_make_no_sound(inpaint: Inpainter) -> None:
     found = inpaint(CLIP, seed=0)
     panels = found.panels["audio"]._replace(reconstructed=np.full_like(found.panels["audio"].original, np.nan))

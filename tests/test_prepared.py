@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Clips
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.prepared import CorruptRecordError, PreparedSource, Tolerant
+from avmae_jax.data.prepared import CorruptRecordError, PreparedSource, Tolerant, ids_of, labels_of
 from avmae_jax.data.shards import DatasetError, Job
 
 
@@ -71,6 +72,22 @@ def test_a_damaged_record_is_passed_over_up_to_a_limit(damaged: Path, caplog: py
         assert [source[index].id for index in range(8)] == ["c0", "c1", "c3", "c3", "c4", "c5", "c6", "c7"]
     with pytest.raises(CorruptRecordError, match=r"'c2'.*it is damaged clip 1, and data.max_damaged is 0: mend"):
         Tolerant(PreparedSource(damaged, "train"), limit=0)[2]
+
+
+def test_ids_and_labels_are_known_without_reading(tmp_path: Path) -> None:
+    out = prepare(tmp_path / "out", ["a", "silent b", "c", "d"])
+    source = PreparedSource(out, "train", "audio")
+    for shard in out.glob("*.array_record*"):
+        shard.write_bytes(b"")
+    for known in (source, Tolerant(source, 0)):
+        assert ids_of(known) == known.ids == ["a", "c", "d"]
+        assert [labels_of(known, index) for index in range(3)] == [(0,), (0,), (1,)]
+
+
+def test_a_source_that_does_not_know_its_ids_is_read() -> None:
+    for source in (Clips(3), Tolerant(Clips(3), 0)):
+        assert ids_of(source) == ["clip0", "clip1", "clip2"]
+        assert labels_of(source, 2) == Clips(3)[2].labels
 
 
 @pytest.mark.parametrize("spoilt", [lambda index: b"", lambda index: b"PK", lambda index: index[: len(index) // 2]])

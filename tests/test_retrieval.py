@@ -19,11 +19,12 @@ from avmae_jax import metrics
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_samples
+from avmae_jax.data.prepared import CorruptRecordError, Tolerant
 from avmae_jax.embedding_files import Embeddings, collect
 from avmae_jax.embeddings import Embed, note_of
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.ranking import class_chance, complete, draw_per_class, evaluate, nearest, same_class
-from avmae_jax.retrieval import Chosen, heard, picks, require_same_model, retrieve_into, search, search_of
+from avmae_jax.retrieval import Chosen, heard, picks, require_same_model, retrieve_into, search, search_of, section_of
 from avmae_jax.trained import Trained
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
@@ -153,6 +154,21 @@ def test_both_ranks_and_classes_are_told() -> None:
     assert found.figures["class"] == {"r1": 1.0, "r5": 1.0, "r10": 1.0}
 
 
+@given(seed=st.integers(0, 99), clips=st.integers(1, 40))
+def test_one_pass_finds_what_ranks_and_neighbours_find_apart(seed: int, clips: int) -> None:
+    sounds, pictures = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (2, clips, 4))  # ties are frequent
+    everywhere = {kind: np.ones(clips, bool) for kind in KINDS}
+    vectors = {"audio": sounds, "image": pictures}
+    embedded = Embeddings([str(n) for n in range(clips)], np.arange(clips), [()] * clips, vectors, everywhere, {})
+    found = evaluate(embedded, "image_to_audio")
+    ranks, tied = metrics.partner_ranks(pictures, sounds)
+    tops, scores = nearest(pictures, sounds, 10)
+    np.testing.assert_array_equal(found.ranks, ranks)
+    np.testing.assert_array_equal(found.tops, tops)
+    np.testing.assert_array_equal(found.scores, scores)
+    assert found.figures["ties"] == tied.sum()
+
+
 @given(ranks=st.lists(st.integers(1, 9), min_size=1, max_size=30), seed=st.integers(0, 5))
 def test_the_best_the_middle_and_the_worst_are_shown(ranks: list[int], seed: int) -> None:
     chosen = picks(np.array(ranks), seed)
@@ -193,6 +209,54 @@ def test_some_of_each_class_are_written_down(trained: Trained, tmp_path: Path) -
         retrieve_into(tmp_path, trained, Clips(3), per_class=1)
 
 
+class Known(Labelled):
+    """Knows its ids and labels, as prepared sets do; clip 3 is damaged; counts what is read."""
+
+    def __init__(self, count: int):
+        super().__init__(count)
+        self.reads: set[int] = set()
+        self.ids = [f"clip{n}" for n in range(count)]
+
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        return super().__getitem__(index).labels
+
+    def __getitem__(self, index: int) -> Clip:
+        self.reads.add(index)
+        if index == 3:
+            raise CorruptRecordError("the clip 'clip3' can't be read")
+        return super().__getitem__(index)
+
+
+def test_only_drawn_clips_are_read(trained: Trained, tmp_path: Path) -> None:
+    source = Known(30)
+    seed = next(n for n in range(99) if 3 not in draw_per_class([source.labels_of(row) for row in range(30)], 3, 2, n)[0])
+    ids = retrieve_into(tmp_path, trained, source, per_class=2, seed=seed, batch_size=8)["ids"]
+    assert {f"clip{n}" for n in source.reads} == set(ids)
+
+
+def test_a_damaged_clip_that_was_drawn_is_missing_in_its_class(trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The next clip, which stands in for it, is of another class and takes no part."""
+    source = Tolerant(Known(8), 1)
+    labels = [source.labels_of(row) for row in range(8)]
+    draws = [draw_per_class(labels, 3, 2, seed)[0] for seed in range(99)]
+    seed, drawn = next((seed, drawn) for seed, drawn in enumerate(draws) if 3 in drawn and 4 not in drawn)
+    result = retrieve_into(tmp_path, trained, source, per_class=2, seed=seed, batch_size=8)
+    assert result["ids"] == [f"clip{row}" for row in drawn if row != 3]
+    assert result["short_classes"] == {"harp": 1}
+    assert f"1 of {len(drawn)} drawn clips can't be read and take no part: clip3" in caplog.text
+
+
+def test_ties_are_told_in_the_heading(trained: Trained) -> None:
+    everywhere = {kind: np.ones(3, bool) for kind in KINDS}
+    same = np.ones((3, 4), np.float32)
+    embedded = Embeddings(["a", "b", "c"], np.arange(3), [(), (), ()], {"audio": same, "image": same}, everywhere, {})
+    chance = {"r1": 0.3, "r5": 1.0, "r10": 1.0}
+    tied = section_of("audio_to_image", evaluate(embedded, "audio_to_image"), embedded, Clips(3), trained, chance, 0)
+    assert "median rank 1 of 3, 3 ties; green: its own" in tied.heading
+    apart = dataclasses.replace(embedded, vectors={kind: np.eye(3, 4, dtype=np.float32) for kind in KINDS})
+    assert "ties" not in section_of("audio_to_image", evaluate(apart, "audio_to_image"), apart, Clips(3), trained, chance, 0).heading
+
+
 def test_a_set_without_classes_or_with_one_clip_has_ranks_all_the_same(trained: Trained, tmp_path: Path) -> None:
     result = retrieve_into(tmp_path, trained, Clips(1), batch_size=8)
     assert "class" not in result["chance"]
@@ -210,12 +274,15 @@ def test_clips_without_a_partner_take_no_part(index: Embeddings) -> None:
 
 def test_each_side_of_a_query_finds_the_other(trained: Trained, embed: Embed, index: Embeddings) -> None:
     clip = Labelled(8)[3]
-    by_sound, by_picture = search(clip, embed, index, 8)
+    (by_sound, by_picture), both = search([clip, Labelled(8)[5]], embed, index, 8)
     assert (by_sound.queried, by_picture.queried) == ("audio", "image")
+    for alone, together in zip(search([Labelled(8)[5]], embed, index, 8)[0], both, strict=True):
+        np.testing.assert_array_equal(alone.rows, together.rows)
     scores = index.vectors["image"] @ index.vectors["audio"][3]
     np.testing.assert_allclose(by_sound.scores, np.sort(scores)[::-1], atol=1e-5)
-    assert [found.queried for found in search(clip._replace(frames=()), embed, index, 2)] == ["audio"]
-    assert [found.queried for found in search(clip._replace(waveform=clip.waveform[:0]), embed, index, 2)] == ["image"]
+    parts = [clip._replace(frames=()), clip._replace(waveform=clip.waveform[:0])]
+    assert [[found.queried for found in hits] for hits in search(parts, embed, index, 2)] == [["audio"], ["image"]]
+    assert search([], embed, index, 2) == []
     drawn = search_of(clip, by_sound, index, Labelled(8), trained)
     assert [card.lines[1] for card in drawn.cards] == [index.ids[row] for row in by_sound.rows[:5]]
     with pytest.raises(ValueError, match="isn't what the index was made of: its clip"):
@@ -224,10 +291,10 @@ def test_each_side_of_a_query_finds_the_other(trained: Trained, embed: Embed, in
 
 def test_clips_that_lack_the_other_side_are_not_found(embed: Embed, index: Embeddings) -> None:
     blind = dataclasses.replace(index, has={**index.has, "image": np.arange(8) % 2 == 1})
-    (by_sound, _) = search(Labelled(8)[0], embed, blind, 8)
+    ((by_sound, _),) = search([Labelled(8)[0]], embed, blind, 8)
     assert sorted(by_sound.rows) == [1, 3, 5, 7]
     of_sounds = dataclasses.replace(index, has={"audio": index.has["audio"]}, vectors={"audio": index.vectors["audio"]})
-    assert [found.queried for found in search(Labelled(8)[0], embed, of_sounds, 2)] == ["image"]
+    assert [found.queried for found in search([Labelled(8)[0]], embed, of_sounds, 2)[0]] == ["image"]
 
 
 def test_vectors_of_another_model_are_refused(trained: Trained, index: Embeddings) -> None:

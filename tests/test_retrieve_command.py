@@ -20,8 +20,8 @@ from PIL import Image
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
-from avmae_jax.embedding_files import read_embeddings
-from avmae_jax.embeddings import KINDS
+from avmae_jax.embedding_files import read_embeddings, write_embeddings
+from avmae_jax.embeddings import KINDS, Part
 from avmae_jax.weights import write
 from launch import embed, retrieve, runtime
 
@@ -156,11 +156,16 @@ def test_retrieval_of_a_set_is_told_written_and_drawn(call: Call, run: Path, dat
     assert (tmp_path / "r/gallery.png").stat().st_size > 10_000
 
 
-def test_what_is_found_lies_in_the_run(call: Call, run: Path, data: Path, tmp_path: Path) -> None:
+def test_what_is_found_lies_in_the_run(call: Call, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text("{}")
     assert retrieve.default_out(str(tmp_path / "run")) == tmp_path / "run/retrieval"
-    assert retrieve.default_out(str(tmp_path / "run/best")) == tmp_path / "run/retrieval"
+    for part in ("best", "averaged", "checkpoints/300"):
+        assert retrieve.default_out(str(tmp_path / "run" / part)) == tmp_path / "run" / part / "retrieval"
+    (tmp_path / "run/model.safetensors").touch()
+    assert retrieve.default_out(str(tmp_path / "run/model.safetensors")) == tmp_path / "run/model.safetensors_retrieval"
+    monkeypatch.chdir(tmp_path / "run")
+    assert retrieve.default_out(".").resolve() == tmp_path / "run/retrieval"
     status, printed, _ = call(retrieve, run, "--data", data)
     assert status == 1
     assert "lies in no run; give --out" in printed
@@ -206,6 +211,19 @@ def test_a_file_of_vectors_finds_what_its_data_set_finds(
     status, printed, _ = call(retrieve, run, *sound, "--index", vectors, "--out", tmp_path / "x.png", "--data", tmp_path)
     assert (status, (tmp_path / "x.png").exists()) == (1, False)
     assert "is no data set of launch.prepare" in printed
+
+
+def test_an_index_whose_clips_cannot_be_found_asks_for_them(
+    call: Call, run: Path, vectors: Path, queries: dict[str, Path], tmp_path: Path
+) -> None:
+    found = read_embeddings(vectors)
+    part = Part(found.ids[:5], found.positions[:5].tolist(), found.labels[:5], {kind: found.vectors[kind][:5] for kind in KINDS})
+    write_embeddings(tmp_path / "e.npz", [part], found.note | {"data": "the built-in set"})
+    sound = (run, f"--query={queries['sound']}", "--index", tmp_path / "e.npz")
+    status, printed, _ = call(retrieve, *sound, "--out", tmp_path / "q.png")
+    assert status == 1
+    assert "says that its clips are of 'the built-in set', which is no folder here; give --data, or leave --out out" in printed
+    assert call(retrieve, *sound)[0] == 0
 
 
 def test_a_file_that_cannot_be_used_is_named_and_the_others_are_answered(

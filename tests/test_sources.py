@@ -136,6 +136,8 @@ def test_a_manifest_gives_sound_at_16_khz_frames_and_labels(manifest: Manifest) 
     assert len(first.waveform) == 8000
     assert abs(loudest_hertz(first.waveform) - 500) < 3
     assert repr(source) == f"ManifestSource({str(manifest.path)!r}, 2 clips)"
+    assert source.ids == [source[index].id for index in range(2)]
+    assert [source.labels_of(index) for index in range(2)] == [source[index].labels for index in range(2)]
 
 
 @pytest.mark.parametrize("key", ["video_id", "wav", "video_path", "labels"])

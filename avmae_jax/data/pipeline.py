@@ -250,11 +250,16 @@ def eval_batches(
     return _batched(itertools.chain.from_iterable(views), batch_size)
 
 
+def centre(clip: Clip, model: ModelConfig) -> int:
+    """The first sample of the part of a clip's sound that evaluation hears: the middle of a sound that is too long for the model."""
+    return max(0, len(clip.waveform) - num_samples(model.audio_frames)) // 2
+
+
 def _views(clip: Clip, *, model: ModelConfig, crops: int, frames: str, classes: int, needs: Modality) -> list[dict[str, Any]]:
     """All rows of a clip in evaluation."""
     samples = num_samples(model.audio_frames)
     spare = max(0, len(clip.waveform) - samples) if needs != "image" else 0
-    starts = sorted({index * spare // (crops - 1) for index in range(crops)}) if crops > 1 else [spare // 2]
+    starts = sorted({index * spare // (crops - 1) for index in range(crops)}) if crops > 1 else [centre(clip, model)]
     one = 0 if frames == "first" else len(clip.frames) // 2
     shown = range(max(1, len(clip.frames))) if frames == "all" and needs != "audio" else [one]
     targets = {"targets": _targets(clip, classes)} if classes else {}

@@ -79,6 +79,15 @@ class PreparedSource:
             raise CorruptRecordError(f"the clip {self.index.id[row].decode()!r} can't be read: {where} is damaged ({error})") from error
 
     @property
+    def ids(self) -> list[str]:
+        """The ids of all clips; no record is read for them."""
+        return [name.decode() for name in self.index.id[self._rows]]
+
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        """The labels of the clip at an index; its record isn't read."""
+        return tuple(self.index.labels_of(int(self._rows[index])).tolist())
+
+    @property
     def weights(self) -> np.ndarray | None:
         """float64[len], how often each clip is to be drawn, as launch.statistics stored it; None if it didn't.
 
@@ -118,6 +127,17 @@ class Tolerant:
                 index = (index + 1) % len(self)
 
     @property
+    def ids(self) -> list[str]:
+        """As the source has them: a damaged clip has its own; where the source has to be read for them, that of the next sound one."""
+        own = getattr(self._source, "ids", None)
+        return [self[index].id for index in range(len(self))] if own is None else own
+
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        """The labels of the clip at an index; likewise."""
+        own = getattr(self._source, "labels_of", None)
+        return self[index].labels if own is None else own(index)
+
+    @property
     def weights(self) -> np.ndarray | None:
         """See PreparedSource; None where the source has none."""
         return getattr(self._source, "weights", None)
@@ -134,6 +154,18 @@ class Tolerant:
             ) from error
         self._damaged.add(index)
         logging.warning("%s; damaged clip %d of at most %d: the next one takes its place", error, len(self._damaged), self._limit)
+
+
+def ids_of(source: ClipSource) -> list[str]:
+    """The ids of all clips; those of a source that doesn't know them are read."""
+    own = getattr(source, "ids", None)
+    return [source[index].id for index in range(len(source))] if own is None else own
+
+
+def labels_of(source: ClipSource, index: int) -> tuple[int, ...]:
+    """The labels of the clip at an index; likewise."""
+    own = getattr(source, "labels_of", None)
+    return source[index].labels if own is None else own(index)
 
 
 def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:

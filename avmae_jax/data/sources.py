@@ -103,6 +103,15 @@ class ManifestSource:
         frames = tuple(Path(file).read_bytes() for file in _frame_files(entry))
         return Clip(entry.id, decode_audio(entry.wav), frames, entry.labels)
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all clips; no file is read for them."""
+        return [entry.id for entry in self._entries]
+
+    def labels_of(self, index: int) -> tuple[int, ...]:
+        """The labels of the clip at an index; its files aren't read."""
+        return self._entries[index].labels
+
     def __repr__(self) -> str:
         return f"ManifestSource({str(self._path)!r}, {len(self)} clips)"
 

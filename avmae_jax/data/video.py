@@ -51,6 +51,11 @@ def clip_samples(seconds: float) -> int:
     return (math.ceil(_SPECTROGRAM_FRAMES_PER_SECOND * seconds) - 1) * _SPECTROGRAM_HOP + _SPECTROGRAM_WINDOW
 
 
+def clip_seconds(spectrogram_frames: int) -> float:
+    """Seconds of the clip that fills so many spectrogram frames; see clip_samples."""
+    return spectrogram_frames / _SPECTROGRAM_FRAMES_PER_SECOND
+
+
 def frame_indices(n: int) -> tuple[int, ...]:
     """Which of n decodable frames, counted in decode order, are stored: the rule of the official extraction."""
     return tuple(max(0, i * n // NUM_FRAMES - 1) for i in range(NUM_FRAMES))
