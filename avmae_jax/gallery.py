@@ -67,7 +67,7 @@ def draw_gallery(path: Path, sections: Sequence[Section]) -> None:
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
     top = 0
     for section in sections:
-        write(figure, _MARGIN, top + _HEADING / 2, short_name(section.heading, 160), size=11)
+        write(figure, _MARGIN, top + _HEADING / 2, short_name(section.heading, 180), size=10)
         top += _HEADING
         for search in section.searches:
             _draw_search(figure, top, search)
