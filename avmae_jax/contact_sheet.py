@@ -45,13 +45,18 @@ def contact_sheet(path: Path, clips: Sequence[Clip], label_names: Sequence[str],
 
 
 def draw_frame(figure: Figure, left: float, top: float, clip: Clip) -> None:
-    """The middle frame, HEIGHT pixels high and wide."""
+    """The middle frame, HEIGHT pixels high and wide, or a word in its place: a picture of many clips isn't lost for one of them."""
     if not clip.frames:
         write(figure, left + 30, top + HEIGHT / 2, "no picture", size=8, color="0.5")
         return
+    try:
+        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=PICTURE_FORMATS) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # SyntaxError: Pillow's word for a broken PNG
+        write(figure, left + 12, top + HEIGHT / 2, "damaged picture", size=8, color="0.5")
+        return
     axes = axes_at(figure, left, top, HEIGHT, HEIGHT)
-    with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=PICTURE_FORMATS) as picture:
-        axes.imshow(np.asarray(picture.convert("RGB")))
+    axes.imshow(pixels)
     axes.set_axis_off()
 
 

@@ -1,6 +1,6 @@
 """How good a classifier is on labelled clips: figures of the whole, of each class and of each clip, with pictures, in one folder.
 
-A class that no clip has can't be ranked: it is left out of the means and named. Nothing else is.
+Which classes have no figure, and are left out of the means, see class_figures.py.
 
 Axis letters: N clips, C classes.
 """
@@ -8,105 +8,27 @@ Axis letters: N clips, C classes.
 import dataclasses
 import importlib.metadata
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from avmae_jax import class_pictures, metrics
+from avmae_jax import class_pictures
+from avmae_jax.class_figures import Evaluation, clip_losses, measure
 from avmae_jax.class_pictures import Mistake
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.files import write_json
 from avmae_jax.inference import BATCH, Classify, Scores
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode
+from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
 from avmae_jax.trained import Trained
 
-TOP = 5  # likeliest classes among which a clip's own is looked for
 SHOWN_MISTAKES = 8
-_SMALLEST = 1e-12  # probability whose logarithm is still taken
+PICTURES = ("precision_recall.png", "confusion.png", "mistakes.png")  # of a view, in the order in which they are drawn
 _LIBRARIES = ("avmae-jax", "flax", "jax", "numpy", "scipy")
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassFigures:
-    """How well one class is told from the others; NaN where there is nothing to divide by."""
-
-    name: str
-    positives: int  # clips that have it
-    average_precision: float  # NaN without a positive
-    auc: float  # NaN without a positive, or without a clip that hasn't the class
-    d_prime: float
-    recall: float  # of the clips that have it, the share whose likeliest class it is
-    precision: float  # of the clips whose likeliest class it is, the share that has it
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How well a classifier does on N clips."""
-
-    clips: int  # N
-    loss: float  # the mean of clip_losses
-    map: float  # mean average precision, over the classes that have a positive
-    auc: float  # mean area under the ROC curve, over the classes that some clips have and some haven't; NaN if there is none
-    d_prime: float  # of that mean
-    accuracy: float | None  # None unless each clip has exactly one class
-    top_5_accuracy: float | None  # ... and there are more than 5 classes
-    no_positive: tuple[str, ...]  # classes that no clip has, left out of the means
-    per_class: tuple[ClassFigures, ...]  # all C
-    confusion: np.ndarray | None  # int64[C, C], clips of the row's class whose likeliest is the column's; None as accuracy
-
-
-def measure(scores: Scores, label_names: Sequence[str], loss: str) -> Evaluation:
-    """All figures of what a classifier says.
-
-    Args:
-      scores: of N labelled clips.
-      label_names: C of them.
-      loss: "bce" or "ce", see clip_losses.
-
-    Raises:
-      ValueError: if there is no clip, none has a class, or a probability is not finite.
-    """
-    given, has = scores.probabilities.astype(np.float64), scores.targets > 0
-    if not has.any():
-        raise ValueError(f"none of the {len(has)} clips has a class; give labelled clips")
-    precisions, areas = metrics.average_precision(given, has), metrics.auc(given, has)
-    positives, likeliest, count = has.sum(axis=0), given.argmax(axis=1), len(label_names)
-    right = has[np.arange(len(has)), likeliest]
-    hits, taken = np.bincount(likeliest[right], minlength=count), np.bincount(likeliest, minlength=count)
-    columns = zip(label_names, positives, precisions, areas, _ratio(hits, positives), _ratio(hits, taken), strict=True)
-    rows = [ClassFigures(name, int(n), float(ap), float(a), metrics.d_prime(a), float(r), float(p)) for name, n, ap, a, r, p in columns]
-    confusion = accuracy = among_top = None
-    if (has.sum(axis=1) == 1).all():
-        own = has.argmax(axis=1)
-        confusion = np.zeros((count, count), np.int64)
-        np.add.at(confusion, (own, likeliest), 1)
-        accuracy = float(right.mean())
-        if count > TOP:
-            among_top = float((np.argsort(-given, axis=1, kind="stable")[:, :TOP] == own[:, None]).any(axis=1).mean())
-    area = float(areas[np.isfinite(areas)].mean()) if np.isfinite(areas).any() else math.nan
-    return Evaluation(
-        clips=len(has),
-        loss=float(clip_losses(scores, loss).mean()),
-        map=float(np.nanmean(precisions)),
-        auc=area,
-        d_prime=metrics.d_prime(area),
-        accuracy=accuracy,
-        top_5_accuracy=among_top,
-        no_positive=tuple(row.name for row in rows if not row.positives),
-        per_class=tuple(rows),
-        confusion=confusion,
-    )
-
-
-def clip_losses(scores: Scores, loss: str) -> np.ndarray:
-    """The loss of each clip, float64[N]: "bce": binary cross-entropy, the mean over classes; "ce": cross-entropy."""
-    given, targets = scores.probabilities.astype(np.float64), scores.targets
-    there, absent = (-np.log(np.maximum(values, _SMALLEST)) for values in (given, 1 - given))
-    return (targets * there + (1 - targets) * absent).mean(axis=1) if loss == "bce" else (targets * there).sum(axis=1)
 
 
 def classifier_of(trained: Trained) -> CAVMAEClassifier:
@@ -144,6 +66,46 @@ def label_names_for(trained: Trained, source: ClipSource) -> tuple[str, ...]:
     )
 
 
+def evaluate_views(
+    out: Path, trained: Trained, source: ClipSource, modes: Sequence[Mode], frames: Sequence[Frames], **options: Any
+) -> list[dict[str, Any]]:
+    """Evaluates a classifier in several modes with several choices of frames, each view in OUT/MODE_FRAMES, and all in OUT/evaluation.json.
+
+    A mode that sees no picture is asked once. The JSON is written anew as soon as a view is measured: after a failure it has the views that
+    are done, none of an earlier evaluation beside them, and the names of those that are lacking.
+
+    Args:
+      out: the folder; made if need be.
+      trained: a CAVMAEClassifier.
+      source: labelled clips with what all modes look at.
+      modes: what the classifier is given.
+      frames: see evaluate_into.
+      **options: crops, batch_size, data and split; see evaluate_into.
+
+    Returns:
+      What the JSON has as "views": each with its name as "view", and what evaluate_into returns.
+
+    Raises:
+      ValueError: see evaluate_into.
+      OSError: likewise.
+    """
+    trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
+    wanted: list[tuple[Mode, Frames]] = [
+        (mode, shown) for mode in modes for shown in (frames if modality_of(mode) != "audio" else frames[:1])
+    ]
+    names, views = [f"{mode}_{shown}" for mode, shown in wanted], list[dict[str, Any]]()
+    head = {"model": trained.path, "step": trained.step, "data": options.get("data", ""), "split": options.get("split", "")}
+
+    def add(name: str, result: dict[str, Any]) -> None:
+        views.append({"view": name, **result})
+        write_json(out / "evaluation.json", {**head, "views": views, "lacking": names[len(views) :]})
+
+    for name, (mode, shown) in zip(names, wanted, strict=True):
+        logging.info("%s, frames: %s, crops: %d; %d clips", mode, shown, options.get("crops", 1), len(source))
+        evaluate_into(out / name, trained, source, mode=mode, frames=shown, on_measured=partial(add, name), **options)
+    return views
+
+
 def evaluate_into(
     out: Path,
     trained: Trained,
@@ -155,10 +117,12 @@ def evaluate_into(
     batch_size: int = BATCH,
     data: str = "",
     split: str = "",
+    on_measured: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Evaluates one view, and writes evaluation.json and pictures into a folder.
 
-    The pictures are precision_recall.png, mistakes.png and, where each clip has one class, confusion.png.
+    The pictures are precision_recall.png, mistakes.png and, where each clip has one class, confusion.png. They are drawn when the numbers
+    are written, and those of an earlier evaluation are gone by then.
 
     Args:
       out: the folder; made if need be, and what an earlier evaluation left there is overwritten.
@@ -170,6 +134,7 @@ def evaluate_into(
       batch_size: rows computed at once.
       data: where the clips come from, to be noted.
       split: which of them they are, likewise.
+      on_measured: called with what is returned, before the pictures are drawn.
 
     Returns:
       What evaluation.json holds; None in place of numbers that aren't finite.
@@ -183,23 +148,30 @@ def evaluate_into(
     scores = _distinct(classify(model, source, crops=crops, frames=frames))
     found = measure(scores, names, loss)
     view = f"{classify.mode}, {frames} frame{'s' * (frames == 'all')}" if "audio" not in classify.mode else classify.mode
-    worst = _worst(scores, loss)
-    mistakes = [_mistake(scores, index, names, _clip(source, index, scores.ids[index])) for index in worst[:SHOWN_MISTAKES]]
-    class_pictures.precision_recall(out / "precision_recall.png", scores.probabilities, scores.targets, names, heading=view)
-    class_pictures.mistakes(out / "mistakes.png", mistakes, heading=f"{view}: {len(worst)} of {found.clips} clips mistaken")
-    if found.confusion is None:
-        (out / "confusion.png").unlink(missing_ok=True)  # of another evaluation
-    else:
-        class_pictures.confusion(out / "confusion.png", found.confusion, names, heading=f"{view}: accuracy {found.accuracy:.1%}")
-    head = {"model": trained.path, "data": data or str(source), "split": split, "mode": classify.mode, "frames": frames, "crops": crops}
-    left_out = {"damaged_clips": len(source) - found.clips, "classes_left_out": len(found.no_positive)}
+    head = {"model": trained.path, "step": trained.step, "data": data, "split": split}
+    head |= {"mode": classify.mode, "frames": frames, "crops": crops, "damaged_clips": len(source) - found.clips}
+    left_out = {"classes_left_out": len(found.no_positive), "classes_without_auc": len(found.no_positive) + len(found.no_negative)}
     figures = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"}
     table = None if found.confusion is None else found.confusion.tolist()
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     clips = {"confusion": table, "ids": scores.ids, "per_clip": _per_clip(scores, names, loss), "versions": versions}
     result = plain({**head, **left_out, "label_names": names, **figures, **clips})
+    for picture in PICTURES:
+        (out / picture).unlink(missing_ok=True)  # of another evaluation
     write_json(out / "evaluation.json", result)
+    on_measured(result)
+    _draw(out, view, scores, found, names, source, loss)
     return result
+
+
+def _draw(out: Path, view: str, scores: Scores, found: Evaluation, names: Sequence[str], source: ClipSource, loss: str) -> None:
+    """The pictures of a view."""
+    class_pictures.precision_recall(out / PICTURES[0], scores.probabilities, scores.targets, names, heading=view)
+    if found.confusion is not None:
+        class_pictures.confusion(out / PICTURES[1], found.confusion, names, heading=f"{view}: accuracy {found.accuracy:.1%}")
+    worst = _worst(scores, loss)
+    mistakes = [_mistake(scores, index, names, _clip(source, index, scores.ids[index])) for index in worst[:SHOWN_MISTAKES]]
+    class_pictures.mistakes(out / PICTURES[2], mistakes, heading=f"{view}: {len(worst)} of {found.clips} clips mistaken")
 
 
 def plain(value: Any) -> Any:
@@ -209,11 +181,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """float64[C], NaN where the whole is 0."""
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def _distinct(scores: Scores) -> Scores:

@@ -56,18 +56,23 @@ class Classify:
     def __call__(self, model: CAVMAEClassifier, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Scores:
         """The means over crops of the sound and frames; see eval_batches, which has the arguments."""
         views: dict[str, Any] = {"crops": crops, "frames": frames, "classes": self.classes, "needs": modality_of(self.mode)}
-        ids, scores, targets = [], [], []
+        ids, sums, counts, targets = [], [], [], []
         for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, **views)):
-            ids.append(batch["id"])
-            targets.append(batch["targets"])
-            scores.append(found)
+            names = batch["id"]
+            first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
+            parts, rows = np.add.reduceat(found, first), np.diff(first, append=len(names))
+            for name, part, count, target in zip(names[first].tolist(), parts, rows.tolist(), batch["targets"][first], strict=True):
+                if ids and name == ids[-1]:  # a clip that began in the batch before
+                    sums[-1] += part
+                    counts[-1] += count
+                else:
+                    ids.append(name)
+                    sums.append(part)
+                    counts.append(count)
+                    targets.append(target)
         if not ids:
             raise ValueError("there is no clip to classify")
-        names, rows = np.concatenate(ids), np.concatenate(scores)
-        first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
-        counts = np.diff(first, append=len(names))
-        means = np.add.reduceat(rows, first) / counts[:, None].astype(np.float32)
-        return Scores([str(name) for name in names[first]], means, np.concatenate(targets)[first])
+        return Scores(ids, np.stack(sums) / np.array(counts, np.float32)[:, None], np.stack(targets))
 
 
 def logits(model: CAVMAEClassifier, batch: Mapping[str, jax.Array], config: Config, mode: Any) -> jax.Array:

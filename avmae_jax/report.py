@@ -39,11 +39,15 @@ _NAMES = {
     "nce": "contrastive, nats",
     "contrast_accuracy": "right pairs in a batch",
     "average_precision": "AP",
+    "damaged_clips": "damaged clips",
+    "classes_left_out": "classes without a clip",
+    "classes_without_auc": "classes without AUC",
 }
 _DIRECTIONS = ("audio_to_image", "image_to_audio")
 _RANKS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "median rank", "ties": "ties"}
 _SHARES = ("r1", "r5", "r10")
 _VIEW = ("mode", "frames", "crops", "clips", "map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")
+_LEFT_OUT = ("damaged_clips", "classes_left_out", "classes_without_auc")  # shown where there are some
 _CLASS = ("name", "positives", "average_precision", "auc", "d_prime", "recall", "precision")
 _MISTAKES = 20  # of the table
 _SECONDS_OF_HOUR = 3600
@@ -169,14 +173,28 @@ def _evaluation(run: Run) -> str:
     if not views:
         return missing("This classifier's evaluation isn't there.", run.command("evaluate"))
     shown = [name for name in _VIEW if any(view.get(name) is not None for view in views)]
+    shown += [name for name in _LEFT_OUT if any(view.get(name) for view in views)]
     head = [_NAMES.get(name, name) for name in shown]
     where = f"{run.evaluation.get('split') or ''} clips of {run.evaluation.get('data') or 'the data of the run'}".strip()
     parts = [
         paragraph(f"The {where}, by what the classifier is given:"),
         table(head, ([view.get(name) for name in shown] for view in views)),
+        _what_was_measured(run),
     ]
     for number, view in enumerate(views):
         parts.append(folded(str(view.get("view", f"view {number + 1}")), _view(run, view), is_open=number == 0))
+    return "".join(parts)
+
+
+def _what_was_measured(run: Run) -> str:
+    """The model of the evaluation, and whether the run has gone on since."""
+    model, step = run.evaluation.get("model"), run.evaluation.get("step")
+    told = f" at step {step}" if isinstance(step, int) else "; at which step isn't noted"
+    parts, again = [paragraph(f"Measured: {words(model)}{told}.", soft=True)], run.command("evaluate")
+    if isinstance(step, int) and run.step not in (None, step):
+        parts.append(missing(f"It was measured at step {step}; the run is at step {run.step}: {again} measures again."))
+    if lacking := as_list(run.evaluation.get("lacking")):
+        parts.append(missing(f"The evaluation was stopped before {words(lacking)}: {again} measures all."))
     return "".join(parts)
 
 
@@ -229,7 +247,10 @@ def _retrieval(run: Run) -> str:
     found = run.retrieval
     parts = [_directions(found, group(found, "chance"), found.get("clips"))] if found else []
     if found.get("data"):
-        parts.append(paragraph(f"The {words(found.get('split'))} clips of {words(found['data'])}.", soft=True))
+        per_class = found.get("per_class")
+        some = f", {per_class} of each class" if per_class else ""
+        text = f"The {words(found.get('split'))} clips of {words(found['data'])}{some}; measured: {words(found.get('model'))}."
+        parts.append(paragraph(text, soft=True))
     if gallery.exists():
         parts.append(picture_file(gallery, "Searches and what they found", "Green: the query's own partner; blue: a clip of its class"))
     else:

@@ -35,6 +35,8 @@ class Run:
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
         self.meta = newest_meta(folder / "checkpoints") or {}
+        steps = [int(path.name) for path in (folder / "checkpoints").glob("*") if re.fullmatch(r"\d+", path.name, re.ASCII)]
+        self.step = max(steps, default=None)  # of its newest checkpoint
         noted = bool(self.meta.get("label_names")) or (folder / "label_names.json").exists()
         self.is_classifier = noted or any("map" in row for row in self.rows)
 

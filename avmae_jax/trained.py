@@ -20,6 +20,7 @@ class Trained:
     config: Config  # of the model, and what notes.Notes has
     classes: int  # C; 0: a pretraining model
     label_names: tuple[str, ...]  # C names; "class 0", ... where nobody noted them
+    step: int | None = None  # of the checkpoint, where it is one of a run
 
 
 def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Trained:
@@ -42,4 +43,4 @@ def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames:
         if len(names) != found.classes:
             raise ConversionError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
     names = names or [f"class {number}" for number in range(found.classes)]
-    return Trained(str(path), weights.made(found), found.notes.config(found.config), found.classes, tuple(names))
+    return Trained(str(path), weights.made(found), found.notes.config(found.config), found.classes, tuple(names), found.step)

@@ -55,6 +55,7 @@ class Weights(NamedTuple):
     classes: int  # C of a classifier; 0: a pretraining model
     params: Tensors  # dotted path -> float32
     notes: Notes = Notes()
+    step: int | None = None  # of the run at whose checkpoint they were read
 
 
 def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
@@ -209,7 +210,7 @@ def _read_run(path: Path) -> Weights:
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
         head = params.get("head.linear.bias")
         classes = 0 if head is None else head.size
-        weights = Weights(config, classes, params, from_meta(restored.meta, classes))
+        weights = Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
         # Compares names and shapes; under eval_shape no second copy is made.
         nnx.eval_shape(lambda given: build(partial(_fresh, config, weights.classes), given), params)
     except CheckpointError as error:

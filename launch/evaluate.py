@@ -12,7 +12,6 @@ AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with ev
 OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, where each clip has one class, confusion.png.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,16 +22,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.checkpoint import CheckpointError
 from avmae_jax.config import Modality
-from avmae_jax.convert import ConversionError
-from avmae_jax.data.clip import ClipSource
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import Frames
-from avmae_jax.data.prepared import CorruptRecordError
-from avmae_jax.data.shards import DatasetError
-from avmae_jax.evaluation import classifier_of, evaluate_into, label_names_for
-from avmae_jax.files import write_json
+from avmae_jax.evaluation import classifier_of, evaluate_views
 from avmae_jax.inference import BATCH
 from avmae_jax.models.classifier import Mode, modality_of
 from launch import applied, runtime
@@ -43,7 +35,6 @@ MODES: dict[str, tuple[Mode, ...]] = {
     "videoonly": ("videoonly",),
 }  # by what the classifier was tuned on
 _LONG, _ENDS = 30, 10  # a table of more classes shows so many of its beginning and its end
-_USER_ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)
 
 
 def define_flags() -> None:
@@ -76,20 +67,11 @@ def common_needs(modes: Sequence[Mode]) -> Modality:
 
 def crops_of_run(path: str) -> int:
     """As many as the training that a model comes from evaluates with; 1 for a file outside a run."""
-    try:
-        return applied.run_config(path).tune.eval_crops
-    except DatasetError:
-        return 1
-
-
-def data_of_run(path: str, source: ClipSource) -> str:
-    """Where open_clips found them, in words."""
-    data = applied.run_config(path).data
-    return data.path if data.source == "prepared" else str(source)
+    return applied.run_config(path).tune.eval_crops if applied.run_folder(path) else 1
 
 
 def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
-    """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_into do."""
+    """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_views do."""
     args, trained = flags.FLAGS, applied.load(path)
     classifier_of(trained)
     tuned = trained.config.tune.mode
@@ -97,17 +79,8 @@ def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frame
     for mode in sorted({*modes} - {*MODES[tuned]}):
         logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
     source = applied.open_clips(path, common_needs(modes))
-    trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
-    crops, data = args.crops or crops_of_run(path), args.data or data_of_run(path, source)
-    options: dict[str, Any] = {"crops": crops, "batch_size": args.batch_size, "data": data, "split": args.split}
-    views = []
-    for mode in modes:
-        for shown in frames if modality_of(mode) != "audio" else frames[:1]:
-            logging.info("%s, frames: %s, crops: %d; %d clips", mode, shown, crops, len(source))
-            view = f"{mode}_{shown}"
-            views.append({"view": view, **evaluate_into(out / view, trained, source, mode=mode, frames=shown, **options)})
-    write_json(out / "evaluation.json", {"model": trained.path, "data": data, "split": args.split, "views": views})
-    return views
+    options: dict[str, Any] = {"crops": args.crops or crops_of_run(path), "batch_size": args.batch_size}
+    return evaluate_views(out, trained, source, modes, frames, data=applied.data_name(path), split=args.split, **options)
 
 
 def default_out(path: Path) -> Path:
@@ -120,6 +93,7 @@ def views_table(views: Sequence[dict[str, Any]]) -> Table:
     first = views[0]
     title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
     title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
+    title += f"; {len(first['no_negative'])} of them, which every clip has, have no AUC" if first["no_negative"] else ""
     title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
     table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
     for view in views:
@@ -159,7 +133,7 @@ def main(argv: list[str]) -> None:
     runtime.cache_programs()
     try:
         views = evaluate(path, out, modes, frames)
-    except _USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(views_table(views))

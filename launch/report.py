@@ -11,24 +11,18 @@ command that makes it.
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from absl import app, flags, logging
 
-from avmae_jax.checkpoint import CheckpointError
-from avmae_jax.convert import ConversionError
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError
-from avmae_jax.data.shards import DatasetError
-from avmae_jax.evaluation import evaluate_into
-from avmae_jax.files import replacing, write_json
+from avmae_jax.data.pipeline import Frames
+from avmae_jax.evaluation import evaluate_views
+from avmae_jax.files import replacing
 from avmae_jax.report import report
 from avmae_jax.retrieval import retrieve_into
 from avmae_jax.run_files import EVALUATION, RETRIEVAL, Run
 from launch import applied, runtime
 from launch.evaluate import MODES, common_needs
-
-_USER_ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)
 
 
 def define_flags() -> None:
@@ -40,7 +34,7 @@ def define_flags() -> None:
 
 
 def make_missing(run: Run) -> None:
-    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is there already; raises _USER_ERRORS."""
+    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is there already; raises applied.USER_ERRORS."""
     single = run.config["model"].get("modality") in ("audio", "image")
     if run.evaluation if run.is_classifier else run.retrieval or single:
         return
@@ -48,19 +42,14 @@ def make_missing(run: Run) -> None:
     trained = applied.load(path)
     modes = MODES[trained.config.tune.mode] if run.is_classifier else ()
     source = applied.open_clips(path, common_needs(modes) if modes else "both")
-    data = flags.FLAGS.data or applied.run_config(path).data.path
+    notes: dict[str, Any] = {"data": applied.data_name(path), "split": split}
     if not run.is_classifier:
         logging.info("retrieval among %d clips", len(source))
-        retrieve_into(run.folder / RETRIEVAL, trained, source, data=data, split=split)
+        retrieve_into(run.folder / RETRIEVAL, trained, source, **notes)
         return
     tune = applied.run_config(path).tune  # the run's own way of asking, so that what it measured is found again
-    options: dict[str, Any] = {"crops": tune.eval_crops, "frames": tune.eval_frames, "data": data, "split": split}
-    views = []
-    for mode in modes:
-        logging.info("evaluating %s on %d clips", mode, len(source))
-        view = f"{mode}_{tune.eval_frames}"
-        views.append({"view": view, **evaluate_into(run.folder / EVALUATION / view, trained, source, mode=mode, **options)})
-    write_json(run.folder / EVALUATION / "evaluation.json", {"model": trained.path, "data": data, "split": split, "views": views})
+    frames: list[Frames] = [cast(Frames, tune.eval_frames)]
+    evaluate_views(run.folder / EVALUATION, trained, source, modes, frames, crops=tune.eval_crops, **notes)
 
 
 def main(argv: list[str]) -> None:
@@ -76,12 +65,12 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS.make:
             try:
                 make_missing(run)
-            except _USER_ERRORS as error:
+            except applied.USER_ERRORS as error:
                 logging.warning("the page lacks what couldn't be computed: %s: %s", type(error).__name__, error)
         page = report(folder)
         with replacing(out) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")
-    except _USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{out}, {out.stat().st_size / 2**20:.1f} MiB; it opens offline")
 

@@ -70,6 +70,7 @@ def test_a_classifier_of_both_is_asked_with_both_and_with_each_missing(call: Cal
     views = ["multimodal_middle", "missingaudioonly_middle", "missingvideoonly_middle"]
     found = json.loads((run / "evaluation/evaluation.json").read_text())
     assert [view["view"] for view in found["views"]] == views
+    assert (found["model"], found["step"], found["data"], found["lacking"]) == (str(run), 0, str(data), [])
     for view in found["views"]:
         folder = run / "evaluation" / view["view"]
         assert {file.name for file in folder.iterdir()} == {"evaluation.json", "confusion.png", "precision_recall.png", "mistakes.png"}

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avmae_jax import class_pictures, metrics, weights
+from avmae_jax.class_figures import clip_losses, measure
 from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import Frames
-from avmae_jax.evaluation import classifier_of, clip_losses, evaluate_into, label_names_for, measure, plain
+from avmae_jax.evaluation import PICTURES, classifier_of, evaluate_into, evaluate_views, label_names_for, plain
 from avmae_jax.files import write_json
 from avmae_jax.inference import Classify, Scores
 from avmae_jax.models.classifier import Mode
@@ -59,6 +60,14 @@ class Damaged(Labelled):
         return super().__getitem__({1: 2, 4: 0}.get(index, index))
 
 
+class Torn(Labelled):
+    """Pictures that can't be decoded."""
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = super().__getitem__(index)
+        return clip._replace(frames=tuple(frame[: len(frame) // 2] for frame in clip.frames))
+
+
 @functools.cache
 def model_of(classes: int, modality: Modality = "both") -> Model:
     return weights.made(made(dataclasses.replace(ODD, modality=modality), classes))
@@ -66,7 +75,7 @@ def model_of(classes: int, modality: Modality = "both") -> Model:
 
 def trained(classes: int = 3, names: tuple[str, ...] = NAMES, **tune: Any) -> Trained:
     config = Config(model=ODD, tune=TuneConfig(**{"loss": "ce", **tune}))
-    return Trained("runs/it", model_of(classes), config, classes, names if classes else ())
+    return Trained("runs/it", model_of(classes), config, classes, names if classes else (), 480)
 
 
 def test_figures_are_those_computed_by_hand() -> None:
@@ -122,7 +131,7 @@ def test_clips_of_several_classes_have_no_accuracy() -> None:
 
 def test_a_class_that_every_clip_has_has_no_auc() -> None:
     found = measure(Scores(["a", "b"], np.array([[0.5, 0.5], [0.6, 0.4]]), np.array([[1, 0], [1, 0]])), ["A", "B"], "bce")
-    assert (found.map, found.no_positive) == (1.0, ("B",))
+    assert (found.map, found.no_positive, found.no_negative) == (1.0, ("B",), ("A",))
     assert math.isnan(found.auc)
     assert math.isnan(found.d_prime)
 
@@ -176,9 +185,10 @@ def test_a_view_is_written_whole(tmp_path: Path) -> None:
     model, source = trained(), Labelled(5)
     found = evaluate_into(tmp_path / "out", model, source, batch_size=5, data="sets/it", split="test")
     assert found == json.loads((tmp_path / "out/evaluation.json").read_text())
-    head = {name: found[name] for name in ("model", "data", "split", "mode", "frames", "crops", "clips", "ids")}
+    head = {name: found[name] for name in ("model", "step", "data", "split", "mode", "frames", "crops", "clips", "ids")}
     assert head == {
         "model": "runs/it",
+        "step": 480,
         "data": "sets/it",
         "split": "test",
         "mode": "multimodal",
@@ -213,6 +223,44 @@ def test_several_classes_a_clip_have_no_confusion_matrix(tmp_path: Path) -> None
 def test_damaged_clips_are_counted_and_none_counts_twice(tmp_path: Path) -> None:
     found = evaluate_into(tmp_path, trained(), Damaged(5), batch_size=5)
     assert (found["ids"], found["damaged_clips"], found["clips"]) == (["clip0", "clip2", "clip3"], 2, 3)
+
+
+def test_torn_pictures_cost_no_numbers(tmp_path: Path) -> None:
+    found = evaluate_into(tmp_path, trained(), Torn(3), mode="audioonly", batch_size=5)
+    assert found == json.loads((tmp_path / "evaluation.json").read_text())
+    assert (tmp_path / "mistakes.png").exists()
+
+
+def test_numbers_are_written_before_pictures_and_earlier_pictures_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("v/evaluation.json", *(f"v/{name}" for name in PICTURES)):
+        write_json(tmp_path / name, {"of": "an earlier evaluation"})
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(class_pictures, "precision_recall", fail)
+    with pytest.raises(OSError, match="no space left"):
+        evaluate_into(tmp_path / "v", trained(), Labelled(2), batch_size=5)
+    assert [path.name for path in (tmp_path / "v").iterdir()] == ["evaluation.json"]
+    assert json.loads((tmp_path / "v/evaluation.json").read_text())["clips"] == 2
+
+
+def test_a_failure_leaves_the_views_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "evaluation.json", {"views": [{"view": "videoonly_all"}]})
+    draw, drawn = class_pictures.mistakes, list[Path]()
+
+    def fail_at_the_second(path: Path, *arguments: Any, **named: Any) -> None:
+        drawn.append(path)
+        if len(drawn) == 2:
+            raise OSError("no space left")
+        draw(path, *arguments, **named)
+
+    monkeypatch.setattr(class_pictures, "mistakes", fail_at_the_second)
+    with pytest.raises(OSError, match="no space left"):
+        evaluate_views(tmp_path, trained(), Labelled(2), ["audioonly", "videoonly"], ["first", "middle"], batch_size=5, data="sets/it")
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [view["view"] for view in found["views"]] == ["audioonly_first", "videoonly_first"]
+    assert (found["lacking"], found["model"], found["step"], found["data"]) == (["videoonly_middle"], "runs/it", 480, "sets/it")
 
 
 def test_frames_and_modes_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

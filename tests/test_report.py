@@ -116,6 +116,34 @@ def test_names_from_files_are_text(tmp_path: Path) -> None:
     assert page.tags.count("img") == 3 + 3  # curves; confusion, precision over recall and mistakes
 
 
+def change(run: Path, view: dict[str, Any] | None = None, **notes: Any) -> Page:
+    """The page of a run once its evaluation says something else."""
+    path = run / "evaluation/evaluation.json"
+    found = json.loads(path.read_text())
+    found["views"][0] |= view or {}
+    path.write_text(json.dumps(found | notes))
+    return Page(report(run))
+
+
+def test_an_evaluation_of_an_older_step_is_told(tmp_path: Path) -> None:
+    run = classifier(tmp_path / "run")
+    (run / "checkpoints/480").mkdir(parents=True)
+    assert "at which step isn't noted" in Page(report(run)).text
+    text = change(run, model=HOSTILE, step=300).text
+    assert f"Measured: {HOSTILE} at step 300." in text
+    assert f"measured at step 300; the run is at step 480: python -m launch.evaluate {run} measures again" in text
+    assert "measures again" not in change(run, step=480).text
+    assert "was stopped before a, b: " in change(run, lacking=["a", "b"]).text
+
+
+def test_what_is_left_out_is_shown_where_there_is_something(tmp_path: Path) -> None:
+    run = classifier(tmp_path / "run")
+    assert "damaged clips" not in change(run, {"damaged_clips": 0, "classes_left_out": 0}).text
+    text = change(run, {"damaged_clips": 4, "classes_left_out": 0}).text
+    assert "damaged clips" in text
+    assert "classes without a clip" not in text
+
+
 def test_names_in_notes_are_text(tmp_path: Path) -> None:
     """A view whose name is markup, in a run whose name is, with a file that can't be read."""
     run = classifier(tmp_path / "<b>run<", view=HOSTILE)
@@ -168,13 +196,14 @@ def test_a_pretraining_run_is_shown_whole(tmp_path: Path) -> None:
     assert "among 8 clips" in page.text
     assert "12.5%" in page.text
     assert "Held-out clips after step 10" in page.text
-    found = {"clips": 8, "data": "d", "split": "test", "chance": {"r1": 0.25, "class": {"r1": 0.5}}}
+    found = {"clips": 8, "data": "d", "split": "test", "model": "runs/m", "per_class": 5, "chance": {"r1": 0.25, "class": {"r1": 0.5}}}
     found |= {"audio_to_image": {"r1": 0.375, "class": {"r1": 0.75}}, "image_to_audio": {"r1": 0.0}, "ids": ["a"]}
     (run / "retrieval").mkdir()
     (run / "retrieval/retrieval.json").write_text(json.dumps(found))
     draw(run / "retrieval/gallery.png")
     page = Page(report(run))
     assert "audio to image 37.5%" in page.text
+    assert "The test clips of d, 5 of each class; measured: runs/m." in page.text
     assert "audio to image, any clip of the class 75.0%" in page.text
     assert "12.5%" not in page.text  # told once
 

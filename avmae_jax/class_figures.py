@@ -1,0 +1,105 @@
+"""How well a classifier's probabilities tell the classes of labelled clips: figures of the whole and of each class.
+
+A class that no clip has can't be ranked: it is left out of the means and named. One that every clip has has no area under the ROC curve: it
+is left out of the mean area alone, and named, too. Nothing else is left out.
+
+Axis letters: N clips, C classes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from avmae_jax import metrics
+from avmae_jax.inference import Scores
+
+TOP = 5  # likeliest classes among which a clip's own is looked for
+_SMALLEST = 1e-12  # probability whose logarithm is still taken
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFigures:
+    """How well one class is told from the others; NaN where there is nothing to divide by."""
+
+    name: str
+    positives: int  # clips that have it
+    average_precision: float  # NaN without a positive
+    auc: float  # NaN without a positive, or without a clip that hasn't the class
+    d_prime: float
+    recall: float  # of the clips that have it, the share whose likeliest class it is
+    precision: float  # of the clips whose likeliest class it is, the share that has it
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How well a classifier does on N clips."""
+
+    clips: int  # N
+    loss: float  # the mean of clip_losses
+    map: float  # mean average precision, over the classes that have a positive
+    auc: float  # mean area under the ROC curve, over the classes that some clips have and some haven't; NaN if there is none
+    d_prime: float  # of that mean
+    accuracy: float | None  # None unless each clip has exactly one class
+    top_5_accuracy: float | None  # ... and there are more than 5 classes
+    no_positive: tuple[str, ...]  # classes that no clip has, left out of the means
+    no_negative: tuple[str, ...]  # classes that every clip has, left out of the mean area alone
+    per_class: tuple[ClassFigures, ...]  # all C
+    confusion: np.ndarray | None  # int64[C, C], clips of the row's class whose likeliest is the column's; None as accuracy
+
+
+def measure(scores: Scores, label_names: Sequence[str], loss: str) -> Evaluation:
+    """All figures of what a classifier says.
+
+    Args:
+      scores: of N labelled clips.
+      label_names: C of them.
+      loss: "bce" or "ce", see clip_losses.
+
+    Raises:
+      ValueError: if there is no clip, none has a class, or a probability is not finite.
+    """
+    given, has = scores.probabilities.astype(np.float64), scores.targets > 0
+    if not has.any():
+        raise ValueError(f"none of the {len(has)} clips has a class; give labelled clips")
+    precisions, areas = metrics.average_precision(given, has), metrics.auc(given, has)
+    positives, likeliest, count = has.sum(axis=0), given.argmax(axis=1), len(label_names)
+    right = has[np.arange(len(has)), likeliest]
+    hits, taken = np.bincount(likeliest[right], minlength=count), np.bincount(likeliest, minlength=count)
+    columns = zip(label_names, positives, precisions, areas, _ratio(hits, positives), _ratio(hits, taken), strict=True)
+    rows = [ClassFigures(name, int(n), float(ap), float(a), metrics.d_prime(a), float(r), float(p)) for name, n, ap, a, r, p in columns]
+    confusion = accuracy = among_top = None
+    if (has.sum(axis=1) == 1).all():
+        own = has.argmax(axis=1)
+        confusion = np.zeros((count, count), np.int64)
+        np.add.at(confusion, (own, likeliest), 1)
+        accuracy = float(right.mean())
+        if count > TOP:
+            among_top = float((np.argsort(-given, axis=1, kind="stable")[:, :TOP] == own[:, None]).any(axis=1).mean())
+    area = float(areas[np.isfinite(areas)].mean()) if np.isfinite(areas).any() else math.nan
+    return Evaluation(
+        clips=len(has),
+        loss=float(clip_losses(scores, loss).mean()),
+        map=float(np.nanmean(precisions)),
+        auc=area,
+        d_prime=metrics.d_prime(area),
+        accuracy=accuracy,
+        top_5_accuracy=among_top,
+        no_positive=tuple(row.name for row in rows if not row.positives),
+        no_negative=tuple(row.name for row in rows if row.positives == len(has)),
+        per_class=tuple(rows),
+        confusion=confusion,
+    )
+
+
+def clip_losses(scores: Scores, loss: str) -> np.ndarray:
+    """The loss of each clip, float64[N]: "bce": binary cross-entropy, the mean over classes; "ce": cross-entropy."""
+    given, targets = scores.probabilities.astype(np.float64), scores.targets
+    there, absent = (-np.log(np.maximum(values, _SMALLEST)) for values in (given, 1 - given))
+    return (targets * there + (1 - targets) * absent).mean(axis=1) if loss == "bce" else (targets * there).sum(axis=1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64[C], NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
