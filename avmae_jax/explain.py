@@ -16,7 +16,7 @@ Axis letters: B batch, L tokens, D width, T spectrogram frames, M mel bins, H W 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT, log_mel, num_frames
+from avmae_jax.data.media import ClipError
 from avmae_jax.figures import DPI, axes_at, save, short_name, write
 from avmae_jax.losses import unit_length
 from avmae_jax.metrics import embedding
@@ -83,8 +84,13 @@ class Explainer:
         self._trained = trained
         self._compiled = nnx.jit(self._outputs, static_argnames="mode")
 
-    def __call__(self, medium: Medium, prediction: Prediction) -> Explanation:
+    def __call__(self, medium: Medium, prediction: Prediction, frames: Literal["first", "middle"] = "middle") -> Explanation:
         """What the first class of a prediction comes from, or else its match, in the window that speaks most for it.
+
+        Args:
+          medium: what was predicted.
+          prediction: by the same model.
+          frames: which frame it saw.
 
         Raises:
           ValueError: if there is neither class nor match.
@@ -93,8 +99,10 @@ class Explainer:
         if not prediction.top and prediction.match is None:
             raise ValueError(f"{medium.name}: there is no class and no match that could be explained")
         model = self._trained.config.model
-        rows = rows_of(medium, 0, model, frames="middle", timeline=False)
-        row = next(row for row in rows if row.start >= prediction.start)
+        rows = rows_of(medium, 0, model, frames=frames, timeline=False)
+        row = next((row for row in rows if row.start >= prediction.start), None)
+        if row is None:
+            raise ClipError(medium.name, "length", "has become shorter since it was predicted")
         batch = {name: jnp.asarray(value)[None] for name, value in row.arrays.items()}
         label = jnp.asarray([int(np.argmax(prediction.probabilities))] if prediction.top else [0], jnp.int32)
         heat, constant = self._compiled(self._trained.model, batch, label, mode=prediction.mode)

@@ -42,6 +42,11 @@ class FinetuningTask(Task):
         """What the mode looks at."""
         return modality_of(self.mode)
 
+    @property
+    def averaged_epochs(self) -> tuple[int, int]:
+        """See Task."""
+        return self.config.tune.average_first, self.config.tune.average_last
+
     def loss(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
         """See Task; the mean over clips, and with binary cross-entropy over classes."""
         found, targets = logits(model, batch, self.config, self.mode), batch["targets"]

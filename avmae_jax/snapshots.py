@@ -7,12 +7,15 @@ Each is a folder of checkpoints with one step, `params` alone, that load_pretrai
 passes steps again that these folders have seen; since it repeats them bit for bit, what is there stays.
 """
 
+import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import logging
+from jax.experimental import multihost_utils
 
 from avmae_jax.checkpoint import Checkpoints, newest_meta, restore_params
 
@@ -49,7 +52,10 @@ class Snapshots:
         """
         if not self._first <= epoch <= self._last or not self._first:
             return
-        before = (newest_meta(self._folder / AVERAGED) or {}).get("epochs", [])
+        meta = newest_meta(self._folder / AVERAGED)
+        if meta is None and _steps(self._folder / AVERAGED):
+            restore_params(self._folder / AVERAGED)  # says what is damaged
+        before = (meta or {}).get("epochs", [])
         if epoch in before:
             return
         expected = list(range(self._first, epoch))
@@ -62,7 +68,26 @@ class Snapshots:
         self._save(AVERAGED, step, mean, {"epochs": [*before, epoch]})
 
     def _save(self, name: str, step: int, params: Any, found: dict[str, Any]) -> None:
-        with Checkpoints(self._folder / name, keep_last=1) as checkpoints:
-            newest = checkpoints.newest()
-            if newest is None or newest < step:
-                checkpoints.save(step, params=params, opt_state={}, rng={}, data={}, meta=self._meta() | found)
+        folder = self._folder / name
+        newer = [path for path in _steps(folder) if int(path.name) >= step]
+        if newer:  # the run was resumed behind it, and went another way: on other devices, for example
+            if jax.process_index() == 0:
+                for path in newer:
+                    shutil.rmtree(path)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("newer snapshots are gone")
+        with Checkpoints(folder, keep_last=1) as checkpoints:
+            checkpoints.save(step, params=params, opt_state={}, rng={}, data={}, meta=self._meta() | found)
+
+
+def set_aside(folder: Path) -> None:
+    """Renames both folders of a run that has no checkpoint: they are of an earlier try, or it was killed before it saved one."""
+    for name in (BEST, AVERAGED):
+        if (folder / name).is_dir():
+            free = next(path for n in itertools.count(1) if not (path := folder / f"{name}.before-{n}").exists())
+            (folder / name).rename(free)
+            logging.warning("%s has no checkpoint that %s could belong to; it is kept as %s", folder, name, free.name)
+
+
+def _steps(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.name.isdigit()]

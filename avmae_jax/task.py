@@ -29,6 +29,11 @@ class Task(ABC):
         """What batches carry."""
         return cast(Modality, self.config.model.modality)  # validated
 
+    @property
+    def averaged_epochs(self) -> tuple[int, int]:
+        """The first and the last epoch, counted from 1, whose weights are averaged; (0, 0): none."""
+        return 0, 0
+
     def draw(self, model: Any, step: int) -> None:
         """Pictures of what the model does after a step: none, unless a task has some."""
         return

@@ -134,9 +134,8 @@ class Trainer:
                 self.batches.close()
 
     def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stop_asked: Callable[[], bool]) -> bool:
-        train, tune = self.config.train, self.config.tune
-        folder = Path(train.workdir).expanduser()
-        snapshots = Snapshots(folder, self._meta, tune.average_first, tune.average_last)
+        train = self.config.train
+        snapshots = Snapshots(Path(train.workdir).expanduser(), self._meta, *self.task.averaged_epochs)
         clock = _Clock(train.batch_size)
         running: tuple[int, Any, Metrics] | None = None  # the step under way: its results are read while the next one is computed
 
@@ -222,7 +221,7 @@ class Trainer:
 
     def _epoch_ended(self) -> int:
         """Which epoch ends with this step, counted from 1, or 0; the last one of several that are shorter than a step."""
-        epoch = int((self.step + 0.5) / self.steps_per_epoch)
+        epoch = int((self.step + 0.5) / self.steps_per_epoch) + 1  # or one less
         while epoch and round(epoch * self.steps_per_epoch) > self.step:
             epoch -= 1
         return epoch if round(epoch * self.steps_per_epoch) == self.step else 0

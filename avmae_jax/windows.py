@@ -17,8 +17,8 @@ import soxr
 from PIL import Image
 
 from avmae_jax.config import Modality, ModelConfig
-from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
-from avmae_jax.data.cutting import cut_clips
+from avmae_jax.data.clip import SAMPLE_RATE, Clip
+from avmae_jax.data.cutting import cut_clips, cut_timed
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import PICTURE_SUFFIXES, as_text
@@ -29,11 +29,14 @@ SECOND = 1.0  # seconds from window to window of a timeline
 _RATES = range(1_000, 768_001)  # Hz
 
 
+Timed = Iterator[tuple[Clip, float]]  # clips with the seconds that there are of them
+
+
 class Medium(NamedTuple):
     """Something that can be cut into clips."""
 
     name: str
-    cut: Callable[[float, float, int], Iterator[Clip]]  # (seconds, stride, side of a frame) -> clips in order of time
+    cut: Callable[[float, float, int], Timed]  # (seconds, stride, side of a frame) -> clips in order of time
     timed: bool = True  # False: a picture, which has no seconds
 
 
@@ -95,42 +98,42 @@ def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, 
     length = model.audio_frames * SHIFT / SAMPLE_RATE
     series = {WHOLE: length} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
     for name, stride in series.items():
-        for window, clip in enumerate(medium.cut(length, stride, model.image_size)):
-            heard, shown = len(clip.waveform) / SAMPLE_RATE, len(clip.frames) / NUM_FRAMES * length
+        for window, (clip, seconds) in enumerate(medium.cut(length, stride, model.image_size)):
             one = 0 if frames == "first" else len(clip.frames) // 2
             shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
             for shot in shots:
                 made = example(clip, shot, samples=num_samples(model.audio_frames), image_size=model.image_size, needs=clip.modality)
                 del made["id"]
-                seconds = min(length, heard or shown)
                 yield Row(number, name, window, clip.start, seconds, clip.modality, 1 / len(shots), made)
 
 
-def _cut_file(path: str, seconds: float, stride: float, size: int) -> Iterator[Clip]:
-    return cut_clips(path, clip_id=as_text(path), seconds=seconds, stride=stride, frame_size=size, allow_missing=True)
+def _cut_file(path: str, seconds: float, stride: float, size: int) -> Timed:
+    return cut_timed(path, clip_id=as_text(path), seconds=seconds, stride=stride, frame_size=size, allow_missing=True)
 
 
 def _cut_parts(
     sound: np.ndarray | str | Path | None, picture: bytes | Callable[[int], bytes] | None, seconds: float, stride: float, size: int
-) -> Iterator[Clip]:
+) -> Timed:
     encoded = picture(size) if callable(picture) else picture
     frames = (encoded,) if encoded else ()
     if sound is None:
-        yield Clip("picture", np.zeros(0, np.int16), frames, ())
+        yield Clip("picture", np.zeros(0, np.int16), frames, ()), 0.0
         return
-    for clip in _cut_file(str(sound), seconds, stride, size) if isinstance(sound, str | Path) else _cut_array(sound, seconds, stride):
+    cut = _cut_file(str(sound), seconds, stride, size) if isinstance(sound, str | Path) else _cut_array(sound, seconds, stride)
+    for clip, there in cut:
         if not len(clip.waveform):
             raise ClipError(str(sound), "audio", "has no sound")
-        yield clip._replace(frames=frames)
+        yield clip._replace(frames=frames), there
 
 
-def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Iterator[Clip]:
+def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Timed:
     """As cut_clips does it: what is less than half a window is left out, unless it is all there is."""
     start, window = 0.0, 0
     length, samples = seconds * SAMPLE_RATE, num_samples(round(seconds * SAMPLE_RATE / SHIFT))
     while not window or len(waveform) - start * SAMPLE_RATE >= length / 2:
         first = round(start * SAMPLE_RATE)
-        yield Clip(f"sound@{start:g}", waveform[first : first + samples], (), (), start=start)
+        clip = Clip(f"sound@{start:g}", waveform[first : first + samples], (), (), start=start)
+        yield clip, min(seconds, len(clip.waveform) / SAMPLE_RATE)
         window += 1
         start = window * stride
 

@@ -27,7 +27,7 @@ from avmae_jax.data.shards import DatasetError
 from avmae_jax.finetuning import FinetuningTask
 from avmae_jax.init_from import initialise_from
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
-from avmae_jax.snapshots import AVERAGED
+from avmae_jax.snapshots import AVERAGED, set_aside
 from avmae_jax.train import NonFiniteLossError, Trainer
 from avmae_jax.weights import load_pretrained
 from launch import runtime
@@ -39,8 +39,12 @@ def finetune(config: Config) -> dict[str, Any] | None:
 
     Raises:
       DatasetError: if the data set has no classes, or the held-out clips have others.
+      ValueError: if fields of the config don't go together.
     """
     begin = time.monotonic()
+    if config.model.modality != "both":
+        words = "leave it at both, and let tune.mode be audioonly or videoonly"
+        raise ValueError(f"model.modality is {config.model.modality!r}, but a classifier is tuned on a CAV-MAE: {words}")
     workdir = claim_workdir(config)
     train, test = open_sources(config, modality_of(cast(Mode, config.tune.mode)))
     names = list(train.label_names)
@@ -55,11 +59,16 @@ def finetune(config: Config) -> dict[str, Any] | None:
         return CAVMAEClassifier(config.model, len(names), rngs=nnx.Rngs(config.train.seed))
 
     before = newest_meta(workdir / "checkpoints") or {}
+    if not before:
+        set_aside(workdir)
     micro_batch = pick_micro_batch(config, make, task.trainable(), before.get("micro_batch", 0), task.mode)
     model = make()
     if config.init_from and not before:
         initialise_from(model, config.init_from)
     trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)
+    epochs = round(trainer.total_steps / trainer.steps_per_epoch, 1)
+    if config.tune.average_last > epochs:
+        raise ValueError(f"tune.average_last is {config.tune.average_last}, but the run has {epochs:g} epochs; change one of them")
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         if not trainer.run(bar):
             return None

@@ -25,8 +25,6 @@ import numpy as np
 from absl import app, flags, logging
 from rich.console import Console
 
-from avmae_jax.checkpoint import CheckpointError
-from avmae_jax.convert import ConversionError
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import RANK, as_text, walk
 from avmae_jax.data.pipeline import Frames
@@ -36,7 +34,6 @@ from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher, ran
 from avmae_jax.windows import of_file
 from launch import applied, prediction_tables, runtime
 
-ERRORS = (ConversionError, CheckpointError, DatasetError, ClipError, ValueError, OSError)  # that a user can cause
 SOME_FAILED = 3  # exit status
 _NAME = 100  # letters of a picture's name
 
@@ -96,12 +93,12 @@ def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Pre
     """Draws a file's picture and gives its prediction back, or why there is no picture."""
     from avmae_jax.explain import Explainer, draw  # matplotlib takes a second, which only those wait for who want pictures
 
-    explainer = Explainer(predictor.trained)
+    explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # whose match is told
 
     def explained(file: Path, found: Prediction, picture: Path) -> Prediction | Exception:
         try:
             medium = of_file(file)
-            draw(picture, explainer(medium, found), found, medium.name)
+            draw(picture, explainer(medium, found, flags.FLAGS.frames), found, medium.name)
         except (ClipError, ValueError) as error:
             return error
         return found
@@ -147,6 +144,8 @@ def check_usage(argv: Sequence[str]) -> None:
         raise app.UsageError("give --model, a run of launch.finetune or a file of weights", exitcode=2)
     if args.json == args.csv == "-":
         raise app.UsageError("--json and --csv can't both be written to the standard output", exitcode=2)
+    if args.explain and args.frames == "all":
+        raise app.UsageError("--explain draws one frame of a file, so --frames must be first or middle", exitcode=2)
     for name, value in (("json", args.json), ("csv", args.csv)):
         path = Path(value).expanduser()
         if value not in ("", "-") and (path.is_dir() or not path.parent.is_dir()):
@@ -166,7 +165,7 @@ def main(argv: list[str]) -> None:
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
         prediction_tables.write_json(args.json, about, records)
         prediction_tables.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
-    except ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     out = sys.stderr if "-" in (args.json, args.csv) else sys.stdout
     prediction_tables.show(Console(file=out, width=None if out.isatty() else 160), records)

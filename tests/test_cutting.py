@@ -127,3 +127,29 @@ def test_with_both_there_allowing_one_changes_nothing(film: Path) -> None:
     ):
         np.testing.assert_array_equal(one.waveform, other.waveform)
         assert one._replace(waveform=None) == other._replace(waveform=None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("stride", [1.0, 2.0])
+def test_windows_between_far_apart_frames_show_what_is_on_display(stride: float, tmp_path: Path) -> None:
+    """Slides: a frame every 3 s, for 12 s; windows of 2 s."""
+    path = write_media(
+        tmp_path / "x.mkv",
+        frames=[numbered(i) for i in range(5)],
+        times=[0, 3, 6, 9, 11.9],
+        frame_rate=10,
+        sound=tone(300, 12),
+        audio_codec="flac",
+    )
+    clips = list(cut_clips(path, clip_id="x", seconds=2, stride=stride, frame_size=96))
+    assert len(clips) == 12 / stride
+    for clip in clips:
+        assert len(clip.frames) == 10 or clip.start + 2 > 11.5
+        # The first frame of a window is the one that is shown at its start, or comes within its first tenth.
+        assert number_of(clip.frames[0]) == min(int((clip.start + 0.19) // 3), 4)
+
+
+def test_the_length_of_each_clip_is_told(film: Path, tmp_path: Path) -> None:
+    for path, frames in ((film, None), (write_media(tmp_path / "mute.mp4", frames=[numbered(i) for i in range(67)]), "only")):
+        lengths = [length for _, length in cutting.cut_timed(path, clip_id="x", seconds=2, stride=2, allow_missing=True)]
+        assert lengths[:3] == [2, 2, 2], frames
+        assert lengths[3:] == pytest.approx([0.7] if len(lengths) > 3 else [], abs=0.1)

@@ -1,6 +1,7 @@
 """Pictures as they come: cropped and resized as torchvision would, of any mode, at a reduced scale where that is asked for."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from avmae_jax.data import images
 from avmae_jax.data.images import Piece, decode_image, decode_piece
+from avmae_jax.data.media import shrink_picture
 
 
 def encoded(picture: np.ndarray) -> bytes:
@@ -90,7 +92,7 @@ def test_a_reduced_jpeg_looks_the_same(height: int, width: int, mode: str, progr
 @pytest.mark.parametrize(("short", "decoded"), [(32, 32), (63, 63), (64, 32), (127, 64), (128, 32), (256, 32), (511, 64), (513, 65)])
 def test_a_reduced_jpeg_is_never_decoded_smaller_than_needed(short: int, decoded: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(images, "_rgb", lambda picture: seen.append(picture.width) or picture.copy())
+    monkeypatch.setattr(images, "rgb", lambda picture: seen.append(picture.width) or picture.copy())
     decode_image(saved(Image.new("RGB", (short, 2 * short)), "jpeg"), 32, reduced=True)
     assert seen == [decoded]
 
@@ -186,8 +188,8 @@ def test_a_piece_lies_on_its_picture(area: float, ratio: float, x: float, y: flo
 def test_a_piece_is_cut_where_it_says() -> None:
     picture = np.zeros((40, 40, 3), np.uint8)
     picture[:20, 20:] = 200
-    np.testing.assert_array_equal(decode_piece(encoded(picture), 16, Piece(0.25, 1, 1, 0)), np.full((16, 16, 3), 200))
-    assert not decode_piece(encoded(picture), 16, Piece(0.25, 1, 0, 1)).any()
+    np.testing.assert_array_equal(decode_piece(encoded(picture), 16, Piece(0.1, 1, 1, 0)), np.full((16, 16, 3), 200))
+    assert not decode_piece(encoded(picture), 16, Piece(0.1, 1, 0, 1)).any()
     with pytest.raises(ValueError, match="can't be decoded"):
         decode_piece(b"no picture", 16, Piece(0.25, 1, 1, 0))
 
@@ -195,3 +197,13 @@ def test_a_piece_is_cut_where_it_says() -> None:
 def test_the_whole_of_a_square_picture_is_itself() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     np.testing.assert_array_equal(decode_piece(encoded(picture), 32, Piece(1, 1, 0.3, 0.7)), picture)
+
+
+def test_a_picture_file_becomes_the_same_pixels(tmp_path: Path) -> None:
+    """Sixteen bits and transparency, read as a medium and as a stored frame."""
+    deep = np.linspace(0, 65_535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(tmp_path / "clear.png")
+    for name in ("deep.png", "clear.png"):
+        shrunk, read = shrink_picture(tmp_path / name, 32), decode_image((tmp_path / name).read_bytes(), 32)
+        assert np.abs(shrunk.astype(int) - read).max() <= 2  # FFmpeg's scaling

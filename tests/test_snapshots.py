@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from avmae_jax.checkpoint import CheckpointError, newest_meta, restore_params
-from avmae_jax.snapshots import AVERAGED, BEST, Snapshots
+from avmae_jax.snapshots import AVERAGED, BEST, Snapshots, set_aside
 
 
 def params(value: float) -> dict[str, jax.Array]:
@@ -76,3 +76,33 @@ def test_a_damaged_mean_stops_the_run(tmp_path: Path) -> None:
 def test_no_mean_unless_asked_for(tmp_path: Path) -> None:
     opened(tmp_path, 0, 0).epoch_ended(1, 10, params(1.0))
     assert not (tmp_path / AVERAGED).exists()
+
+
+def test_a_resumed_run_that_goes_another_way_can_still_become_better(tmp_path: Path) -> None:
+    snapshots = opened(tmp_path)
+    snapshots.measured(60, params(60), 0.5)
+    resumed = opened(tmp_path)  # from step 40, on other devices
+    resumed.measured(50, params(50), 0.9)
+    assert kept(tmp_path, BEST) == (50, 50.0)
+    resumed.measured(60, params(61), 0.8)
+    assert kept(tmp_path, BEST) == (50, 50.0)
+
+
+def test_a_mean_whose_note_is_damaged_stops_the_run(tmp_path: Path) -> None:
+    opened(tmp_path).epoch_ended(2, 20, params(2.0))
+    for path in (tmp_path / AVERAGED / "20" / "meta").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        opened(tmp_path).epoch_ended(3, 30, params(2.0))
+
+
+def test_what_belongs_to_no_checkpoint_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened(tmp_path).measured(10, params(1.0), 0.9)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        set_aside(tmp_path)
+    assert kept(tmp_path, f"{BEST}.before-1") == (10, 1.0)
+    assert f"it is kept as {BEST}.before-1" in caplog.text
+    opened(tmp_path).measured(10, params(2.0), 0.1)
+    set_aside(tmp_path)
+    assert kept(tmp_path, f"{BEST}.before-2") == (10, 2.0)

@@ -273,3 +273,9 @@ def test_each_epoch_ends_once(steps_per_epoch: float, epochs: int) -> None:
     ]
     expected = {round(epoch * steps_per_epoch): epoch for epoch in range(1, epochs + 20)}
     assert ended == [(step, epoch) for step, epoch in expected.items() if step in steps]
+
+
+def test_an_epoch_that_ends_half_way_between_steps_isn_t_missed() -> None:
+    """65 clips in batches of 14: seven epochs are 32.5 steps, which floats put a bit below."""
+    ended = Trainer._epoch_ended(SimpleNamespace(step=32, steps_per_epoch=65 / 14))  # pyright: ignore[reportArgumentType]
+    assert (round(7 * (65 / 14)), ended) == (32, 7)

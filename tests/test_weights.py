@@ -351,9 +351,11 @@ def test_a_note_that_cannot_be_is_named(more: dict[str, Any], said: str, tmp_pat
     weights = made(classes=3)
     write(weights, tmp_path / "w.safetensors")
     with safe_open(tmp_path / "w.safetensors", "numpy") as file:
-        tensors = {key: file.get_tensor(key) for key in file}
-    names = {"label_names": more.pop("label_names")} if "label_names" in more else {}
-    meta = {"config": {"model": dataclasses.asdict(ODD), **more}, **names}
+        names = file.keys()
+        tensors = {key: file.get_tensor(key) for key in names}
+    labels = {"label_names": more["label_names"]} if "label_names" in more else {}
+    groups = {name: value for name, value in more.items() if name != "label_names"}
+    meta = {"config": {"model": dataclasses.asdict(ODD), **groups}, **labels}
     save_file(tensors, tmp_path / "other.safetensors", {"avmae_jax.meta": json.dumps(meta)})
     assert said in message(tmp_path / "other.safetensors")
 

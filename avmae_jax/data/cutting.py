@@ -39,6 +39,7 @@ from avmae_jax.data.media_folder import PICTURE_SUFFIXES
 from avmae_jax.data.video import check_complete, clip_samples, decode_clip, to_int16
 
 _SHORTEST_REST = Fraction(1, 2)  # of a clip
+_MOMENT = Fraction(1, 10**6)  # seconds; no window opens at the very end
 _UNKNOWN_RATE = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
 
 
@@ -54,7 +55,7 @@ def cut_clips(
     allow_missing: bool = False,
     max_mismatch: float = math.inf,
 ) -> Iterator[Clip]:
-    """Decodes a media file from beginning to end.
+    """Decodes a media file from beginning to end; cut_timed says how long each clip is as well.
 
     Args:
       path: a local file in a common container, with sound and pictures.
@@ -74,9 +75,27 @@ def cut_clips(
       ClipError: if the file can't be opened, has no sound or no pictures, is damaged anywhere, or has a longer mismatch; some clips may
         have been yielded by then.
     """
+    given: dict[str, Any] = {"labels": labels, "seconds": seconds, "stride": stride, "frame_size": frame_size, "mix_channels": mix_channels}
+    for clip, _ in cut_timed(path, clip_id=clip_id, allow_missing=allow_missing, max_mismatch=max_mismatch, **given):
+        yield clip
+
+
+def cut_timed(
+    path: str | Path,
+    *,
+    clip_id: str,
+    labels: Sequence[int] = (),
+    seconds: float = 10.0,
+    stride: float = 10.0,
+    frame_size: int = 224,
+    mix_channels: bool = False,
+    allow_missing: bool = False,
+    max_mismatch: float = math.inf,
+) -> Iterator[tuple[Clip, float]]:
+    """The clips of cut_clips, each with the seconds that there are of it: less than asked for in the last ones; of a picture none."""
     if allow_missing and Path(path).suffix.lower() in PICTURE_SUFFIXES:
         picture = decode_clip(path, clip_id=f"{clip_id}@0", labels=labels, frame_size=frame_size, allow_missing=True)
-        yield picture._replace(video=clip_id)
+        yield picture._replace(video=clip_id), 0.0
         return
     has = modalities(path) if allow_missing else "both"
     length, step = Fraction(seconds), Fraction(stride)
@@ -93,7 +112,8 @@ def cut_clips(
                 break
             heard, frames = sound.window(round(start * SAMPLE_RATE), samples), pictures.window(index)
             waveform = to_int16(path, heard) if streams.audio else np.zeros(0, np.int16)
-            yield Clip(f"{clip_id}@{float(start):g}", waveform, frames, tuple(labels), clip_id, float(start))
+            clip = Clip(f"{clip_id}@{float(start):g}", waveform, frames, tuple(labels), clip_id, float(start))
+            yield clip, float(min(length, end - start) if streams.ended else length)
             sound.forget(round((start + step) * SAMPLE_RATE))
         _check_whole(path, container, streams, sound, pictures, max_mismatch)
 
@@ -220,18 +240,25 @@ class _Pictures:
         self._first = time if self._first is None else self._first
         self.end = max(self.end, time - self._first)
         self._settle(self.end)
-        if self.end >= self._next * self._step:
-            self._windows[self._next] = [self._encode(self.end, frame)]
-            self._next += 1
+        self._open(self.end, frame)
         self._before = [*self._before[-1:], (self.end, frame)]
 
     def finish(self, last_shown: Fraction) -> None:
         """There are no more frames; the last one is shown for so many seconds."""
         if self._before:
+            self._open(self.end + last_shown - _MOMENT)
             self.end += last_shown
             self._settle(self.end)
             self._before = self._before[-1:]
             self._settle(self.end + last_shown, until=self.end)
+
+    def _open(self, until: Fraction, current: VideoFrame | None = None) -> None:
+        """Opens every window that has begun, with the frame that is shown then: the current one if it comes within the first tenth."""
+        while self._next * self._step <= until:
+            first = self._next * self._step + self._length / NUM_FRAMES
+            shown = (self.end, current) if current is not None and (not self._before or self.end < first) else self._before[-1]
+            self._windows[self._next] = [self._encode(*shown)]
+            self._next += 1
 
     def _settle(self, now: Fraction, until: Fraction | None = None) -> None:
         """Gives each open window the frames that were due before `now`, none of them later than `until`."""

@@ -34,7 +34,7 @@ def decode_piece(encoded: bytes, size: int, piece: Piece) -> np.ndarray:
     with _opened(encoded) as opened:
         needed = math.ceil(size / math.sqrt(piece.area))
         opened.draft("RGB", (needed, needed))
-        picture = _rgb(opened)
+        picture = rgb(opened)
         picture.info = opened.info
         picture = ImageOps.exif_transpose(picture)
         return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, piece.box(*picture.size)))
@@ -58,7 +58,7 @@ def decode_image(encoded: bytes, size: int, *, reduced: bool = False) -> np.ndar
     with _opened(encoded) as opened:
         drafted = opened.draft("RGB", (size, size)) if reduced else None
         box = drafted[1] if drafted else (0, 0, *opened.size)  # not in whole pixels where the scale doesn't divide the sides
-        picture = _rgb(opened)
+        picture = rgb(opened)
         short = min(box[2:])
         if short != size:
             width, height = (int(size * side / short) for side in box[2:])
@@ -78,7 +78,8 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise ValueError(f"the picture can't be decoded ({len(encoded)} bytes): {error}") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def rgb(picture: Image.Image) -> Image.Image:
+    """Eight bits a channel: of sixteen the upper half; what is transparent lies on white."""
     if picture.mode == "I" or picture.mode.startswith("I;16"):  # Pillow would clip these to 255
         return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:

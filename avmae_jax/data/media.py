@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avmae_jax.config import Modality
+from avmae_jax.data.images import rgb
 
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,wav,w64,aiff,flac,mp3,aac"
 _JPEG_QUALITY = 95
@@ -161,7 +162,7 @@ def shrink_picture(path: str | Path, size: int) -> np.ndarray:
     """
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as opened_picture:
-            picture = ImageOps.exif_transpose(opened_picture).convert("RGB")
+            picture = rgb(ImageOps.exif_transpose(opened_picture))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         refuse(path, "video", f"can't be decoded as a picture ({error})")
     return shrink(VideoFrame.from_image(picture), size)
