@@ -5,9 +5,11 @@ tuned with it or stays as it is (linear probe).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -49,7 +51,7 @@ class FinetuningTask(Task):
 
     def loss(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
         """See Task; the mean over clips, and with binary cross-entropy over classes."""
-        found, targets = logits(model, batch, self.config, self.mode), batch["targets"]
+        found, targets = self._logits(model, batch, key), batch["targets"]
         if self.config.tune.loss == "bce":
             loss = optax.sigmoid_binary_cross_entropy(found, targets).mean()
         else:
@@ -91,8 +93,19 @@ class FinetuningTask(Task):
         """Accuracy where softmax is trained and each clip has one class, else mean average precision."""
         return measured.get("accuracy", measured["map"]) if self.config.tune.loss == "ce" else measured["map"]
 
+    def _logits(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+        """Of a training batch; now and then, as the config wants it, with one modality missing."""
+        drop = self.config.tune.drop_modality
+        if not drop:
+            return logits(model, batch, self.config, self.mode)
+        modes: tuple[Mode, ...] = ("multimodal", "missingaudioonly", "missingvideoonly")
+        ask = [partial(logits, model, batch, self.config, mode) for mode in modes]
+        return jax.lax.switch(jax.random.choice(key, 3, p=jnp.array([1 - drop, drop / 2, drop / 2])), ask)
+
     def _unused(self, name: str) -> bool:
         """Whether a parameter is one that the mode doesn't run through: norms of other streams, the tower of the other modality."""
+        if self.config.tune.drop_modality:
+            return False
         stream = _STREAM[self.mode]
         if name.startswith(("encoder.blocks.", "encoder.norm.")):
             return any(f".{other}." in name for other in ALL_STREAMS if other != stream)

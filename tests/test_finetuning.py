@@ -66,6 +66,23 @@ def test_what_is_trained_is_what_has_a_gradient(mode: str) -> None:
     assert set(flatten(trained)) == {name for name, gradient in gradients.items() if jnp.abs(gradient).max() > 0}
 
 
+def test_a_modality_is_missing_in_its_share_of_the_steps() -> None:
+    """Each step is one of the three modes, and all that any of them runs through is trained."""
+    tuning, model, given = task(drop_modality=0.6), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
+    losses = {mode: float(optax.sigmoid_binary_cross_entropy(logits_of(model, given, tuning.config, mode), given["targets"]).mean())
+              for mode in ("multimodal", "missingaudioonly", "missingvideoonly")}  # fmt: skip
+    loss = jax.jit(lambda key: tuning.loss(model, given, key, 1)[0])
+    found = np.array([float(loss(jax.random.key(number))) for number in range(60)])
+    counts = {mode: int(np.isclose(found, value, rtol=1e-5, atol=0).sum()) for mode, value in losses.items()}
+    assert sum(counts.values()) == 60
+    assert 12 <= counts["multimodal"] <= 36
+    assert min(counts.values()) >= 7
+    _, trained, _ = nnx.split(model, tuning.trainable(), ...)
+    assert set(flatten(trained)) == set(flatten(nnx.state(model, nnx.Param)))
+    with pytest.raises(ValueError, match=r"tune\.drop_modality is 0\.6"):
+        task(mode="audioonly", drop_modality=0.6)
+
+
 def test_a_frozen_base_trains_the_head_alone() -> None:
     _, trained, _ = nnx.split(CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), task(freeze_base=True).trainable(), ...)
     assert set(flatten(trained)) == {"head.norm.scale", "head.norm.bias", "head.linear.kernel", "head.linear.bias"}

@@ -43,40 +43,9 @@ _MOMENT = Fraction(1, 10**6)  # seconds; no window opens at the very end
 _UNKNOWN_RATE = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
 
 
-def cut_clips(
-    path: str | Path,
-    *,
-    clip_id: str,
-    labels: Sequence[int] = (),
-    seconds: float = 10.0,
-    stride: float = 10.0,
-    frame_size: int = 224,
-    mix_channels: bool = False,
-    allow_missing: bool = False,
-    max_mismatch: float = math.inf,
-) -> Iterator[Clip]:
-    """Decodes a media file from beginning to end; cut_timed says how long each clip is as well.
-
-    Args:
-      path: a local file in a common container, with sound and pictures.
-      clip_id: `video` of every clip; its own id is `<clip_id>@<start in seconds>`.
-      labels: of every clip.
-      seconds: length of a clip.
-      stride: seconds from the start of a clip to that of the next.
-      frame_size: side of the stored frames in pixels.
-      mix_channels: take the mean of all audio channels instead of the first one.
-      allow_missing: a file with sound alone, or pictures alone, gives clips of one modality; a JPEG or PNG gives one clip.
-      max_mismatch: seconds by which sound and pictures may differ in length.
-
-    Yields:
-      The clips in order of time, each as soon as it is complete; waveform and frames as from data/video.py's decode_clip.
-
-    Raises:
-      ClipError: if the file can't be opened, has no sound or no pictures, is damaged anywhere, or has a longer mismatch; some clips may
-        have been yielded by then.
-    """
-    given: dict[str, Any] = {"labels": labels, "seconds": seconds, "stride": stride, "frame_size": frame_size, "mix_channels": mix_channels}
-    for clip, _ in cut_timed(path, clip_id=clip_id, allow_missing=allow_missing, max_mismatch=max_mismatch, **given):
+def cut_clips(path: str | Path, **options: Any) -> Iterator[Clip]:
+    """The clips alone of cut_timed, which has the arguments and the errors."""
+    for clip, _ in cut_timed(path, **options):
         yield clip
 
 
@@ -92,7 +61,27 @@ def cut_timed(
     allow_missing: bool = False,
     max_mismatch: float = math.inf,
 ) -> Iterator[tuple[Clip, float]]:
-    """The clips of cut_clips, each with the seconds that there are of it: less than asked for in the last ones; of a picture none."""
+    """Decodes a media file from beginning to end.
+
+    Args:
+      path: a local file in a common container, with sound and pictures.
+      clip_id: `video` of every clip; its own id is `<clip_id>@<start in seconds>`.
+      labels: of every clip.
+      seconds: length of a clip.
+      stride: seconds from the start of a clip to that of the next.
+      frame_size: side of the stored frames in pixels.
+      mix_channels: take the mean of all audio channels instead of the first one.
+      allow_missing: a file with sound alone, or pictures alone, gives clips of one modality; a JPEG or PNG gives one clip.
+      max_mismatch: seconds by which sound and pictures may differ in length.
+
+    Yields:
+      The clips in order of time, each as soon as it is complete, and how many seconds there are of it: less than asked for in the last
+      ones, 0 of a picture file. Waveform and frames are as from data/video.py's decode_clip.
+
+    Raises:
+      ClipError: if the file can't be opened, has no sound or no pictures, is damaged anywhere, or has a longer mismatch; some clips may
+        have been yielded by then.
+    """
     if allow_missing and Path(path).suffix.lower() in PICTURE_SUFFIXES:
         picture = decode_clip(path, clip_id=f"{clip_id}@0", labels=labels, frame_size=frame_size, allow_missing=True)
         yield picture._replace(video=clip_id), 0.0
