@@ -15,6 +15,8 @@ import contextlib
 import json
 import pathlib
 import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from logging import WARNING, LogRecord
 from typing import Any, NamedTuple
@@ -29,6 +31,8 @@ from avmae_jax import checkpoint_step
 from avmae_jax.checkpoint_step import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
 
 _STEP_NAME = re.compile(r"0|[1-9]\d*")
+_TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
+_CLEANUPS = 20  # tenths of a second after a failed save
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # what Orbax and TensorStore raise when a file can't be written
 
 
@@ -185,6 +189,7 @@ class Checkpoints:
         except _SAVE_ERRORS as error:
             step, self._saving = self._saving, None
             self._manager.close()
+            self._clear_unfinished()
             try:
                 self._manager = self._open()  # forgets the step that failed, clears its temporary folder, frees its space
                 newest = self.newest()
@@ -197,6 +202,16 @@ class Checkpoints:
                 good = str(gone)
             cause = f"saving step {step} failed: {checkpoint_step.first_line(error)}"
             raise CheckpointError(f"{self.directory}: {cause}\n{good}. Free space or mend the folder, then start again") from error
+
+    def _clear_unfinished(self) -> None:
+        """Removes what a failed save left: Orbax's other writers don't hear of the failure, and make parts of it again for a moment."""
+        for _ in range(_CLEANUPS if jax.process_index() == 0 else 0):
+            left = [path for path in self.directory.glob("*") if _TEMPORARY in path.name]
+            if not left:
+                return
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.1)
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
         for step in damaged if jax.process_index() == 0 else ():
