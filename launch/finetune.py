@@ -66,9 +66,9 @@ def finetune(config: Config) -> dict[str, Any] | None:
     if config.init_from and not before:
         initialise_from(model, config.init_from)
     trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)
-    epochs = round(trainer.total_steps / trainer.steps_per_epoch, 1)
+    epochs = int((trainer.total_steps + 0.5) / trainer.steps_per_epoch)  # that end within the run, at the nearest step
     if config.tune.average_last > epochs:
-        raise ValueError(f"tune.average_last is {config.tune.average_last}, but the run has {epochs:g} epochs; change one of them")
+        raise ValueError(f"tune.average_last is {config.tune.average_last}, but the run has {epochs} whole epochs; change one of them")
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         if not trainer.run(bar):
             return None

@@ -202,22 +202,23 @@ def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
     assert (trained.label_names, trained.config.tune.loss) == (("low", "high"), "ce")
 
 
-NO_MEAN = ["--config.tune.average_first=0", "--config.tune.average_last=0"]
+MEAN_OF_ONE = ["--config.tune.average_first=1", "--config.tune.average_last=1"]
 
 
 def test_a_classifier_of_sound_needs_no_pictures(tmp_path: Path) -> None:
-    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(16)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}
+    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(19)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}  # 2.4 steps an epoch
     heard: dict[str, Any] = {"jobs": jobs, "make": make_heard, "label_names": ["low", "high"], "settings": {}, "workers": 0}
     shards.write_dataset(tmp_path / "set", name="tones", **heard)
-    done = finetune(tmp_path / "run", "--config.tune.mode=audioonly", "--config.train.epochs=1", *NO_MEAN)
+    done = finetune(tmp_path / "run", "--config.tune.mode=audioonly", "--config.train.epochs=1", *MEAN_OF_ONE)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "16 training clips of 2 classes, 8 held out" in done.stderr
+    assert "19 training clips of 2 classes, 8 held out" in done.stderr
+    assert (tmp_path / "run/averaged/2").is_dir()
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("train.epochs", 4, "tune.average_last is 30, but the run has 4 epochs"),
+        ("train.epochs", 4, "tune.average_last is 30, but the run has 4 whole epochs"),
         ("model.modality", "audio", "model.modality is 'audio', but a classifier is tuned on a CAV-MAE"),
     ],
 )
