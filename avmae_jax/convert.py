@@ -183,7 +183,19 @@ def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
     Raises:
       ConversionError: listing every missing, unexpected and misshapen parameter.
     """
-    model = nnx.eval_shape(make)
+    return fill(nnx.eval_shape(make), params)
+
+
+def fill(model: M, params: Mapping[str, Any]) -> M:
+    """As build, from a model that has shapes for arrays; it stays as it is."""
+    require_fits(model, params)
+    graph, state = nnx.split(model)
+    leaves = [jnp.asarray(params[path], leaf.dtype) for path, leaf in flatten(state).items()]
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
+
+
+def require_fits(model: nnx.Module, params: Mapping[str, Any]) -> None:
+    """Raises ConversionError, as build does."""
     wanted = flatten(nnx.state(model, nnx.Param))
     problems = [f"missing: {path}" for path in wanted if path not in params] + [
         f"unexpected: {path}" for path in params if path not in wanted
@@ -194,9 +206,6 @@ def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
         if path in params and params[path].shape != leaf.shape
     ]
     require_none(problems)
-    graph, state = nnx.split(model)
-    leaves = [jnp.asarray(params[path], leaf.dtype) for path, leaf in flatten(state).items()]
-    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
 
 
 def build_official(make: Callable[[], M], tensors: Mapping[str, np.ndarray]) -> M:

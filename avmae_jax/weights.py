@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -23,7 +23,7 @@ from flax import nnx
 
 from avmae_jax.checkpoint import CheckpointError, Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, build, from_official, infer_sizes, is_unused, some, to_official
+from avmae_jax.convert import ConversionError, fill, from_official, infer_sizes, is_unused, require_fits, some, to_official
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
@@ -173,7 +173,7 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
 
 def made(weights: Weights) -> Model:
     """The model of weights."""
-    return build(partial(_fresh, weights.config, weights.classes), weights.params)
+    return fill(_described(weights.config, weights.classes), weights.params)
 
 
 def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
@@ -191,6 +191,16 @@ def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
         raise ConversionError(f"{path}: a state dict of PyTorch ends in {', '.join(TORCH)}")
     tensors = _official(flatten(nnx.state(model, nnx.Param)))
     save_tensors(tensors, path)
+
+
+def _described(config: ModelConfig, classes: int) -> Model:
+    """The model that weights belong to, with shapes for arrays; a base model takes over a second, so the last few are kept."""
+    return _described_by(json.dumps(dataclasses.asdict(config)), classes)
+
+
+@lru_cache(maxsize=4)
+def _described_by(config: str, classes: int) -> Model:
+    return nnx.eval_shape(partial(_fresh, ModelConfig(**json.loads(config)), classes))
 
 
 def _fresh(config: ModelConfig, classes: int) -> Model:
@@ -211,8 +221,7 @@ def _read_run(path: Path) -> Weights:
         head = params.get("head.linear.bias")
         classes = 0 if head is None else head.size
         weights = Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
-        # Compares names and shapes; under eval_shape no second copy is made.
-        nnx.eval_shape(lambda given: build(partial(_fresh, config, weights.classes), given), params)
+        require_fits(_described(config, classes), params)
     except CheckpointError as error:
         raise ConversionError(str(error)) from error
     except ValueError as error:
@@ -233,7 +242,7 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
     else:
         config, notes = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins), Notes()
         config.validate()
-    shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(partial(_fresh, config, classes))).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten(_described(config, classes)).items()}
     return Weights(config, classes, from_official(tensors, shapes), notes)
 
 
