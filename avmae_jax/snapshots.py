@@ -71,22 +71,26 @@ class Snapshots:
         folder = self._folder / name
         newer = [path for path in _steps(folder) if int(path.name) >= step]
         if newer:  # the run was resumed behind it, and went another way: on other devices, for example
-            if jax.process_index() == 0:
-                for path in newer:
-                    shutil.rmtree(path)
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("newer snapshots are gone")
+            for path in newer if jax.process_index() == 0 else ():
+                shutil.rmtree(path)
+            _wait_for_all("newer snapshots are gone")
         with Checkpoints(folder, keep_last=1) as checkpoints:
             checkpoints.save(step, params=params, opt_state={}, rng={}, data={}, meta=self._meta() | found)
 
 
 def set_aside(folder: Path) -> None:
     """Renames both folders of a run that has no checkpoint: they are of an earlier try, or it was killed before it saved one."""
-    for name in (BEST, AVERAGED):
+    for name in (BEST, AVERAGED) if jax.process_index() == 0 else ():
         if (folder / name).is_dir():
             free = next(path for n in itertools.count(1) if not (path := folder / f"{name}.before-{n}").exists())
             (folder / name).rename(free)
             logging.warning("%s has no checkpoint that %s could belong to; it is kept as %s", folder, name, free.name)
+    _wait_for_all("snapshots without checkpoints are set aside")
+
+
+def _wait_for_all(reason: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(reason)
 
 
 def _steps(folder: Path) -> list[Path]:
