@@ -2,10 +2,13 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue] - generated
+from tensorboardX.summary import scalar
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -29,13 +32,18 @@ class Logbook:
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+        board = folder / "tensorboard"
+        board.mkdir(exist_ok=True)
+        # Not SummaryWriter: it writes from a thread of its own and its flush doesn't wait for what is still in the queue.
+        self._board = EventsWriter(str(board / "events"), f".{last_step}")
+        # TensorBoard hides what earlier files say of this step and later ones.
+        self._to_board(last_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """One line of metrics.jsonl; a number that isn't finite is written as JSON's NaN or Infinity, as Python reads it."""
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            self._to_board(step, summary=scalar(f"{split}/{name}", value))
 
     def flush(self) -> None:
         """To the disk, so that a kill loses nothing written so far."""
@@ -48,6 +56,9 @@ class Logbook:
         self.flush()
         self._file.close()
         self._board.close()
+
+    def _to_board(self, step: int, **what: object) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
 
 
 def _complete_lines(path: Path) -> list[str]:
