@@ -137,7 +137,8 @@ class TuneConfig:
     freeze_base: bool = False  # train the head alone: a linear probe
     average_first: int = 0  # epochs whose weights are averaged into the run's averaged/: the first one, counted from 1; 0: none ...
     average_last: int = 0  # ... and the last one
-    drop_modality: float = 0.0  # share of multimodal steps that are given sound or picture alone, in [0, 1]; the original has none
+    audio_weight: float = 0.0  # of the loss of a multimodal classifier that is given the sound alone, beside that of both ...
+    image_weight: float = 0.0  # ... and of the picture alone; the original has neither
     eval_crops: int = 1  # pieces of a sound longer than the model's whose predictions are averaged; 1: its centre
     eval_frames: str = "middle"  # middle | all: the frame that is looked at, or all of them, averaged
 
@@ -146,8 +147,9 @@ class TuneConfig:
         for name, choices in _TUNE_CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"tune.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        if not 0 <= self.drop_modality <= 1 or (self.drop_modality and self.mode != "multimodal"):
-            raise ValueError(f"tune.drop_modality is {self.drop_modality}; it must lie in [0, 1], and be 0 unless tune.mode is multimodal")
+        for name in ("audio_weight", "image_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("head_lr_ratio", "eval_crops"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be positive")

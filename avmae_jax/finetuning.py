@@ -5,7 +5,6 @@ tuned with it or stays as it is (linear probe).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import jax
@@ -16,16 +15,18 @@ from flax import nnx
 from avmae_jax import optim
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.evaluation import measure
-from avmae_jax.inference import Classify, logits
+from avmae_jax.inference import Classify
 from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.step import Metrics
 from avmae_jax.task import Task
 from avmae_jax.trees import dotted
 
-_STREAM = {"multimodal": MAIN, "audioonly": "audio", "videoonly": "image"}  # whose norms a mode runs through
+# Whose norms a mode runs through; one with a missing modality through those of both as well, which a model tuned on both has anyway.
+_STREAM = {"multimodal": MAIN, "audioonly": "audio", "videoonly": "image", "missingaudioonly": "audio", "missingvideoonly": "image"}
 
 
 class FinetuningTask(Task):
@@ -37,6 +38,10 @@ class FinetuningTask(Task):
         super().__init__(config)
         self.label_names, self._test = tuple(label_names), test
         self.mode: Mode = cast(Mode, config.tune.mode)  # validated
+        self._weights: dict[Mode, float] = {self.mode: 1.0}  # of the losses
+        if self.mode == "multimodal":
+            alone: dict[Mode, float] = {"missingaudioonly": config.tune.audio_weight, "missingvideoonly": config.tune.image_weight}
+            self._weights |= {mode: weight for mode, weight in alone.items() if weight}
         self._classify = Classify(config, len(label_names))
 
     @property
@@ -50,13 +55,13 @@ class FinetuningTask(Task):
         return self.config.tune.average_first, self.config.tune.average_last
 
     def loss(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
-        """See Task; the mean over clips, and with binary cross-entropy over classes."""
-        found, targets = self._logits(model, batch, key), batch["targets"]
-        if self.config.tune.loss == "bce":
-            loss = optax.sigmoid_binary_cross_entropy(found, targets).mean()
-        else:
-            loss = optax.softmax_cross_entropy(found, targets).mean()
-        return loss, {"loss": loss}
+        """See Task; the mean over clips, and with binary cross-entropy over classes; for several modes their weighted sum, and each."""
+        fbank, image = model_inputs(batch, self.config)
+        losses = {mode: self._loss(logits, batch) for mode, logits in model.each(fbank, image, self._weights).items()}
+        if len(losses) == 1:
+            return losses[self.mode], {"loss": losses[self.mode]}
+        total = jnp.stack([self._weights[mode] * loss for mode, loss in losses.items()]).sum()
+        return total, {"loss": total, **{f"loss_{mode}": loss for mode, loss in losses.items()}}
 
     def trainable(self) -> Any:
         """The head, and unless it is frozen the encoder with its positions: those of its parameters that the mode runs through.
@@ -93,20 +98,13 @@ class FinetuningTask(Task):
         """Accuracy where softmax is trained and each clip has one class, else mean average precision."""
         return measured.get("accuracy", measured["map"]) if self.config.tune.loss == "ce" else measured["map"]
 
-    def _logits(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
-        """Of a training batch; now and then, as the config wants it, with one modality missing."""
-        drop = self.config.tune.drop_modality
-        if not drop:
-            return logits(model, batch, self.config, self.mode)
-        modes: tuple[Mode, ...] = ("multimodal", "missingaudioonly", "missingvideoonly")
-        ask = [partial(logits, model, batch, self.config, mode) for mode in modes]
-        return jax.lax.switch(jax.random.choice(key, 3, p=jnp.array([1 - drop, drop / 2, drop / 2])), ask)
+    def _loss(self, logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        cross_entropy = optax.sigmoid_binary_cross_entropy if self.config.tune.loss == "bce" else optax.softmax_cross_entropy
+        return cross_entropy(logits, batch["targets"]).mean()
 
     def _unused(self, name: str) -> bool:
-        """Whether a parameter is one that the mode doesn't run through: norms of other streams, the tower of the other modality."""
-        if self.config.tune.drop_modality:
-            return False
-        stream = _STREAM[self.mode]
+        """Whether a parameter is one that no mode runs through: norms of other streams, the tower of the other modality."""
+        streams = {_STREAM[mode] for mode in self._weights}
         if name.startswith(("encoder.blocks.", "encoder.norm.")):
-            return any(f".{other}." in name for other in ALL_STREAMS if other != stream)
-        return stream != MAIN and any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other != stream)
+            return any(f".{other}." in name for other in ALL_STREAMS if other not in streams)
+        return MAIN not in streams and any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other not in streams)

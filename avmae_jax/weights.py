@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -193,8 +194,19 @@ def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
     save_tensors(tensors, path)
 
 
+class _AnyKey(nnx.Rngs):
+    """The same key for everybody, where only shapes are asked for.
+
+    nnx.Rngs counts its keys, and asks the count for its sharding at each: in a trace JAX answers with an error that tells how the count
+    came about, which takes a second for a base model.
+    """
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
 def _described(config: ModelConfig, classes: int) -> Model:
-    """The model that weights belong to, with shapes for arrays; a base model takes over a second, so the last few are kept."""
+    """The model that weights belong to, with shapes for arrays; the last few are kept."""
     return _described_by(json.dumps(dataclasses.asdict(config)), classes)
 
 
@@ -204,8 +216,8 @@ def _described_by(config: str, classes: int) -> Model:
 
 
 def _fresh(config: ModelConfig, classes: int) -> Model:
-    """The model that weights belong to, freshly initialised."""
-    rngs = nnx.Rngs(0)
+    """The model that weights belong to, for its shapes."""
+    rngs = _AnyKey()
     if config.modality == "both":
         return CAVMAEClassifier(config, classes, rngs=rngs) if classes else CAVMAE(config, rngs=rngs)
     return AST(config, classes, rngs=rngs) if classes else MAE(config, rngs=rngs)

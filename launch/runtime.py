@@ -30,7 +30,7 @@ def cache_programs() -> None:
     """Keeps compiled programs in ~/.cache/avmae_jax/programs, or in $JAX_COMPILATION_CACHE_DIR, so that a second call needn't compile."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/avmae_jax/programs").expanduser()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

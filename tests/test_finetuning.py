@@ -24,9 +24,8 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import example
 from avmae_jax.data.shards import Job
 from avmae_jax.finetuning import FinetuningTask
-from avmae_jax.inference import Classify, probabilities
-from avmae_jax.inference import logits as logits_of
-from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.inference import Classify, logits, probabilities
+from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.trained import load_trained
 from avmae_jax.trees import flatten
 from configs.finetune_instruments import get_config
@@ -66,21 +65,35 @@ def test_what_is_trained_is_what_has_a_gradient(mode: str) -> None:
     assert set(flatten(trained)) == {name for name, gradient in gradients.items() if jnp.abs(gradient).max() > 0}
 
 
-def test_a_modality_is_missing_in_its_share_of_the_steps() -> None:
-    """Each step is one of the three modes, and all that any of them runs through is trained."""
-    tuning, model, given = task(drop_modality=0.6), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
-    losses = {mode: float(optax.sigmoid_binary_cross_entropy(logits_of(model, given, tuning.config, mode), given["targets"]).mean())
-              for mode in ("multimodal", "missingaudioonly", "missingvideoonly")}  # fmt: skip
-    loss = jax.jit(lambda key: tuning.loss(model, given, key, 1)[0])
-    found = np.array([float(loss(jax.random.key(number))) for number in range(60)])
-    counts = {mode: int(np.isclose(found, value, rtol=1e-5, atol=0).sum()) for mode, value in losses.items()}
-    assert sum(counts.values()) == 60
-    assert 12 <= counts["multimodal"] <= 36
-    assert min(counts.values()) >= 7
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+@pytest.mark.parametrize(("audio", "image"), [(0.5, 0.25), (2.0, 0.0)])
+def test_the_losses_of_one_modality_alone_are_added_by_their_weights(loss: str, audio: float, image: float) -> None:
+    """And all that any of the modes runs through is trained."""
+    tuning, model, given = task(loss=loss, audio_weight=audio, image_weight=image), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
+    cross_entropy = optax.sigmoid_binary_cross_entropy if loss == "bce" else optax.softmax_cross_entropy
+    weights: dict[Mode, float] = {"multimodal": 1.0, "missingaudioonly": audio, "missingvideoonly": image}
+    expected: dict[Mode, Any] = {
+        mode: cross_entropy(logits(model, given, tuning.config, mode), given["targets"]).mean() for mode in weights
+    }
+    graph, params = nnx.split(model)
+    both = jax.jit(jax.value_and_grad(lambda params: tuning.loss(nnx.merge(graph, params), given, jax.random.key(0), 1), has_aux=True))
+    (total, metrics), gradients = both(params)
+    np.testing.assert_allclose(total, sum(weights[mode] * loss for mode, loss in expected.items()), rtol=1e-5)
+    for mode, weight in weights.items():
+        assert (f"loss_{mode}" in metrics) == (weight > 0)
+        if weight:
+            np.testing.assert_allclose(metrics[f"loss_{mode}"], expected[mode], rtol=1e-5)
     _, trained, _ = nnx.split(model, tuning.trainable(), ...)
-    assert set(flatten(trained)) == set(flatten(nnx.state(model, nnx.Param)))
-    with pytest.raises(ValueError, match=r"tune\.drop_modality is 0\.6"):
-        task(mode="audioonly", drop_modality=0.6)
+    assert set(flatten(trained)) == {name for name, gradient in flatten(gradients).items() if jnp.abs(gradient).max() > 0}
+
+
+def test_weights_of_single_modalities_are_checked_and_have_no_effect_on_a_model_of_one() -> None:
+    with pytest.raises(ValueError, match=r"tune\.image_weight is -1"):
+        task(image_weight=-1)
+    alone = [task(mode="audioonly", audio_weight=weight) for weight in (0.0, 1.0)]
+    model, given = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
+    first, second = (float(tuning.loss(model, given, jax.random.key(0), 1)[0]) for tuning in alone)
+    assert first == second
 
 
 def test_a_frozen_base_trains_the_head_alone() -> None:
@@ -103,11 +116,11 @@ def test_the_head_has_a_rate_of_its_own() -> None:
 def test_the_losses_are_their_formulas(loss: str) -> None:
     tuning, model, given = task(loss=loss), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
     value = float(tuning.loss(model, given, jax.random.key(0), 1)[0])
-    logits, targets = np.asarray(logits_of(model, given, tuning.config, tuning.mode), np.float64), np.asarray(given["targets"], np.float64)
+    found, targets = np.asarray(logits(model, given, tuning.config, tuning.mode), np.float64), np.asarray(given["targets"], np.float64)
     if loss == "bce":
-        expected = -(targets * np.log(1 / (1 + np.exp(-logits))) + (1 - targets) * np.log(1 / (1 + np.exp(logits)))).mean()
+        expected = -(targets * np.log(1 / (1 + np.exp(-found))) + (1 - targets) * np.log(1 / (1 + np.exp(found)))).mean()
     else:
-        expected = -(targets * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1).mean()
+        expected = -(targets * (found - np.log(np.exp(found).sum(axis=1, keepdims=True)))).sum(axis=1).mean()
     assert value == pytest.approx(expected, rel=1e-5)
 
 
@@ -127,7 +140,7 @@ def test_predictions_of_a_clip_are_averaged_over_its_crops_and_frames() -> None:
         for start in (0, spare // 2, spare):
             rows += [example(clips[number], frame, samples=samples, image_size=TINY.image_size, start=start) for frame in range(10)]
     given = {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in ("waveform", "samples", "image")}
-    each = jax.jit(lambda given: probabilities(config, logits_of(model, given, config, "multimodal")))(given)
+    each = jax.jit(lambda given: probabilities(config, logits(model, given, config, "multimodal")))(given)
     np.testing.assert_allclose(whole, np.asarray(each).reshape(3, 30, 3).mean(axis=1), rtol=1e-4)
     assert np.abs(whole - classify(model, clips).probabilities).max() > 1e-4
 

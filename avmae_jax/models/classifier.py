@@ -3,6 +3,7 @@
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, L tokens, D width, C classes.
 """
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import jax
@@ -17,7 +18,9 @@ Mode = Literal["multimodal", "audioonly", "videoonly", "missingaudioonly", "miss
 
 
 def modality_of(mode: Mode) -> Modality:
-    """What a mode looks at."""
+    """What a mode looks at; ValueError if there is no such mode."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
     return "both" if mode == "multimodal" else "audio" if "audio" in mode else "image"
 
 
@@ -66,11 +69,17 @@ class CAVMAEClassifier(nnx.Module):
 
     def pooled(self, fbank: jax.Array | None = None, image: jax.Array | None = None, *, mode: Mode = "multimodal") -> jax.Array:
         """What the head sees, float32[B, D]; see __call__."""
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
+        return self._pooled(fbank, image, [mode])[mode]
+
+    def each(self, fbank: jax.Array | None, image: jax.Array | None, modes: Iterable[Mode]) -> dict[Mode, jax.Array]:
+        """The logits of several modes, for which the inputs go through their towers once; see __call__."""
+        return {mode: self.head(pooled) for mode, pooled in self._pooled(fbank, image, modes).items()}
+
+    def _pooled(self, fbank: jax.Array | None, image: jax.Array | None, modes: Iterable[Mode]) -> dict[Mode, jax.Array]:
+        wanted = {modality_of(mode) for mode in modes}
         given = {"audio": fbank, "image": image}
-        tokens = {name: self._separate(name, inputs) for name, inputs in given.items() if modality_of(mode) in (name, "both")}
-        return final_tokens(self.encoder, tokens, mode).mean(axis=1)
+        tokens = {name: self._separate(name, inputs) for name, inputs in given.items() if wanted & {name, "both"}}
+        return {mode: final_tokens(self.encoder, tokens, mode).mean(axis=1) for mode in modes}
 
     def _separate(self, modality: str, inputs: jax.Array | None) -> jax.Array:
         if inputs is None:
