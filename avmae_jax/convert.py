@@ -7,19 +7,13 @@ flattened). The rule is linear, so gradients are converted like weights, and los
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from avmae_jax.config import SIZES, ModelConfig
 from avmae_jax.models.patches import find_rows
-from avmae_jax.trees import flatten
-
-M = TypeVar("M", bound=nnx.Module)
 
 _STREAMS = {"": "main", "_a": "audio", "_v": "image"}
 _MODALITIES = {"a": "audio", "v": "image"}
@@ -171,47 +165,6 @@ def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
     if path.endswith((".positions", ".modality", ".mask_token")):
         return (1,) * (3 - len(ours)) + ours
     return (size,)
-
-
-def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
-    """A model with given parameters, without initialising it first.
-
-    Args:
-      make: gives a fresh model; only its structure is looked at.
-      params: dotted path -> array, as in `flatten(model)`.
-
-    Raises:
-      ConversionError: listing every missing, unexpected and misshapen parameter.
-    """
-    return fill(nnx.eval_shape(make), params)
-
-
-def fill(model: M, params: Mapping[str, Any]) -> M:
-    """As build, from a model that has shapes for arrays; it stays as it is."""
-    require_fits(model, params)
-    graph, state = nnx.split(model)
-    leaves = [jnp.asarray(params[path], leaf.dtype) for path, leaf in flatten(state).items()]
-    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
-
-
-def require_fits(model: nnx.Module, params: Mapping[str, Any]) -> None:
-    """Raises ConversionError, as build does."""
-    wanted = flatten(nnx.state(model, nnx.Param))
-    problems = [f"missing: {path}" for path in wanted if path not in params] + [
-        f"unexpected: {path}" for path in params if path not in wanted
-    ]
-    problems += [
-        f"misshapen: {path} is {params[path].shape}, the model's is {leaf.shape}"
-        for path, leaf in wanted.items()
-        if path in params and params[path].shape != leaf.shape
-    ]
-    require_none(problems)
-
-
-def build_official(make: Callable[[], M], tensors: Mapping[str, np.ndarray]) -> M:
-    """A model with the weights of an official state dict; see build and from_official."""
-    shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(make)).items()}
-    return build(make, from_official(tensors, shapes))
 
 
 def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> ModelConfig:

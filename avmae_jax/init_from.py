@@ -12,6 +12,7 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax import vit_weights, weights
+from avmae_jax.building import set_params
 from avmae_jax.convert import ConversionError, require_none
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
@@ -75,7 +76,7 @@ def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
     problems += [f"unexpected: {path}" for path in given if path not in wanted]
     both = [path for path in wanted if path in given]
     require_none(problems + [f"misshapen: {p} is {given[p]}, the model's is {wanted[p]}" for p in both if given[p] != wanted[p]])
-    vit_weights.set_params(model, {path: params[path] for path in wanted})
+    set_params(model, {path: params[path] for path in wanted})
     return [f"all of {', '.join(dict.fromkeys(path.split('.')[0] for path in wanted))}", *lines]
 
 

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig
+from avmae_jax.convert import some
 
 _FIELDS = {"data": ("audio_mean", "audio_std"), "loss": ("norm_pix",), "tune": ("mode", "loss")}  # groups of Config
 
@@ -29,6 +30,27 @@ class Notes:
             loss=LossConfig(norm_pix=self.norm_pix),
             tune=TuneConfig(mode=self.mode, loss=self.loss),
         )
+
+
+def model_config(meta: Mapping[str, Any]) -> ModelConfig:
+    """The model's config that was noted beside weights; fields that didn't exist when it was noted have their defaults.
+
+    Raises:
+      ValueError: naming the field that can't be.
+    """
+    config, kinds = meta.get("config"), get_type_hints(ModelConfig)
+    fields = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(fields, dict):
+        raise ValueError("says nothing of the model's config, which training of this project notes; was it written by something else?")
+    if unknown := [name for name in fields if name not in kinds]:
+        raise ValueError(f"its config has fields unknown here: {some(unknown)}; it was written by a newer version, update avmae_jax")
+    for name, value in fields.items():
+        kind = kinds[name] | int if kinds[name] is float else kinds[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"its config says that model.{name} is {str(value)[:40]!r}, which it can't be")
+    config = ModelConfig(**fields)
+    config.validate()
+    return config
 
 
 def to_meta(model: ModelConfig, notes: Notes) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avmae_jax import weights
+from avmae_jax.building import Model
 from avmae_jax.config import Config
 from avmae_jax.convert import ConversionError
 from avmae_jax.data.sources import read_labels
-from avmae_jax.weights import Model
 
 
 @dataclasses.dataclass(frozen=True)

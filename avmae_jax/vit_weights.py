@@ -14,13 +14,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from avmae_jax.building import AnyKey, build, set_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, build, convert_tensor, require_none
+from avmae_jax.convert import ConversionError, convert_tensor, require_none
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import sincos_positions
 from avmae_jax.models.spectrogram_transformer import AST, STRIDE
@@ -117,20 +116,13 @@ def initialise(model: nnx.Module, tensors: Tensors) -> list[str]:
     return pulled.lines
 
 
-def set_params(model: nnx.Module, params: Mapping[str, Any]) -> None:
-    """Sets some of a model's parameters in place, by dotted path; they keep the type they have."""
-    state = nnx.state(model, nnx.Param)
-    leaves = [jnp.asarray(params.get(path, leaf), leaf.dtype) for path, leaf in flatten(state).items()]
-    nnx.update(model, jax.tree.unflatten(jax.tree.structure(state), leaves))
-
-
 def build_mae(config: ModelConfig, tensors: Tensors) -> MAE:
     """The image MAE of a file exactly; transformers' ViTMAE wants `class_token` and the `norm_eps` of its own config, 1e-12.
 
     Raises:
       ConversionError: as pull, and if a parameter would stay fresh.
     """
-    return _build_exactly(lambda: MAE(config, rngs=nnx.Rngs(0)), tensors)
+    return _build_exactly(lambda: MAE(config, rngs=AnyKey()), tensors)
 
 
 def build_ast(config: ModelConfig, tensors: Tensors, *, stride: int = STRIDE) -> AST:
@@ -143,7 +135,7 @@ def build_ast(config: ModelConfig, tensors: Tensors, *, stride: int = STRIDE) ->
     if "mlp_head.1.bias" not in tensors:
         raise ConversionError("these are no weights of an AST classifier: its head, mlp_head or classifier, is missing")
     classes = len(tensors["mlp_head.1.bias"])
-    return _build_exactly(lambda: AST(config, classes, stride=stride, rngs=nnx.Rngs(0)), tensors)
+    return _build_exactly(lambda: AST(config, classes, stride=stride, rngs=AnyKey()), tensors)
 
 
 def _build_exactly(make: Callable[[], M], tensors: Tensors) -> M:

@@ -12,31 +12,28 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
 
+from avmae_jax.building import Model, described, fill, require_fits
 from avmae_jax.checkpoint import CheckpointError, Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, fill, from_official, infer_sizes, is_unused, require_fits, some, to_official
+from avmae_jax.convert import ConversionError, from_official, infer_sizes, is_unused, some, to_official
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import grid_of, interpolate_columns
-from avmae_jax.models.spectrogram_transformer import AST, STRIDE
-from avmae_jax.notes import Notes, from_meta, to_meta
+from avmae_jax.models.spectrogram_transformer import STRIDE
+from avmae_jax.notes import Notes, from_meta, model_config, to_meta
 from avmae_jax.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, read_tensors, require_new, save_tensors, write_new
 from avmae_jax.trees import flatten
 
 __all__ = ["Weights", "load_pretrained", "made", "read", "read_tensors", "require_new", "save_torch", "with_audio_frames", "write"]
-
-Model = CAVMAE | CAVMAEClassifier | MAE | AST
 
 _HEAD = "mlp_head.1.weight"  # [C, D]
 # Axes of the tensors that the sizes are taken from.
@@ -174,7 +171,7 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
 
 def made(weights: Weights) -> Model:
     """The model of weights."""
-    return fill(_described(weights.config, weights.classes), weights.params)
+    return fill(described(weights.config, weights.classes), weights.params)
 
 
 def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
@@ -194,46 +191,17 @@ def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
     save_tensors(tensors, path)
 
 
-class _AnyKey(nnx.Rngs):
-    """The same key for everybody, where only shapes are asked for.
-
-    nnx.Rngs counts its keys, and asks the count for its sharding at each: in a trace JAX answers with an error that tells how the count
-    came about, which takes a second for a base model.
-    """
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
-
-
-def _described(config: ModelConfig, classes: int) -> Model:
-    """The model that weights belong to, with shapes for arrays; the last few are kept."""
-    return _described_by(json.dumps(dataclasses.asdict(config)), classes)
-
-
-@lru_cache(maxsize=4)
-def _described_by(config: str, classes: int) -> Model:
-    return nnx.eval_shape(partial(_fresh, ModelConfig(**json.loads(config)), classes))
-
-
-def _fresh(config: ModelConfig, classes: int) -> Model:
-    """The model that weights belong to, for its shapes."""
-    rngs = _AnyKey()
-    if config.modality == "both":
-        return CAVMAEClassifier(config, classes, rngs=rngs) if classes else CAVMAE(config, rngs=rngs)
-    return AST(config, classes, rngs=rngs) if classes else MAE(config, rngs=rngs)
-
-
 def _read_run(path: Path) -> Weights:
     """Weights of a run's folder, its checkpoints or one step."""
     checkpoints = path / "checkpoints"
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
-        config = _config_from(restored.meta)
+        config = model_config(restored.meta)
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
         head = params.get("head.linear.bias")
         classes = 0 if head is None else head.size
         weights = Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
-        require_fits(_described(config, classes), params)
+        require_fits(described(config, classes), params)
     except CheckpointError as error:
         raise ConversionError(str(error)) from error
     except ValueError as error:
@@ -249,12 +217,12 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
     classes = len(tensors[_HEAD]) if _HEAD in tensors else 0
     if note:
         meta = _parse(note)
-        config, notes = _config_from(meta), from_meta(meta, classes)
+        config, notes = model_config(meta), from_meta(meta, classes)
         _require_sizes(config, tensors)
     else:
         config, notes = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins), Notes()
         config.validate()
-    shapes = {path: leaf.shape for path, leaf in flatten(_described(config, classes)).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten(described(config, classes)).items()}
     return Weights(config, classes, from_official(tensors, shapes), notes)
 
 
@@ -264,23 +232,6 @@ def _parse(note: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
-
-
-def _config_from(meta: Mapping[str, Any]) -> ModelConfig:
-    """The model's config that was noted beside weights; fields that didn't exist when it was noted have their defaults."""
-    config, kinds = meta.get("config"), get_type_hints(ModelConfig)
-    fields = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(fields, dict):
-        raise ConversionError("says nothing of the model's config, which training of this project notes; was it written by something else?")
-    if unknown := [name for name in fields if name not in kinds]:
-        raise ConversionError(f"its config has fields unknown here: {some(unknown)}; it was written by a newer version, update avmae_jax")
-    for name, value in fields.items():
-        kind = kinds[name] | int if kinds[name] is float else kinds[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ConversionError(f"its config says that model.{name} is {str(value)[:40]!r}, which it can't be")
-    config = ModelConfig(**fields)
-    config.validate()
-    return config
 
 
 def _require_sizes(config: ModelConfig, tensors: Tensors) -> None:

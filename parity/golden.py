@@ -27,7 +27,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax import convert, losses, optim
+from avmae_jax import building, convert, losses, optim
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
 from avmae_jax.trees import flatten
@@ -65,7 +65,7 @@ class Golden:
 
     def build(self, config: ModelConfig) -> CAVMAE:
         """The JAX model with the file's weights."""
-        return convert.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), self.params)
+        return building.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), self.params)
 
     def _error(self, config: ModelConfig, name: str, pick: Callable[[Pretraining], jax.Array]) -> float:
         graph, weights = nnx.split(self.build(config))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from avmae_jax import convert, losses, optim
+from avmae_jax import building, convert, losses, optim
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
@@ -102,7 +102,7 @@ class Pretraining:
     ):
         self.config, self.loss, self.inputs, self.groups = config, loss, inputs, groups
         self.reference = with_weights(lambda: reference.CAVMAE(config), state, seed)
-        self.model = convert.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), state_of(self.reference))
+        self.model = building.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), state_of(self.reference))
         self.rough = config.compute_dtype != "float32"
 
     def _tolerance(self, exact: float) -> float:
@@ -196,7 +196,7 @@ class Classification:
     def __init__(self, config: ModelConfig, classes: int, inputs: Inputs, *, state: State | None = None):
         self.config, self.inputs = config, inputs
         self.reference = with_weights(lambda: reference.CAVMAEClassifier(config, classes), state)
-        self.model = convert.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), state_of(self.reference))
+        self.model = building.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), state_of(self.reference))
         self.targets = np.random.default_rng(1).integers(0, 2, (len(inputs.fbank), classes)).astype(np.float32)
         self.tolerance = BFLOAT16_TOLERANCE if config.compute_dtype != "float32" else OUTPUT_TOLERANCE
 

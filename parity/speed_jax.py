@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax import convert, losses, optim
+from avmae_jax import building, losses, optim
 from avmae_jax.config import Config
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
@@ -75,7 +75,7 @@ def _build(make: Callable[..., Any], weights: Arrays | None) -> Any:
     def fresh() -> Any:
         return make(rngs=nnx.Rngs(0))
 
-    return fresh() if weights is None else convert.build_official(fresh, weights)
+    return fresh() if weights is None else building.build_official(fresh, weights)
 
 
 def _training(config: Config, model: Any, trainable: Any, loss: Callable[..., Any], batch: Arrays) -> Run:

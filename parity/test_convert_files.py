@@ -23,8 +23,9 @@ pytest.importorskip("timm", reason='files of PyTorch and its reference model nee
 import torch
 
 from avmae_jax import load_pretrained, save_torch
+from avmae_jax.building import build
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, build, is_unused
+from avmae_jax.convert import ConversionError, is_unused
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE

@@ -15,7 +15,7 @@ import optax
 import pytest
 from flax import nnx
 
-from avmae_jax import convert
+from avmae_jax import building, convert
 from avmae_jax.data import fbank
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.models.encoder import Encoder
@@ -59,7 +59,7 @@ def test_logits_losses_and_gradients_of_every_mode_are_the_originals(path: Path)
         arrays = {name: file[name] for name in file.files}
     tensors = {name.removeprefix("param."): value for name, value in arrays.items() if name.startswith("param.")}
     config, classes = convert.infer_sizes(tensors, heads=4), len(tensors["mlp_head.1.bias"])
-    model = convert.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), tensors)
+    model = building.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), tensors)
     sound, image = arrays["in.audio"], arrays["in.image"].transpose(0, 2, 3, 1)
     rows = [
         compare(f"feat_{name}", _features(model.encoder, name, x), arrays[f"out.feat_{name}"], OUTPUT_TOLERANCE)

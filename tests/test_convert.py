@@ -7,9 +7,9 @@ import pytest
 from conftest import ODD
 from flax import nnx
 
+from avmae_jax.building import build_official
 from avmae_jax.convert import (
     ConversionError,
-    build_official,
     convert_tensor,
     from_official,
     infer_sizes,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avmae_jax import class_pictures, metrics, weights
+from avmae_jax.building import Model
 from avmae_jax.class_figures import clip_losses, measure
 from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
 from avmae_jax.data.clip import Clip
@@ -25,7 +26,6 @@ from avmae_jax.files import write_json
 from avmae_jax.inference import Classify, Scores
 from avmae_jax.models.classifier import Mode
 from avmae_jax.trained import Trained
-from avmae_jax.weights import Model
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

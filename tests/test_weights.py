@@ -21,8 +21,9 @@ from safetensors.numpy import load_file, save_file
 
 import avmae_jax
 from avmae_jax import tensor_files
+from avmae_jax.building import build
 from avmae_jax.checkpoint import Checkpoints, restore_params
-from avmae_jax.convert import ConversionError, build, is_unused, path_of
+from avmae_jax.convert import ConversionError, is_unused, path_of
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE

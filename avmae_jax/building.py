@@ -1,0 +1,103 @@
+"""Models with given parameters, built without initialising them first.
+
+A model is described by its structure with shapes for arrays, which the parameters must fit.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from avmae_jax.config import ModelConfig
+from avmae_jax.convert import from_official, require_none
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.mae import MAE
+from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.trees import flatten
+
+Model = CAVMAE | CAVMAEClassifier | MAE | AST
+M = TypeVar("M", bound=nnx.Module)
+
+
+class AnyKey(nnx.Rngs):
+    """The same key for everybody, where only shapes are asked for.
+
+    nnx.Rngs counts its keys, and asks the count for its sharding at each: in a trace JAX answers with an error that tells how the count
+    came about, which takes a second for a base model.
+    """
+
+    def params(self) -> jax.Array:  # noqa: D102 - a stream of Rngs
+        return jax.random.key(0)
+
+
+def described(config: ModelConfig, classes: int) -> Model:
+    """The model that weights belong to, with shapes for arrays; the last few are kept."""
+    return _described_by(json.dumps(dataclasses.asdict(config)), classes)
+
+
+@lru_cache(maxsize=4)
+def _described_by(config: str, classes: int) -> Model:
+    return nnx.eval_shape(partial(_fresh, ModelConfig(**json.loads(config)), classes))
+
+
+def _fresh(config: ModelConfig, classes: int) -> Model:
+    """The model that weights belong to, for its shapes."""
+    rngs = AnyKey()
+    if config.modality == "both":
+        return CAVMAEClassifier(config, classes, rngs=rngs) if classes else CAVMAE(config, rngs=rngs)
+    return AST(config, classes, rngs=rngs) if classes else MAE(config, rngs=rngs)
+
+
+def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
+    """A model with given parameters, without initialising it first.
+
+    Args:
+      make: gives a fresh model; only its structure is looked at.
+      params: dotted path -> array, as in `flatten(model)`.
+
+    Raises:
+      ConversionError: listing every missing, unexpected and misshapen parameter.
+    """
+    return fill(nnx.eval_shape(make), params)
+
+
+def fill(model: M, params: Mapping[str, Any]) -> M:
+    """As build, from a model that has shapes for arrays; it stays as it is."""
+    require_fits(model, params)
+    graph, state = nnx.split(model)
+    leaves = [jnp.asarray(params[path], leaf.dtype) for path, leaf in flatten(state).items()]
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
+
+
+def set_params(model: nnx.Module, params: Mapping[str, Any]) -> None:
+    """Sets some of a model's parameters in place, by dotted path; they keep the type they have."""
+    state = nnx.state(model, nnx.Param)
+    leaves = [jnp.asarray(params.get(path, leaf), leaf.dtype) for path, leaf in flatten(state).items()]
+    nnx.update(model, jax.tree.unflatten(jax.tree.structure(state), leaves))
+
+
+def require_fits(model: nnx.Module, params: Mapping[str, Any]) -> None:
+    """Raises ConversionError, as build does."""
+    wanted = flatten(nnx.state(model, nnx.Param))
+    problems = [f"missing: {path}" for path in wanted if path not in params] + [
+        f"unexpected: {path}" for path in params if path not in wanted
+    ]
+    problems += [
+        f"misshapen: {path} is {params[path].shape}, the model's is {leaf.shape}"
+        for path, leaf in wanted.items()
+        if path in params and params[path].shape != leaf.shape
+    ]
+    require_none(problems)
+
+
+def build_official(make: Callable[[], M], tensors: Mapping[str, np.ndarray]) -> M:
+    """A model with the weights of an official state dict; see build and from_official."""
+    shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(make)).items()}
+    return build(make, from_official(tensors, shapes))
