@@ -139,6 +139,7 @@ class TuneConfig:
     average_last: int = 0  # ... and the last one
     audio_weight: float = 0.0  # of the loss of a multimodal classifier that is given the sound alone, beside that of both ...
     image_weight: float = 0.0  # ... and of the picture alone; the original has neither
+    swap_pictures: float = 0.0  # share of a batch's clips whose picture is another's, in [0, 1], if the classifier is multimodal
     eval_crops: int = 1  # pieces of a sound longer than the model's whose predictions are averaged; 1: its centre
     eval_frames: str = "middle"  # middle | all: the frame that is looked at, or all of them, averaged
 
@@ -150,6 +151,8 @@ class TuneConfig:
         for name in ("audio_weight", "image_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.swap_pictures <= 1:
+            raise ValueError(f"tune.swap_pictures is {self.swap_pictures}; it must lie in [0, 1]")
         for name in ("head_lr_ratio", "eval_crops"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be positive")

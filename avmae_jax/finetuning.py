@@ -57,6 +57,8 @@ class FinetuningTask(Task):
     def loss(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
         """See Task; the mean over clips, and with binary cross-entropy over classes; for several modes their weighted sum, and each."""
         fbank, image = model_inputs(batch, self.config)
+        if self.mode == "multimodal" and self.config.tune.swap_pictures:
+            image = swap(image, self.config.tune.swap_pictures, key)
         losses = {mode: self._loss(logits, batch) for mode, logits in model.each(fbank, image, self._weights).items()}
         if len(losses) == 1:
             return losses[self.mode], {"loss": losses[self.mode]}
@@ -108,3 +110,17 @@ class FinetuningTask(Task):
         if name.startswith(("encoder.blocks.", "encoder.norm.")):
             return any(f".{other}." in name for other in ALL_STREAMS if other not in streams)
         return MAIN not in streams and any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other not in streams)
+
+
+def swap(images: jax.Array, share: float, key: jax.Array) -> jax.Array:
+    """Gives a share of a batch's clips the picture of the clip before it.
+
+    A photograph that has been learned by heart is always right in training, and a new one seldom. A classifier of both that has
+    met wrong pictures trusts none of them blindly.
+
+    Args:
+      images: float[B, H, W, 3].
+      share: the probability of each clip, in [0, 1].
+      key: of the step.
+    """
+    return jnp.where(jax.random.bernoulli(key, share, (len(images), 1, 1, 1)), jnp.roll(images, 1, axis=0), images)

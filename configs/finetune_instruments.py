@@ -3,8 +3,9 @@
 One class a clip, so softmax; SpecAug, mixup and smoothing as in the original's fine-tuning on VGGSound. Another encoder wants the `model`
 fields of its own config.
 
-A few photographs are learned by heart long before the sounds are understood, and then both are classified by the photograph; so sound and
-picture have losses of their own, that of the picture a light one since it overfits (Wang et al., arXiv 1905.12681).
+A few photographs are learned by heart long before the sounds are understood, and then what is seen drowns what is heard. So each has a loss
+of its own, a light one where it overfits (Wang et al., arXiv 1905.12681), and half of the pictures are another clip's, so that the
+classifier of both learns to trust them no more than that.
 """
 
 from avmae_jax.config import Config
@@ -17,6 +18,7 @@ def get_config() -> Config:
     config.tune.loss = "ce"
     config.tune.head_lr_ratio = 2.0
     config.tune.audio_weight, config.tune.image_weight = 1.0, 0.3
+    config.tune.swap_pictures = 0.5
     config.tune.eval_crops = 4
     config.tune.average_first, config.tune.average_last = 21, 30
     config.optim.learning_rate = 5e-4

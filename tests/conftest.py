@@ -8,12 +8,16 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from flax import nnx
 from PIL import Image
 
@@ -25,6 +29,7 @@ from avmae_jax.models.mae import MAE
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights import Weights
+from launch import runtime
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 
@@ -166,3 +171,28 @@ def program(compiled: Path) -> Program:
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
     return run
+
+
+@contextmanager
+def called_here(program: ModuleType) -> Iterator[Callable[..., None]]:
+    """The main of a program of launch/, to be called with arguments in this process, without its logging and its cache."""
+    before = flagsaver.save_flag_values()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "start", lambda: None)
+        patch.setattr(runtime, "cache_programs", lambda: None)
+        flags.FLAGS.set_gnu_getopt()
+        program.define_flags()
+
+        def main(*arguments: object) -> None:
+            flags.FLAGS.unparse_flags()
+            program.main(flags.FLAGS([program.__name__, *map(str, arguments)]))
+
+        try:
+            yield main
+        finally:
+            flagsaver.restore_flag_values(before)
+
+
+def cells(printed: str) -> list[list[str]]:
+    """Of the tables in what a program prints."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
-from conftest import ODD, Clips, Program, made
+from absl import app
+from conftest import ODD, Clips, Program, called_here, cells, made
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
 from avmae_jax.notes import Notes
 from avmae_jax.weights import read, write
-from launch import evaluate, runtime
+from launch import evaluate
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
@@ -44,24 +43,15 @@ def saved(path: Path, classes: int = 3, names: list[str] = NAMES, mode: str = "m
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
     """Calls the program in this process; gives what it prints."""
-    monkeypatch.setattr(runtime, "start", lambda: None)
-    monkeypatch.setattr(runtime, "cache_programs", lambda: None)
-    before = flagsaver.save_flag_values()
-    evaluate.define_flags()
+    with called_here(evaluate) as main:
 
-    def main(*arguments: object) -> str:
-        flags.FLAGS.unparse_flags()
-        evaluate.main(flags.FLAGS(["evaluate", *map(str, arguments)]))
-        return capsys.readouterr().out
+        def printed(*arguments: object) -> str:
+            main(*arguments)
+            return capsys.readouterr().out
 
-    yield main
-    flagsaver.restore_flag_values(before)
-
-
-def cells(printed: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+        yield printed
 
 
 def test_a_classifier_of_both_is_asked_with_both_and_with_each_missing(call: Call, data: Path, tmp_path: Path) -> None:

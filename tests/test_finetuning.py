@@ -23,7 +23,7 @@ from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import example
 from avmae_jax.data.shards import Job
-from avmae_jax.finetuning import FinetuningTask
+from avmae_jax.finetuning import FinetuningTask, swap
 from avmae_jax.inference import Classify, logits, probabilities
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.trained import load_trained
@@ -85,6 +85,29 @@ def test_the_losses_of_one_modality_alone_are_added_by_their_weights(loss: str, 
             np.testing.assert_allclose(metrics[f"loss_{mode}"], expected[mode], rtol=1e-5)
     _, trained, _ = nnx.split(model, tuning.trainable(), ...)
     assert set(flatten(trained)) == {name for name, gradient in flatten(gradients).items() if jnp.abs(gradient).max() > 0}
+
+
+def test_a_share_of_the_clips_gets_the_picture_before() -> None:
+    images = jnp.arange(400.0).reshape(400, 1, 1, 1) * jnp.ones((1, 2, 2, 3))
+    swapped = np.asarray(swap(images, 0.3, jax.random.key(0)))
+    assert (swapped == swapped[:, :1, :1, :1]).all()  # whole pictures
+    moved = swapped[:, 0, 0, 0] != np.arange(400)
+    np.testing.assert_array_equal(swapped[:, 0, 0, 0], np.where(moved, np.roll(np.arange(400), 1), np.arange(400)))
+    assert 90 <= moved.sum() <= 150
+    for share, expected in ((0.0, images), (1.0, jnp.roll(images, 1, axis=0))):
+        np.testing.assert_array_equal(swap(images, share, jax.random.key(0)), expected)
+
+
+def test_swapped_pictures_reach_the_loss_of_a_classifier_of_both_alone() -> None:
+    """The labels stay with the sounds."""
+    model, given, key = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch(), jax.random.key(0)
+    moved = {**given, "image": jnp.roll(given["image"], 1, axis=0)}
+    for mode, changes in (("multimodal", True), ("audioonly", False), ("videoonly", False)):
+        plain, swapping = task(mode=mode), task(mode=mode, swap_pictures=1.0)
+        expected = plain.loss(model, moved if changes else given, key, 1)[0]
+        np.testing.assert_allclose(swapping.loss(model, given, key, 1)[0], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"tune\.swap_pictures is 1\.5"):
+        task(swap_pictures=1.5)
 
 
 def test_weights_of_single_modalities_are_checked_and_have_no_effect_on_a_model_of_one() -> None:

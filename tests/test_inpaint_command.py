@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
-from conftest import TINY, Clips, apply, made
+from absl import app
+from conftest import TINY, Clips, apply, called_here, made
 from media import numbered, tone, write_media
 from PIL import Image
 
@@ -19,7 +18,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.prepared import CorruptRecordError, PreparedSource
 from avmae_jax.data.shards import Job
 from avmae_jax.weights import write
-from launch import inpaint, runtime
+from launch import inpaint
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
@@ -51,21 +50,15 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
     """Calls the program in this process; gives what it prints."""
-    monkeypatch.setattr(runtime, "start", lambda: None)
-    monkeypatch.setattr(runtime, "cache_programs", lambda: None)
-    before = flagsaver.save_flag_values()
-    flags.FLAGS.set_gnu_getopt()
-    inpaint.define_flags()
+    with called_here(inpaint) as main:
 
-    def main(*arguments: object) -> str:
-        flags.FLAGS.unparse_flags()
-        inpaint.main(flags.FLAGS(["inpaint", *map(str, arguments)]))
-        return capsys.readouterr().out
+        def printed(*arguments: object) -> str:
+            main(*arguments)
+            return capsys.readouterr().out
 
-    yield main
-    flagsaver.restore_flag_values(before)
+        yield printed
 
 
 def test_every_file_gives_a_picture_and_two_sounds(

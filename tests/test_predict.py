@@ -13,9 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
-from conftest import Program, made
+from absl import app
+from conftest import Program, called_here, made
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +35,6 @@ from avmae_jax.trained import Trained, load_trained
 from avmae_jax.weights import Weights, write
 from avmae_jax.windows import Row, of_file, of_parts, rows_of
 from launch import predict as program_predict
-from launch import runtime
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
@@ -309,23 +307,17 @@ def test_few_rows_are_held_and_threads_end(folder: Path) -> None:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
     """Calls the program in this process; gives the exit status and what it prints."""
-    monkeypatch.setattr(runtime, "start", lambda: None)
-    monkeypatch.setattr(runtime, "cache_programs", lambda: None)
-    before = flagsaver.save_flag_values()
-    program_predict.define_flags()
+    with called_here(program_predict) as main:
 
-    def main(*arguments: object) -> tuple[int, str, str]:
-        flags.FLAGS.unparse_flags()
-        with pytest.raises(SystemExit) as ended:
-            program_predict.main(flags.FLAGS(["predict", *map(str, arguments)]))
-        code = ended.value.code
-        printed = capsys.readouterr()
-        return (code, printed.out, printed.err) if isinstance(code, int) else (1, printed.out, str(code))
+        def printed(*arguments: object) -> tuple[int, str, str]:
+            with pytest.raises(SystemExit) as ended:
+                main(*arguments)
+            code, said = ended.value.code, capsys.readouterr()
+            return (code, said.out, said.err) if isinstance(code, int) else (1, said.out, str(code))
 
-    yield main
-    flagsaver.restore_flag_values(before)
+        yield printed
 
 
 def test_a_folder_with_broken_files_is_predicted_but_for_them(call: Call, folder: Path, tmp_path: Path, trained: Trained) -> None:

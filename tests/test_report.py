@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
-from conftest import ODD, Clips, made
+from absl import app
+from conftest import ODD, Clips, called_here, made
 from matplotlib.figure import Figure
 
 from avmae_jax.config import Config, DataConfig
@@ -25,7 +24,6 @@ from avmae_jax.notes import Notes
 from avmae_jax.report import report
 from avmae_jax.weights import write
 from launch import report as program
-from launch import runtime
 
 HOSTILE = "<script>alert(1)</script>"
 VOID = {"meta", "img"}
@@ -253,21 +251,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, content: str | None,
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
     """Calls the program in this process; gives what it prints."""
-    monkeypatch.setattr(runtime, "start", lambda: None)
-    monkeypatch.setattr(runtime, "cache_programs", lambda: None)
-    before = flagsaver.save_flag_values()
-    flags.FLAGS.set_gnu_getopt()
-    program.define_flags()
+    with called_here(program) as main:
 
-    def main(*arguments: object) -> str:
-        flags.FLAGS.unparse_flags()
-        program.main(flags.FLAGS(["report", *map(str, arguments)]))
-        return capsys.readouterr().out
+        def printed(*arguments: object) -> str:
+            main(*arguments)
+            return capsys.readouterr().out
 
-    yield main
-    flagsaver.restore_flag_values(before)
+        yield printed
 
 
 def make(job: Job) -> Iterator[Clip]:

@@ -11,9 +11,8 @@ from types import ModuleType
 import jax
 import numpy as np
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
-from conftest import ODD, Clips, Program, made
+from absl import app
+from conftest import ODD, Clips, Program, called_here, cells, made
 from media import numbered, tone, write_clip, write_media
 from PIL import Image
 
@@ -23,7 +22,7 @@ from avmae_jax.data.shards import Job
 from avmae_jax.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.embeddings import KINDS, Part
 from avmae_jax.weights import write
-from launch import embed, retrieve, runtime
+from launch import embed, retrieve
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 NAMES = ["harp [bold]", "oboe", "horn"]
@@ -57,21 +56,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vectors(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Written by launch.embed."""
     file = tmp_path_factory.mktemp("vectors") / "e.npz"
-    with pytest.MonkeyPatch.context() as patch:
-        assert called(patch, embed, run, "--data", data, "--out", file, "--batch_size=4") == 0
+    assert called(embed, run, "--data", data, "--out", file, "--batch_size=4") == 0
     return file
 
 
-def called(patch: pytest.MonkeyPatch, program: ModuleType, *arguments: object) -> int:
+def called(program: ModuleType, *arguments: object) -> int:
     """Calls a program in this process; gives its exit status, and prints what it says at its end."""
-    patch.setattr(runtime, "start", lambda: None)
-    patch.setattr(runtime, "cache_programs", lambda: None)
-    before = flagsaver.save_flag_values()
-    program.define_flags()
     jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what these tests do
     try:
-        flags.FLAGS.unparse_flags()
-        program.main(flags.FLAGS(["program", *map(str, arguments)]))
+        with called_here(program) as main:
+            main(*arguments)
     except SystemExit as end:
         if isinstance(end.code, str):
             sys.stdout.write(end.code + "\n")
@@ -79,25 +73,20 @@ def called(patch: pytest.MonkeyPatch, program: ModuleType, *arguments: object) -
         return end.code or 0
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
-        flagsaver.restore_flag_values(before)
     return 0
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
     """Status, output and errors of a program."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        status = called(monkeypatch, *arguments)  # pyright: ignore[reportArgumentType]
+        status = called(*arguments)  # pyright: ignore[reportArgumentType]
         out, err = capsys.readouterr()
         return status, out, err
 
     return run
-
-
-def cells(printed: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
 
 
 def test_a_data_set_is_embedded_with_all_that_its_clips_have(vectors: Path, run: Path, data: Path) -> None:
