@@ -156,9 +156,14 @@ def main(argv: list[str]) -> None:
     sys.exit(0 if well else 1)
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Its options."""
     flags.DEFINE_string("out", "", "PNG of the contact sheet; empty: DATASET_contact_sheet.png, beside the data set")
     flags.DEFINE_integer("clips", 24, "clips on the contact sheet; 0: none", lower_bound=0)
     flags.DEFINE_integer("classes", 40, "classes listed, the most frequent first", lower_bound=1)
     flags.DEFINE_bool("verify", False, "read every shard and compare its checksum; the exit status is 1 if one is damaged")
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -126,7 +126,8 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
     )
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Its options."""
     recipe = Recipe()
     flags.DEFINE_string("videos", None, "folder of media files", required=True)
     flags.DEFINE_string("out", None, "new folder for the data set", required=True)
@@ -157,5 +158,5 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     app.run(main)

@@ -89,6 +89,11 @@ def main(argv: list[str]) -> None:
     print(f"weights: {folder / weights_file('train')}" if weighted else "no weights: some clips have no label")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Its options."""
     flags.DEFINE_integer("clips", 0, "read only so many clips, spread evenly over the set; 0: all", lower_bound=0)
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -8,7 +8,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,7 @@ from types import ModuleType
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from absl import app, flags
 from absl.testing import flagsaver
 from flax import nnx
 from PIL import Image
@@ -191,6 +191,21 @@ def called_here(program: ModuleType) -> Iterator[Callable[..., None]]:
             yield main
         finally:
             flagsaver.restore_flag_values(before)
+
+
+def completed(program: ModuleType, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """As if the program had run by itself, which takes seconds more: its exit status and what it printed."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err), called_here(program) as main:
+        try:
+            main(*arguments)
+        except app.UsageError as error:
+            status = error.exitcode or 1
+            err.write(f"{error}\n")
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+            err.write("" if isinstance(end.code, int) else f"{end.code}\n")
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def cells(printed: str) -> list[list[str]]:

@@ -1,15 +1,16 @@
 """launch.inspect and launch.statistics on a data set with a bit of everything."""
 
+import importlib
 import io
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import cells, completed
 from PIL import Image
 
 from avmae_jax.data import shards
@@ -47,7 +48,7 @@ def prepare(out: Path, names: list[str]) -> Path:
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", f"launch.{program}", *arguments], capture_output=True, text=True, timeout=100, check=False)
+    return completed(importlib.import_module(f"launch.{program}"), *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_inspect_tells_what_there_is_and_draws_it(mixed: Path, tmp_path: Path) -> None:
     done = run("inspect", str(mixed), "--verify", f"--out={tmp_path / 'sheet.png'}")
     assert done.returncode == 0, done.stderr
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    lines = cells(done.stdout)
     assert f"{mixed}: 7 files in = 6 written + 1 failed" in done.stdout
     assert ["train", "5", "5", "1", "1"] in [line[:5] for line in lines]
     assert ["harp", "3", "0", "#" * 30] in lines

@@ -10,25 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import completed
 from media import number_of, numbered, tone, write_clip, write_media
 from PIL import Image
 
+import launch.prepare
 from avmae_jax.data.sources import PreparedSource
 from avmae_jax.data.video import frame_indices
 
 
 def prepare(videos: Path, out: Path, *more: str, workers: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "launch.prepare",
-        f"--videos={videos}",
-        f"--out={out}",
-        f"--workers={workers}",
-        "--clip_seconds=1",
-        *more,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return completed(launch.prepare, f"--videos={videos}", f"--out={out}", f"--workers={workers}", "--clip_seconds=1", *more)
 
 
 def content(folder: Path) -> dict[str, bytes]:
