@@ -37,7 +37,7 @@ class AnyKey(nnx.Rngs):
         return jax.random.key(0)
 
 
-def described(config: ModelConfig, classes: int) -> Model:
+def described(config: ModelConfig, classes: int = 0) -> Model:
     """The model that weights belong to, with shapes for arrays; the last few are kept."""
     return _described_by(json.dumps(dataclasses.asdict(config)), classes)
 

@@ -105,8 +105,9 @@ def test_the_classifier_is_the_same_in_every_mode(joint_depth: int) -> None:
 def test_bfloat16_stays_near(size: dict[str, Any]) -> None:
     config = small(compute_dtype="bfloat16", **size)
     pair = Pretraining(config, LossConfig(), random_inputs(config, batch=3))
-    assert_all([*pair.output_rows(), *pair.gradient_rows()], at_least=18)
-    assert max(row.relative for row in pair.output_rows()) > 1e-4  # it is bfloat16
+    outputs = list(pair.output_rows())
+    assert_all([*outputs, *pair.gradient_rows()], at_least=18)
+    assert max(row.relative for row in outputs) > 1e-4  # it is bfloat16
     assert_all(Classification(config, 7, random_inputs(config, batch=3)).logit_rows(), at_least=5)
 
 
@@ -160,16 +161,6 @@ def test_attention_mlp_and_block_are_the_same_in_each_stream(layers: Pretraining
             ),
         ]
     assert_all(rows, at_least=3)
-
-
-@pytest.mark.parametrize("mode", ["unstructured", "time", "freq", "tf"])
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.75, 0.9])
-def test_the_same_noise_gives_the_same_mask(mode: str, ratio: float) -> None:
-    config = small(audio_mask_mode=mode, audio_mask_ratio=ratio)
-    noise = random_inputs(config, batch=4, seed=3).noise_audio
-    ours, theirs = mask_from_noise(jnp.asarray(noise), ratio), reference._mask(torch.tensor(noise), ratio)
-    for mine, expected in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(mine, expected)
 
 
 def test_the_decoder_alone_is_the_same(layers: Pretraining) -> None:

@@ -205,7 +205,7 @@ def completed(program: ModuleType, *arguments: object) -> subprocess.CompletedPr
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
             err.write("" if isinstance(end.code, int) else f"{end.code}\n")
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess([*map(str, arguments)], status, out.getvalue(), err.getvalue())
 
 
 def cells(printed: str) -> list[list[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from avmae_jax.building import described
 from avmae_jax.config import SIZES, LossConfig, ModelConfig
 from avmae_jax.losses import pretraining_loss
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
@@ -77,19 +78,8 @@ def _count(shapes: Mapping[str, Any]) -> int:
     return sum(math.prod(value.shape) for value in shapes.values())
 
 
-class _OneKey:
-    """Stands in for nnx.Rngs where only shapes matter: its counters make abstract building quadratic (huge: 9 s instead of 0.6 s)."""
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
-
-
-def _abstract(config: ModelConfig) -> CAVMAE:
-    return nnx.eval_shape(lambda: CAVMAE(config, rngs=cast(nnx.Rngs, _OneKey())))
-
-
 def test_parameter_counts_are_the_originals() -> None:
-    base = _abstract(ModelConfig())
+    base = described(ModelConfig())
     params = flatten(nnx.state(base, nnx.Param))
     # Each of the 22 separate blocks and 8 decoder blocks of the original stores two more norm pairs, which it never uses.
     unused = 22 * 2 * 2 * (2 * 768) + 8 * 2 * 2 * (2 * 512)
@@ -108,7 +98,7 @@ def test_parameter_counts_are_the_originals() -> None:
 def test_every_size_builds_and_predicts_every_patch(size: str) -> None:
     config = ModelConfig(size=size)
     shape = SIZES[size]
-    model = _abstract(config)
+    model = described(config)
     assert len(model.encoder.audio.blocks) == len(model.encoder.image.blocks) == shape.depth - 1
     assert len(model.decoder.blocks) == shape.decoder_depth
     inputs = [jax.ShapeDtypeStruct((2, *shape), jnp.float32) for shape in ((1024, 128), (224, 224, 3), (512,), (196,))]
@@ -130,7 +120,7 @@ def test_every_size_builds_and_predicts_every_patch(size: str) -> None:
 )
 def test_odd_sizes_build_and_keep_the_share_that_the_ratios_say(changes: dict[str, Any]) -> None:
     config = dataclasses.replace(CONFIG, **changes)
-    out = nnx.eval_shape(lambda model, *inputs: model(*inputs), _abstract(config), *_inputs(config))
+    out = nnx.eval_shape(lambda model, *inputs: model(*inputs), described(config), *_inputs(config))
     audio, image = math.prod(config.grid("audio")), math.prod(config.grid("image"))
     assert out.contrast_audio.shape[1] == int(audio * (1 - config.audio_mask_ratio))
     assert out.contrast_image.shape[1] == int(image * (1 - config.image_mask_ratio))
@@ -146,7 +136,7 @@ def test_a_config_that_does_not_fit_is_refused_before_anything_is_built() -> Non
 def test_a_ratio_that_keeps_nothing_is_refused() -> None:
     config = dataclasses.replace(CONFIG, image_mask_ratio=0.9)
     with pytest.raises(ValueError, match=r"mask ratio 0\.9 keeps 0 of 4 tokens"):
-        nnx.eval_shape(lambda model, *inputs: model(*inputs), _abstract(config), *_inputs(config))
+        nnx.eval_shape(lambda model, *inputs: model(*inputs), described(config), *_inputs(config))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
@@ -290,7 +280,7 @@ def test_bfloat16_is_close_with_float32_parameters_losses_and_gradients(step: tu
 
 def test_bfloat16_streams_leave_the_model_in_float32() -> None:
     config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    out = nnx.eval_shape(lambda model, *inputs: model(*inputs), _abstract(config), *_inputs())
+    out = nnx.eval_shape(lambda model, *inputs: model(*inputs), described(config), *_inputs())
     assert {x.dtype for x in out[:5]} == {jnp.dtype("float32")}
-    tokens = nnx.eval_shape(lambda model, x: model.encoder.embed_audio(x), _abstract(config), _inputs()[0])
+    tokens = nnx.eval_shape(lambda model, x: model.encoder.embed_audio(x), described(config), _inputs()[0])
     assert tokens.dtype == jnp.bfloat16
