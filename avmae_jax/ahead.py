@@ -177,7 +177,7 @@ class _Unfinished:
         for name, windows in self._windows.items():
             rows, outputs = zip(*(windows[number] for number in sorted(windows)), strict=True)
             first = outputs[0]
-            values = {key: np.stack([found[key] for found in outputs if key in found]) for key in first}
+            values = {key: np.stack([found[key] for found in outputs]) for key in first}
             starts, seconds = (np.array(numbers) for numbers in ([row.start for row in rows], [row.seconds for row in rows]))
             series[name] = Found(starts, seconds, rows[0].has, values)
         return series

@@ -131,7 +131,7 @@ class Checkpoints:
         self.wait()
         targets = {"params": params, "opt_state": opt_state, "rng": rng}
         damaged: dict[int, str] = {}
-        for step, folder in _steps(self.directory):
+        for step, folder in steps_of(self.directory):
             try:
                 content = checkpoint_step.read_meta(folder)
                 if check_meta:
@@ -238,7 +238,7 @@ def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredPara
     """
     _quiet_orbax()
     path = pathlib.Path(path).expanduser().absolute()
-    steps = _steps(path)
+    steps = steps_of(path)
     if not steps and not (path / "params").is_dir() and not (path / "meta").is_dir():
         raise CheckpointError(f"{path}: no checkpoint here; give a run's checkpoint folder or one step of it")
     damaged: dict[int, str] = {}
@@ -257,7 +257,7 @@ def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredPara
 
 def newest_meta(directory: str | pathlib.Path) -> dict[str, Any] | None:
     """The `meta` of the newest step whose note of itself is sound, without reading a tensor; None if there is no such step."""
-    for _, folder in _steps(pathlib.Path(directory).expanduser().absolute()):
+    for _, folder in steps_of(pathlib.Path(directory).expanduser().absolute()):
         with contextlib.suppress(DamagedCheckpointError):  # restoring names it
             return checkpoint_step.read_meta(folder)["meta"]
     return None
@@ -287,7 +287,7 @@ def require_same_config(saved: dict[str, Any], current: dict[str, Any], ignore: 
         )
 
 
-def _steps(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+def steps_of(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
     """The complete steps of a folder, newest first."""
     if not directory.is_dir():
         return []

@@ -31,7 +31,7 @@ from avmae_jax.data.media import ClipError
 from avmae_jax.figures import DPI, axes_at, save, short_name, write
 from avmae_jax.losses import unit_length
 from avmae_jax.metrics import embedding
-from avmae_jax.models.classifier import CAVMAEClassifier, Head, Mode, final_tokens, modality_of
+from avmae_jax.models.classifier import Head, Mode, final_tokens, modality_of
 from avmae_jax.prediction import Prediction, separate
 from avmae_jax.trained import Trained
 from avmae_jax.windows import Medium, Row, rows_of
@@ -112,7 +112,7 @@ class Explainer:
     def _outputs(self, model: Any, batch: Any, label: jax.Array, *, mode: Mode | None) -> tuple[dict[str, jax.Array], jax.Array]:
         config = self._trained.config
         tokens = separate(model.encoder, batch, config, modality_of(mode) if mode else "both")
-        if not mode or not isinstance(model, CAVMAEClassifier):
+        if not mode:
             return similarities(model.encoder, tokens), jnp.zeros(1)
         found, constant = shares(model.head, final_tokens(model.encoder, tokens, mode), label)
         ends = np.cumsum([values.shape[1] for values in tokens.values()])

@@ -76,8 +76,6 @@ def draw_gallery(path: Path, sections: Sequence[Section]) -> None:
 
 
 def _draw_search(figure: Figure, top: float, search: Search) -> None:
-    if len(search.cards) > CARDS:
-        raise ValueError(f"a row has place for {CARDS} cards; there are {len(search.cards)}")
     write(figure, _MARGIN, top + _TITLE / 2, short_name(search.title, 170), size=9, weight="bold")
     _draw(figure, _MARGIN, top + _TITLE, _QUERY, search.query, search.queried, None)
     found: Side = "image" if search.queried == "audio" else "audio"

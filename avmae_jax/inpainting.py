@@ -4,8 +4,7 @@ Axis letters: T spectrogram frames, M mel bins, H W image, S samples.
 """
 
 import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,8 +25,6 @@ from avmae_jax.pretraining import make_task
 from avmae_jax.trained import Trained
 
 LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sounds
-
-_NAME = 80  # letters of a file's name
 
 
 class Inpainted(NamedTuple):
@@ -67,6 +64,7 @@ class Inpainter:
                 raise ValueError(f"{name} is of no use: {trained.path} is a model of {own} alone; leave it out")
         sizes = dataclasses.replace(trained.config.model, **(masking or {}))
         sizes.validate()
+        model = nnx.merge(*nnx.split(model))  # the caller's keeps its ratios; the arrays are the same
         if isinstance(model, CAVMAE):
             model.audio_mask_ratio, model.image_mask_ratio = sizes.audio_mask_ratio, sizes.image_mask_ratio
         else:
@@ -118,21 +116,3 @@ class Inpainter:
         peak = max(np.abs(before).max(), np.abs(after).max())
         gain = LOUDEST / peak if peak else 1.0
         return Sounds(before * gain, after * gain)
-
-
-def file_names(names: Sequence[str]) -> list[str]:
-    """Names for files, one for each of `names` (paths or ids of clips), no two alike even where case doesn't count.
-
-    Letters that not every file system takes become "_"; a name that is taken gets the next free number: x, x_2, x_3.
-    """
-    taken: set[str] = set()
-    made = []
-    for name in names:
-        plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_NAME].lstrip(".") or "clip"
-        chosen, number = plain, 1
-        while chosen.lower() in taken:
-            number += 1
-            chosen = f"{plain}_{number}"
-        taken.add(chosen.lower())
-        made.append(chosen)
-    return made

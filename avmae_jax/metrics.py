@@ -128,14 +128,6 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return result
 
 
-def mean_average_precision(scores: np.ndarray, targets: np.ndarray, *, empty_as_zero: bool = False) -> float:
-    """The mean of average_precision over classes that have a positive; with `empty_as_zero` over all, as the original takes it."""
-    precisions = average_precision(scores, targets)
-    if np.isnan(precisions).all():
-        raise ValueError(f"none of the {len(precisions)} classes has a positive; is this the right label file?")
-    return float(np.nan_to_num(precisions).mean() if empty_as_zero else np.nanmean(precisions))
-
-
 def auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each class: how often a clip that has it scores higher than one that hasn't; a tie counts half.
 

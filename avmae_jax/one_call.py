@@ -50,7 +50,7 @@ def predict(
       ConversionError: if a model can't be read.
     """
     medium, opened = _medium(media, audio, image, rate), _opened(model)
-    matcher = None if match_with is None else _Same(open_matcher(opened.trained, match_with))
+    matcher = None if match_with is None else open_matcher(opened, match_with)
     kept = isinstance(model, Trained) and isinstance(match_with, Trained | None)
     return (_predictor if kept else _predictor.__wrapped__)(opened, matcher, mode).one(medium, top=top, frames=frames, timeline=timeline)
 
@@ -66,34 +66,21 @@ def embed(
 ) -> Embedding:
     """Vectors of one medium, for search and for classifiers of one's own; see predict, which has the arguments and the errors."""
     medium, opened = _medium(media, audio, image, rate), _opened(model)
-    return (_embedder if isinstance(model, Trained) else _embedder.__wrapped__)(opened).one(medium, frames=frames)
-
-
-class _Same:
-    """A model as a key of a cache: one is like itself alone."""
-
-    def __init__(self, trained: Trained):
-        self.trained = trained
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.trained is self.trained
-
-    def __hash__(self) -> int:
-        return id(self.trained)
+    return (_embedder if isinstance(model, Trained) else _embedder.__wrapped__)(opened)(medium, frames)
 
 
 @functools.lru_cache(maxsize=4)  # compiled functions of the models that were asked last
-def _predictor(model: _Same, match_with: _Same | None, mode: Mode | None) -> Predictor:
-    return Predictor(model.trained, match_with=match_with.trained if match_with else None, mode=mode)
+def _predictor(model: Trained, match_with: Trained | None, mode: Mode | None) -> Predictor:
+    return Predictor(model, match_with=match_with, mode=mode)
 
 
 @functools.lru_cache(maxsize=4)
-def _embedder(model: _Same) -> Embedder:
-    return Embedder(model.trained)
+def _embedder(model: Trained) -> Embedder:
+    return Embedder(model)
 
 
-def _opened(model: str | Path | Trained) -> _Same:
-    return _Same(model if isinstance(model, Trained) else load_trained(model))
+def _opened(model: str | Path | Trained) -> Trained:
+    return model if isinstance(model, Trained) else load_trained(model)
 
 
 def _medium(media: str | Path | None, audio: Any, image: Any, rate: int) -> Medium:

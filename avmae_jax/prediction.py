@@ -2,7 +2,7 @@
 
     media --windows.py--> rows --ahead.py: threads, batches--> outputs of each window --mean over the windows--> result
 
-`Predictor` and `Embedder` take many media, in batches that they share; one_call.py is for a single one.
+`Predictor` takes many media, in batches that they share; one_call.py is for a single one.
 
 Axis letters: B batch, L tokens, D width, C classes, S seconds.
 """
@@ -22,11 +22,10 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import Frames
-from avmae_jax.embeddings import vectors
+from avmae_jax.embeddings import encoder_of, vectors
 from avmae_jax.inference import probabilities
 from avmae_jax.metrics import embedding
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode, final_tokens, modality_of
+from avmae_jax.models.classifier import Mode, final_tokens, modality_of
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.trained import Trained, load_trained
 from avmae_jax.windows import TIMELINE, WHOLE, Medium, Row, rows_of
@@ -64,7 +63,6 @@ class Embedding:
     windows: int
 
 
-_HAS: tuple[Modality, ...] = ("both", "audio", "image")
 _MISSING: dict[Modality, Mode] = {"both": "multimodal", "audio": "missingaudioonly", "image": "missingvideoonly"}
 
 
@@ -81,12 +79,9 @@ class Predictor:
         self.trained, self.matcher = trained, match_with or trained
         self.mode: Mode | None = mode
         self._tuned: Mode = config.tune.mode  # pyright: ignore[reportAttributeAccessIssue]  # checked when it was read
-        if not isinstance(trained.model, CAVMAE | CAVMAEClassifier):
-            raise ValueError(
-                f"{trained.path} is a {type(trained.model).__name__}, which knows one modality; give a CAV-MAE or its classifier"
-            )
-        if mode is not None and mode not in get_args(Mode):
-            raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
+        encoder_of(trained)
+        if mode is not None:
+            modality_of(mode)
         if mode and not trained.classes:
             raise ValueError(f"{trained.path} has no classes, so there is no mode; {_TUNE}")
         sizes = [(c.audio_frames, c.mel_bins, c.image_size) for c in (config.model, self.matcher.config.model)]
@@ -95,7 +90,7 @@ class Predictor:
         # The parts that tuning on one modality left alone are no match for those that it moved.
         self.matches = match_with is not None or not trained.classes or config.tune.mode == "multimodal"
         self._models = (trained.model, None if match_with is None else match_with.model)
-        functions: dict[Modality, Callable[[Any, Any], Any]] = {has: self._function(has) for has in _HAS}
+        functions: dict[Modality, Callable[[Any, Any], Any]] = {has: self._function(has) for has in get_args(Modality)}
         self._shared = Shared(functions, batch_size)
 
     def __call__(
@@ -186,34 +181,25 @@ class Predictor:
 
 
 class Embedder:
-    """The vectors of any number of media."""
+    """The vectors of media, one at a time."""
 
-    def __init__(self, trained: Trained, *, batch_size: int = BATCH):
+    def __init__(self, trained: Trained):
         """Raises ValueError if the model is no CAV-MAE or classifier."""
-        Predictor(trained)  # the same models
+        encoder_of(trained)
         config = trained.config
         self.trained = trained
 
         def outputs(model: Any, batch: Any) -> dict[str, jax.Array]:
             return vectors(model.encoder, *model_inputs(batch, config))
 
-        self._shared = Shared(dict.fromkeys(_HAS, outputs), batch_size)
+        self._shared = Shared(dict.fromkeys(get_args(Modality), outputs), BATCH)
 
-    def __call__(
-        self, media: Iterable[Medium], *, frames: Frames = "middle", threads: int = _THREADS
-    ) -> Iterator[tuple[int, Embedding | Exception]]:
-        """As Predictor.__call__."""
+    def __call__(self, medium: Medium, frames: Frames = "middle") -> Embedding:
+        """See one_call.embed."""
         make = functools.partial(rows_of, model=self.trained.config.model, frames=frames, timeline=False)
-        for number, series in self._shared(self.trained.model, Ahead(media, make, threads)):
-            if isinstance(series, Exception):
-                yield number, series
-                continue
-            values = {name: _direction(rows) for name, rows in series[WHOLE].values.items()}
-            yield number, Embedding(values.get("audio"), values.get("image"), values.get("joint"), len(series[WHOLE].starts))
-
-    def one(self, medium: Medium, **options: Any) -> Embedding:
-        """The vectors of one medium; see one_call.embed."""
-        return cast(Embedding, _only(self([medium], **options)))
+        windows = _only(self._shared(self.trained.model, Ahead([medium], make, _THREADS)))[WHOLE]
+        values = {name: _direction(rows) for name, rows in windows.values.items()}
+        return Embedding(values.get("audio"), values.get("image"), values.get("joint"), len(windows.starts))
 
 
 def separate(encoder: Encoder, batch: Any, config: Config, needs: Modality) -> dict[str, jax.Array]:
@@ -231,12 +217,6 @@ def by_second(found: Found) -> np.ndarray:
     seconds = max(1, math.ceil(float((found.starts + found.seconds).max()) - _SPARE))
     nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, np.arange(seconds) + 0.5)
     return found.values["probabilities"][nearest]
-
-
-def ranks(queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The place of each query's own target among all, 1 the best: float32[N, D] twice, of length 1 -> int64[N]."""
-    own = (queries * targets).sum(axis=1)
-    return np.array([1 + np.count_nonzero(np.delete(targets @ query, i) > own[i]) for i, query in enumerate(queries)], np.int64)
 
 
 def open_matcher(trained: Trained, match_with: str | Path | Trained, **sizes: Any) -> Trained:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from avmae_jax import pictures
-from avmae_jax.checkpoint import newest_meta
+from avmae_jax.checkpoint import newest_meta, steps_of
 from avmae_jax.logbook import METRICS_FILE
 
 EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
@@ -35,10 +35,8 @@ class Run:
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
         self.meta = newest_meta(folder / "checkpoints") or {}
-        steps = [int(path.name) for path in (folder / "checkpoints").glob("*") if re.fullmatch(r"\d+", path.name, re.ASCII)]
-        self.step = max(steps, default=None)  # of its newest checkpoint
-        noted = bool(self.meta.get("label_names")) or (folder / "label_names.json").exists()
-        self.is_classifier = noted or any("map" in row for row in self.rows)
+        self.step = next((step for step, _ in steps_of(folder / "checkpoints")), None)  # of its newest checkpoint
+        self.is_classifier = bool(self.meta.get("label_names")) or any("map" in row for row in self.rows)
 
     def command(self, program: str, *options: str) -> str:
         """What a person types in a shell."""

@@ -17,7 +17,7 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
-from avmae_jax.checkpoint import Checkpoints, newest_meta, restore_params
+from avmae_jax.checkpoint import Checkpoints, newest_meta, restore_params, steps_of
 
 BEST, AVERAGED = "best", "averaged"
 
@@ -53,7 +53,7 @@ class Snapshots:
         if not self._first <= epoch <= self._last or not self._first:
             return
         meta = newest_meta(self._folder / AVERAGED)
-        if meta is None and _steps(self._folder / AVERAGED):
+        if meta is None and steps_of(self._folder / AVERAGED):
             restore_params(self._folder / AVERAGED)  # says what is damaged
         before = (meta or {}).get("epochs", [])
         if epoch in before:
@@ -69,7 +69,7 @@ class Snapshots:
 
     def _save(self, name: str, step: int, params: Any, found: dict[str, Any]) -> None:
         folder = self._folder / name
-        newer = [path for path in _steps(folder) if int(path.name) >= step]
+        newer = [path for number, path in steps_of(folder) if number >= step]
         if newer:  # the run was resumed behind it, and went another way: on other devices, for example
             for path in newer if jax.process_index() == 0 else ():
                 shutil.rmtree(path)
@@ -91,7 +91,3 @@ def set_aside(folder: Path) -> None:
 def _wait_for_all(reason: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(reason)
-
-
-def _steps(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if path.name.isdigit()]

@@ -11,9 +11,9 @@ from avmae_jax.convert import ConversionError
 from avmae_jax.data.sources import read_labels
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """What load_trained found."""
+    """What load_trained found; like itself alone, so that compiled functions can be kept by it."""
 
     path: str
     model: Model

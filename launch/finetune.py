@@ -18,11 +18,8 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from avmae_jax.checkpoint import CheckpointError, newest_meta
+from avmae_jax.checkpoint import newest_meta
 from avmae_jax.config import Config
-from avmae_jax.convert import ConversionError
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.finetuning import FinetuningTask
 from avmae_jax.init_from import initialise_from
@@ -91,9 +88,7 @@ def main(argv: list[str]) -> None:
         config.augment.validate()
         config.tune.validate()
         summary = finetune(config)
-    except (
-        ValueError, OSError, DatasetError, ClipError, CorruptRecordError, ConversionError, CheckpointError, NonFiniteLossError,
-    ) as error:  # fmt: skip
+    except (*runtime.USER_ERRORS, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         print(f"{summary['steps']} steps in {summary['seconds']:.0f} s")

@@ -28,8 +28,9 @@ from avmae_jax.data.media import ClipError
 from avmae_jax.data.prepared import CorruptRecordError, ids_of
 from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.video import clip_seconds, decode_clip
+from avmae_jax.files import file_names
 from avmae_jax.griffin_lim import save_wav
-from avmae_jax.inpainting import LOUDEST, Inpainter, file_names
+from avmae_jax.inpainting import LOUDEST, Inpainter
 from launch import applied, runtime
 
 _SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
@@ -154,7 +155,7 @@ def main(argv: list[str]) -> None:
     runtime.cache_programs()
     try:
         status = run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
-    except applied.USER_ERRORS as error:
+    except runtime.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if status:
         sys.exit(status)

@@ -29,13 +29,14 @@ from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import RANK, as_text, walk
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.data.shards import DatasetError
+from avmae_jax.files import file_names
+from avmae_jax.metrics import partner_ranks
 from avmae_jax.models.classifier import Mode
-from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher, ranks
+from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher
 from avmae_jax.windows import of_file
 from launch import applied, prediction_tables, runtime
 
 SOME_FAILED = 3  # exit status
-_NAME = 100  # letters of a picture's name
 
 
 def media_files(arguments: Sequence[str]) -> list[Path]:
@@ -74,7 +75,7 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
     """One result for each file, and its picture if one is wanted."""
     args = flags.FLAGS
     results: list[Any] = [None] * len(files)
-    names = picture_names(files) if args.explain else []
+    names = file_names([file.stem for file in files]) if args.explain else []
     explain = explainer_of(predictor) if args.explain else None
     options = {"top": args.top, "frames": args.frames, "timeline": args.timeline, "threads": args.threads}
     done = failed = 0
@@ -83,7 +84,7 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
         for number, found in predictor(map(of_file, files), **options):
             results[number] = found
             if explain and isinstance(found, Prediction):
-                results[number] = explain(files[number], found, Path(args.explain).expanduser() / names[number])
+                results[number] = explain(files[number], found, Path(args.explain).expanduser() / f"{names[number]}.png")
             done, failed = done + 1, failed + isinstance(results[number], Exception)
             on_progress(done, failed, len(files))
     return results
@@ -106,28 +107,13 @@ def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Pre
     return explained
 
 
-def picture_names(files: Sequence[Path]) -> list[str]:
-    """A name ending in .png for each file, no two alike."""
-    taken: dict[str, int] = {}
-    names = []
-    for file in files:
-        name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in ascii(file.stem)[1:-1][:_NAME])
-        taken[name] = count = taken.get(name, 0) + 1
-        while count > 1 and f"{name}_{count}" in taken:
-            count += 1
-        name = name if count == 1 else f"{name}_{count}"
-        taken.setdefault(name, 1)
-        names.append(f"{name}.png")
-    return names
-
-
 def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception]) -> list[dict[str, Any]]:
     """What is told of each file; see prediction_tables.record."""
     both = {number: found.directions for number, found in enumerate(results) if isinstance(found, Prediction) and found.directions}
     places: dict[int, int] = {}
     if len(both) > 1:
         sounds, pictures = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
-        places = dict(zip(both, ranks(sounds, pictures).tolist(), strict=True))
+        places = dict(zip(both, partner_ranks(sounds, pictures)[0].tolist(), strict=True))
     make = prediction_tables.record
     return [
         make(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)
@@ -165,7 +151,7 @@ def main(argv: list[str]) -> None:
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
         prediction_tables.write_json(args.json, about, records)
         prediction_tables.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
-    except applied.USER_ERRORS as error:
+    except runtime.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     out = sys.stderr if "-" in (args.json, args.csv) else sys.stdout
     prediction_tables.show(Console(file=out, width=None if out.isatty() else 160), records)

@@ -19,12 +19,9 @@ from flax import nnx
 from ml_collections import config_flags
 
 from avmae_jax import capacity, optim, pictures, sharding
-from avmae_jax.checkpoint import CheckpointError, newest_meta
+from avmae_jax.checkpoint import newest_meta
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError
-from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
 from avmae_jax.init_from import initialise_from
 from avmae_jax.logbook import METRICS_FILE
@@ -162,7 +159,7 @@ def main(argv: list[str]) -> None:
         config.model.validate()
         config.augment.validate()
         summary = pretrain(config)
-    except (ValueError, OSError, DatasetError, ClipError, CorruptRecordError, CheckpointError, NonFiniteLossError) as error:
+    except (*runtime.USER_ERRORS, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         report(summary, config.train.workdir)

@@ -98,7 +98,7 @@ def test_parameter_counts_are_the_originals() -> None:
 def test_every_size_builds_and_predicts_every_patch(size: str) -> None:
     config = ModelConfig(size=size)
     shape = SIZES[size]
-    model = described(config)
+    model = cast(CAVMAE, described(config))
     assert len(model.encoder.audio.blocks) == len(model.encoder.image.blocks) == shape.depth - 1
     assert len(model.decoder.blocks) == shape.decoder_depth
     inputs = [jax.ShapeDtypeStruct((2, *shape), jnp.float32) for shape in ((1024, 128), (224, 224, 3), (512,), (196,))]

@@ -12,7 +12,8 @@ from conftest import TINY, Clips, apply, made
 from avmae_jax import inpainting, weights
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import Clip
-from avmae_jax.inpainting import LOUDEST, Inpainter, file_names
+from avmae_jax.files import file_names
+from avmae_jax.inpainting import LOUDEST, Inpainter
 from avmae_jax.trained import Trained
 
 pytestmark = pytest.mark.usefixtures("unpolished")

@@ -30,7 +30,7 @@ from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import example
 from avmae_jax.metrics import embedding
 from avmae_jax.notes import Notes
-from avmae_jax.prediction import Predictor, by_second, ranks
+from avmae_jax.prediction import Predictor, by_second
 from avmae_jax.trained import Trained, load_trained
 from avmae_jax.weights import Weights, write
 from avmae_jax.windows import Row, of_file, of_parts, rows_of
@@ -264,14 +264,6 @@ def test_a_pretraining_model_gives_matches_and_vectors(pretrained: Trained, trai
             predict(pretrained, folder / "media/film.mp4", **options)  # pyright: ignore[reportArgumentType]
 
 
-def test_ranks_count_the_targets_that_are_nearer() -> None:
-    rng = np.random.default_rng(0)
-    queries, targets = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.standard_normal((2, 20, 5)).astype(np.float32))
-    expected = [1 + sum(targets[j] @ query > targets[i] @ query for j in range(20) if j != i) for i, query in enumerate(queries)]
-    assert ranks(queries, targets).tolist() == expected
-    assert ranks(queries, queries).tolist() == [1] * 20
-
-
 def test_batches_are_shared_and_change_nothing(trained: Trained, folder: Path) -> None:
     media = [of_file(folder / "media" / name) for name in ("film.mp4", "sound.wav", "empty.wav", "deep/short.mp4", "picture.png")] * 3
     for size in (2, 8):
@@ -407,11 +399,3 @@ def test_the_command_works_as_a_user_gives_it(program: Program, folder: Path) ->
     done = program("-m", "launch.predict", folder / "media/sound.wav", "--model", folder / "run.safetensors", "--top", 1, "--csv", "-")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "file,class_1,probability_1,seen,mode,windows,match,match_rank,match_among,error"
-
-
-def test_pictures_of_files_of_one_name_have_names_of_their_own() -> None:
-    files = [Path(name) for name in ("a/x.mp4", "b/x.wav", "x_2.mp4", "c/x.png", "a/../x: y/\n.mp4", "é.mp4", "b\udcff.mp4")]
-    names = program_predict.picture_names(files)
-    assert names[:3] == ["x.png", "x_2.png", "x_2_2.png"]
-    assert len(set(names)) == len(names)
-    assert all(name.isascii() and not set(name) & set("/\\:\n") for name in names)

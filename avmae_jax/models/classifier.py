@@ -65,21 +65,14 @@ class CAVMAEClassifier(nnx.Module):
         Raises:
           ValueError: for an unknown mode, or if a modality that the mode needs isn't given.
         """
-        return self.head(self.pooled(fbank, image, mode=mode))
-
-    def pooled(self, fbank: jax.Array | None = None, image: jax.Array | None = None, *, mode: Mode = "multimodal") -> jax.Array:
-        """What the head sees, float32[B, D]; see __call__."""
-        return self._pooled(fbank, image, [mode])[mode]
+        return self.each(fbank, image, [mode])[mode]
 
     def each(self, fbank: jax.Array | None, image: jax.Array | None, modes: Iterable[Mode]) -> dict[Mode, jax.Array]:
         """The logits of several modes, for which the inputs go through their towers once; see __call__."""
-        return {mode: self.head(pooled) for mode, pooled in self._pooled(fbank, image, modes).items()}
-
-    def _pooled(self, fbank: jax.Array | None, image: jax.Array | None, modes: Iterable[Mode]) -> dict[Mode, jax.Array]:
         wanted = {modality_of(mode) for mode in modes}
         given = {"audio": fbank, "image": image}
         tokens = {name: self._separate(name, inputs) for name, inputs in given.items() if wanted & {name, "both"}}
-        return {mode: final_tokens(self.encoder, tokens, mode).mean(axis=1) for mode in modes}
+        return {mode: self.head(final_tokens(self.encoder, tokens, mode).mean(axis=1)) for mode in modes}
 
     def _separate(self, modality: str, inputs: jax.Array | None) -> jax.Array:
         if inputs is None:
