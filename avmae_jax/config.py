@@ -139,7 +139,7 @@ class TuneConfig:
     average_last: int = 0  # ... and the last one
     audio_weight: float = 0.0  # of the loss of a multimodal classifier that is given the sound alone, beside that of both ...
     image_weight: float = 0.0  # ... and of the picture alone; the original has neither
-    swap_pictures: float = 0.0  # share of a batch's clips whose picture is another's, in [0, 1], if the classifier is multimodal
+    swap_pictures: float = 0.0  # share of a multimodal batch's clips that get another one's picture and keep their label, in [0, 1]
     eval_crops: int = 1  # pieces of a sound longer than the model's whose predictions are averaged; 1: its centre
     eval_frames: str = "middle"  # middle | all: the frame that is looked at, or all of them, averaged
 

@@ -116,7 +116,7 @@ def swap(images: jax.Array, share: float, key: jax.Array) -> jax.Array:
     """Gives a share of a batch's clips the picture of the clip before it.
 
     A photograph that has been learned by heart is always right in training, and a new one seldom. A classifier of both that has
-    met wrong pictures trusts none of them blindly.
+    met wrong pictures trusts none of them blindly. Labels stay with the sounds, for the loss of the picture alone as well.
 
     Args:
       images: float[B, H, W, 3].
