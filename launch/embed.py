@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         with runtime.progress_bar("embedding") as on_progress:
             parts = Embed(trained, what, args.batch_size)(source)
             count = write_embeddings(args.out, counted(parts, len(source), on_progress), note)
-    except runtime.USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"wrote {args.out}: {', '.join(what)} of {count} clips, {note['width']} numbers each")
 

@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
     runtime.cache_programs()
     try:
         views = evaluate(path, out, modes, frames)
-    except runtime.USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(views_table(views))

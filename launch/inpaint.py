@@ -155,7 +155,7 @@ def main(argv: list[str]) -> None:
     runtime.cache_programs()
     try:
         status = run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
-    except runtime.USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if status:
         sys.exit(status)

@@ -151,7 +151,7 @@ def main(argv: list[str]) -> None:
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
         prediction_tables.write_json(args.json, about, records)
         prediction_tables.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
-    except runtime.USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     out = sys.stderr if "-" in (args.json, args.csv) else sys.stdout
     prediction_tables.show(Console(file=out, width=None if out.isatty() else 160), records)

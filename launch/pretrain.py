@@ -28,7 +28,7 @@ from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.models.classifier import Mode
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import NonFiniteLossError, Trainer
-from launch import runtime
+from launch import applied, runtime
 
 _LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
 
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> None:
         config.model.validate()
         config.augment.validate()
         summary = pretrain(config)
-    except (*runtime.USER_ERRORS, NonFiniteLossError) as error:
+    except (*applied.USER_ERRORS, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         report(summary, config.train.workdir)

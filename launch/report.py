@@ -34,7 +34,7 @@ def define_flags() -> None:
 
 
 def make_missing(run: Run) -> None:
-    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is there already; raises runtime.USER_ERRORS."""
+    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is there already; raises applied.USER_ERRORS."""
     single = run.config["model"].get("modality") in ("audio", "image")
     if run.evaluation if run.is_classifier else run.retrieval or single:
         return
@@ -65,12 +65,12 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS.make:
             try:
                 make_missing(run)
-            except runtime.USER_ERRORS as error:
+            except applied.USER_ERRORS as error:
                 logging.warning("the page lacks what couldn't be computed: %s: %s", type(error).__name__, error)
         page = report(folder)
         with replacing(out) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")
-    except runtime.USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{out}, {out.stat().st_size / 2**20:.1f} MiB; it opens offline")
 

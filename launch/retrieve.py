@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
             status = from_files(argv[1], args.query, console)
         else:
             whole_set(argv[1], console)
-    except runtime.USER_ERRORS as error:
+    except applied.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     sys.exit(status)
 

@@ -12,13 +12,8 @@ from absl import app, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from avmae_jax.checkpoint import CheckpointError
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError
-from avmae_jax.data.shards import DatasetError, OnProgress
+from avmae_jax.data.shards import OnProgress
 from launch.allocator import keep_freed_memory
-
-USER_ERRORS = (CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)  # told in one line
 
 
 def start() -> None:

@@ -88,7 +88,7 @@ def test_an_unreadable_clip_is_named_and_never_a_constant(tmp_path: Path) -> Non
         decode_clip(path, clip_id="broken")
 
 
-def test_classes_without_a_positive_are_left_out_of_the_mean_unless_asked() -> None:
+def test_classes_without_a_positive_have_no_average_precision_where_the_original_counts_0() -> None:
     """The official mean over classes takes scikit-learn's value for a class that no clip has, which is 0."""
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
