@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avmae_jax.config import Modality
-from avmae_jax.data.media import ClipError
+from avmae_jax.errors import ClipError
 from avmae_jax.inference import Forward
 from avmae_jax.windows import WHOLE, Medium, Row
 

@@ -63,7 +63,7 @@ def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
       params: dotted path -> array, as in `flatten(model)`.
 
     Raises:
-      ConversionError: listing every missing, unexpected and misshapen parameter.
+      WeightsError: listing every missing, unexpected and misshapen parameter.
     """
     return fill(nnx.eval_shape(make), params)
 
@@ -84,7 +84,7 @@ def set_params(model: nnx.Module, params: Mapping[str, Any]) -> None:
 
 
 def require_fits(model: nnx.Module, params: Mapping[str, Any]) -> None:
-    """Raises ConversionError, as build does."""
+    """Raises WeightsError, as build does."""
     wanted = flatten(nnx.state(model, nnx.Param))
     problems = [f"missing: {path}" for path in wanted if path not in params] + [
         f"unexpected: {path}" for path in params if path not in wanted

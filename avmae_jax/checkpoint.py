@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from avmae_jax import checkpoint_step
-from avmae_jax.checkpoint_step import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
+from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
 
 _STEP_NAME = re.compile(r"0|[1-9]\d*")
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
@@ -200,7 +200,7 @@ class Checkpoints:
                 )
             except CheckpointError as gone:
                 good = str(gone)
-            cause = f"saving step {step} failed: {checkpoint_step.first_line(error)}"
+            cause = f"saving step {step} failed: {first_line(error)}"
             raise CheckpointError(f"{self.directory}: {cause}\n{good}. Free space or mend the folder, then start again") from error
 
     def _clear_unfinished(self) -> None:

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from avmae_jax.errors import CheckpointMismatchError, DamagedCheckpointError, first_line
 from avmae_jax.trees import flatten
 
 Tensors = dict[str, Any]  # dotted path -> jax.Array or jax.ShapeDtypeStruct
@@ -32,18 +33,6 @@ Tensors = dict[str, Any]  # dotted path -> jax.Array or jax.ShapeDtypeStruct
 _SHOWN = 10  # tensors listed in an error; the rest is counted
 # What Orbax raises for a damaged file, found by flipping bits in all of them; running out of memory is none of these.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
-
-
-class CheckpointError(Exception):
-    """A run can't be saved or restored; the message names the folder, the step and what to do."""
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A step is incomplete, unreadable or not what was written."""
-
-
-class CheckpointMismatchError(CheckpointError):
-    """A sound checkpoint is of another model, optimizer or config than the one it was asked for."""
 
 
 def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str, Any]) -> dict[str, ocp.args.CheckpointArgs]:
@@ -147,11 +136,6 @@ def _checksums(tensors: Tensors) -> dict[str, int]:
     """The checksum of each tensor."""
     # One after another: on simulated devices, programs that sum over some of them deadlock when several are under way.
     return {path: int(jax.device_get(checksum(leaf))) for path, leaf in tensors.items()}
-
-
-def first_line(error: Exception) -> str:
-    """An error in short; TensorStore's go on for pages."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 def _form(leaf: Any) -> str:

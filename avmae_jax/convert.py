@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from avmae_jax.config import SIZES, ModelConfig
+from avmae_jax.errors import WeightsError
 from avmae_jax.models.patches import find_rows
 
 _STREAMS = {"": "main", "_a": "audio", "_v": "image"}
@@ -47,10 +48,6 @@ _OURS_OF = _STACKS | _IN_BLOCK | _LAYERS
 _OFFICIAL_OF = {ours: name for name, ours in (_OURS_OF | _TENSORS).items()}
 # Every official block carries three norm pairs; outside the joint blocks only the first is used.
 _UNUSED = re.compile(r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)")
-
-
-class ConversionError(ValueError):
-    """The tensors don't fit the model; the message lists every one that doesn't."""
 
 
 def is_unused(name: str) -> bool:
@@ -109,7 +106,7 @@ def from_official(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
       shapes: dotted path -> shape, all that the result must have.
 
     Raises:
-      ConversionError: listing every missing, unexpected and misshapen tensor.
+      WeightsError: listing every missing, unexpected and misshapen tensor.
     """
     converted, problems = {}, []
     for name, tensor in tensors.items():
@@ -131,7 +128,7 @@ def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Ours by dotted path -> official tensors by name, the norms that are never used included, as they are initialised.
 
     Raises:
-      ConversionError: listing every parameter that the original has no place for.
+      WeightsError: listing every parameter that the original has no place for.
     """
     names = {path: name_of(path) for path in params}
     require_none([f"not in the original: {path}" for path, name in names.items() if name is None])
@@ -147,9 +144,9 @@ def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def require_none(problems: list[str]) -> None:
-    """Raises ConversionError with all problems, if there are any."""
+    """Raises WeightsError with all problems, if there are any."""
     if problems:
-        raise ConversionError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))
+        raise WeightsError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))
 
 
 def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,17 +174,17 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
       mel_bins: M; from it and the number of audio positions follow the frames.
 
     Raises:
-      ConversionError: if a tensor that gives a size is missing, there is no published model of this width, or the positions of sound
+      WeightsError: if a tensor that gives a size is missing, there is no published model of this width, or the positions of sound
         are of other mel bins; those that don't come from sin-cos can't tell, see find_rows.
     """
     needed = ["patch_embed_v.proj.weight", "blocks_u.0.mlp.fc1.weight", "pos_embed_a", "pos_embed_v"]
     missing = [name for name in needed if name not in tensors]
     if missing:
-        raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(missing)} missing; there are {some(tensors)}")
+        raise WeightsError(f"these are no weights of a CAV-MAE: {', '.join(missing)} missing; there are {some(tensors)}")
     width, _, patch, _ = tensors["patch_embed_v.proj.weight"].shape
     found_bins = find_rows(tensors["pos_embed_a"][0]) * patch
     if found_bins not in (0, mel_bins):
-        raise ConversionError(f"its positions are of sound with {found_bins} mel bins, not {mel_bins}; set mel_bins to {found_bins}")
+        raise WeightsError(f"its positions are of sound with {found_bins} mel bins, not {mel_bins}; set mel_bins to {found_bins}")
     joint_depth = _count_blocks(tensors, "blocks_u")
     decoder: dict[str, Any] = {}
     if "decoder_embed.weight" in tensors:
@@ -215,7 +212,7 @@ def _published_heads(width: int, kind: str) -> int:
     for size in SIZES.values():
         if getattr(size, f"{kind}width") == width:
             return getattr(size, f"{kind}heads")
-    raise ConversionError(f"no published model has a {kind}width of {width}, so the number of heads must be given: {kind}heads")
+    raise WeightsError(f"no published model has a {kind}width of {width}, so the number of heads must be given: {kind}heads")
 
 
 def some(names: Iterable[Any]) -> str:

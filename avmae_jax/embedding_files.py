@@ -23,8 +23,8 @@ from typing import IO, Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from avmae_jax.convert import ConversionError
 from avmae_jax.embeddings import KINDS, Part
+from avmae_jax.errors import WeightsError
 from avmae_jax.tensor_files import write_new
 
 NPZ, ARRAY_RECORD = ".npz", ".array_record"
@@ -81,13 +81,13 @@ def write_embeddings(path: str | Path, parts: Iterable[Part], note: Mapping[str,
       How many clips were written.
 
     Raises:
-      ConversionError: if the path exists, has another suffix or can't be written; nothing is left there then.
+      WeightsError: if the path exists, has another suffix or can't be written; nothing is left there then.
       ValueError: if there are no clips.
     """
     path = Path(path).expanduser()
     writers = {NPZ: _write_npz, ARRAY_RECORD: _write_records}
     if path.suffix.lower() not in writers:
-        raise ConversionError(f"{path}: vectors are written to files that end in {' or '.join(writers)}")
+        raise WeightsError(f"{path}: vectors are written to files that end in {' or '.join(writers)}")
     counts: list[int] = []
 
     def write(unfinished: Path) -> None:
@@ -158,17 +158,17 @@ def read_embeddings(path: str | Path) -> Embeddings:
     """Reads what write_embeddings wrote.
 
     Raises:
-      ConversionError: if it can't be read or isn't such a file.
+      WeightsError: if it can't be read or isn't such a file.
     """
     path = Path(path).expanduser()
     readers = {NPZ: _read_npz, ARRAY_RECORD: _read_records}
     if path.suffix.lower() not in readers:
-        raise ConversionError(f"{path}: vectors are in files that end in {' or '.join(readers)}; write one with launch.embed")
+        raise WeightsError(f"{path}: vectors are in files that end in {' or '.join(readers)}; write one with launch.embed")
     try:
         found = readers[path.suffix.lower()](path)
         _check(found)
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ConversionError(f"{path} is no file of launch.embed, or a damaged one: {error}; write it again") from error
+        raise WeightsError(f"{path} is no file of launch.embed, or a damaged one: {error}; write it again") from error
     return found
 
 

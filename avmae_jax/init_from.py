@@ -13,7 +13,8 @@ from flax import nnx
 
 from avmae_jax import vit_weights, weights
 from avmae_jax.building import set_params
-from avmae_jax.convert import ConversionError, require_none
+from avmae_jax.convert import require_none
+from avmae_jax.errors import WeightsError
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 
@@ -30,7 +31,7 @@ def initialise_from(model: nnx.Module, path: str | Path) -> None:
         or .safetensors.
 
     Raises:
-      ConversionError: naming the path and what is wrong, every tensor that doesn't fit if that is it.
+      WeightsError: naming the path and what is wrong, every tensor that doesn't fit if that is it.
     """
     path = Path(path).expanduser()
     tensors = {} if path.is_dir() else weights.read_tensors(path)
@@ -39,8 +40,8 @@ def initialise_from(model: nnx.Module, path: str | Path) -> None:
             lines = _take_all(model, path)
         else:
             lines = vit_weights.initialise(model, tensors)
-    except ConversionError as error:
-        raise ConversionError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except WeightsError as error:
+        raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     logging.info("weights from %s", path)
     for line in lines:
         logging.info("  %s", line)
@@ -56,7 +57,7 @@ def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
       params: dotted path -> array.
 
     Raises:
-      ConversionError: listing every missing, unexpected and misshapen parameter.
+      WeightsError: listing every missing, unexpected and misshapen parameter.
     """
     wanted = {path: leaf.shape for path, leaf in flatten(nnx.state(model, nnx.Param)).items()}
     given = {path: np.shape(value) for path, value in params.items()}
@@ -94,7 +95,7 @@ def _take_all(model: Any, path: Path) -> list[str]:
     own = {"modality": modality, "patch": tower.patch} | ({} if modality == "image" else {"mel_bins": tower.picture[0]})
     for name, value in own.items():
         if (given := getattr(found.config, name)) != value:
-            raise ConversionError(f"holds a model whose model.{name} is {given}, this one's is {value}")
+            raise WeightsError(f"holds a model whose model.{name} is {given}, this one's is {value}")
     if modality != "image":
         found = weights.with_audio_frames(found, tower.picture[1])
     return take(model, found.params)

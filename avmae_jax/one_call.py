@@ -47,7 +47,7 @@ def predict(
     Raises:
       ValueError: if nothing or too much is given, an array isn't as said, or the model can't do what is asked for.
       ClipError: if a file can't be read, or lacks what the model needs.
-      ConversionError: if a model can't be read.
+      WeightsError: if a model can't be read.
     """
     medium, opened = _medium(media, audio, image, rate), _opened(model)
     matcher = None if match_with is None else open_matcher(opened, match_with)

@@ -20,9 +20,9 @@ import numpy as np
 from avmae_jax.ahead import Ahead, Found, Shared
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.embeddings import encoder_of, vectors
+from avmae_jax.errors import ClipError
 from avmae_jax.inference import probabilities
 from avmae_jax.metrics import embedding
 from avmae_jax.models.classifier import Mode, final_tokens, modality_of

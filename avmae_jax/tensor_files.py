@@ -20,9 +20,8 @@ from absl import logging
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
-from avmae_jax.checkpoint import CheckpointError
-from avmae_jax.checkpoint_step import first_line
-from avmae_jax.convert import ConversionError, some
+from avmae_jax.convert import some
+from avmae_jax.errors import CheckpointError, WeightsError, first_line
 
 Tensors = dict[str, np.ndarray]
 
@@ -39,7 +38,7 @@ def read_tensors(path: str | Path) -> Tensors:
     A state dict inside "model" or "state_dict" is taken out of it, and "module." before the names is dropped.
 
     Raises:
-      ConversionError: naming the file, if it can't be read, holds anything but data, or holds no such tensors.
+      WeightsError: naming the file, if it can't be read, holds anything but data, or holds no such tensors.
     """
     return read_file(Path(path).expanduser())[0]
 
@@ -48,26 +47,26 @@ def read_file(path: Path) -> tuple[Tensors, str]:
     """The tensors of a file and, of a safetensors file that this project wrote, its note of the config."""
     try:
         if path.exists() and not path.is_file():
-            raise ConversionError(f"{path}: is no file; give one, or the folder of a run")
+            raise WeightsError(f"{path}: is no file; give one, or the folder of a run")
         with path.open("rb") as file:
             if not file.read(1):
-                raise ConversionError(f"{path}: is empty (0 bytes)")
+                raise WeightsError(f"{path}: is empty (0 bytes)")
     except OSError as error:
-        raise ConversionError(f"{path}: can't be read: {error.strerror}") from error
+        raise WeightsError(f"{path}: can't be read: {error.strerror}") from error
     suffix, note = path.suffix.lower(), ""
     if suffix in TORCH:
         stored, left_out = _load_torch(path)
     elif suffix == SAFETENSORS:
         stored, left_out, note = _load_safetensors(path)
     else:
-        raise ConversionError(f"{path}: its suffix doesn't tell its format; files end in {', '.join((*TORCH, SAFETENSORS))}")
+        raise WeightsError(f"{path}: its suffix doesn't tell its format; files end in {', '.join((*TORCH, SAFETENSORS))}")
     if left_out:
         logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), some(left_out))
     if not stored:
-        raise ConversionError(f"{path}: holds no floating-point tensors")
+        raise WeightsError(f"{path}: holds no floating-point tensors")
     tensors = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
     if len(tensors) < len(stored):
-        raise ConversionError(f"{path}: holds some tensors twice, with and without 'module.' before their name")
+        raise WeightsError(f"{path}: holds some tensors twice, with and without 'module.' before their name")
     return tensors, note
 
 
@@ -81,8 +80,8 @@ def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
     except Exception as error:  # a damaged file raises anything: KeyError for a text, OSError for a short archive
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             remedy = "where you trust it, save its state dict alone: torch.save(model.state_dict(), FILE)"
-            raise ConversionError(f"{path}: holds {code[1]}, which is no tensor but code, and was not run; {remedy}") from error
-        raise ConversionError(
+            raise WeightsError(f"{path}: holds {code[1]}, which is no tensor but code, and was not run; {remedy}") from error
+        raise WeightsError(
             f"{path}: is no PyTorch checkpoint, or a damaged or incomplete one; nothing in it was run. Fetch or save it again"
         ) from error
     for wrapper in _WRAPPERS:
@@ -90,13 +89,13 @@ def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
             logging.info("%s: its entry %r is read; the others are left out: %s", path, wrapper, some(k for k in content if k != wrapper))
             content = content[wrapper]
     if not isinstance(content, Mapping):
-        raise ConversionError(f"{path}: holds a {type(content).__name__}, not a state dict")
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
     tensors, left_out, limit = {}, [], path.stat().st_size
     for name, value in content.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
             left_out.append(str(name))
         elif value.numel() > limit:  # one number shown as many: a few bytes could claim all memory
-            raise ConversionError(f"{path}: {name} claims {value.numel()} values, more than the file has bytes")
+            raise WeightsError(f"{path}: {name} claims {value.numel()} values, more than the file has bytes")
         else:
             tensors[str(name)] = value.detach().to(torch.float32).numpy()
     return tensors, left_out
@@ -110,7 +109,7 @@ def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
         # safe_open gives no bfloat16 as NumPy; the order is another one every time
         stored = sorted(deserialize(path.read_bytes()), key=lambda item: item[0])
     except SafetensorError as error:
-        raise ConversionError(
+        raise WeightsError(
             f"{path}: is no safetensors file, or a damaged or incomplete one ({first_line(error)}). Fetch or save it again"
         ) from error
     tensors = {
@@ -122,12 +121,12 @@ def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
 
 
 def require_new(path: str | Path) -> None:
-    """Raises ConversionError unless something can be written to the path without overwriting anything."""
+    """Raises WeightsError unless something can be written to the path without overwriting anything."""
     path = Path(path).expanduser()
     if os.path.lexists(path):
-        raise ConversionError(f"{path}: exists already and is not overwritten; choose another name")
+        raise WeightsError(f"{path}: exists already and is not overwritten; choose another name")
     if not path.parent.is_dir():
-        raise ConversionError(f"{path}: there is no folder {path.parent}; create it first")
+        raise WeightsError(f"{path}: there is no folder {path.parent}; create it first")
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> None:
@@ -140,7 +139,7 @@ def write_new(path: Path, write: Callable[[Path], object]) -> None:
             require_new(path)
             unfinished.rename(path)
     except (OSError, RuntimeError, CheckpointError) as error:  # RuntimeError is torch's
-        raise ConversionError(f"{path}: can't be written, and nothing was left there: {first_line(error)}") from error
+        raise WeightsError(f"{path}: can't be written, and nothing was left there: {first_line(error)}") from error
 
 
 def save_tensors(tensors: Tensors, path: Path, note: str = "") -> None:
@@ -159,4 +158,4 @@ def _torch(path: Path) -> Any:
     try:
         return importlib.import_module("torch")
     except ImportError as error:
-        raise ConversionError(f'{path}: PyTorch files need torch, which isn\'t installed: pip install -e ".[parity]"') from error
+        raise WeightsError(f'{path}: PyTorch files need torch, which isn\'t installed: pip install -e ".[parity]"') from error

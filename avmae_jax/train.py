@@ -25,6 +25,7 @@ from avmae_jax.checkpoint import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches
+from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.logbook import Logbook
 from avmae_jax.snapshots import Snapshots
 from avmae_jax.step import Metrics, State, make_step
@@ -37,10 +38,6 @@ _FREE_FIELDS = (
     "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips",
     "train.micro_batch",
 )  # fmt: skip
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is NaN or infinite; names the step, the clips and the checkpoint to go back to."""
 
 
 class Reporter(Protocol):

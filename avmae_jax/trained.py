@@ -7,8 +7,8 @@ from pathlib import Path
 from avmae_jax import weights
 from avmae_jax.building import Model
 from avmae_jax.config import Config
-from avmae_jax.convert import ConversionError
 from avmae_jax.data.sources import read_labels
+from avmae_jax.errors import WeightsError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames:
       **sizes: heads, decoder_heads, mel_bins; see weights.read.
 
     Raises:
-      ConversionError: see weights.read; or if the names are of another number of classes.
+      WeightsError: see weights.read; or if the names are of another number of classes.
       DatasetError: if the names can't be read.
     """
     found = weights.read(path, audio_frames=audio_frames, **sizes)
@@ -41,6 +41,6 @@ def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames:
     if labels_csv:
         names = read_labels(Path(labels_csv).expanduser())[1]
         if len(names) != found.classes:
-            raise ConversionError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
+            raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
     names = names or [f"class {number}" for number in range(found.classes)]
     return Trained(str(path), weights.made(found), found.notes.config(found.config), found.classes, tuple(names), found.step)

@@ -19,7 +19,8 @@ from flax import nnx
 
 from avmae_jax.building import AnyKey, build, set_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, convert_tensor, require_none
+from avmae_jax.convert import convert_tensor, require_none
+from avmae_jax.errors import WeightsError
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import sincos_positions
 from avmae_jax.models.spectrogram_transformer import AST, STRIDE
@@ -104,7 +105,7 @@ def pull(model: nnx.Module, tensors: Tensors) -> Pulled:
       tensors: name -> array, as timm, facebookresearch/mae or transformers name them.
 
     Raises:
-      ConversionError: listing every tensor that is missing, misshapen, not used, or has no place in the model.
+      WeightsError: listing every tensor that is missing, misshapen, not used, or has no place in the model.
     """
     return _Puller(model, canonical(tensors)).result()
 
@@ -120,7 +121,7 @@ def build_mae(config: ModelConfig, tensors: Tensors) -> MAE:
     """The image MAE of a file exactly; transformers' ViTMAE wants `class_token` and the `norm_eps` of its own config, 1e-12.
 
     Raises:
-      ConversionError: as pull, and if a parameter would stay fresh.
+      WeightsError: as pull, and if a parameter would stay fresh.
     """
     return _build_exactly(lambda: MAE(config, rngs=AnyKey()), tensors)
 
@@ -129,11 +130,11 @@ def build_ast(config: ModelConfig, tensors: Tensors, *, stride: int = STRIDE) ->
     """The AST of a file exactly, with its classes; transformers' wants the `norm_eps` of its own config, 1e-12.
 
     Raises:
-      ConversionError: as pull.
+      WeightsError: as pull.
     """
     tensors = canonical(tensors)
     if "mlp_head.1.bias" not in tensors:
-        raise ConversionError("these are no weights of an AST classifier: its head, mlp_head or classifier, is missing")
+        raise WeightsError("these are no weights of an AST classifier: its head, mlp_head or classifier, is missing")
     classes = len(tensors["mlp_head.1.bias"])
     return _build_exactly(lambda: AST(config, classes, stride=stride, rngs=AnyKey()), tensors)
 

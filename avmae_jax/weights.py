@@ -22,9 +22,10 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.building import Model, described, fill, require_fits
-from avmae_jax.checkpoint import CheckpointError, Checkpoints, restore_params
+from avmae_jax.checkpoint import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, from_official, infer_sizes, is_unused, some, to_official
+from avmae_jax.convert import from_official, infer_sizes, is_unused, some, to_official
+from avmae_jax.errors import CheckpointError, WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.patches import grid_of, interpolate_columns
@@ -68,12 +69,12 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
       audio_frames: T that the model shall have, see with_audio_frames; None: the one that it has.
 
     Raises:
-      ConversionError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or it
+      WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or it
         can't have audio_frames.
     """
     path = Path(path).expanduser()
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
-        raise ConversionError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")
+        raise WeightsError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")
     if path.is_dir():
         weights = _read_run(path)
     else:
@@ -81,18 +82,18 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
         try:
             weights = _from_tensors(tensors, note, heads, decoder_heads, mel_bins)
         except ValueError as error:
-            raise ConversionError(f"{path}: {error}") from error
+            raise WeightsError(f"{path}: {error}") from error
         _log_unused(path, tensors)
     said = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
     for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
         if given not in (default, said[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
-            raise ConversionError(f"{path}: {name} is {said[name]} there and {given} was given; it must be the same or left out")
+            raise WeightsError(f"{path}: {name} is {said[name]} there and {given} was given; it must be the same or left out")
     if audio_frames is None:
         return weights
     try:
         return with_audio_frames(weights, audio_frames)
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
@@ -107,18 +108,18 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
       audio_frames: T, 10 ms each, a multiple of the patch.
 
     Raises:
-      ConversionError: if there can't be such a model.
+      WeightsError: if there can't be such a model.
     """
     before = weights.config
     if audio_frames == before.audio_frames:
         return weights
     if before.modality == "image":
-        raise ConversionError(f"holds a model of pictures alone, which can't have audio_frames {audio_frames}")
+        raise WeightsError(f"holds a model of pictures alone, which can't have audio_frames {audio_frames}")
     config = dataclasses.replace(before, audio_frames=audio_frames)
     try:
         config.validate()
     except ValueError as error:
-        raise ConversionError(str(error)) from error
+        raise WeightsError(str(error)) from error
     stride = STRIDE if before.modality == "audio" and weights.classes else None  # an AST's patches overlap
     grid, new_grid = (grid_of(*sizes.picture("audio")[:2], sizes.patch, stride) for sizes in (before, config))
     tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _SOUND_POSITIONS if name in weights.params}
@@ -138,7 +139,7 @@ def write(weights: Weights, path: str | Path) -> None:
         else becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
 
     Raises:
-      ConversionError: if the path exists, can't be written, or the model has no official names; nothing is left there then.
+      WeightsError: if the path exists, can't be written, or the model has no official names; nothing is left there then.
     """
     path = Path(path).expanduser()
     require_new(path)
@@ -164,7 +165,7 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
       CAVMAE or CAVMAEClassifier; from a run of one modality MAE or AST.
 
     Raises:
-      ConversionError: see read.
+      WeightsError: see read.
     """
     return made(read(path, audio_frames=audio_frames, **sizes))
 
@@ -182,11 +183,11 @@ def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
       path: a new .pth, .pt or .bin file.
 
     Raises:
-      ConversionError: if the path exists, can't be written or has another suffix, or the original has no such model.
+      WeightsError: if the path exists, can't be written or has another suffix, or the original has no such model.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in TORCH:
-        raise ConversionError(f"{path}: a state dict of PyTorch ends in {', '.join(TORCH)}")
+        raise WeightsError(f"{path}: a state dict of PyTorch ends in {', '.join(TORCH)}")
     tensors = _official(flatten(nnx.state(model, nnx.Param)))
     save_tensors(tensors, path)
 
@@ -203,9 +204,9 @@ def _read_run(path: Path) -> Weights:
         weights = Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
         require_fits(described(config, classes), params)
     except CheckpointError as error:
-        raise ConversionError(str(error)) from error
+        raise WeightsError(str(error)) from error
     except ValueError as error:
-        raise ConversionError(f"{path}: {error}") from error
+        raise WeightsError(f"{path}: {error}") from error
     return weights
 
 
@@ -213,7 +214,7 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
     """Weights from official tensors and, where there is one, the file's note of its config."""
     odd = [name for name, rank in _RANKS.items() if name in tensors and (tensors[name].ndim != rank or not tensors[name].size)]
     if odd:
-        raise ConversionError(f"these are no weights of a CAV-MAE: {', '.join(f'{name} {tensors[name].shape}' for name in odd)}")
+        raise WeightsError(f"these are no weights of a CAV-MAE: {', '.join(f'{name} {tensors[name].shape}' for name in odd)}")
     classes = len(tensors[_HEAD]) if _HEAD in tensors else 0
     if note:
         meta = _parse(note)
@@ -235,7 +236,7 @@ def _parse(note: str) -> dict[str, Any]:
 
 
 def _require_sizes(config: ModelConfig, tensors: Tensors) -> None:
-    """Raises ConversionError if a noted config asks for other sizes than the tensors have; before a model of that size is thought of."""
+    """Raises WeightsError if a noted config asks for other sizes than the tensors have; before a model of that size is thought of."""
     shape = config.shape
     found = infer_sizes(tensors, heads=shape.heads, decoder_heads=shape.decoder_heads, mel_bins=config.mel_bins)
     said, has = (sizes.shape._asdict() | {name: getattr(sizes, name) for name in _SIZED} for sizes in (config, found))
@@ -244,7 +245,7 @@ def _require_sizes(config: ModelConfig, tensors: Tensors) -> None:
     if not abs(config.mlp_ratio - found.mlp_ratio) * has["width"] < 1:  # a hidden width is rounded down
         lines.append(f"model.mlp_ratio is {config.mlp_ratio}, its tensors say {found.mlp_ratio}")
     if lines:
-        raise ConversionError("its config is another model's:\n  " + "\n  ".join(lines))
+        raise WeightsError("its config is another model's:\n  " + "\n  ".join(lines))
 
 
 def _log_unused(path: Path, tensors: Tensors) -> None:
@@ -279,7 +280,7 @@ def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
 def _official(params: Mapping[str, Any]) -> Tensors:
     """Official tensors of our parameters, the norms that are never used added and named."""
     if "encoder.norm.main.scale" not in params:
-        raise ConversionError("only CAV-MAE and its classifier have official names; write this model to a folder, without a suffix")
+        raise WeightsError("only CAV-MAE and its classifier have official names; write this model to a folder, without a suffix")
     tensors = to_official({name: np.asarray(leaf, np.float32) for name, leaf in params.items()})
     if added := [name for name in tensors if is_unused(name)]:
         logging.info(

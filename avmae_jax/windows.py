@@ -20,9 +20,9 @@ from avmae_jax.config import Modality, ModelConfig
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.cutting import cut_clips, cut_timed
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import PICTURE_SUFFIXES, as_text
 from avmae_jax.data.pipeline import Frames, example
+from avmae_jax.errors import ClipError
 
 WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
 SECOND = 1.0  # seconds from window to window of a timeline

@@ -5,14 +5,11 @@ from pathlib import Path
 
 from absl import flags
 
-from avmae_jax.checkpoint import CheckpointError
 from avmae_jax.config import Config, DataConfig, with_defaults
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError
 from avmae_jax.data.records import Needs
-from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
+from avmae_jax.errors import CheckpointError, ClipError, CorruptRecordError, DatasetError
 from avmae_jax.trained import Trained, load_trained
 
 USER_ERRORS = (CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)  # told in one line

@@ -27,8 +27,7 @@ from rich.table import Table
 
 from avmae_jax import capacity
 from avmae_jax.config import Config, ModelConfig, TrainConfig
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.shards import DatasetError
+from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import Trainer, put_on_devices
 from launch import benchmark_data, benchmark_scale, runtime

@@ -14,7 +14,7 @@ import jax
 from absl import app, flags
 
 from avmae_jax import weights
-from avmae_jax.convert import ConversionError
+from avmae_jax.errors import WeightsError
 from avmae_jax.weights import Weights
 from launch import runtime
 
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         )
         print(f"read {source}: {describe(found)}")
         weights.write(found, out)
-    except ConversionError as error:
+    except WeightsError as error:
         sys.exit(str(error))
     print(f"wrote {out}")
 

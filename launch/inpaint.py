@@ -24,10 +24,9 @@ from absl import app, flags, logging
 
 from avmae_jax import pictures
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.prepared import CorruptRecordError, ids_of
-from avmae_jax.data.shards import DatasetError
+from avmae_jax.data.prepared import ids_of
 from avmae_jax.data.video import clip_seconds, decode_clip
+from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 from avmae_jax.files import file_names
 from avmae_jax.griffin_lim import save_wav
 from avmae_jax.inpainting import LOUDEST, Inpainter

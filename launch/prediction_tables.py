@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.data.media import ClipError
+from avmae_jax.errors import ClipError
 from avmae_jax.files import replacing
 from avmae_jax.prediction import Prediction
 

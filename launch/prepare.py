@@ -30,7 +30,8 @@ from avmae_jax.data import listings
 from avmae_jax.data.beam_engine import beam_engine
 from avmae_jax.data.listings import Listing
 from avmae_jax.data.making import Recipe, make_clips, plan_jobs
-from avmae_jax.data.shards import FAILURES, DatasetError, Summary, write_dataset
+from avmae_jax.data.shards import FAILURES, Summary, write_dataset
+from avmae_jax.errors import DatasetError
 from launch.runtime import progress_bar
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen

@@ -24,12 +24,11 @@ from rich.table import Table
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.media import ClipError
-from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import open_source
 from avmae_jax.data.video import clip_seconds, decode_clip
 from avmae_jax.embedding_files import Embeddings, collect, read_embeddings
 from avmae_jax.embeddings import Embed, note_of
+from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.gallery import Section, draw_gallery
 from avmae_jax.ranking import DIRECTIONS, TOP
 from avmae_jax.retrieval import Hits, class_words, require_same_model, retrieve_into, search, search_of

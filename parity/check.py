@@ -22,9 +22,9 @@ from avmae_jax.config import Config, LossConfig, ModelConfig
 from avmae_jax.convert import to_official
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import example
 from avmae_jax.data.video import decode_clip
+from avmae_jax.errors import ClipError
 from avmae_jax.models.classifier import Mode
 from parity.rows import Row, print_table
 

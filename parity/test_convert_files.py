@@ -25,7 +25,8 @@ import torch
 from avmae_jax import load_pretrained, save_torch
 from avmae_jax.building import build
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, is_unused
+from avmae_jax.convert import is_unused
+from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
@@ -76,7 +77,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 def message(path: Path, **given: int) -> str:
     """The sentence that a bad file gives; it names the file."""
-    with pytest.raises(ConversionError) as error:
+    with pytest.raises(WeightsError) as error:
         read(path, **given)
     assert str(path) in str(error.value)
     return str(error.value)
@@ -167,7 +168,7 @@ def test_a_model_is_saved_and_loaded(classes: int, tmp_path: Path) -> None:
 
 def test_what_the_original_has_no_names_for_is_refused(tmp_path: Path) -> None:
     model: Any = MAE(dataclasses.replace(CONFIG, modality="image", depth=1, joint_depth=1), rngs=nnx.Rngs(0))
-    with pytest.raises(ConversionError, match="only CAV-MAE and its classifier have official names"):
+    with pytest.raises(WeightsError, match="only CAV-MAE and its classifier have official names"):
         save_torch(model, tmp_path / "w.pth")
     assert not list(tmp_path.iterdir())
 
@@ -256,7 +257,7 @@ def test_a_file_cut_anywhere_or_with_any_byte_changed_is_weights_or_refused(stat
         path.write_bytes(changed)
         try:
             read_tensors(path)
-        except ConversionError:
+        except WeightsError:
             continue
 
 
@@ -312,5 +313,5 @@ except ValueError as error:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.stdout.startswith(f"ConversionError {tmp_path}/w.pth: can't be written, and nothing was left there: "), done.stderr
+    assert done.stdout.startswith(f"WeightsError {tmp_path}/w.pth: can't be written, and nothing was left there: "), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

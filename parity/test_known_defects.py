@@ -19,8 +19,8 @@ from avmae_jax import losses
 from avmae_jax.config import LossConfig
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import log_mel
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.video import decode_audio, decode_clip
+from avmae_jax.errors import ClipError
 from avmae_jax.metrics import average_precision
 from parity import reference
 from parity.rows import OUTPUT_TOLERANCE, assert_all, compare

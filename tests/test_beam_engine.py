@@ -14,7 +14,8 @@ from avmae_jax.data.beam_engine import beam_engine
 from avmae_jax.data.builders import AvFolder
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.making import Recipe
-from avmae_jax.data.shards import DatasetError, Failure, Job, is_complete
+from avmae_jax.data.shards import Failure, Job, is_complete
+from avmae_jax.errors import DatasetError
 
 pytest.importorskip("apache_beam", reason="the extra `beam` isn't installed: pip install -e '.[beam]'")
 

@@ -18,7 +18,7 @@ from avmae_jax.data import builders, instrument_labels
 from avmae_jax.data.builders import Audioset, AvFolder, BuiltinInstruments, MusicInstruments, Vggsound
 from avmae_jax.data.making import Recipe
 from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.shards import DatasetError
+from avmae_jax.errors import DatasetError
 
 SHORT = Recipe(clip_seconds=1.0, frame_size=96)
 

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avmae_jax.checkpoint import Checkpoints, newest_meta, require_same_config, restore_params
-from avmae_jax.checkpoint_step import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, checksum
+from avmae_jax.checkpoint_step import checksum
+from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
 
 META = {"config": {"model": {"size": "tiny", "patch": 16}}}
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from avmae_jax.data import cutting
 from avmae_jax.data.cutting import cut_clips
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.video import decode_clip
+from avmae_jax.errors import ClipError
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from flax import nnx
 
 from avmae_jax import metrics
 from avmae_jax.config import Config, ModelConfig, TuneConfig
-from avmae_jax.convert import ConversionError
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.embedding_files import Embeddings, collect, read_embeddings, write_embeddings
 from avmae_jax.embeddings import KINDS, Embed, Part, encoder_of, fingerprint, kinds_of, needs_of, note_of
+from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
@@ -137,7 +137,7 @@ def test_a_file_gives_back_what_was_written(suffix: str, embedded: tuple[list[Pa
     for kind in KINDS:
         np.testing.assert_array_equal(found.vectors[kind], expected.vectors[kind])
         np.testing.assert_array_equal(found.has[kind], expected.has[kind])
-    with pytest.raises(ConversionError, match="exists already and is not overwritten"):
+    with pytest.raises(WeightsError, match="exists already and is not overwritten"):
         write_embeddings(file, iter(parts), expected.note)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_refused(suffix: str, kept: float, embedded: tuple[lis
     write_embeddings(file, embedded[0], embedded[1].note)
     content = file.read_bytes()
     file.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
-    with pytest.raises(ConversionError, match=f"{file} is no file of launch.embed, or a damaged one"):
+    with pytest.raises(WeightsError, match=f"{file} is no file of launch.embed, or a damaged one"):
         read_embeddings(file)
 
 
@@ -185,11 +185,11 @@ def test_other_files_are_refused(embedded: tuple[list[Part], Embeddings], tmp_pa
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     np.savez(tmp_path / "b.npz", note=np.array({"what": []}, object), allow_pickle=True)
     for file in ("a.npz", "b.npz", "none.npz", "none.array_record"):
-        with pytest.raises(ConversionError, match=f"{file} is no file of launch.embed"):
+        with pytest.raises(WeightsError, match=f"{file} is no file of launch.embed"):
             read_embeddings(tmp_path / file)
-    with pytest.raises(ConversionError, match=r"end in \.npz or \.array_record"):
+    with pytest.raises(WeightsError, match=r"end in \.npz or \.array_record"):
         read_embeddings(tmp_path / "a.csv")
-    with pytest.raises(ConversionError, match=r"end in \.npz or \.array_record"):
+    with pytest.raises(WeightsError, match=r"end in \.npz or \.array_record"):
         write_embeddings(tmp_path / "a.csv", embedded[0], embedded[1].note)
 
 
@@ -199,7 +199,7 @@ def test_a_note_that_does_not_fit_is_refused(change: dict[str, object], embedded
     with np.load(tmp_path / "a.npz") as arrays:
         note = np.array(json.dumps({**embedded[1].note, **change}))
         np.savez(tmp_path / "b.npz", **{**arrays, "note": note})  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ConversionError, match=r"is no file of launch\.embed"):
+    with pytest.raises(WeightsError, match=r"is no file of launch\.embed"):
         read_embeddings(tmp_path / "b.npz")
     with pytest.raises(ValueError, match="is noted to be 3"):
         write_embeddings(tmp_path / "c.npz", embedded[0], {**embedded[1].note, "width": 3})

@@ -111,7 +111,7 @@ def test_missing_data_or_models_are_named(call: Call, data: Path, tmp_path: Path
         call(path)
     with pytest.raises(SystemExit, match=r"DatasetError: .*nowhere: there is no such folder"):
         call(path, f"--data={tmp_path / 'nowhere'}")
-    with pytest.raises(SystemExit, match=r"ConversionError: .*absent\.safetensors"):
+    with pytest.raises(SystemExit, match=r"WeightsError: .*absent\.safetensors"):
         call(tmp_path / "absent.safetensors", f"--data={data}")
 
 
@@ -136,4 +136,4 @@ def test_of_many_classes_the_best_and_the_worst_are_listed() -> None:
 def test_the_program_itself_takes_options_after_the_run(program: Program, tmp_path: Path) -> None:
     done = program("-m", "launch.evaluate", tmp_path / "absent", "--frames", "all")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("ConversionError: ")
+    assert done.stderr.startswith("WeightsError: ")

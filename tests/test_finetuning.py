@@ -21,7 +21,8 @@ from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import example
-from avmae_jax.data.shards import DatasetError, Job
+from avmae_jax.data.shards import Job
+from avmae_jax.errors import DatasetError
 from avmae_jax.finetuning import FinetuningTask, swap
 from avmae_jax.inference import Classify, logits, probabilities
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode

@@ -15,8 +15,9 @@ from PIL import Image
 from avmae_jax.config import Config
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.prepared import CorruptRecordError, PreparedSource
+from avmae_jax.data.prepared import PreparedSource
 from avmae_jax.data.shards import Job
+from avmae_jax.errors import CorruptRecordError
 from avmae_jax.weights import write
 from launch import inpaint
 

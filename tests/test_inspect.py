@@ -17,10 +17,10 @@ from avmae_jax.data import shards
 from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.prepared import PreparedSource
 from avmae_jax.data.shards import Job
 from avmae_jax.data.statistics import audio_statistics
+from avmae_jax.errors import ClipError
 
 NAMES = ["harp", "oboe [bold]", "horn"]
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import ConversionError, to_official
+from avmae_jax.convert import to_official
+from avmae_jax.errors import WeightsError
 from avmae_jax.init_from import initialise_from
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
@@ -220,7 +221,7 @@ def test_one_modality_alone(tmp_path: Path) -> None:
     assert model(jnp.ones((1, 96, 32))).shape == (1, 3)
     seeing = made(config(modality="image"))
     write(seeing, tmp_path / "image")
-    with pytest.raises(ConversionError, match=r"image: holds a model of pictures alone, which can't have audio_frames 96"):
+    with pytest.raises(WeightsError, match=r"image: holds a model of pictures alone, which can't have audio_frames 96"):
         load_pretrained(tmp_path / "image", 96)
     model = MAE(config(modality="image", audio_frames=96), rngs=nnx.Rngs(0))
     initialise_from(model, tmp_path / "image")  # its audio_frames mean nothing
@@ -232,7 +233,7 @@ def test_one_modality_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("audio_frames", [100, 0, -16])
 def test_a_length_that_no_model_can_have_is_refused(audio_frames: int, source: Path) -> None:
     said = f"model.audio_frames is {audio_frames}; it must be a positive multiple of model.patch = 16"
-    with pytest.raises(ConversionError, match=re.escape(f"{source / 'run'}: {said}")):
+    with pytest.raises(WeightsError, match=re.escape(f"{source / 'run'}: {said}")):
         load_pretrained(source / "run", audio_frames)
 
 
@@ -251,7 +252,7 @@ def test_a_length_that_no_model_can_have_is_refused(audio_frames: int, source: P
 def test_a_model_that_differs_in_more_than_length_is_refused(name: str, changes: dict[str, Any], said: str, source: Path) -> None:
     model = CAVMAE(config(audio_frames=96, **changes), rngs=nnx.Rngs(0))
     before = params_of(model)
-    with pytest.raises(ConversionError, match=re.escape(said)) as caught:
+    with pytest.raises(WeightsError, match=re.escape(said)) as caught:
         initialise_from(model, source / name)
     assert str(source / name) in str(caught.value)
     for path, value in params_of(model).items():

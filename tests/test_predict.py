@@ -26,8 +26,8 @@ from avmae_jax.ahead import Ahead, Found
 from avmae_jax.config import ModelConfig
 from avmae_jax.data.cutting import cut_clips
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.pipeline import example
+from avmae_jax.errors import ClipError
 from avmae_jax.metrics import embedding
 from avmae_jax.notes import Notes
 from avmae_jax.prediction import Predictor, by_second
@@ -377,7 +377,7 @@ def test_errors_are_one_line(call: Call, folder: Path, tmp_path: Path) -> None:
     film = folder / "media/film.mp4"
     (tmp_path / "none").mkdir()
     for arguments, said in (
-        ([film, f"--model={tmp_path}/none"], "ConversionError: "),
+        ([film, f"--model={tmp_path}/none"], "WeightsError: "),
         ([tmp_path / "none", f"--model={folder}/run.safetensors"], "DatasetError: .* has no media files"),
         ([film, f"--model={folder}/pre.safetensors", "--timeline"], "ValueError: .*fine-tune it first"),
     ):

@@ -10,8 +10,9 @@ from conftest import Clips
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.prepared import CorruptRecordError, PreparedSource, Tolerant, ids_of, labels_of
-from avmae_jax.data.shards import DatasetError, Job
+from avmae_jax.data.prepared import PreparedSource, Tolerant, ids_of, labels_of
+from avmae_jax.data.shards import Job
+from avmae_jax.errors import CorruptRecordError, DatasetError
 
 
 def make(job: Job) -> Iterator[Clip]:

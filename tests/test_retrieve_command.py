@@ -114,8 +114,8 @@ def test_both_formats_hold_the_same(call: Call, run: Path, data: Path, vectors: 
 def test_embed_refuses_in_a_line(call: Call, run: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.npz").write_text("mine")
     cases = {
-        ("--out", tmp_path / "mine.npz"): "ConversionError: .*mine.npz: exists already",
-        ("--out", tmp_path / "e.csv"): "ConversionError: .*end in .npz or .array_record",
+        ("--out", tmp_path / "mine.npz"): "WeightsError: .*mine.npz: exists already",
+        ("--out", tmp_path / "e.csv"): "WeightsError: .*end in .npz or .array_record",
         ("--out", tmp_path / "e.npz", "--what=smell"): "ValueError: what is 'smell'; choose one or more of audio, image, joint",
         ("--out", tmp_path / "e.npz", "--data", tmp_path): "DatasetError: .* is no data set of launch.prepare",
     }

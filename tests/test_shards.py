@@ -16,9 +16,9 @@ import tensorflow_datasets as tfds
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.shards import DatasetError, Failure, Job, Summary, write_dataset
+from avmae_jax.data.shards import Failure, Job, Summary, write_dataset
+from avmae_jax.errors import ClipError, DatasetError
 
 
 def make(job: Job, *, seconds: float = 0.0) -> Iterator[Clip]:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avmae_jax.checkpoint import CheckpointError, newest_meta, restore_params
+from avmae_jax.checkpoint import newest_meta, restore_params
+from avmae_jax.errors import CheckpointError
 from avmae_jax.snapshots import AVERAGED, BEST, Snapshots, set_aside
 
 

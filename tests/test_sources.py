@@ -17,8 +17,9 @@ from media import loudest_hertz, tone, write_media
 from avmae_jax.config import DataConfig
 from avmae_jax.data import instruments, shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.shards import DatasetError, Job
+from avmae_jax.data.shards import Job
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
+from avmae_jax.errors import DatasetError
 
 
 def assert_same(left: Clip, right: Clip) -> None:

@@ -22,10 +22,11 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avmae_jax.checkpoint import CheckpointMismatchError, restore_params
+from avmae_jax.checkpoint import restore_params
 from avmae_jax.config import Config
+from avmae_jax.errors import CheckpointMismatchError, NonFiniteLossError
 from avmae_jax.task import Task
-from avmae_jax.train import NonFiniteLossError, Trainer
+from avmae_jax.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from avmae_jax.data import video
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.video import clip_samples, decode_audio, decode_clip, frame_indices
+from avmae_jax.errors import ClipError
 
 
 def decode(path: Path, **options: Any) -> Clip:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from avmae_jax import vit_weights, weights
 from avmae_jax.config import Config, ModelConfig
-from avmae_jax.convert import ConversionError
+from avmae_jax.errors import WeightsError
 from avmae_jax.init_from import initialise_from, take
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
@@ -217,9 +217,9 @@ def test_an_ast_takes_both_tokens_with_their_positions_and_its_head() -> None:
 
 def test_building_exactly_refuses_what_would_stay_fresh() -> None:
     tensors = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
-    with pytest.raises(ConversionError, match=r"nothing in the file is for decoder\.embed\.kernel"):
+    with pytest.raises(WeightsError, match=r"nothing in the file is for decoder\.embed\.kernel"):
         vit_weights.build_mae(config(modality="image"), tensors)
-    with pytest.raises(ConversionError, match="head"):
+    with pytest.raises(WeightsError, match="head"):
         vit_weights.build_ast(config(modality="audio"), tensors)
 
 
@@ -232,7 +232,7 @@ def test_all_problems_are_listed_at_once() -> None:
     tensors["blocks.7.norm1.weight"] = np.zeros(WIDTH, np.float32)
     tensors["head.weight"] = np.zeros((10, WIDTH), np.float32)
     del tensors["norm.bias"]
-    with pytest.raises(ConversionError) as caught:
+    with pytest.raises(WeightsError) as caught:
         vit_weights.pull(abstract(CAVMAE, config()), tensors)
     assert str(caught.value).splitlines() == [
         "4 tensors don't fit the model:",
@@ -248,14 +248,14 @@ def test_all_problems_are_listed_at_once() -> None:
 def test_a_misshapen_tensor_is_named(name: str, part: Any) -> None:
     tensors = image_mae()
     tensors[name] = tensors[name][part]
-    with pytest.raises(ConversionError, match=f"misshapen: {re.escape(name)} is"):
+    with pytest.raises(WeightsError, match=f"misshapen: {re.escape(name)} is"):
         vit_weights.pull(abstract(MAE, config(modality="image", class_token=True)), tensors)
 
 
 def test_a_class_token_with_a_position_in_the_decoder_has_no_place() -> None:
     tensors = image_mae()
     tensors["decoder_pos_embed"][0, 0, 1] = 0.1
-    with pytest.raises(ConversionError, match="no place: decoder_pos_embed"):
+    with pytest.raises(WeightsError, match="no place: decoder_pos_embed"):
         vit_weights.pull(abstract(MAE, config(modality="image", class_token=True)), tensors)
     vit_weights.pull(abstract(MAE, config(modality="image")), tensors)  # it goes with the token
 
@@ -266,7 +266,7 @@ def test_fixed_positions_of_another_size_stay_and_learned_ones_are_refused() -> 
     assert {"encoder.image.positions", "decoder.ends.image.positions"} < set(fresh)
     assert "pos_embed is sin-cos of 3 x 3 patches: encoder.image.positions keeps its own sin-cos of 2 x 2" in lines
     tensors["pos_embed"][0, 3] += 0.01
-    with pytest.raises(ConversionError, match="pos_embed has learned positions of 3 x 3 patches; give the model an image_size of 12"):
+    with pytest.raises(WeightsError, match="pos_embed has learned positions of 3 x 3 patches; give the model an image_size of 12"):
         vit_weights.pull(abstract(CAVMAE, config()), tensors)
 
 
@@ -319,7 +319,7 @@ def test_an_encoder_alone_and_a_lacking_key_are_understood() -> None:
     renamed = as_transformers(encoder, "", "saved by version 5")
     assert vit_weights.canonical(renamed).keys() == encoder.keys()
     del renamed["encoder.layer.0.attention.attention.key.bias"]
-    with pytest.raises(ConversionError, match=r"missing: blocks\.0\.attn\.qkv\.bias\n.*not used: blocks\.0\.attn\.q\.bias"):
+    with pytest.raises(WeightsError, match=r"missing: blocks\.0\.attn\.qkv\.bias\n.*not used: blocks\.0\.attn\.q\.bias"):
         vit_weights.pull(abstract(MAE, config(modality="image")), renamed)
 
 
@@ -366,7 +366,7 @@ def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
     given["encoder.blocks.9.bias"] = given.pop("encoder.norm.main.bias")
     model = CAVMAE(config(), rngs=nnx.Rngs(0))
     before = params_of(model)
-    with pytest.raises(ConversionError) as caught:
+    with pytest.raises(WeightsError) as caught:
         take(model, given)
     lines = str(caught.value).splitlines()
     assert "  missing: encoder.norm.main.bias" in lines
@@ -377,11 +377,11 @@ def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
     weights.write(
         weights.Weights(config(modality="image"), 0, params_of(MAE(config(modality="image"), rngs=nnx.Rngs(0)))), tmp_path / "run"
     )
-    with pytest.raises(ConversionError, match=r"run: holds a model whose model\.modality is image, this one's is both"):
+    with pytest.raises(WeightsError, match=r"run: holds a model whose model\.modality is image, this one's is both"):
         initialise_from(model, tmp_path / "run")
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match=r"missing\.pth: can't be read"):
+    with pytest.raises(WeightsError, match=r"missing\.pth: can't be read"):
         initialise_from(CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")
     assert apply(Config(), TINY).init_from == ""

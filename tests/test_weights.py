@@ -23,7 +23,8 @@ import avmae_jax
 from avmae_jax import tensor_files
 from avmae_jax.building import build
 from avmae_jax.checkpoint import Checkpoints, restore_params
-from avmae_jax.convert import ConversionError, is_unused, path_of
+from avmae_jax.convert import is_unused, path_of
+from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
@@ -46,7 +47,7 @@ def assert_same(got: Weights, want: Weights) -> None:
 
 def message(path: Path | str, how: Callable[..., object] = read, /, **sizes: int) -> str:
     """The sentence that a bad file gives; it names the file."""
-    with pytest.raises(ConversionError) as error:
+    with pytest.raises(WeightsError) as error:
         how(path, **sizes)
     assert str(path) in str(error.value)
     return str(error.value)
@@ -97,7 +98,7 @@ def test_models_of_one_modality_go_into_folders_only(want: Weights, tmp_path: Pa
     write(want, tmp_path / "run")
     assert_same(read(tmp_path / "run"), want)
     assert type(load_pretrained(tmp_path / "run")) is (AST if want.classes else MAE)
-    with pytest.raises(ConversionError, match="only CAV-MAE and its classifier have official names; write this model to a folder"):
+    with pytest.raises(WeightsError, match="only CAV-MAE and its classifier have official names; write this model to a folder"):
         write(want, tmp_path / "w.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -159,7 +160,7 @@ def test_a_file_of_others_needs_heads_and_mel_bins(tensors: Mapping[str, np.ndar
     assert "model.width is 16; it must be a multiple of model.heads = 3" in message(path, heads=3, decoder_heads=2, mel_bins=16)
     assert "model.mel_bins is 12; it must be a positive multiple of model.patch = 8" in message(path, **HEADS | {"mel_bins": 12})
     assert "pos_embed_a is (1, 6, 16), the model's is (1, 5, 16)" in message(path, **HEADS | {"mel_bins": 40})
-    with pytest.raises(ConversionError, match="mel_bins 0; give 0 or more, and at least 1"):
+    with pytest.raises(WeightsError, match="mel_bins 0; give 0 or more, and at least 1"):
         read(path, mel_bins=0)
 
 
@@ -261,7 +262,7 @@ def test_a_file_cut_anywhere_or_with_any_byte_changed_is_weights_or_refused(tmp_
         changed = bytearray(content)
         changed[rng.integers(8 + struct.unpack("<Q", content[:8])[0])] ^= 1 << rng.integers(8)  # in the header; the data can't tell
         path.write_bytes(changed)
-        with contextlib.suppress(ConversionError):
+        with contextlib.suppress(WeightsError):
             read_tensors(path)
 
 
@@ -366,7 +367,7 @@ def test_a_label_file_of_other_classes_is_refused(tmp_path: Path) -> None:
     assert load_trained(tmp_path / "run").label_names == ("class 0", "class 1", "class 2")
     labels = tmp_path / "labels.csv"
     labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n")
-    with pytest.raises(ConversionError, match=r"has 3 classes and .*labels\.csv names 2; give the list it was tuned on"):
+    with pytest.raises(WeightsError, match=r"has 3 classes and .*labels\.csv names 2; give the list it was tuned on"):
         load_trained(tmp_path / "run", labels_csv=labels)
     labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n2,/m/2,lute\n")
     assert load_trained(tmp_path / "run", labels_csv=labels).label_names == ("harp", "oboe", "lute")
@@ -432,7 +433,7 @@ except ValueError as error:
     print(type(error).__name__, error)
 """
     done = program("-c", script)
-    assert done.stdout.startswith(f"ConversionError {tmp_path}/{name}: can't be written, and nothing was left there: "), done.stderr
+    assert done.stdout.startswith(f"WeightsError {tmp_path}/{name}: can't be written, and nothing was left there: "), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"], done.stdout
 
 

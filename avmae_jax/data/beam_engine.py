@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from avmae_jax.data.jobs import Job, Make
-from avmae_jax.data.shards import DatasetError, Engine, OnProgress, Shard, count_done, write_shards
+from avmae_jax.data.shards import Engine, OnProgress, Shard, count_done, write_shards
+from avmae_jax.errors import DatasetError
 
 
 def beam_engine(runner: Any, options: Any = ()) -> Engine:

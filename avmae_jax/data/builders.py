@@ -31,7 +31,8 @@ from avmae_jax.data.jobs import Failure, Job, Make
 from avmae_jax.data.listings import Listing
 from avmae_jax.data.making import Recipe, make_clips, plan_jobs
 from avmae_jax.data.records import FEATURES
-from avmae_jax.data.shards import VERSION, DatasetError, write_dataset
+from avmae_jax.data.shards import VERSION, write_dataset
+from avmae_jax.errors import DatasetError
 
 _FILE = str | Path
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.records import Facts, facts_of, serialise
+from avmae_jax.errors import ClipError
 
 
 class Job(NamedTuple):

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from avmae_jax.data import instrument_labels
 from avmae_jax.data.media_folder import RANK, TIME, Entry, Listed, Listing, as_text, look_up, walk
-from avmae_jax.data.shards import DatasetError
 from avmae_jax.data.sources import read_labels
+from avmae_jax.errors import DatasetError
 
 _VGG_SECONDS = 10.0  # length of every clip of VGGSound
 _VGG_LINE = re.compile(r"(?P<video>[0-9A-Za-z_-]+)_(?P<start>[0-9]{1,9}),(?P<instrument>.+)")

@@ -7,10 +7,10 @@ from pathlib import Path
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.cutting import cut_clips
 from avmae_jax.data.listings import Listing
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.media_folder import VIDEO_SUFFIXES
-from avmae_jax.data.shards import DatasetError, Job
+from avmae_jax.data.shards import Job
 from avmae_jax.data.video import decode_clip
+from avmae_jax.errors import ClipError, DatasetError
 
 
 @dataclasses.dataclass(frozen=True)

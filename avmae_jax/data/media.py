@@ -24,26 +24,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avmae_jax.config import Modality
 from avmae_jax.data.images import rgb
+from avmae_jax.errors import ClipError
 
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,wav,w64,aiff,flac,mp3,aac"
 _JPEG_QUALITY = 95
-
-
-class ClipError(Exception):
-    """A file that can't become a clip.
-
-    Attributes:
-      path, reason: the file and what is wrong with it; together they make a sentence.
-      stage: "open" | "audio" | "video" | "length" (sound and pictures differ in it): what failed; writers of data sets add "crash" and
-        "missing".
-    """
-
-    def __init__(self, path: str, stage: str, reason: str) -> None:
-        super().__init__(path, stage, reason)  # all three, so that the error survives pickling
-        self.path, self.stage, self.reason = path, stage, reason
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.reason}"
 
 
 @contextmanager

@@ -13,18 +13,13 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.media import ClipError
 from avmae_jax.data.records import Needs, deserialise, index_file, read_index, weights_file
-from avmae_jax.data.shards import DatasetError
+from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 
 Split = Literal["train", "test"]
 
 _WITH: dict[Needs, str] = {"both": "sound and pictures", "audio": "sound", "image": "pictures", "any": "sound or pictures"}
 _OTHER_FILES = 256  # that a process may have open besides shards
-
-
-class CorruptRecordError(Exception):
-    """A stored clip that can't be read."""
 
 
 class PreparedSource:

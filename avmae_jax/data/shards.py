@@ -34,6 +34,7 @@ from etils import epath
 from avmae_jax.data.jobs import Failure, Job, Made, Make, make_records
 from avmae_jax.data.records import FEATURES, Facts, index_file, write_index
 from avmae_jax.data.workers import run_ordered
+from avmae_jax.errors import DatasetError
 
 SUMMARY = "summary.json"
 FAILURES = "failures.jsonl"
@@ -42,10 +43,6 @@ _LOCK = ".lock"
 _SPOOL = "spool"  # folder in PROGRESS
 VERSION = "2.0.0"
 _CRASH = ("crash", "killed the process that worked on it, twice: a codec crashed or memory ran out")  # stage and reason
-
-
-class DatasetError(Exception):
-    """A data set that can't be written or read as asked; the message says what to do."""
 
 
 class Summary(NamedTuple):

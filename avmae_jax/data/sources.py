@@ -18,8 +18,9 @@ from avmae_jax.data import shards
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.prepared import PreparedSource, Split, Tolerant
 from avmae_jax.data.records import Needs
-from avmae_jax.data.shards import DatasetError, Job, OnProgress
+from avmae_jax.data.shards import Job, OnProgress
 from avmae_jax.data.video import decode_audio
+from avmae_jax.errors import DatasetError
 
 _BUILTIN_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments
 _NAMED_AT_ONCE = 10  # missing files listed in one error

@@ -1,0 +1,59 @@
+"""Every error that a user can cause or must act on. The message names the file, the field and the remedy.
+
+`AvmaeError` is their parent, so that a program can catch one class and print one line.
+"""
+
+
+class AvmaeError(Exception):
+    """A file, a setting or a run that can't be used as asked."""
+
+
+class ClipError(AvmaeError):
+    """A media file that can't become a clip.
+
+    Attributes:
+      path: the file.
+      stage: what failed: "open" | "audio" | "video" | "length" (audio and video differ in it); writers of data sets add "crash" and
+        "missing".
+      reason: what is wrong; `path` and `reason` together make a sentence.
+    """
+
+    def __init__(self, path: str, stage: str, reason: str) -> None:
+        super().__init__(path, stage, reason)  # all three, so that the error survives pickling
+        self.path, self.stage, self.reason = path, stage, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+class DatasetError(AvmaeError):
+    """A data set that can't be written or read as asked."""
+
+
+class CorruptRecordError(AvmaeError):
+    """A stored clip that can't be read."""
+
+
+class CheckpointError(AvmaeError):
+    """A run can't be saved or restored."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A step is incomplete, unreadable or not what was written."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A sound checkpoint belongs to another model, optimizer or config than the one it was requested for."""
+
+
+class WeightsError(AvmaeError, ValueError):
+    """A file of weights can't be read or written, or its tensors don't fit the model; every tensor that doesn't fit is listed."""
+
+
+class NonFiniteLossError(AvmaeError, RuntimeError):
+    """The loss or its gradient is NaN or infinite; names the step, the clips and the last good checkpoint."""
+
+
+def first_line(error: Exception) -> str:
+    """Shortens an error to its type and first line; TensorStore's messages run over pages."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
