@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
-from conftest import Program
-from media import write_clip
-from test_shards import content, jobs, make, write
 
 from avmae_jax.data.beam_engine import beam_engine
 from avmae_jax.data.builders import AvFolder
@@ -16,6 +13,9 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.making import Recipe
 from avmae_jax.data.shards import Failure, Job, is_complete
 from avmae_jax.errors import DatasetError
+from tests.media import write_clip
+from tests.support import Program
+from tests.test_shards import content, jobs, make, write
 
 pytest.importorskip("apache_beam", reason="the extra `beam` isn't installed: pip install -e '.[beam]'")
 

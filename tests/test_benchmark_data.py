@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Clips, Program
-from media import numbered, tone, write_clip, write_media
 
 import parity
 from avmae_jax.config import Config, DataConfig, ModelConfig
 from avmae_jax.data.video import decode_clip
 from launch import benchmark_data, benchmark_scale
+from tests.media import numbered, tone, write_clip, write_media
+from tests.support import Clips, Program
 
 COUNT, BATCH = 2000, 50
 

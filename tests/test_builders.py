@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from media import number_of, write_clip
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data import builders, instrument_labels
@@ -19,6 +18,7 @@ from avmae_jax.data.builders import Audioset, AvFolder, BuiltinInstruments, Musi
 from avmae_jax.data.making import Recipe
 from avmae_jax.data.prepared import PreparedSource
 from avmae_jax.errors import DatasetError
+from tests.media import number_of, write_clip
 
 SHORT = Recipe(clip_seconds=1.0, frame_size=96)
 

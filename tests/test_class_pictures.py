@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Clips
 from PIL import Image
 
 from avmae_jax import class_pictures
 from avmae_jax.class_pictures import MOST_CONFUSED, Mistake, confusion, curve, mistakes, precision_recall
 from avmae_jax.metrics import average_precision
+from tests.support import Clips
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ODD
 from flax import nnx
 
 from avmae_jax.building import build_official
@@ -12,6 +11,7 @@ from avmae_jax.convert import convert_tensor, from_official, infer_sizes, is_unu
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.trees import flatten
+from tests.support import ODD
 
 D, DD, P = 16, 8, 8  # widths of encoder and decoder, patch
 LA, LV = 6, 4  # 2 x 3 and 2 x 2 patches

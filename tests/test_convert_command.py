@@ -3,10 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from conftest import ODD, Program, made
-
 from avmae_jax.weights import read, write
 from launch.convert import describe
+from tests.support import ODD, Program, made
 
 
 def test_a_folder_becomes_a_file_and_it_is_said_what_was_read_added_and_written(program: Program, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 from PIL import Image
 
 from avmae_jax.data import cutting
 from avmae_jax.data.cutting import cut_clips
 from avmae_jax.data.video import decode_clip
 from avmae_jax.errors import ClipError
+from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ODD, Clips
 from flax import nnx
 
 from avmae_jax import metrics
@@ -26,6 +25,7 @@ from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.mae import MAE
 from avmae_jax.trained import Trained
+from tests.support import ODD, Clips
 
 pytestmark = pytest.mark.usefixtures("unpolished_module")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from absl import app
-from conftest import ODD, Clips, Program, called_here, cells, made
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
@@ -15,6 +14,7 @@ from avmae_jax.data.shards import Job
 from avmae_jax.notes import Notes
 from avmae_jax.weights import read, write
 from launch import evaluate
+from tests.support import ODD, Clips, Program, called_here, cells, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

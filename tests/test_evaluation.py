@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ODD, Clips, made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,6 +25,7 @@ from avmae_jax.files import write_json
 from avmae_jax.inference import Classify, Scores
 from avmae_jax.models.classifier import Mode
 from avmae_jax.trained import Trained
+from tests.support import ODD, Clips, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ODD, made
 from flax import nnx
 from PIL import Image
 
@@ -21,6 +20,7 @@ from avmae_jax.notes import Notes
 from avmae_jax.prediction import Prediction, Predictor
 from avmae_jax.trained import Trained
 from avmae_jax.windows import of_parts
+from tests.support import ODD, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Clips, Program, apply
 from flax import nnx
 
 import launch.finetune
@@ -29,6 +28,7 @@ from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.trained import load_trained
 from avmae_jax.trees import flatten
 from configs.finetune_instruments import get_config
+from tests.support import Clips, Program, apply
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, Clips, apply
 from flax import nnx
 
 from avmae_jax.config import AugmentConfig, Config
@@ -18,6 +17,7 @@ from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD, model_inputs
 from avmae_jax.data.pipeline import TrainBatches, eval_batches
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.pretraining import PretrainingTask, make_model, make_task
+from tests.support import TINY, Clips, apply
 
 CONFIG = apply(Config(), TINY)
 ALL_ON = AugmentConfig(specaug_freq=30, specaug_time=20, noise=True, mixup=0.5)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Clips
 from PIL import Image
 
 from avmae_jax.data.clip import Clip
 from avmae_jax.gallery import Card, Search, Section, draw_gallery
+from tests.support import Clips
 
 GREEN, BLUE = (0x17, 0xA0, 0x17), (0x3A, 0x76, 0xD6)
 HOSTILE = "$\\frac{$ [bold]\x1b[31m\n" + "x" * 300

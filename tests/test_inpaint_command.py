@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import app
-from conftest import TINY, Clips, apply, called_here, made
-from media import numbered, tone, write_media
 from PIL import Image
 
 from avmae_jax.config import Config
@@ -20,6 +18,8 @@ from avmae_jax.data.shards import Job
 from avmae_jax.errors import CorruptRecordError
 from avmae_jax.weights import write
 from launch import inpaint
+from tests.media import numbered, tone, write_media
+from tests.support import TINY, Clips, apply, called_here, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, Clips, apply, made
 
 from avmae_jax import inpainting, weights
 from avmae_jax.config import Config, ModelConfig
@@ -15,6 +14,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.files import file_names
 from avmae_jax.inpainting import LOUDEST, Inpainter
 from avmae_jax.trained import Trained
+from tests.support import TINY, Clips, apply, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import cells, completed
 from PIL import Image
 
 from avmae_jax.data import shards
@@ -21,6 +20,7 @@ from avmae_jax.data.prepared import PreparedSource
 from avmae_jax.data.shards import Job
 from avmae_jax.data.statistics import audio_statistics
 from avmae_jax.errors import ClipError
+from tests.support import cells, completed
 
 NAMES = ["harp", "oboe [bold]", "horn"]
 

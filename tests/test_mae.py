@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, Clips, apply
 from flax import nnx
 
 from avmae_jax import optim
@@ -21,6 +20,7 @@ from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.pretraining import SingleModalityTask, make_model, make_task
 from avmae_jax.train import Trainer
 from avmae_jax.trees import flatten
+from tests.support import TINY, Clips, apply
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

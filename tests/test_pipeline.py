@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from conftest import Clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,6 +21,7 @@ from avmae_jax.data.augment import soft_targets
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.pipeline import EVAL_FRAME, Batch, TrainBatches, eval_batches, example
+from tests.support import Clips
 
 MODEL = ModelConfig(audio_frames=64, image_size=32)
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import made
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from avmae_jax.models.patches import find_rows, interpolate_columns, sincos_posi
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights import Weights, load_pretrained, read, save_torch, with_audio_frames, write
+from tests.support import made
 
 CONFIG = ModelConfig(
     depth=2, width=16, heads=2, decoder_depth=1, decoder_width=8, decoder_heads=2, mel_bins=32, image_size=32, audio_frames=1024

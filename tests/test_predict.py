@@ -14,11 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import app
-from conftest import Program, called_here, made
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media import numbered, tone, write_clip, write_media
 from PIL import Image
 
 from avmae_jax import embed, predict
@@ -35,6 +33,8 @@ from avmae_jax.trained import Trained, load_trained
 from avmae_jax.weights import Weights, write
 from avmae_jax.windows import Row, of_file, of_parts, rows_of
 from launch import predict as program_predict
+from tests.media import numbered, tone, write_clip, write_media
+from tests.support import Program, called_here, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import completed
-from media import number_of, numbered, tone, write_clip, write_media
 from PIL import Image
 
 import launch.prepare
 from avmae_jax.data.sources import PreparedSource
 from avmae_jax.data.video import frame_indices
+from tests.media import number_of, numbered, tone, write_clip, write_media
+from tests.support import completed
 
 
 def prepare(videos: Path, out: Path, *more: str, workers: int = 0) -> subprocess.CompletedProcess[str]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Clips
 
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.prepared import PreparedSource, Tolerant, ids_of, labels_of
 from avmae_jax.data.shards import Job
 from avmae_jax.errors import CorruptRecordError, DatasetError
+from tests.support import Clips
 
 
 def make(job: Job) -> Iterator[Clip]:

@@ -15,9 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, Clips, Program, apply, as_arguments
 from flax import nnx
-from media import tone, write_clip, write_media
 from PIL import Image
 
 from avmae_jax.building import described
@@ -30,6 +28,8 @@ from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.pretraining import PretrainingTask
 from avmae_jax.train import Trainer
 from launch import pretrain
+from tests.media import tone, write_clip, write_media
+from tests.support import ROOT, TINY, Clips, Program, apply, as_arguments
 
 STEPS = 12
 RUN = TINY | {"train.steps": STEPS, "train.eval_every": 4, "train.checkpoint_every": 3, "train.picture_every": 100}

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, Clips, apply
 from flax import nnx
 from PIL import Image
 
@@ -18,6 +17,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.pretraining import PretrainingTask
+from tests.support import TINY, Clips, apply
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from absl import app
-from conftest import ODD, Clips, called_here, made
 from matplotlib.figure import Figure
 
 from avmae_jax.config import Config, DataConfig
@@ -24,6 +23,7 @@ from avmae_jax.notes import Notes
 from avmae_jax.report import report
 from avmae_jax.weights import write
 from launch import report as program
+from tests.support import ODD, Clips, called_here, made
 
 HOSTILE = "<script>alert(1)</script>"
 VOID = {"meta", "img"}

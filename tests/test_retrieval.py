@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ODD, Clips
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.ranking import class_chance, complete, draw_per_class, evaluate, nearest, same_class
 from avmae_jax.retrieval import Chosen, heard, picks, require_same_model, retrieve_into, search, search_of, section_of
 from avmae_jax.trained import Trained
+from tests.support import ODD, Clips
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 KINDS = ("audio", "image")

@@ -12,8 +12,6 @@ import jax
 import numpy as np
 import pytest
 from absl import app
-from conftest import ODD, Clips, Program, called_here, cells, made
-from media import numbered, tone, write_clip, write_media
 from PIL import Image
 
 from avmae_jax.data import shards
@@ -23,6 +21,8 @@ from avmae_jax.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.embeddings import KINDS, Part
 from avmae_jax.weights import write
 from launch import embed, retrieve
+from tests.media import numbered, tone, write_clip, write_media
+from tests.support import ODD, Clips, Program, called_here, cells, made
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 NAMES = ["harp [bold]", "oboe", "horn"]

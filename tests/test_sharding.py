@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY, Clips, Program, apply
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
@@ -21,6 +20,7 @@ from avmae_jax.data.pipeline import TrainBatches
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.pretraining import PretrainingTask
 from avmae_jax.trees import flatten
+from tests.support import TINY, Clips, Program, apply
 
 STEPS = 4
 CHANGES = TINY | {"loss.contrast_weight": 1.0, "train.steps": STEPS, "train.checkpoint_every": 2}

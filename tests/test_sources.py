@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media import loudest_hertz, tone, write_media
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data import instruments, shards
@@ -20,6 +19,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
 from avmae_jax.errors import DatasetError
+from tests.media import loudest_hertz, tone, write_media
 
 
 def assert_same(left: Clip, right: Clip) -> None:

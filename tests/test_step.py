@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import TINY, apply
 from flax import nnx
 
 from avmae_jax import losses, optim
 from avmae_jax.config import Config
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.step import State, make_step
+from tests.support import TINY, apply
 
 KEY = jax.random.key(7)
 

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, Clips, apply
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from avmae_jax.config import Config
 from avmae_jax.errors import CheckpointMismatchError, NonFiniteLossError
 from avmae_jax.task import Task
 from avmae_jax.train import Trainer
+from tests.support import TINY, Clips, apply
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 from PIL import Image
 
 from avmae_jax.data import video
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.video import clip_samples, decode_audio, decode_clip, frame_indices
 from avmae_jax.errors import ClipError
+from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 
 
 def decode(path: Path, **options: Any) -> Clip:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, apply
 from flax import nnx
 from safetensors.numpy import save_file
 
@@ -23,6 +22,7 @@ from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import sincos_positions
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
+from tests.support import TINY, apply
 
 DEPTH, WIDTH, DECODER_WIDTH, PATCH, IMAGE = 3, 8, 4, 4, 8
 SIZES: dict[str, Any] = {

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ODD, Program, made
 from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -33,6 +32,7 @@ from avmae_jax.notes import Notes, to_meta
 from avmae_jax.trained import load_trained
 from avmae_jax.trees import flatten
 from avmae_jax.weights import Weights, load_pretrained, read, read_tensors, save_torch, write
+from tests.support import ODD, Program, made
 
 HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
 ONE_MODALITY = dataclasses.replace(ODD, modality="audio", mel_bins=32, audio_frames=32)

@@ -1,0 +1,153 @@
+"""What tests share: tiny clips, a tiny config, programs run as a user runs them."""
+
+import io
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+from flax import nnx
+from PIL import Image
+
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.data.clip import NUM_FRAMES, Clip
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.mae import MAE
+from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.trees import flatten
+from avmae_jax.weights import Weights
+from launch import runtime
+
+ROOT = Path(__file__).parents[1]
+
+# The smallest model that has every part, and clips to match: what launch.pretrain is told in addition to configs/tiny.py.
+TINY = {
+    "model.width": 32,
+    "model.heads": 4,
+    "model.depth": 2,
+    "model.decoder_width": 16,
+    "model.decoder_heads": 4,
+    "model.decoder_depth": 1,
+    "model.audio_frames": 64,
+    "model.image_size": 32,
+    "data.builtin_train": 48,
+    "data.builtin_test": 16,
+    "data.builtin_seconds": 0.64,
+    "data.builtin_image_size": 32,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+}
+
+# A model in which no two sizes are alike that could be confused, and two blocks are joint.
+ODD = ModelConfig(
+    depth=3,
+    joint_depth=2,
+    width=16,
+    heads=2,
+    decoder_depth=2,
+    decoder_width=8,
+    decoder_heads=2,
+    audio_frames=24,
+    mel_bins=16,
+    image_size=16,
+    patch=8,
+    mlp_ratio=2.0,
+)
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Clips:
+    """Made-up clips in memory: noise to hear, and frame i of clip n shows the colour (n, 20 * i, 0)."""
+
+    label_names: Sequence[str] = ()
+
+    def __init__(self, count: int, *, seconds: float = 0.7, size: int = 32):
+        self._count, self._samples, self._size = count, round(16_000 * seconds), size
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Clip:
+        waveform = np.random.default_rng(index).integers(-3000, 3000, self._samples).astype(np.int16)
+        return Clip(f"clip{index}", waveform, tuple(self._frame(index, number) for number in range(NUM_FRAMES)), ())
+
+    def _frame(self, index: int, number: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (self._size, self._size), (index, 20 * number, 0)).save(file, "png")
+        return file.getvalue()
+
+
+def apply(config: Config, changes: Mapping[str, object]) -> Config:
+    """Sets fields by their dotted names; the config itself is changed and returned."""
+    for name, value in changes.items():
+        *path, field = name.split(".")
+        group = config
+        for part in path:
+            group = getattr(group, part)
+        assert hasattr(group, field), name
+        setattr(group, field, value)
+    return config
+
+
+def as_arguments(changes: Mapping[str, object]) -> list[str]:
+    """The same changes as arguments of a launch program."""
+    return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
+def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
+    """Random weights; every value is its own, so that a swap shows."""
+    if config.modality == "both":
+        fresh = partial(CAVMAEClassifier, config, classes) if classes else partial(CAVMAE, config)
+    else:
+        fresh = partial(AST, config, classes) if classes else partial(MAE, config)
+    rng = np.random.default_rng(seed)
+    shapes = flatten(nnx.eval_shape(lambda: fresh(rngs=nnx.Rngs(0))))
+    return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+
+
+@contextmanager
+def called_here(program: ModuleType) -> Iterator[Callable[..., None]]:
+    """The main of a program of launch/, to be called with arguments in this process, without its logging and its cache."""
+    before = flagsaver.save_flag_values()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "start", lambda: None)
+        patch.setattr(runtime, "cache_programs", lambda: None)
+        flags.FLAGS.set_gnu_getopt()
+        program.define_flags()
+
+        def main(*arguments: object) -> None:
+            flags.FLAGS.unparse_flags()
+            program.main(flags.FLAGS([program.__name__, *map(str, arguments)]))
+
+        try:
+            yield main
+        finally:
+            flagsaver.restore_flag_values(before)
+
+
+def completed(program: ModuleType, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """As if the program had run by itself, which takes seconds more: its exit status and what it printed."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err), called_here(program) as main:
+        try:
+            main(*arguments)
+        except app.UsageError as error:
+            status = error.exitcode or 1
+            err.write(f"{error}\n")
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+            err.write("" if isinstance(end.code, int) else f"{end.code}\n")
+    return subprocess.CompletedProcess([*map(str, arguments)], status, out.getvalue(), err.getvalue())
+
+
+def cells(printed: str) -> list[list[str]]:
+    """Of the tables in what a program prints."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
