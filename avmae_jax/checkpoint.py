@@ -27,7 +27,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
-from avmae_jax import checkpoint_step
+from avmae_jax.checkpoint_step import ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
 
 _STEP_NAME = re.compile(r"0|[1-9]\d*")
@@ -106,7 +106,7 @@ class Checkpoints:
         newest = self.newest()
         if newest is not None and step <= newest:
             raise CheckpointError(f"{self.directory}: step {step} can't be saved, since step {newest} is there; save newer steps only")
-        items = checkpoint_step.pack(step, {"params": params, "opt_state": opt_state, "rng": rng}, data, meta)
+        items = pack(step, {"params": params, "opt_state": opt_state, "rng": rng}, data, meta)
         self._saving = step
         with self._failures_explained():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -133,11 +133,11 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step, folder in steps_of(self.directory):
             try:
-                content = checkpoint_step.read_meta(folder)
+                content = read_meta(folder)
                 if check_meta:
                     check_meta(content["meta"])
-                data = checkpoint_step.read_data(folder, content)
-                trees = checkpoint_step.read_tensors(folder, content, targets)
+                data = read_data(folder, content)
+                trees = read_tensors(folder, content, targets)
             except DamagedCheckpointError as error:
                 damaged[step] = _log_skipped(error)
                 continue
@@ -244,8 +244,8 @@ def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredPara
     damaged: dict[int, str] = {}
     for step, folder in steps or [(-1, path)]:
         try:
-            content = checkpoint_step.read_meta(folder)
-            params = checkpoint_step.read_tensors(folder, content, {"params": target})["params"]
+            content = read_meta(folder)
+            params = read_tensors(folder, content, {"params": target})["params"]
         except DamagedCheckpointError as error:
             if not steps:
                 raise
@@ -259,7 +259,7 @@ def newest_meta(directory: str | pathlib.Path) -> dict[str, Any] | None:
     """The `meta` of the newest step whose note of itself is sound, without reading a tensor; None if there is no such step."""
     for _, folder in steps_of(pathlib.Path(directory).expanduser().absolute()):
         with contextlib.suppress(DamagedCheckpointError):  # restoring names it
-            return checkpoint_step.read_meta(folder)["meta"]
+            return read_meta(folder)["meta"]
     return None
 
 
@@ -315,7 +315,7 @@ def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _quiet_orbax() -> None:
     """Keeps Orbax's dozens of lines per save, and thousands per failed save, off the console, which it shares with us; warnings stay."""
-    checkpoint_step.ignore_orphans()
+    ignore_orphans()
     logging.get_absl_logger().addFilter(_not_chatter)  # adding the same filter again does nothing
 
 

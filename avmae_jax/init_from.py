@@ -11,12 +11,13 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax import vit_weights, weights
+from avmae_jax import weights
 from avmae_jax.building import set_params
 from avmae_jax.convert import require_none
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
+from avmae_jax.vit_weights import initialise
 
 _OFFICIAL = "patch_embed_a."  # in names of the original CAV-MAE's files and in no other transformer's
 _PARTS = ("decoder", "head")  # what a model may have and the file not, and the other way round
@@ -36,10 +37,8 @@ def initialise_from(model: nnx.Module, path: str | Path) -> None:
     path = Path(path).expanduser()
     tensors = {} if path.is_dir() else weights.read_tensors(path)
     try:
-        if path.is_dir() or any(_OFFICIAL in name for name in tensors):
-            lines = _take_all(model, path)
-        else:
-            lines = vit_weights.initialise(model, tensors)
+        official = path.is_dir() or any(_OFFICIAL in name for name in tensors)
+        lines = _take_all(model, path) if official else initialise(model, tensors)
     except WeightsError as error:
         raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     logging.info("weights from %s", path)

@@ -47,7 +47,7 @@ def measure_step(trainer: Trainer, steps: int) -> dict[str, float]:
     traced = time.perf_counter()
     compiled = lowered.compile()
     ready = time.perf_counter()
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    cost, allocated = compiled.cost_analysis(), compiled.memory_analysis()
     seconds = []
     state = trainer.state
     for _ in range(steps + 1):  # the first one fills caches and is not counted
@@ -68,7 +68,7 @@ def measure_step(trainer: Trainer, steps: int) -> dict[str, float]:
         "GFLOP a step, formula": own / 1e9,
         "GFLOP/s, program": cost.get("flops", float("nan")) / median / 1e9 if cost else float("nan"),
         "GFLOP/s, formula": own / median / 1e9,
-        "program's own memory GiB": memory.temp_size_in_bytes / 2**30 if memory else float("nan"),
+        "program's own memory GiB": allocated.temp_size_in_bytes / 2**30 if allocated else float("nan"),
         "peak memory GiB": peak_memory() / 2**30,
     }
 

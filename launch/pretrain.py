@@ -54,14 +54,14 @@ def pick_micro_batch(config: Config, make: Callable[[], nnx.Module], trained: An
     """
     groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
     params = nnx.eval_shape(lambda: nnx.state(make(), nnx.Param))
-    batch, memory = config.train.batch_size, capacity.usable_memory()
+    batch, available = config.train.batch_size, capacity.usable_memory()
     if micro_batch := config.train.micro_batch:
         reason = "as train.micro_batch says"
     elif before and batch % before == 0 and before % groups == 0:
         micro_batch, reason = before, "as in the run that is resumed; train.micro_batch changes it"
     else:
-        micro_batch = capacity.choose_micro_batch(config.model, params, batch, groups, memory, mode)
-        reason = f"{memory / 2**30:.1f} GiB a device may be used"
+        micro_batch = capacity.choose_micro_batch(config.model, params, batch, groups, available, mode)
+        reason = f"{available / 2**30:.1f} GiB a device may be used"
     capacity.require_even(batch, micro_batch, groups)
     if micro_batch < batch:
         logging.info(

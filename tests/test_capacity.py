@@ -78,8 +78,8 @@ def test_remat_saves_memory_where_the_compiler_honours_it(monkeypatch: pytest.Mo
 @given(groups=st.integers(1, 8), shares=st.integers(1, 60), pairs=st.integers(1, 500))
 def test_the_micro_batch_is_the_largest_that_fits(groups: int, shares: int, pairs: int) -> None:
     config, batch = ModelConfig(), groups * shares
-    memory = STATE + (pairs + 0.5) * capacity.activation_bytes(config)  # of one device: `pairs` pairs fit
-    chosen = capacity.choose_micro_batch(config, PARAMS, batch, groups, memory)
+    available = STATE + (pairs + 0.5) * capacity.activation_bytes(config)  # of one device: `pairs` pairs fit
+    chosen = capacity.choose_micro_batch(config, PARAMS, batch, groups, available)
     assert batch % chosen == 0
     assert chosen % groups == 0
     fitting = [share for share in range(1, shares + 1) if shares % share == 0 and share <= pairs]

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from avmae_jax import inpainting, weights
+from avmae_jax import weights
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.files import file_names
-from avmae_jax.inpainting import LOUDEST, Inpainter
+from avmae_jax.inpainting import LOUDEST, Inpainted, Inpainter
 from avmae_jax.trained import Trained
 from tests.support import TINY, Clips, apply, made
 
@@ -43,7 +43,7 @@ def inpaint() -> Inpainter:
     return shared
 
 
-def hidden(found: inpainting.Inpainted, name: str) -> np.ndarray:
+def hidden(found: Inpainted, name: str) -> np.ndarray:
     """bool[rows, columns] of patches."""
     return found.panels[name].hidden[0, ::16, ::16]
 
