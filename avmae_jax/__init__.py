@@ -12,7 +12,7 @@ _PUBLIC = {
     "load_pretrained": "avmae_jax.weights",
     "load_trained": "avmae_jax.trained",
     "predict": "avmae_jax.one_call",
-    "restore_params": "avmae_jax.checkpoint",
+    "restore_params": "avmae_jax.checkpoint.manager",
     "save_torch": "avmae_jax.weights",
 }
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]

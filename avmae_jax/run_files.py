@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from avmae_jax import pictures
-from avmae_jax.checkpoint import newest_meta, steps_of
+from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.logbook import METRICS_FILE
 
 EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into

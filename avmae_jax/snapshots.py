@@ -17,7 +17,7 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
-from avmae_jax.checkpoint import Checkpoints, newest_meta, restore_params, steps_of
+from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, restore_params, steps_of
 
 BEST, AVERAGED = "best", "averaged"
 

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax import capacity, optim, sharding
-from avmae_jax.checkpoint import Checkpoints, Restored, require_same_config
+from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches

@@ -22,7 +22,7 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.building import Model, described, fill, require_fits
-from avmae_jax.checkpoint import Checkpoints, restore_params
+from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
 from avmae_jax.convert import from_official, infer_sizes, is_unused, some, to_official
 from avmae_jax.errors import CheckpointError, WeightsError

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from avmae_jax.checkpoint import newest_meta
+from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config
 from avmae_jax.errors import DatasetError, NonFiniteLossError
 from avmae_jax.finetuning import FinetuningTask

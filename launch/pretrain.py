@@ -19,7 +19,7 @@ from flax import nnx
 from ml_collections import config_flags
 
 from avmae_jax import capacity, optim, pictures, sharding
-from avmae_jax.checkpoint import newest_meta
+from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source

@@ -15,7 +15,7 @@ from flax import nnx
 
 import launch.finetune
 from avmae_jax import optim
-from avmae_jax.checkpoint import newest_meta
+from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip

@@ -19,7 +19,7 @@ from flax import nnx
 from PIL import Image
 
 from avmae_jax.building import described
-from avmae_jax.checkpoint import restore_params
+from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
 from avmae_jax.finetuning import FinetuningTask

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avmae_jax.checkpoint import newest_meta, restore_params
+from avmae_jax.checkpoint.manager import newest_meta, restore_params
 from avmae_jax.errors import CheckpointError
 from avmae_jax.snapshots import AVERAGED, BEST, Snapshots, set_aside
 

@@ -21,7 +21,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avmae_jax.checkpoint import restore_params
+from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.config import Config
 from avmae_jax.errors import CheckpointMismatchError, NonFiniteLossError
 from avmae_jax.task import Task

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 import avmae_jax
 from avmae_jax import tensor_files
 from avmae_jax.building import build
-from avmae_jax.checkpoint import Checkpoints, restore_params
+from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.convert import is_unused, path_of
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE

@@ -18,8 +18,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.checkpoint import Checkpoints, newest_meta, require_same_config, restore_params
-from avmae_jax.checkpoint_step import checksum
+from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, require_same_config, restore_params
+from avmae_jax.checkpoint.step import checksum
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
 
 META = {"config": {"model": {"size": "tiny", "patch": 16}}}

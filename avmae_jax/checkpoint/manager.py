@@ -27,7 +27,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
-from avmae_jax.checkpoint_step import ignore_orphans, pack, read_data, read_meta, read_tensors
+from avmae_jax.checkpoint.step import ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
 
 _STEP_NAME = re.compile(r"0|[1-9]\d*")

@@ -1,0 +1,1 @@
+"""The only Orbax: saving and restoring the steps of a run."""
