@@ -9,11 +9,11 @@ _PUBLIC = {
     "CAVMAEClassifier": "avmae_jax.models.classifier",
     "MAE": "avmae_jax.models.mae",
     "embed": "avmae_jax.one_call",
-    "load_pretrained": "avmae_jax.weights",
-    "load_trained": "avmae_jax.trained",
+    "load_pretrained": "avmae_jax.weights.io",
+    "load_trained": "avmae_jax.weights.trained",
     "predict": "avmae_jax.one_call",
     "restore_params": "avmae_jax.checkpoint.manager",
-    "save_torch": "avmae_jax.weights",
+    "save_torch": "avmae_jax.weights.io",
 }
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -25,7 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from avmae_jax.embeddings import KINDS, Part
 from avmae_jax.errors import WeightsError
-from avmae_jax.tensor_files import write_new
+from avmae_jax.weights.tensor_files import write_new
 
 NPZ, ARRAY_RECORD = ".npz", ".array_record"
 

@@ -30,8 +30,8 @@ from avmae_jax.inference import BATCH, Forward
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
-from avmae_jax.trained import Trained
 from avmae_jax.trees import flatten
+from avmae_jax.weights.trained import Trained
 
 KINDS = ("audio", "image", "joint")
 

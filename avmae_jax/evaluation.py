@@ -24,7 +24,7 @@ from avmae_jax.data.pipeline import Frames
 from avmae_jax.files import write_json
 from avmae_jax.inference import BATCH, Classify, Scores
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
-from avmae_jax.trained import Trained
+from avmae_jax.weights.trained import Trained
 
 SHOWN_MISTAKES = 8
 PICTURES = ("precision_recall.png", "confusion.png", "mistakes.png")  # of a view, in the order in which they are drawn

@@ -33,7 +33,7 @@ from avmae_jax.losses import unit_length
 from avmae_jax.metrics import embedding
 from avmae_jax.models.classifier import Head, Mode, final_tokens, modality_of
 from avmae_jax.prediction import Prediction, separate
-from avmae_jax.trained import Trained
+from avmae_jax.weights.trained import Trained
 from avmae_jax.windows import Medium, Row, rows_of
 
 _MARGIN, _GAP, _HEAD, _SIDE, _SOUND, _AXIS, _BAR = 14, 12, 64, 300, 640, 26, 64  # layout in pixels

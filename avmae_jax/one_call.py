@@ -13,7 +13,7 @@ from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.models.classifier import Mode
 from avmae_jax.prediction import Embedder, Embedding, Prediction, Predictor, open_matcher
-from avmae_jax.trained import Trained, load_trained
+from avmae_jax.weights.trained import Trained, load_trained
 from avmae_jax.windows import Medium, of_file, of_parts
 
 

@@ -27,7 +27,7 @@ from avmae_jax.inference import probabilities
 from avmae_jax.metrics import embedding
 from avmae_jax.models.classifier import Mode, final_tokens, modality_of
 from avmae_jax.models.encoder import Encoder
-from avmae_jax.trained import Trained, load_trained
+from avmae_jax.weights.trained import Trained, load_trained
 from avmae_jax.windows import TIMELINE, WHOLE, Medium, Row, rows_of
 
 BATCH = 8  # rows computed at once, at most, unless told otherwise

@@ -18,7 +18,7 @@ from avmae_jax.files import write_json
 from avmae_jax.gallery import CARDS, Card, Search, Section, Side, draw_gallery
 from avmae_jax.inference import BATCH
 from avmae_jax.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest, of_rows
-from avmae_jax.trained import Trained
+from avmae_jax.weights.trained import Trained
 
 
 class Chosen:

@@ -10,7 +10,7 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.records import Needs
 from avmae_jax.data.sources import open_source
 from avmae_jax.errors import CheckpointError, ClipError, CorruptRecordError, DatasetError
-from avmae_jax.trained import Trained, load_trained
+from avmae_jax.weights.trained import Trained, load_trained
 
 USER_ERRORS = (CheckpointError, DatasetError, ClipError, CorruptRecordError, ValueError, OSError)  # told in one line
 _RUN_DEPTH = 2  # a run's checkpoints/<step> is so many folders below it

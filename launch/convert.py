@@ -13,9 +13,9 @@ import sys
 import jax
 from absl import app, flags
 
-from avmae_jax import weights
 from avmae_jax.errors import WeightsError
-from avmae_jax.weights import Weights
+from avmae_jax.weights import io
+from avmae_jax.weights.io import Weights
 from launch import runtime
 
 
@@ -45,12 +45,12 @@ def main(argv: list[str]) -> None:
     _, source, out = argv
     runtime.start()
     try:
-        weights.require_new(out)
-        found = weights.read(
+        io.require_new(out)
+        found = io.read(
             source, heads=_HEADS.value, decoder_heads=_DECODER_HEADS.value, mel_bins=_MEL_BINS.value, audio_frames=_AUDIO_FRAMES.value
         )
         print(f"read {source}: {describe(found)}")
-        weights.write(found, out)
+        io.write(found, out)
     except WeightsError as error:
         sys.exit(str(error))
     print(f"wrote {out}")

@@ -13,7 +13,7 @@ from absl import app, flags
 from avmae_jax.data.shards import OnProgress
 from avmae_jax.embedding_files import write_embeddings
 from avmae_jax.embeddings import KINDS, Embed, Part, kinds_of, needs_of, note_of
-from avmae_jax.tensor_files import require_new
+from avmae_jax.weights.tensor_files import require_new
 from launch import applied, runtime
 
 

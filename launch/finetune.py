@@ -22,11 +22,11 @@ from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config
 from avmae_jax.errors import DatasetError, NonFiniteLossError
 from avmae_jax.finetuning import FinetuningTask
-from avmae_jax.init_from import initialise_from
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
 from avmae_jax.snapshots import AVERAGED, set_aside
 from avmae_jax.train import Trainer
-from avmae_jax.weights import load_pretrained
+from avmae_jax.weights.init_from import initialise_from
+from avmae_jax.weights.io import load_pretrained
 from launch import applied, runtime
 from launch.pretrain import claim_workdir, open_sources, pick_micro_batch
 

@@ -24,11 +24,11 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source
 from avmae_jax.errors import NonFiniteLossError
-from avmae_jax.init_from import initialise_from
 from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.models.classifier import Mode
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import Trainer
+from avmae_jax.weights.init_from import initialise_from
 from launch import applied, runtime
 
 _LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config

@@ -32,7 +32,7 @@ from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.gallery import Section, draw_gallery
 from avmae_jax.ranking import DIRECTIONS, TOP
 from avmae_jax.retrieval import Hits, class_words, require_same_model, retrieve_into, search, search_of
-from avmae_jax.trained import Trained
+from avmae_jax.weights.trained import Trained
 from launch import applied, runtime
 from launch.embed import counted
 

@@ -17,15 +17,15 @@ from typing import get_args
 import jax.numpy as jnp
 import numpy as np
 
-from avmae_jax import weights
 from avmae_jax.config import Config, LossConfig, ModelConfig
-from avmae_jax.convert import to_official
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import example
 from avmae_jax.data.video import decode_clip
 from avmae_jax.errors import ClipError
 from avmae_jax.models.classifier import Mode
+from avmae_jax.weights import io
+from avmae_jax.weights.official import to_official
 from parity.rows import Row, print_table
 
 
@@ -39,17 +39,17 @@ def media_inputs(config: ModelConfig, paths: Sequence[Path]) -> tuple[np.ndarray
     return np.asarray(fbank), np.asarray(image)
 
 
-def read(path: Path, **sizes: int) -> tuple[weights.Weights, dict[str, np.ndarray]]:
+def read(path: Path, **sizes: int) -> tuple[io.Weights, dict[str, np.ndarray]]:
     """The checkpoint for JAX, and its official state dict for the reference: from a file as it stands there, not by our converter."""
-    found = weights.read(path, **sizes)
+    found = io.read(path, **sizes)
     state = to_official({name: np.asarray(tensor) for name, tensor in found.params.items()})
     if path.is_file():
-        state |= weights.read_tensors(path)
+        state |= io.read_tensors(path)
     return found._replace(config=dataclasses.replace(found.config, compute_dtype="float32", remat=False)), state
 
 
 def check(
-    found: weights.Weights, state: dict[str, np.ndarray], media: Sequence[Path], *, batch: int, seed: int, norm_pix: bool, gradients: bool
+    found: io.Weights, state: dict[str, np.ndarray], media: Sequence[Path], *, batch: int, seed: int, norm_pix: bool, gradients: bool
 ) -> Iterator[Row]:
     """Rows for random and for real input.
 

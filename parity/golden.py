@@ -27,10 +27,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax import building, convert, losses, optim
+from avmae_jax import losses, optim
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
 from avmae_jax.trees import flatten
+from avmae_jax.weights import build, official
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, print_table
 
 ADAM = OptimConfig(learning_rate=1e-3)  # the steps in the files were made with this rate and the recipe's other values
@@ -65,7 +66,7 @@ class Golden:
 
     def build(self, config: ModelConfig) -> CAVMAE:
         """The JAX model with the file's weights."""
-        return building.build_official(lambda: CAVMAE(config, rngs=building.AnyKey()), self.params)
+        return build.build_official(lambda: CAVMAE(config, rngs=build.AnyKey()), self.params)
 
     def _error(self, config: ModelConfig, name: str, pick: Callable[[Pretraining], jax.Array]) -> float:
         graph, weights = nnx.split(self.build(config))
@@ -76,7 +77,7 @@ class Golden:
 
     def _find_model(self) -> ModelConfig:
         """Sizes from the weights and the masks; heads and chaining by trial."""
-        config = convert.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.fbank.shape[2])
+        config = official.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.fbank.shape[2])
         # half a token more than is kept, so that rounding can't change the number
         ratios = {
             m: 1 - ((1 - self.arrays[f"out.mask_{m}"][0]).sum() + 0.5) / self.arrays[f"out.mask_{m}"].shape[1] for m in ("audio", "image")
@@ -178,13 +179,13 @@ class Golden:
         """Compares tensors by official name; norms that no pass uses and frozen positions never move and are left out."""
         flat = flatten(ours)
         recorded = _strip(self.arrays, prefix)
-        names = {name: convert.path_of(name) or f"unknown {name}" for name in recorded if not convert.is_unused(name)}
+        names = {name: official.path_of(name) or f"unknown {name}" for name in recorded if not official.is_unused(name)}
         if recorded and (missing := set(shapes) - set(names.values())):
             raise GoldenError(f"{prefix} lacks {len(missing)} tensors, such as {min(missing)}")
         for name, path in names.items():
             if path not in shapes:
                 continue
-            mine, reference = np.asarray(flat[path]), convert.convert_tensor(recorded[name], shapes[path])
+            mine, reference = np.asarray(flat[path]), official.convert_tensor(recorded[name], shapes[path])
             if prefix.startswith("after") and name.endswith(".attn.qkv.bias"):
                 name, mine, reference = name + "[q, v]", mine[[0, 2]], reference[[0, 2]]
             yield compare(prefix + name, mine, reference, GRADIENT_TOLERANCE)

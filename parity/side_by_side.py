@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from avmae_jax import building, convert, losses, optim
+from avmae_jax import losses, optim
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.trees import flatten
+from avmae_jax.weights import build, official
 from parity import reference
 from parity.golden import quantities
 from parity.rows import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare
@@ -102,7 +103,7 @@ class Pretraining:
     ):
         self.config, self.loss, self.inputs, self.groups = config, loss, inputs, groups
         self.reference = with_weights(lambda: reference.CAVMAE(config), state, seed)
-        self.model = building.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), state_of(self.reference))
+        self.model = build.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), state_of(self.reference))
         self.rough = config.compute_dtype != "float32"
 
     def _tolerance(self, exact: float) -> float:
@@ -183,9 +184,9 @@ class Pretraining:
     def _official(self, ours: Mapping[str, jax.Array], what: str) -> list[tuple[str, str, np.ndarray]]:
         """(official name, our path, the reference's tensor in our layout) of each of our parameters."""
         theirs = dict(self.reference.named_parameters())
-        names = {str(convert.name_of(path)): path for path in ours}
+        names = {str(official.name_of(path)): path for path in ours}
         return [
-            (name, path, convert.convert_tensor(getattr(theirs[name], what).detach().numpy(), ours[path].shape))
+            (name, path, official.convert_tensor(getattr(theirs[name], what).detach().numpy(), ours[path].shape))
             for name, path in names.items()
         ]
 
@@ -196,7 +197,7 @@ class Classification:
     def __init__(self, config: ModelConfig, classes: int, inputs: Inputs, *, state: State | None = None):
         self.config, self.inputs = config, inputs
         self.reference = with_weights(lambda: reference.CAVMAEClassifier(config, classes), state)
-        self.model = building.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), state_of(self.reference))
+        self.model = build.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), state_of(self.reference))
         self.targets = np.random.default_rng(1).integers(0, 2, (len(inputs.fbank), classes)).astype(np.float32)
         self.tolerance = BFLOAT16_TOLERANCE if config.compute_dtype != "float32" else OUTPUT_TOLERANCE
 
@@ -221,8 +222,8 @@ class Classification:
         yield compare(f"bce.{mode}", value, expected.detach(), self.tolerance)
         theirs = {name: weight.grad for name, weight in self.reference.named_parameters()}
         for path, ours in flatten(gradients).items():
-            gradient = theirs[str(convert.name_of(path))]
-            tensor = np.zeros(ours.shape) if gradient is None else convert.convert_tensor(gradient.numpy(), ours.shape)
+            gradient = theirs[str(official.name_of(path))]
+            tensor = np.zeros(ours.shape) if gradient is None else official.convert_tensor(gradient.numpy(), ours.shape)
             yield compare(f"grad.{mode}.{path}", ours, tensor, GRADIENT_TOLERANCE)
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax import building, losses, optim
+from avmae_jax import losses, optim
 from avmae_jax.config import Config
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.step import Metrics, State, make_step
+from avmae_jax.weights import build
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[], list[np.ndarray]]  # does the job once, to its end, and gives what it computed
@@ -75,7 +76,7 @@ def _build(make: Callable[..., Any], weights: Arrays | None) -> Any:
     def fresh() -> Any:
         return make(rngs=nnx.Rngs(0))
 
-    return fresh() if weights is None else building.build_official(fresh, weights)
+    return fresh() if weights is None else build.build_official(fresh, weights)
 
 
 def _training(config: Config, model: Any, trainable: Any, loss: Callable[..., Any], batch: Arrays) -> Run:

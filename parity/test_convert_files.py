@@ -23,15 +23,15 @@ pytest.importorskip("timm", reason='files of PyTorch and its reference model nee
 import torch
 
 from avmae_jax import load_pretrained, save_torch
-from avmae_jax.building import build
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import is_unused
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.trees import flatten
-from avmae_jax.weights import Weights, read, read_tensors, write
+from avmae_jax.weights.build import build
+from avmae_jax.weights.io import Weights, read, read_tensors, write
+from avmae_jax.weights.official import is_unused
 from parity import reference
 
 CONFIG = ModelConfig(

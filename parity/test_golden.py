@@ -15,11 +15,11 @@ import optax
 import pytest
 from flax import nnx
 
-from avmae_jax import building, convert
 from avmae_jax.data import fbank
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.trees import flatten
+from avmae_jax.weights import build, official
 from parity.golden import Golden, GoldenError, load
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 
@@ -58,8 +58,8 @@ def test_logits_losses_and_gradients_of_every_mode_are_the_originals(path: Path)
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     tensors = {name.removeprefix("param."): value for name, value in arrays.items() if name.startswith("param.")}
-    config, classes = convert.infer_sizes(tensors, heads=4), len(tensors["mlp_head.1.bias"])
-    model = building.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), tensors)
+    config, classes = official.infer_sizes(tensors, heads=4), len(tensors["mlp_head.1.bias"])
+    model = build.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), tensors)
     sound, image = arrays["in.audio"], arrays["in.image"].transpose(0, 2, 3, 1)
     rows = [
         compare(f"feat_{name}", _features(model.encoder, name, x), arrays[f"out.feat_{name}"], OUTPUT_TOLERANCE)
@@ -75,9 +75,9 @@ def test_logits_losses_and_gradients_of_every_mode_are_the_originals(path: Path)
         recorded = {name.removeprefix(f"grad.{mode}."): value for name, value in arrays.items() if name.startswith(f"grad.{mode}.")}
         if recorded:  # the file has the gradients of two modes, and there of the parameters that the mode uses
             gradients, parts = nnx.jit(nnx.grad(losses, has_aux=True), static_argnums=1)(model, mode)
-            ours = {str(convert.name_of(where)): gradient for where, gradient in flatten(gradients).items()}
+            ours = {str(official.name_of(where)): gradient for where, gradient in flatten(gradients).items()}
             rows += [
-                compare(f"grad.{mode}.{name}", ours[name], convert.convert_tensor(value, ours[name].shape), GRADIENT_TOLERANCE)
+                compare(f"grad.{mode}.{name}", ours[name], official.convert_tensor(value, ours[name].shape), GRADIENT_TOLERANCE)
                 for name, value in recorded.items()
             ]
         else:

@@ -20,7 +20,7 @@ import torch
 from flax import nnx
 from PIL import Image
 
-from avmae_jax import losses, metrics, vit_weights
+from avmae_jax import losses, metrics
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data import fbank
 from avmae_jax.data.frontend import model_inputs
@@ -29,6 +29,7 @@ from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
+from avmae_jax.weights import vit
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 
 LOG_MEL_TOLERANCE = 1e-3  # largest difference of a log-mel value
@@ -89,7 +90,7 @@ def test_timms_vit_is_our_tower(variant: tuple[str, dict[str, Any], ModelConfig]
     pretrained = request.config.getoption("--pretrained") and not options
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options).eval()
     ours = MAE(dataclasses.replace(config, decoder_depth=1), rngs=nnx.Rngs(0))
-    lines = vit_weights.initialise(ours, arrays(model if pretrained else randomise(model)))
+    lines = vit.initialise(ours, arrays(model if pretrained else randomise(model)))
     assert any(line.startswith("fresh: decoder") for line in lines)  # timm has none
     images = pictures(config.image_size, 1 if name.startswith("vit_base") else 2)
     with torch.no_grad():
@@ -129,7 +130,7 @@ def our_loss(model: MAE, images: jax.Array, noise: jax.Array, norm_pix: bool) ->
 def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool) -> None:
     config = dataclasses.replace(IMAGE, norm_eps=TRANSFORMERS_EPS)
     model = vit_mae(config, norm_pix=norm_pix)
-    ours = vit_weights.build_mae(config, arrays(model))
+    ours = vit.build_mae(config, arrays(model))
     images, noise = pictures(config.image_size, 3), np.random.default_rng(2).random((3, 16)).astype(np.float32)
     reference = model(channels_first(images), noise=torch.from_numpy(noise))
     latent = model.vit(channels_first(images), noise=torch.from_numpy(noise)).last_hidden_state.detach()
@@ -145,7 +146,7 @@ def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool) -> None:
     reference.loss.backward()
     # the same map for gradients as for weights: it is linear. Positions have no gradient there, since they are frozen.
     theirs = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in model.named_parameters()}
-    for path, gradient in vit_weights.pull(ours, theirs).params.items():
+    for path, gradient in vit.pull(ours, theirs).params.items():
         if not path.endswith("positions"):
             rows.append(compare(f"gradient of {path}", flatten(gradients)[path], gradient, GRADIENT_TOLERANCE))
     assert_all(rows, at_least=5 + 5 * 12)
@@ -159,7 +160,7 @@ def test_what_transformers_saves_is_what_it_holds(tmp_path: Any) -> None:
     model.save_pretrained(tmp_path)
     saved = safetensors.load_file(tmp_path / "model.safetensors")
     assert saved.keys() != model.state_dict().keys()
-    one, other = vit_weights.canonical(saved), vit_weights.canonical(arrays(model))
+    one, other = vit.canonical(saved), vit.canonical(arrays(model))
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         np.testing.assert_array_equal(tensor, other[name])
@@ -193,7 +194,7 @@ def test_transformers_ast_is_ours(stride: int) -> None:
     )
     assert settings.layer_norm_eps == TRANSFORMERS_EPS
     model = randomise(transformers.ASTForAudioClassification(settings))
-    ours = vit_weights.build_ast(config, arrays(model), stride=stride)
+    ours = vit.build_ast(config, arrays(model), stride=stride)
     sound = np.random.default_rng(3).standard_normal((2, config.audio_frames, config.mel_bins)).astype(np.float32)
     with torch.no_grad():
         inside = model.audio_spectrogram_transformer(torch.from_numpy(sound), output_hidden_states=True)

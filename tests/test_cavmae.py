@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.building import described
 from avmae_jax.config import SIZES, LossConfig, ModelConfig
 from avmae_jax.losses import pretraining_loss
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
@@ -19,6 +18,7 @@ from avmae_jax.models.layers import MAIN
 from avmae_jax.models.masking import mask_from_noise
 from avmae_jax.optim import trainable
 from avmae_jax.trees import flatten
+from avmae_jax.weights.build import described
 
 CONFIG = ModelConfig(
     depth=2, width=16, heads=2, decoder_depth=1, decoder_width=16, decoder_heads=4, audio_frames=64, mel_bins=32, image_size=32

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from avmae_jax.weights import read, write
+from avmae_jax.weights.io import read, write
 from launch.convert import describe
 from tests.support import ODD, Program, made
 

@@ -24,7 +24,7 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.mae import MAE
-from avmae_jax.trained import Trained
+from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
 pytestmark = pytest.mark.usefixtures("unpolished_module")

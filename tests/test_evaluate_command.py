@@ -11,8 +11,8 @@ from absl import app
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
-from avmae_jax.notes import Notes
-from avmae_jax.weights import read, write
+from avmae_jax.weights.io import read, write
+from avmae_jax.weights.notes import Notes
 from launch import evaluate
 from tests.support import ODD, Clips, Program, called_here, cells, made
 

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax import class_pictures, metrics, weights
-from avmae_jax.building import Model
+from avmae_jax import class_pictures, metrics
 from avmae_jax.class_figures import clip_losses, measure
 from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
 from avmae_jax.data.clip import Clip
@@ -24,7 +23,9 @@ from avmae_jax.evaluation import PICTURES, classifier_of, evaluate_into, evaluat
 from avmae_jax.files import write_json
 from avmae_jax.inference import Classify, Scores
 from avmae_jax.models.classifier import Mode
-from avmae_jax.trained import Trained
+from avmae_jax.weights import io
+from avmae_jax.weights.build import Model
+from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
@@ -70,7 +71,7 @@ class Torn(Labelled):
 
 @functools.cache
 def model_of(classes: int, modality: Modality = "both") -> Model:
-    return weights.made(made(dataclasses.replace(ODD, modality=modality), classes))
+    return io.made(made(dataclasses.replace(ODD, modality=modality), classes))
 
 
 def trained(classes: int = 3, names: tuple[str, ...] = NAMES, **tune: Any) -> Trained:

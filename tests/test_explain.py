@@ -10,15 +10,15 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from avmae_jax import weights
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.explain import Explainer, Explanation, draw, painted, shares
 from avmae_jax.metrics import embedding
 from avmae_jax.models.classifier import Head
-from avmae_jax.notes import Notes
 from avmae_jax.prediction import Prediction, Predictor
-from avmae_jax.trained import Trained
+from avmae_jax.weights import io
+from avmae_jax.weights.notes import Notes
+from avmae_jax.weights.trained import Trained
 from avmae_jax.windows import of_parts
 from tests.support import ODD, made
 
@@ -37,7 +37,7 @@ def trained(classes: int) -> Trained:
     notes = Notes(loss="ce", label_names=NAMES[:classes])
     found = made(MODEL, classes)
     found = found._replace(params={name: value * np.float32(0.3) for name, value in found.params.items()}, notes=notes)
-    return Trained("here", weights.made(found), notes.config(MODEL), classes, NAMES[:classes])
+    return Trained("here", io.made(found), notes.config(MODEL), classes, NAMES[:classes])
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from avmae_jax.errors import DatasetError
 from avmae_jax.finetuning import FinetuningTask, swap
 from avmae_jax.inference import Classify, logits, probabilities
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
-from avmae_jax.trained import load_trained
 from avmae_jax.trees import flatten
+from avmae_jax.weights.trained import load_trained
 from configs.finetune_instruments import get_config
 from tests.support import Clips, Program, apply
 

@@ -16,7 +16,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.prepared import PreparedSource
 from avmae_jax.data.shards import Job
 from avmae_jax.errors import CorruptRecordError
-from avmae_jax.weights import write
+from avmae_jax.weights.io import write
 from launch import inpaint
 from tests.media import numbered, tone, write_media
 from tests.support import TINY, Clips, apply, called_here, made

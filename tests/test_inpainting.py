@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from avmae_jax import weights
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.files import file_names
 from avmae_jax.inpainting import LOUDEST, Inpainted, Inpainter
-from avmae_jax.trained import Trained
+from avmae_jax.weights import io
+from avmae_jax.weights.trained import Trained
 from tests.support import TINY, Clips, apply, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
@@ -25,7 +25,7 @@ CLIP = Clips(1)[0]  # 0.7 s, longer than the model's 0.64
 def small(sizes: ModelConfig, classes: int = 0) -> Any:
     """A model with weights small enough for its predictions to be sound."""
     found = made(sizes, classes)
-    return weights.made(found._replace(params={name: 0.1 * value for name, value in found.params.items()}))
+    return io.made(found._replace(params={name: 0.1 * value for name, value in found.params.items()}))
 
 
 def trained(model: Any, **sizes: Any) -> Trained:

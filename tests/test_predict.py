@@ -27,10 +27,10 @@ from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import example
 from avmae_jax.errors import ClipError
 from avmae_jax.metrics import embedding
-from avmae_jax.notes import Notes
 from avmae_jax.prediction import Predictor, by_second
-from avmae_jax.trained import Trained, load_trained
-from avmae_jax.weights import Weights, write
+from avmae_jax.weights.io import Weights, write
+from avmae_jax.weights.notes import Notes
+from avmae_jax.weights.trained import Trained, load_trained
 from avmae_jax.windows import Row, of_file, of_parts, rows_of
 from launch import predict as program_predict
 from tests.media import numbered, tone, write_clip, write_media

@@ -18,7 +18,6 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from avmae_jax.building import described
 from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
@@ -27,6 +26,7 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.pretraining import PretrainingTask
 from avmae_jax.train import Trainer
+from avmae_jax.weights.build import described
 from launch import pretrain
 from tests.media import tone, write_clip, write_media
 from tests.support import ROOT, TINY, Clips, Program, apply, as_arguments

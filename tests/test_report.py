@@ -19,9 +19,9 @@ from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
 from avmae_jax.figures import save
-from avmae_jax.notes import Notes
 from avmae_jax.report import report
-from avmae_jax.weights import write
+from avmae_jax.weights.io import write
+from avmae_jax.weights.notes import Notes
 from launch import report as program
 from tests.support import ODD, Clips, called_here, made
 

@@ -25,7 +25,7 @@ from avmae_jax.errors import CorruptRecordError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.ranking import class_chance, complete, draw_per_class, evaluate, nearest, same_class
 from avmae_jax.retrieval import Chosen, heard, picks, require_same_model, retrieve_into, search, search_of, section_of
-from avmae_jax.trained import Trained
+from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)

@@ -19,7 +19,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
 from avmae_jax.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.embeddings import KINDS, Part
-from avmae_jax.weights import write
+from avmae_jax.weights.io import write
 from launch import embed, retrieve
 from tests.media import numbered, tone, write_clip, write_media
 from tests.support import ODD, Clips, Program, called_here, cells, made

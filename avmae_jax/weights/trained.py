@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from avmae_jax import weights
-from avmae_jax.building import Model
 from avmae_jax.config import Config
 from avmae_jax.data.sources import read_labels
 from avmae_jax.errors import WeightsError
+from avmae_jax.weights import io
+from avmae_jax.weights.build import Model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,11 +36,11 @@ def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames:
       WeightsError: see weights.read; or if the names are of another number of classes.
       DatasetError: if the names can't be read.
     """
-    found = weights.read(path, audio_frames=audio_frames, **sizes)
+    found = io.read(path, audio_frames=audio_frames, **sizes)
     names: Sequence[str] = found.notes.label_names
     if labels_csv:
         names = read_labels(Path(labels_csv).expanduser())[1]
         if len(names) != found.classes:
             raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
     names = names or [f"class {number}" for number in range(found.classes)]
-    return Trained(str(path), weights.made(found), found.notes.config(found.config), found.classes, tuple(names), found.step)
+    return Trained(str(path), io.made(found), found.notes.config(found.config), found.classes, tuple(names), found.step)

@@ -21,18 +21,18 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.building import Model, described, fill, require_fits
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import from_official, infer_sizes, is_unused, some, to_official
 from avmae_jax.errors import CheckpointError, WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.spectrogram_transformer import STRIDE
-from avmae_jax.notes import Notes, from_meta, model_config, to_meta
-from avmae_jax.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, read_tensors, require_new, save_tensors, write_new
 from avmae_jax.trees import flatten
+from avmae_jax.weights.build import Model, described, fill, require_fits
+from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
+from avmae_jax.weights.official import from_official, infer_sizes, is_unused, some, to_official
+from avmae_jax.weights.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, read_tensors, require_new, save_tensors, write_new
 
 __all__ = ["Weights", "load_pretrained", "made", "read", "read_tensors", "require_new", "save_torch", "with_audio_frames", "write"]
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.convert import to_official
 from avmae_jax.errors import WeightsError
-from avmae_jax.init_from import initialise_from
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import find_rows, interpolate_columns, sincos_positions
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
-from avmae_jax.weights import Weights, load_pretrained, read, save_torch, with_audio_frames, write
+from avmae_jax.weights.init_from import initialise_from
+from avmae_jax.weights.io import Weights, load_pretrained, read, save_torch, with_audio_frames, write
+from avmae_jax.weights.official import to_official
 from tests.support import made
 
 CONFIG = ModelConfig(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.building import build_official
-from avmae_jax.convert import convert_tensor, from_official, infer_sizes, is_unused, name_of, path_of, to_official
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.trees import flatten
+from avmae_jax.weights.build import build_official
+from avmae_jax.weights.official import convert_tensor, from_official, infer_sizes, is_unused, name_of, path_of, to_official
 from tests.support import ODD
 
 D, DD, P = 16, 8, 8  # widths of encoder and decoder, patch

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig
-from avmae_jax.convert import some
+from avmae_jax.weights.official import some
 
 _FIELDS = {"data": ("audio_mean", "audio_std"), "loss": ("norm_pix",), "tune": ("mode", "loss")}  # groups of Config
 

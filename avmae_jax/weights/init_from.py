@@ -11,13 +11,13 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax import weights
-from avmae_jax.building import set_params
-from avmae_jax.convert import require_none
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
-from avmae_jax.vit_weights import initialise
+from avmae_jax.weights import io
+from avmae_jax.weights.build import set_params
+from avmae_jax.weights.official import require_none
+from avmae_jax.weights.vit import initialise
 
 _OFFICIAL = "patch_embed_a."  # in names of the original CAV-MAE's files and in no other transformer's
 _PARTS = ("decoder", "head")  # what a model may have and the file not, and the other way round
@@ -35,7 +35,7 @@ def initialise_from(model: nnx.Module, path: str | Path) -> None:
       WeightsError: naming the path and what is wrong, every tensor that doesn't fit if that is it.
     """
     path = Path(path).expanduser()
-    tensors = {} if path.is_dir() else weights.read_tensors(path)
+    tensors = {} if path.is_dir() else io.read_tensors(path)
     try:
         official = path.is_dir() or any(_OFFICIAL in name for name in tensors)
         lines = _take_all(model, path) if official else initialise(model, tensors)
@@ -85,7 +85,7 @@ def _take_all(model: Any, path: Path) -> list[str]:
     modality = _modality(model)
     tower = model.encoder.audio if modality == "both" else model.tower
     blocks, decoder_blocks = tower.blocks or model.encoder.blocks, model.decoder.blocks if hasattr(model, "decoder") else ()
-    found = weights.read(
+    found = io.read(
         path,
         heads=_heads(blocks),
         decoder_heads=_heads(decoder_blocks),
@@ -96,7 +96,7 @@ def _take_all(model: Any, path: Path) -> list[str]:
         if (given := getattr(found.config, name)) != value:
             raise WeightsError(f"holds a model whose model.{name} is {given}, this one's is {value}")
     if modality != "image":
-        found = weights.with_audio_frames(found, tower.picture[1])
+        found = io.with_audio_frames(found, tower.picture[1])
     return take(model, found.params)
 
 

@@ -19,19 +19,19 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import avmae_jax
-from avmae_jax import tensor_files
-from avmae_jax.building import build
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
-from avmae_jax.convert import is_unused, path_of
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.spectrogram_transformer import AST
-from avmae_jax.notes import Notes, to_meta
-from avmae_jax.trained import load_trained
 from avmae_jax.trees import flatten
-from avmae_jax.weights import Weights, load_pretrained, read, read_tensors, save_torch, write
+from avmae_jax.weights import tensor_files
+from avmae_jax.weights.build import build
+from avmae_jax.weights.io import Weights, load_pretrained, read, read_tensors, save_torch, write
+from avmae_jax.weights.notes import Notes, to_meta
+from avmae_jax.weights.official import is_unused, path_of
+from avmae_jax.weights.trained import load_trained
 from tests.support import ODD, Program, made
 
 HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}

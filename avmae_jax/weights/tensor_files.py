@@ -20,8 +20,8 @@ from absl import logging
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
-from avmae_jax.convert import some
 from avmae_jax.errors import CheckpointError, WeightsError, first_line
+from avmae_jax.weights.official import some
 
 Tensors = dict[str, np.ndarray]
 
