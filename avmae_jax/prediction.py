@@ -23,8 +23,8 @@ from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.embeddings import encoder_of, vectors
 from avmae_jax.errors import ClipError
+from avmae_jax.evals.metrics import embedding
 from avmae_jax.inference import probabilities
-from avmae_jax.metrics import embedding
 from avmae_jax.models.classifier import Mode, final_tokens, modality_of
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.weights.trained import Trained, load_trained

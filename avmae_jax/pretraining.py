@@ -9,12 +9,13 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax import losses, metrics, pictures
+from avmae_jax import losses, pictures
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.embeddings import vectors
+from avmae_jax.evals import metrics
 from avmae_jax.inference import Forward
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE

@@ -28,8 +28,8 @@ from rich.console import Console
 from avmae_jax.data.media_folder import RANK, as_text, walk
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.errors import ClipError, DatasetError
+from avmae_jax.evals.metrics import partner_ranks
 from avmae_jax.files import file_names
-from avmae_jax.metrics import partner_ranks
 from avmae_jax.models.classifier import Mode
 from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher
 from avmae_jax.windows import of_file

@@ -16,10 +16,10 @@ from typing import Any, cast
 from absl import app, flags, logging
 
 from avmae_jax.data.pipeline import Frames
-from avmae_jax.evaluation import evaluate_views
+from avmae_jax.evals.classification import evaluate_views
+from avmae_jax.evals.retrieval import retrieve_into
 from avmae_jax.files import replacing
 from avmae_jax.report import report
-from avmae_jax.retrieval import retrieve_into
 from avmae_jax.run_files import EVALUATION, RETRIEVAL, Run
 from launch import applied, runtime
 from launch.evaluate import MODES, common_needs

@@ -20,11 +20,12 @@ import torch
 from flax import nnx
 from PIL import Image
 
-from avmae_jax import losses, metrics
+from avmae_jax import losses
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data import fbank
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import decode_image
+from avmae_jax.evals import metrics
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.models.spectrogram_transformer import AST

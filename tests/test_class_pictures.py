@@ -8,7 +8,7 @@ from PIL import Image
 
 from avmae_jax import class_pictures
 from avmae_jax.class_pictures import MOST_CONFUSED, Mistake, confusion, curve, mistakes, precision_recall
-from avmae_jax.metrics import average_precision
+from avmae_jax.evals.metrics import average_precision
 from tests.support import Clips
 
 

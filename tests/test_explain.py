@@ -12,8 +12,8 @@ from PIL import Image
 
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.evals.metrics import embedding
 from avmae_jax.explain import Explainer, Explanation, draw, painted, shares
-from avmae_jax.metrics import embedding
 from avmae_jax.models.classifier import Head
 from avmae_jax.prediction import Prediction, Predictor
 from avmae_jax.weights import io

@@ -26,7 +26,7 @@ from avmae_jax.data.cutting import cut_clips
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import example
 from avmae_jax.errors import ClipError
-from avmae_jax.metrics import embedding
+from avmae_jax.evals.metrics import embedding
 from avmae_jax.prediction import Predictor, by_second
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import Notes

@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from avmae_jax import metrics
 from avmae_jax.config import Config
 from avmae_jax.data.pipeline import eval_batches
+from avmae_jax.evals import metrics
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.pretraining import PretrainingTask
 from tests.support import TINY, Clips, apply

@@ -17,10 +17,10 @@ import numpy as np
 from absl import logging
 
 from avmae_jax import class_pictures
-from avmae_jax.class_figures import Evaluation, clip_losses, measure
 from avmae_jax.class_pictures import Mistake
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.pipeline import Frames
+from avmae_jax.evals.scores import Evaluation, clip_losses, measure
 from avmae_jax.files import write_json
 from avmae_jax.inference import BATCH, Classify, Scores
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax import metrics
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_samples
@@ -22,9 +21,10 @@ from avmae_jax.data.prepared import Tolerant
 from avmae_jax.embedding_files import Embeddings, collect
 from avmae_jax.embeddings import Embed, note_of
 from avmae_jax.errors import CorruptRecordError
+from avmae_jax.evals import metrics
+from avmae_jax.evals.ranking import class_chance, complete, draw_per_class, evaluate, nearest, same_class
+from avmae_jax.evals.retrieval import Chosen, heard, picks, require_same_model, retrieve_into, search, search_of, section_of
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.ranking import class_chance, complete, draw_per_class, evaluate, nearest, same_class
-from avmae_jax.retrieval import Chosen, heard, picks, require_same_model, retrieve_into, search, search_of, section_of
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.metrics import Retrieval, auc, average_precision, d_prime, embedding, retrieval
+from avmae_jax.evals.metrics import Retrieval, auc, average_precision, d_prime, embedding, retrieval
 
 
 def _naive(queries: np.ndarray, targets: np.ndarray) -> Retrieval:

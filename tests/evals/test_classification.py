@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax import class_pictures, metrics
-from avmae_jax.class_figures import clip_losses, measure
+from avmae_jax import class_pictures
 from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import Frames
-from avmae_jax.evaluation import PICTURES, classifier_of, evaluate_into, evaluate_views, label_names_for, plain
+from avmae_jax.evals import metrics
+from avmae_jax.evals.classification import PICTURES, classifier_of, evaluate_into, evaluate_views, label_names_for, plain
+from avmae_jax.evals.scores import clip_losses, measure
 from avmae_jax.files import write_json
 from avmae_jax.inference import Classify, Scores
 from avmae_jax.models.classifier import Mode

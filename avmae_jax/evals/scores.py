@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from avmae_jax import metrics
+from avmae_jax.evals import metrics
 from avmae_jax.inference import Scores
 
 TOP = 5  # likeliest classes among which a clip's own is looked for

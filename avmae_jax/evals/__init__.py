@@ -1,0 +1,1 @@
+"""Metrics, rankings and evaluations of trained models."""
