@@ -29,9 +29,9 @@ from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT, log_mel, num_frames
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import embedding
-from avmae_jax.figures import DPI, axes_at, save, short_name, write
 from avmae_jax.losses import unit_length
 from avmae_jax.models.classifier import Head, Mode, final_tokens, modality_of
+from avmae_jax.plots.canvas import DPI, axes_at, save, short_name, write
 from avmae_jax.prediction import Prediction, separate
 from avmae_jax.weights.trained import Trained
 from avmae_jax.windows import Medium, Row, rows_of

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax import losses, pictures
+from avmae_jax import losses
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
@@ -21,6 +21,7 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.models.patches import spectrogram_picture
+from avmae_jax.plots import reconstructions
 from avmae_jax.step import Metrics
 from avmae_jax.task import Task
 
@@ -70,11 +71,11 @@ class PretrainingTask(Task):
         shown = {"image": image} if fbank is None else {"image": image, "audio": np.asarray(spectrogram_picture(fbank))}
         sizes, norm_pix = self.config.model, self.config.loss.norm_pix
         panels = {
-            name: pictures.compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=norm_pix)
+            name: reconstructions.compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=norm_pix)
             for name, (pred, hidden) in self.predictions(out).items()
         }
         path = self._workdir / "pictures" / f"reconstructions_{step:07d}.png"
-        pictures.reconstructions(path, panels, [str(name) for name in self._examples["id"]], norm_pix=norm_pix)
+        reconstructions.reconstructions(path, panels, [str(name) for name in self._examples["id"]], norm_pix=norm_pix)
 
     def embeddings(self, model: Any, batch: Arrays) -> tuple[jax.Array, jax.Array]:
         """What retrieval compares of each clip, unmasked: float32[B, D] of its sound and of its frame."""

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from avmae_jax import pictures
 from avmae_jax.config import Config
-from avmae_jax.figures import short_name
 from avmae_jax.logbook import METRICS_FILE
+from avmae_jax.plots import reconstructions
+from avmae_jax.plots.canvas import short_name
 from avmae_jax.report_page import folded, grid, missing, page, paragraph, picture, picture_file, preformatted, table, words
 from avmae_jax.run_files import EVALUATION, RETRIEVAL, Run, as_list, group, is_real, objects
 
@@ -164,7 +164,7 @@ def _curves(run: Run) -> str:
     for name in names:
         title = _CURVES.get(name) or short_name(name, 60)
         guess = size if name == "nce" and isinstance(size, int) and size > 1 else None
-        drawn.append(picture(pictures.curve_svg(run.rows, name, title, batch_size=guess), "svg+xml", f"{title} over steps"))
+        drawn.append(picture(reconstructions.curve_svg(run.rows, name, title, batch_size=guess), "svg+xml", f"{title} over steps"))
     return "".join([*parts, paragraph("Faint: each value of training.", soft=True), grid(drawn)])
 
 

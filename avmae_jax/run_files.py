@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from avmae_jax import pictures
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.logbook import METRICS_FILE
+from avmae_jax.plots import reconstructions
 
 EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
 
@@ -62,7 +62,7 @@ class Run:
 
     def _metrics(self, path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
         try:
-            return pictures.parse_metrics(path) if path.exists() else ([], [])
+            return reconstructions.parse_metrics(path) if path.exists() else ([], [])
         except OSError as error:
             self.damaged.append(f"{path} can't be read: {error}")
             return [], []

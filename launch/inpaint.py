@@ -22,7 +22,6 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from avmae_jax import pictures
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.prepared import ids_of
 from avmae_jax.data.video import clip_seconds, decode_clip
@@ -30,6 +29,7 @@ from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 from avmae_jax.files import file_names
 from avmae_jax.griffin_lim import save_wav
 from avmae_jax.inpainting import LOUDEST, Inpainter
+from avmae_jax.plots import reconstructions
 from launch import applied, runtime
 
 _SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
@@ -104,7 +104,7 @@ def plan(out: Path, names: list[str]) -> list[Path]:
 def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
     """Writes the files of one clip; their names."""
     found = inpainter(clip, flags.FLAGS.seed)
-    pictures.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
+    reconstructions.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
     written = [f"{place}.png"]
     try:
         sounds = inpainter.sounds(found)

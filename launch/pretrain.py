@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from avmae_jax import capacity, optim, pictures, sharding
+from avmae_jax import capacity, optim, sharding
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
@@ -26,6 +26,7 @@ from avmae_jax.data.sources import open_source
 from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.models.classifier import Mode
+from avmae_jax.plots import reconstructions
 from avmae_jax.pretraining import make_model, make_task
 from avmae_jax.train import Trainer
 from avmae_jax.weights.init_from import initialise_from
@@ -125,7 +126,7 @@ def pretrain(config: Config) -> dict[str, Any] | None:
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         finished = trainer.run(bar)
     guessed_among = micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1)
-    pictures.loss_curves(workdir / "pictures" / "loss_curves.png", workdir / METRICS_FILE, batch_size=guessed_among)
+    reconstructions.loss_curves(workdir / "pictures" / "loss_curves.png", workdir / METRICS_FILE, batch_size=guessed_among)
     if not finished:
         return None
     summary = {

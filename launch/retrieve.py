@@ -31,7 +31,7 @@ from avmae_jax.embeddings import Embed, note_of
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.evals.ranking import DIRECTIONS, TOP
 from avmae_jax.evals.retrieval import Hits, class_words, require_same_model, retrieve_into, search, search_of
-from avmae_jax.gallery import Section, draw_gallery
+from avmae_jax.plots.gallery import Section, draw_gallery
 from avmae_jax.weights.trained import Trained
 from launch import applied, runtime
 from launch.embed import counted

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from avmae_jax import class_pictures
-from avmae_jax.class_pictures import Mistake
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.evals.scores import Evaluation, clip_losses, measure
 from avmae_jax.files import write_json
 from avmae_jax.inference import BATCH, Classify, Scores
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
+from avmae_jax.plots import classification
+from avmae_jax.plots.classification import Mistake
 from avmae_jax.weights.trained import Trained
 
 SHOWN_MISTAKES = 8
@@ -166,12 +166,12 @@ def evaluate_into(
 
 def _draw(out: Path, view: str, scores: Scores, found: Evaluation, names: Sequence[str], source: ClipSource, loss: str) -> None:
     """The pictures of a view."""
-    class_pictures.precision_recall(out / PICTURES[0], scores.probabilities, scores.targets, names, heading=view)
+    classification.precision_recall(out / PICTURES[0], scores.probabilities, scores.targets, names, heading=view)
     if found.confusion is not None:
-        class_pictures.confusion(out / PICTURES[1], found.confusion, names, heading=f"{view}: accuracy {found.accuracy:.1%}")
+        classification.confusion(out / PICTURES[1], found.confusion, names, heading=f"{view}: accuracy {found.accuracy:.1%}")
     worst = _worst(scores, loss)
     mistakes = [_mistake(scores, index, names, _clip(source, index, scores.ids[index])) for index in worst[:SHOWN_MISTAKES]]
-    class_pictures.mistakes(out / PICTURES[2], mistakes, heading=f"{view}: {len(worst)} of {found.clips} clips mistaken")
+    classification.mistakes(out / PICTURES[2], mistakes, heading=f"{view}: {len(worst)} of {found.clips} clips mistaken")
 
 
 def plain(value: Any) -> Any:

@@ -16,8 +16,8 @@ from avmae_jax.embedding_files import Embeddings, collect
 from avmae_jax.embeddings import Embed, fingerprint, note_of
 from avmae_jax.evals.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest, of_rows
 from avmae_jax.files import write_json
-from avmae_jax.gallery import CARDS, Card, Search, Section, Side, draw_gallery
 from avmae_jax.inference import BATCH
+from avmae_jax.plots.gallery import CARDS, Card, Search, Section, Side, draw_gallery
 from avmae_jax.weights.trained import Trained
 
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax import class_pictures
 from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import Frames
@@ -24,6 +23,7 @@ from avmae_jax.evals.scores import clip_losses, measure
 from avmae_jax.files import write_json
 from avmae_jax.inference import Classify, Scores
 from avmae_jax.models.classifier import Mode
+from avmae_jax.plots import classification
 from avmae_jax.weights import io
 from avmae_jax.weights.build import Model
 from avmae_jax.weights.trained import Trained
@@ -240,7 +240,7 @@ def test_numbers_are_written_before_pictures_and_earlier_pictures_are_gone(tmp_p
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(class_pictures, "precision_recall", fail)
+    monkeypatch.setattr(classification, "precision_recall", fail)
     with pytest.raises(OSError, match="no space left"):
         evaluate_into(tmp_path / "v", trained(), Labelled(2), batch_size=5)
     assert [path.name for path in (tmp_path / "v").iterdir()] == ["evaluation.json"]
@@ -249,7 +249,7 @@ def test_numbers_are_written_before_pictures_and_earlier_pictures_are_gone(tmp_p
 
 def test_a_failure_leaves_the_views_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "evaluation.json", {"views": [{"view": "videoonly_all"}]})
-    draw, drawn = class_pictures.mistakes, list[Path]()
+    draw, drawn = classification.mistakes, list[Path]()
 
     def fail_at_the_second(path: Path, *arguments: Any, **named: Any) -> None:
         drawn.append(path)
@@ -257,7 +257,7 @@ def test_a_failure_leaves_the_views_that_are_done(tmp_path: Path, monkeypatch: p
             raise OSError("no space left")
         draw(path, *arguments, **named)
 
-    monkeypatch.setattr(class_pictures, "mistakes", fail_at_the_second)
+    monkeypatch.setattr(classification, "mistakes", fail_at_the_second)
     with pytest.raises(OSError, match="no space left"):
         evaluate_views(tmp_path, trained(), Labelled(2), ["audioonly", "videoonly"], ["first", "middle"], batch_size=5, data="sets/it")
     found = json.loads((tmp_path / "evaluation.json").read_text())
@@ -268,7 +268,7 @@ def test_a_failure_leaves_the_views_that_are_done(tmp_path: Path, monkeypatch: p
 def test_frames_and_modes_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames differ in colour, so the first, the middle and all of them give other probabilities; a sound alone doesn't look at them."""
     for picture in ("confusion", "precision_recall", "mistakes"):
-        monkeypatch.setattr(class_pictures, picture, lambda *arguments, heading: None)
+        monkeypatch.setattr(classification, picture, lambda *arguments, heading: None)
 
     def losses(mode: Mode, *frames: Frames) -> list[float]:
         return [evaluate_into(tmp_path, trained(), Labelled(2), mode=mode, frames=one, batch_size=5)["loss"] for one in frames]

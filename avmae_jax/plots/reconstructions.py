@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD
-from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
 from avmae_jax.models.patches import patchify, unpatchify
+from avmae_jax.plots.canvas import DPI, WIDTH, axes_at, save, short_name, write
 
 GREY = (0.5, 0.5, 0.5)  # hidden patches
 BROKEN = (1.0, 0.0, 1.0)  # values that aren't finite

@@ -14,9 +14,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avmae_jax import pictures
 from avmae_jax.losses import normalise_patches
 from avmae_jax.models.patches import patchify, spectrogram_picture
+from avmae_jax.plots import reconstructions
 
 PATCH = 4
 IMAGE_GRID, AUDIO_GRID = (2, 2), (2, 8)
@@ -58,11 +58,11 @@ def _draw(path: Path, case: dict[str, Any], only: tuple[str, ...] = ("image", "a
         "audio": (_picture(case["fbanks"]), case["pred_fbanks"], case["hidden_fbanks"], case["audio_grid"]),
     }
     panels = {
-        name: pictures.compose(picture, pred, hidden, grid=grid, patch=case["patch"], norm_pix=case["norm_pix"])
+        name: reconstructions.compose(picture, pred, hidden, grid=grid, patch=case["patch"], norm_pix=case["norm_pix"])
         for name, (picture, pred, hidden, grid) in kinds.items()
         if name in only
     }
-    pictures.reconstructions(path, panels, case["titles"], norm_pix=case["norm_pix"])
+    reconstructions.reconstructions(path, panels, case["titles"], norm_pix=case["norm_pix"])
 
 
 def _picture(fbanks: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def _picture(fbanks: np.ndarray) -> np.ndarray:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that would have been saved."""
     figures: list[Figure] = []
-    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(reconstructions, "save", lambda figure, path: figures.append(figure))
     return figures
 
 
@@ -95,7 +95,7 @@ def test_right_predictions_reconstruct_the_original(norm_pix: bool, seed: int) -
     case = _case(norm_pix=norm_pix, seed=seed)
     kinds = {"images": (case["images"], IMAGE_GRID), "fbanks": (_picture(case["fbanks"]), AUDIO_GRID)}
     for kind, (picture, grid) in kinds.items():
-        panels = pictures.compose(picture, case[f"pred_{kind}"], case[f"hidden_{kind}"], grid=grid, patch=PATCH, norm_pix=norm_pix)
+        panels = reconstructions.compose(picture, case[f"pred_{kind}"], case[f"hidden_{kind}"], grid=grid, patch=PATCH, norm_pix=norm_pix)
         np.testing.assert_array_equal(panels.original, picture)
         np.testing.assert_allclose(panels.reconstructed, picture, atol=1e-5 if norm_pix else 0)
 
@@ -104,7 +104,7 @@ def test_predictions_appear_in_hidden_places_only() -> None:
     picture = np.zeros((1, 8, 8, 3), np.float32)
     pred = np.arange(1, 5, dtype=np.float32)[None, :, None] * np.ones((1, 4, PATCH * PATCH * 3), np.float32)
     hidden = np.array([[0, 1, 0, 1]], np.float32)  # the right half
-    panels = pictures.compose(picture, pred, hidden, grid=IMAGE_GRID, patch=PATCH, norm_pix=False)
+    panels = reconstructions.compose(picture, pred, hidden, grid=IMAGE_GRID, patch=PATCH, norm_pix=False)
     expected = np.zeros((1, 8, 8, 3))
     expected[:, :4, 4:], expected[:, 4:, 4:] = 2, 4
     np.testing.assert_array_equal(panels.reconstructed, expected)
@@ -115,7 +115,7 @@ def test_normalised_predictions_get_mean_and_contrast_of_the_original_patch() ->
     rng = np.random.default_rng(0)
     picture = rng.uniform(2, 5, (1, 8, 8, 1)).astype(np.float32)
     pred = rng.standard_normal((1, 4, PATCH * PATCH)).astype(np.float32)
-    panels = pictures.compose(picture, pred, np.ones((1, 4)), grid=IMAGE_GRID, patch=PATCH, norm_pix=True)
+    panels = reconstructions.compose(picture, pred, np.ones((1, 4)), grid=IMAGE_GRID, patch=PATCH, norm_pix=True)
     corner = picture[0, :4, 4:, 0]
     expected = pred[0, 1].reshape(4, 4) * corner.std(ddof=1) + corner.mean()
     np.testing.assert_allclose(panels.reconstructed[0, :4, 4:, 0], expected, rtol=1e-5)
@@ -126,7 +126,7 @@ def test_colours_show_the_image_as_it_was_and_hide_what_is_hidden() -> None:
     normalised = ((rgb - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32)
     hidden = np.zeros((1, 8, 8), bool)
     hidden[:, :, 4:] = True
-    original, masked, reconstructed = pictures.image_stages(pictures.Panels(normalised, hidden, normalised + 100))
+    original, masked, reconstructed = reconstructions.image_stages(reconstructions.Panels(normalised, hidden, normalised + 100))
     np.testing.assert_allclose(original, rgb, atol=1e-6)
     np.testing.assert_allclose(masked[:, :, :4], rgb[:, :, :4], atol=1e-6)
     np.testing.assert_array_equal(masked[:, :, 4:], np.full((1, 8, 4, 3), 0.5))
@@ -136,8 +136,8 @@ def test_colours_show_the_image_as_it_was_and_hide_what_is_hidden() -> None:
 def test_a_spectrogram_has_one_scale_for_its_three_stages_and_its_own() -> None:
     quiet = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8, 1)
     original = np.concatenate([quiet, 50 * quiet])
-    panels = pictures.Panels(original, np.zeros((2, 8, 8), bool), original[:, ::-1])
-    first, _, last = pictures.spectrogram_stages(panels)
+    panels = reconstructions.Panels(original, np.zeros((2, 8, 8), bool), original[:, ::-1])
+    first, _, last = reconstructions.spectrogram_stages(panels)
     np.testing.assert_array_equal(first[:, ::-1], last)
     np.testing.assert_allclose(first[0], first[1], atol=1e-2)
     assert first[0, 0, 0].sum() < 0.1 < 2 < first[0, -1, -1].sum()  # dark to bright
@@ -147,8 +147,8 @@ def test_predictions_that_are_not_finite_are_seen() -> None:
     original = np.zeros((1, 8, 8, 3), np.float32)
     broken = original.copy()
     broken[0, 0, :3, 1] = [np.nan, np.inf, -np.inf]
-    stages = pictures.image_stages(pictures.Panels(original, np.zeros((1, 8, 8), bool), broken))
-    np.testing.assert_array_equal(stages[2][0, 0, :3], [pictures.BROKEN] * 3)
+    stages = reconstructions.image_stages(reconstructions.Panels(original, np.zeros((1, 8, 8), bool), broken))
+    np.testing.assert_array_equal(stages[2][0, 0, :3], [reconstructions.BROKEN] * 3)
     np.testing.assert_array_equal(stages[2][0, 1:], stages[0][0, 1:])
 
 
@@ -167,7 +167,7 @@ def test_the_masked_panels_of_the_file_are_grey_where_everything_is_hidden(tmp_p
     for hidden in (0.0, 1.0):
         _draw(tmp_path / f"{hidden}.png", _case(1, hidden=hidden))
         pixels = _pixels(tmp_path / f"{hidden}.png")
-        shares.append(_share(pixels, pictures.GREY) * pixels.shape[0] * pixels.shape[1])
+        shares.append(_share(pixels, reconstructions.GREY) * pixels.shape[0] * pixels.shape[1])
     grey = shares[1] - shares[0]  # pixels
     image, spectrogram = 200 * 200, 620 * 61
     assert grey == pytest.approx(image + spectrogram, rel=0.02)
@@ -238,7 +238,7 @@ def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path: Path, 
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(pictures.Figure, "savefig", full)
+    monkeypatch.setattr(reconstructions.Figure, "savefig", full)
     with pytest.raises(OSError, match="No space"):
         _draw(path, _case())
     assert path.read_bytes() == b"old"
@@ -267,7 +267,7 @@ def _metrics(steps: int, **extra: Any) -> str:
 )
 def test_loss_curves_are_drawn_from_any_metrics(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(text)
-    pictures.loss_curves(tmp_path / "pictures" / "curves.png", tmp_path / "metrics.jsonl")
+    reconstructions.loss_curves(tmp_path / "pictures" / "curves.png", tmp_path / "metrics.jsonl")
     pixels = _pixels(tmp_path / "pictures" / "curves.png")
     assert pixels.shape == (700, 1400, 3)
     assert (_share(pixels, (1, 0, 0)) > 0) == any(word in text for word in ("Infinity", "NaN", "null"))  # the red marks
@@ -277,7 +277,7 @@ def test_loss_curves_are_drawn_from_any_metrics(tmp_path: Path, text: str) -> No
 def test_one_stray_value_does_not_flatten_the_curve(tmp_path: Path, drawn: list[Figure]) -> None:
     rows = [{"step": i, "split": "train", "loss": 1e4 if i == 150 else 1 + i % 2} for i in range(300)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    pictures.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
+    reconstructions.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
     low, high = drawn[0].axes[0].get_ylim()
     assert low < 1
     assert 2 < high < 1e4 / 20  # the mean of 31 is seen whole, the stray value is not
@@ -285,7 +285,7 @@ def test_one_stray_value_does_not_flatten_the_curve(tmp_path: Path, drawn: list[
 
 def test_guessing_is_drawn_at_the_logarithm_of_the_batch(tmp_path: Path, drawn: list[Figure]) -> None:
     (tmp_path / "metrics.jsonl").write_text(_metrics(30))
-    pictures.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl", batch_size=48)
+    reconstructions.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl", batch_size=48)
     dashed = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in drawn[0].axes]
     assert [len(lines) for lines in dashed] == [0, 0, 0, 1]
     assert np.asarray(dashed[3][0].get_ydata())[0] == pytest.approx(math.log(48))
@@ -297,7 +297,7 @@ def test_a_line_cut_short_is_named_and_the_others_are_read(tmp_path: Path, caplo
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(_metrics(3).encode() + b'[1]\n{"split": "train"}\n{"step": 40, "split": "tr\xff')
     with caplog.at_level(logging.WARNING):
-        rows = pictures.read_metrics(path)
+        rows = reconstructions.read_metrics(path)
     assert [row["step"] for row in rows] == [10, 20, 30]
     assert [f"line {number} " in record.getMessage() for number, record in zip((4, 5, 6), caplog.records, strict=True)] == [True] * 3
 
@@ -310,14 +310,14 @@ def test_a_series_keeps_what_is_written_and_skips_what_is_not() -> None:
         {"step": 4, "split": "train", "nce": None},
         {"step": 5, "split": "train", "nce": 3},
     ]
-    steps, values = pictures.series(rows, "train", "nce")
+    steps, values = reconstructions.series(rows, "train", "nce")
     np.testing.assert_array_equal(steps, [1, 4, 5])
     np.testing.assert_array_equal(values, [2.5, np.nan, 3.0])
 
 
 def test_smoothing_is_centred_short_at_the_start_and_cut_at_the_end() -> None:
     values = np.array([100.0, 1, 2, 3, 4, 5])
-    np.testing.assert_allclose(pictures.smooth(values, 2), [100, 103 / 3, 22, 3, 3.5, 4])
-    np.testing.assert_array_equal(pictures.smooth(values, 0), values)
+    np.testing.assert_allclose(reconstructions.smooth(values, 2), [100, 103 / 3, 22, 3, 3.5, 4])
+    np.testing.assert_array_equal(reconstructions.smooth(values, 0), values)
     line = np.arange(20.0)
-    np.testing.assert_allclose(pictures.smooth(line, 3)[:17], line[:17])  # no lag
+    np.testing.assert_allclose(reconstructions.smooth(line, 3)[:17], line[:17])  # no lag

@@ -12,7 +12,7 @@ from PIL import Image
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
 from avmae_jax.data.images import PICTURE_FORMATS
-from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
+from avmae_jax.plots.canvas import DPI, WIDTH, axes_at, save, short_name, write
 
 _COLUMNS, _GAP, _MARGIN, _HEAD, _TITLE, HEIGHT = 3, 18, 14, 40, 22, 130  # in pixels, but for the first
 CELL = (WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS

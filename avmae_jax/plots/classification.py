@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avmae_jax.contact_sheet import CELL, HEIGHT, draw_frame, draw_sound
 from avmae_jax.data.clip import Clip
 from avmae_jax.evals.metrics import average_precision
-from avmae_jax.figures import DPI, WIDTH, axes_at, save, short_name, write
+from avmae_jax.plots.canvas import DPI, WIDTH, axes_at, save, short_name, write
+from avmae_jax.plots.contact_sheet import CELL, HEIGHT, draw_frame, draw_sound
 
 MOST_CONFUSED = 30  # classes of a matrix whose numbers can still be read
 PANELS = 24  # curves drawn

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.gallery import Card, Search, Section, draw_gallery
+from avmae_jax.plots.gallery import Card, Search, Section, draw_gallery
 from tests.support import Clips
 
 GREEN, BLUE = (0x17, 0xA0, 0x17), (0x3A, 0x76, 0xD6)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avmae_jax import class_pictures
-from avmae_jax.class_pictures import MOST_CONFUSED, Mistake, confusion, curve, mistakes, precision_recall
 from avmae_jax.evals.metrics import average_precision
+from avmae_jax.plots import classification
+from avmae_jax.plots.classification import MOST_CONFUSED, Mistake, confusion, curve, mistakes, precision_recall
 from tests.support import Clips
 
 
@@ -20,13 +20,13 @@ def pixels(path: Path) -> np.ndarray:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is written into pictures from now on."""
     words: list[str] = []
-    write = class_pictures.write
+    write = classification.write
 
     def record(figure: object, left: float, middle: float, text: str, **style: object) -> None:
         words.append(text)
         write(figure, left, middle, text, **style)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(class_pictures, "write", record)
+    monkeypatch.setattr(classification, "write", record)
     return words
 
 
@@ -48,7 +48,7 @@ def test_of_many_classes_the_most_confused_are_shown(tmp_path: Path, monkeypatch
     words, seen = written(monkeypatch), []
     counts = np.diag(np.full(100, 9))
     counts[70, 90], counts[3, 70] = 8, 7
-    monkeypatch.setattr(class_pictures, "_draw_matrix", lambda axes, shown, rows, columns, size: seen.append((shown, rows, columns)))
+    monkeypatch.setattr(classification, "_draw_matrix", lambda axes, shown, rows, columns, size: seen.append((shown, rows, columns)))
     confusion(tmp_path / "c.png", counts, [f"class {n}" for n in range(100)], heading="many")
     ((shown, rows, columns),) = seen
     assert len(rows) == MOST_CONFUSED

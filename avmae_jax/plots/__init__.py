@@ -1,0 +1,1 @@
+"""Every picture that is drawn; the only matplotlib."""
