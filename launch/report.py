@@ -19,8 +19,8 @@ from avmae_jax.data.pipeline import Frames
 from avmae_jax.evals.classification import evaluate_views
 from avmae_jax.evals.retrieval import retrieve_into
 from avmae_jax.files import replacing
-from avmae_jax.report import report
-from avmae_jax.run_files import EVALUATION, RETRIEVAL, Run
+from avmae_jax.report.build import report
+from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL, Run
 from launch import applied, runtime
 from launch.evaluate import MODES, common_needs
 

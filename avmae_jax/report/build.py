@@ -14,8 +14,8 @@ from avmae_jax.config import Config
 from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.plots import reconstructions
 from avmae_jax.plots.canvas import short_name
-from avmae_jax.report_page import folded, grid, missing, page, paragraph, picture, picture_file, preformatted, table, words
-from avmae_jax.run_files import EVALUATION, RETRIEVAL, Run, as_list, group, is_real, objects
+from avmae_jax.report.html import folded, grid, missing, page, paragraph, picture, picture_file, preformatted, table, words
+from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL, Run, as_list, group, is_real, objects
 
 _CURVES = {
     "loss": "loss",

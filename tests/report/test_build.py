@@ -19,7 +19,7 @@ from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
 from avmae_jax.plots.canvas import save
-from avmae_jax.report import report
+from avmae_jax.report.build import report
 from avmae_jax.weights.io import write
 from avmae_jax.weights.notes import Notes
 from launch import report as program
