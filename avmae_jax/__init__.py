@@ -8,10 +8,10 @@ _PUBLIC = {
     "CAVMAE": "avmae_jax.models.cavmae",
     "CAVMAEClassifier": "avmae_jax.models.classifier",
     "MAE": "avmae_jax.models.mae",
-    "embed": "avmae_jax.one_call",
+    "embed": "avmae_jax.inference.api",
     "load_pretrained": "avmae_jax.weights.io",
     "load_trained": "avmae_jax.weights.trained",
-    "predict": "avmae_jax.one_call",
+    "predict": "avmae_jax.inference.api",
     "restore_params": "avmae_jax.checkpoint.manager",
     "save_torch": "avmae_jax.weights.io",
 }

@@ -18,7 +18,7 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.evals.classification import measure
-from avmae_jax.inference import Classify
+from avmae_jax.inference.forward import Classify
 from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.step import Metrics

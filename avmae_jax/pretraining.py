@@ -14,9 +14,9 @@ from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
-from avmae_jax.embeddings import vectors
 from avmae_jax.evals import metrics
-from avmae_jax.inference import Forward
+from avmae_jax.inference.embed import vectors
+from avmae_jax.inference.forward import Forward
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.masking import sample_noise

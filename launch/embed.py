@@ -1,8 +1,8 @@
 """Writes vectors of clips: `python -m launch.embed MODEL --out FILE [--data DATASET --split test --what audio,image,joint]`.
 
 MODEL is a run's folder, its best/ or averaged/, or a file of weights, of a CAV-MAE or its classifier. FILE ends in .npz or .array_record;
-avmae_jax/embedding_files.py tells what is in it. It is written as clips are computed and has its name once it is complete; nothing that
-exists is overwritten. Without --data the clips are those of the model's run.
+avmae_jax/inference/embedding_files.py tells what is in it. It is written as clips are computed and has its name once it is complete;
+nothing that exists is overwritten. Without --data the clips are those of the model's run.
 """
 
 import sys
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from absl import app, flags
 
 from avmae_jax.data.shards import OnProgress
-from avmae_jax.embedding_files import write_embeddings
-from avmae_jax.embeddings import KINDS, Embed, Part, kinds_of, needs_of, note_of
+from avmae_jax.inference.embed import KINDS, Embed, Part, kinds_of, needs_of, note_of
+from avmae_jax.inference.embedding_files import write_embeddings
 from avmae_jax.weights.tensor_files import require_new
 from launch import applied, runtime
 

@@ -27,8 +27,8 @@ from avmae_jax.data.prepared import ids_of
 from avmae_jax.data.video import clip_seconds, decode_clip
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 from avmae_jax.files import file_names
-from avmae_jax.griffin_lim import save_wav
-from avmae_jax.inpainting import LOUDEST, Inpainter
+from avmae_jax.inference.griffin_lim import save_wav
+from avmae_jax.inference.inpaint import LOUDEST, Inpainter
 from avmae_jax.plots import reconstructions
 from launch import applied, runtime
 

@@ -30,9 +30,9 @@ from avmae_jax.data.pipeline import Frames
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.evals.metrics import partner_ranks
 from avmae_jax.files import file_names
+from avmae_jax.inference.predict import BATCH, Prediction, Predictor, open_matcher
+from avmae_jax.inference.windows import of_file
 from avmae_jax.models.classifier import Mode
-from avmae_jax.prediction import BATCH, Prediction, Predictor, open_matcher
-from avmae_jax.windows import of_file
 from launch import applied, prediction_tables, runtime
 
 SOME_FAILED = 3  # exit status
@@ -91,7 +91,7 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
 
 def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Prediction | Exception]:
     """Draws a file's picture and gives its prediction back, or why there is no picture."""
-    from avmae_jax.explain import Explainer, draw  # matplotlib takes a second, which only those wait for who want pictures
+    from avmae_jax.inference.explain import Explainer, draw  # matplotlib takes a second, which only those wait for who want pictures
 
     explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # whose match is told
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from avmae_jax.errors import ClipError
 from avmae_jax.files import replacing
-from avmae_jax.prediction import Prediction
+from avmae_jax.inference.predict import Prediction
 
 _TALL = 20  # files; of more the classes of each stand on one line
 _DIGITS = 6  # of a number written

@@ -26,11 +26,11 @@ from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.sources import open_source
 from avmae_jax.data.video import clip_seconds, decode_clip
-from avmae_jax.embedding_files import Embeddings, collect, read_embeddings
-from avmae_jax.embeddings import Embed, note_of
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.evals.ranking import DIRECTIONS, TOP
 from avmae_jax.evals.retrieval import Hits, class_words, require_same_model, retrieve_into, search, search_of
+from avmae_jax.inference.embed import Embed, note_of
+from avmae_jax.inference.embedding_files import Embeddings, collect, read_embeddings
 from avmae_jax.plots.gallery import Section, draw_gallery
 from avmae_jax.weights.trained import Trained
 from launch import applied, runtime

@@ -23,7 +23,7 @@ from avmae_jax.data.pipeline import example
 from avmae_jax.data.shards import Job
 from avmae_jax.errors import DatasetError
 from avmae_jax.finetuning import FinetuningTask, swap
-from avmae_jax.inference import Classify, logits, probabilities
+from avmae_jax.inference.forward import Classify, logits, probabilities
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import load_trained

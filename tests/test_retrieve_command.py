@@ -17,8 +17,8 @@ from PIL import Image
 from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.shards import Job
-from avmae_jax.embedding_files import read_embeddings, write_embeddings
-from avmae_jax.embeddings import KINDS, Part
+from avmae_jax.inference.embed import KINDS, Part
+from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights.io import write
 from launch import embed, retrieve
 from tests.media import numbered, tone, write_clip, write_media

@@ -20,7 +20,7 @@ from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.pipeline import Frames
 from avmae_jax.evals.scores import Evaluation, clip_losses, measure
 from avmae_jax.files import write_json
-from avmae_jax.inference import BATCH, Classify, Scores
+from avmae_jax.inference.forward import BATCH, Classify, Scores
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
 from avmae_jax.plots import classification
 from avmae_jax.plots.classification import Mistake

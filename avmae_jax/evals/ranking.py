@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from avmae_jax.embedding_files import Embeddings
 from avmae_jax.evals import metrics
+from avmae_jax.inference.embedding_files import Embeddings
 
 DIRECTIONS = {"audio_to_image": ("audio", "image"), "image_to_audio": ("image", "audio")}
 TOP = (1, 5, 10)

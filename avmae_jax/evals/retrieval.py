@@ -12,11 +12,11 @@ from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.pipeline import centre
 from avmae_jax.data.prepared import ids_of, labels_of
 from avmae_jax.data.shards import OnProgress
-from avmae_jax.embedding_files import Embeddings, collect
-from avmae_jax.embeddings import Embed, fingerprint, note_of
 from avmae_jax.evals.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest, of_rows
 from avmae_jax.files import write_json
-from avmae_jax.inference import BATCH
+from avmae_jax.inference.embed import Embed, fingerprint, note_of
+from avmae_jax.inference.embedding_files import Embeddings, collect
+from avmae_jax.inference.forward import BATCH
 from avmae_jax.plots.gallery import CARDS, Card, Search, Section, Side, draw_gallery
 from avmae_jax.weights.trained import Trained
 

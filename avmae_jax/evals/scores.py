@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from avmae_jax.evals import metrics
-from avmae_jax.inference import Scores
+from avmae_jax.inference.forward import Scores
 
 TOP = 5  # likeliest classes among which a clip's own is looked for
 _SMALLEST = 1e-12  # probability whose logarithm is still taken

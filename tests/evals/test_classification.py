@@ -21,7 +21,7 @@ from avmae_jax.evals import metrics
 from avmae_jax.evals.classification import PICTURES, classifier_of, evaluate_into, evaluate_views, label_names_for, plain
 from avmae_jax.evals.scores import clip_losses, measure
 from avmae_jax.files import write_json
-from avmae_jax.inference import Classify, Scores
+from avmae_jax.inference.forward import Classify, Scores
 from avmae_jax.models.classifier import Mode
 from avmae_jax.plots import classification
 from avmae_jax.weights import io

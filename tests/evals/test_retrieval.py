@@ -18,12 +18,12 @@ from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.prepared import Tolerant
-from avmae_jax.embedding_files import Embeddings, collect
-from avmae_jax.embeddings import Embed, note_of
 from avmae_jax.errors import CorruptRecordError
 from avmae_jax.evals import metrics
 from avmae_jax.evals.ranking import class_chance, complete, draw_per_class, evaluate, nearest, same_class
 from avmae_jax.evals.retrieval import Chosen, heard, picks, require_same_model, retrieve_into, search, search_of, section_of
+from avmae_jax.inference.embed import Embed, note_of
+from avmae_jax.inference.embedding_files import Embeddings, collect
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips

@@ -11,7 +11,7 @@ import pytest
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.files import file_names
-from avmae_jax.inpainting import LOUDEST, Inpainted, Inpainter
+from avmae_jax.inference.inpaint import LOUDEST, Inpainted, Inpainter
 from avmae_jax.weights import io
 from avmae_jax.weights.trained import Trained
 from tests.support import TINY, Clips, apply, made

@@ -20,18 +20,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avmae_jax import embed, predict
-from avmae_jax.ahead import Ahead, Found
 from avmae_jax.config import ModelConfig
 from avmae_jax.data.cutting import cut_clips
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import example
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import embedding
-from avmae_jax.prediction import Predictor, by_second
+from avmae_jax.inference.predict import Predictor, by_second
+from avmae_jax.inference.stream import Ahead, Found
+from avmae_jax.inference.windows import Row, of_file, of_parts, rows_of
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.trained import Trained, load_trained
-from avmae_jax.windows import Row, of_file, of_parts, rows_of
 from launch import predict as program_predict
 from tests.media import numbered, tone, write_clip, write_media
 from tests.support import Program, called_here, made

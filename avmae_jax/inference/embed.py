@@ -26,7 +26,7 @@ from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import Batch, centre, example
 from avmae_jax.data.records import Needs
 from avmae_jax.evals import metrics
-from avmae_jax.inference import BATCH, Forward
+from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder

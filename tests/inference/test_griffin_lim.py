@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import log_mel, mel_filters, num_samples
-from avmae_jax.griffin_lim import griffin_lim, inverse_spectrum, mel_to_power, mel_to_sound, save_wav, spectrum
+from avmae_jax.inference.griffin_lim import griffin_lim, inverse_spectrum, mel_to_power, mel_to_sound, save_wav, spectrum
 
 FRAMES = 96
 

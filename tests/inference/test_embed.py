@@ -16,10 +16,10 @@ from avmae_jax.config import Config, ModelConfig, TuneConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import eval_batches
-from avmae_jax.embedding_files import Embeddings, collect, read_embeddings, write_embeddings
-from avmae_jax.embeddings import KINDS, Embed, Part, encoder_of, fingerprint, kinds_of, needs_of, note_of
 from avmae_jax.errors import WeightsError
 from avmae_jax.evals import metrics
+from avmae_jax.inference.embed import KINDS, Embed, Part, encoder_of, fingerprint, kinds_of, needs_of, note_of
+from avmae_jax.inference.embedding_files import Embeddings, collect, read_embeddings, write_embeddings
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder

@@ -23,8 +23,8 @@ from typing import IO, Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from avmae_jax.embeddings import KINDS, Part
 from avmae_jax.errors import WeightsError
+from avmae_jax.inference.embed import KINDS, Part
 from avmae_jax.weights.tensor_files import write_new
 
 NPZ, ARRAY_RECORD = ".npz", ".array_record"

@@ -15,8 +15,8 @@ from flax import nnx
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_frames
-from avmae_jax.embeddings import row_of
-from avmae_jax.griffin_lim import mel_to_sound
+from avmae_jax.inference.embed import row_of
+from avmae_jax.inference.griffin_lim import mel_to_sound
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture

@@ -14,8 +14,8 @@ import numpy as np
 
 from avmae_jax.config import Modality
 from avmae_jax.errors import ClipError
-from avmae_jax.inference import Forward
-from avmae_jax.windows import WHOLE, Medium, Row
+from avmae_jax.inference.forward import Forward
+from avmae_jax.inference.windows import WHOLE, Medium, Row
 
 _AHEAD = 16  # rows on the way from the threads to the device
 

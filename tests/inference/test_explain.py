@@ -13,13 +13,13 @@ from PIL import Image
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals.metrics import embedding
-from avmae_jax.explain import Explainer, Explanation, draw, painted, shares
+from avmae_jax.inference.explain import Explainer, Explanation, draw, painted, shares
+from avmae_jax.inference.predict import Prediction, Predictor
+from avmae_jax.inference.windows import of_parts
 from avmae_jax.models.classifier import Head
-from avmae_jax.prediction import Prediction, Predictor
 from avmae_jax.weights import io
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.trained import Trained
-from avmae_jax.windows import of_parts
 from tests.support import ODD, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")

@@ -17,18 +17,18 @@ from typing import Any, cast, get_args
 import jax
 import numpy as np
 
-from avmae_jax.ahead import Ahead, Found, Shared
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import Frames
-from avmae_jax.embeddings import encoder_of, vectors
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import embedding
-from avmae_jax.inference import probabilities
+from avmae_jax.inference.embed import encoder_of, vectors
+from avmae_jax.inference.forward import probabilities
+from avmae_jax.inference.stream import Ahead, Found, Shared
+from avmae_jax.inference.windows import TIMELINE, WHOLE, Medium, Row, rows_of
 from avmae_jax.models.classifier import Mode, final_tokens, modality_of
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.weights.trained import Trained, load_trained
-from avmae_jax.windows import TIMELINE, WHOLE, Medium, Row, rows_of
 
 BATCH = 8  # rows computed at once, at most, unless told otherwise
 _THREADS = 2  # that decode

@@ -11,10 +11,10 @@ import numpy as np
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.pipeline import Frames
+from avmae_jax.inference.predict import Embedder, Embedding, Prediction, Predictor, open_matcher
+from avmae_jax.inference.windows import Medium, of_file, of_parts
 from avmae_jax.models.classifier import Mode
-from avmae_jax.prediction import Embedder, Embedding, Prediction, Predictor, open_matcher
 from avmae_jax.weights.trained import Trained, load_trained
-from avmae_jax.windows import Medium, of_file, of_parts
 
 
 def predict(
