@@ -25,11 +25,11 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
-from avmae_jax import capacity
 from avmae_jax.config import Config, ModelConfig, TrainConfig
 from avmae_jax.errors import ClipError, DatasetError
-from avmae_jax.pretraining import make_model, make_task
-from avmae_jax.train import Trainer, put_on_devices
+from avmae_jax.train import memory
+from avmae_jax.train.loop import Trainer, put_on_devices
+from avmae_jax.train.pretraining import make_model, make_task
 from launch import benchmark_data, benchmark_scale, runtime
 from launch.pretrain import open_sources, pick_micro_batch
 
@@ -57,7 +57,7 @@ def measure_step(trainer: Trainer, steps: int) -> dict[str, float]:
         seconds.append(time.perf_counter() - start)
     trainer.state = state
     median, pairs = statistics.median(seconds[1:]), trainer.config.train.batch_size
-    own = capacity.step_flops(trainer.config.model) * pairs
+    own = memory.step_flops(trainer.config.model) * pairs
     return {
         "trace s": traced - begin,
         "compile s": ready - traced,

@@ -21,10 +21,10 @@ from ml_collections import config_flags
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config
 from avmae_jax.errors import DatasetError, NonFiniteLossError
-from avmae_jax.finetuning import FinetuningTask
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
-from avmae_jax.snapshots import AVERAGED, set_aside
-from avmae_jax.train import Trainer
+from avmae_jax.train.finetuning import FinetuningTask
+from avmae_jax.train.loop import Trainer
+from avmae_jax.train.snapshots import AVERAGED, set_aside
 from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.io import load_pretrained
 from launch import applied, runtime

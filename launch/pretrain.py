@@ -18,17 +18,17 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from avmae_jax import capacity, optim, sharding
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source
 from avmae_jax.errors import NonFiniteLossError
-from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.models.classifier import Mode
 from avmae_jax.plots import reconstructions
-from avmae_jax.pretraining import make_model, make_task
-from avmae_jax.train import Trainer
+from avmae_jax.train import memory, optim, sharding
+from avmae_jax.train.logbook import METRICS_FILE
+from avmae_jax.train.loop import Trainer
+from avmae_jax.train.pretraining import make_model, make_task
 from avmae_jax.weights.init_from import initialise_from
 from launch import applied, runtime
 
@@ -55,15 +55,15 @@ def pick_micro_batch(config: Config, make: Callable[[], nnx.Module], trained: An
     """
     groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
     params = nnx.eval_shape(lambda: nnx.state(make(), nnx.Param))
-    batch, available = config.train.batch_size, capacity.usable_memory()
+    batch, available = config.train.batch_size, memory.usable_memory()
     if micro_batch := config.train.micro_batch:
         reason = "as train.micro_batch says"
     elif before and batch % before == 0 and before % groups == 0:
         micro_batch, reason = before, "as in the run that is resumed; train.micro_batch changes it"
     else:
-        micro_batch = capacity.choose_micro_batch(config.model, params, batch, groups, available, mode)
+        micro_batch = memory.choose_micro_batch(config.model, params, batch, groups, available, mode)
         reason = f"{available / 2**30:.1f} GiB a device may be used"
-    capacity.require_even(batch, micro_batch, groups)
+    memory.require_even(batch, micro_batch, groups)
     if micro_batch < batch:
         logging.info(
             "a step of %d pairs is computed as %d micro-batches of %d (%s)%s",
@@ -77,8 +77,8 @@ def pick_micro_batch(config: Config, make: Callable[[], nnx.Module], trained: An
 def announce(config: Config) -> None:
     """What the run runs on and how long a step will take; on a slow machine, what to run instead."""
     logging.info("%s on %s", config.name, runtime.device_line())
-    flops = capacity.step_flops(config.model) * config.train.batch_size
-    speed = capacity.matmul_speed() * jax.device_count()
+    flops = memory.step_flops(config.model) * config.train.batch_size
+    speed = memory.matmul_speed() * jax.device_count()
     seconds = flops / speed
     logging.info(
         "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",

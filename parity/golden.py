@@ -27,9 +27,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax import losses, optim
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
+from avmae_jax.train import losses, optim
 from avmae_jax.trees import flatten
 from avmae_jax.weights import build, official
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, print_table

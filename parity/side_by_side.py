@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from avmae_jax import losses, optim
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
 from avmae_jax.models.masking import sample_noise
+from avmae_jax.train import losses, optim
 from avmae_jax.trees import flatten
 from avmae_jax.weights import build, official
 from parity import reference

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax import losses, optim
 from avmae_jax.config import Config
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.step import Metrics, State, make_step
+from avmae_jax.train import losses, optim
+from avmae_jax.train.step import Metrics, State, make_step
 from avmae_jax.weights import build
 
 Arrays = Mapping[str, np.ndarray]

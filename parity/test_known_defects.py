@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from avmae_jax import losses
 from avmae_jax.config import LossConfig
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import log_mel
 from avmae_jax.data.video import decode_audio, decode_clip
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import average_precision
+from avmae_jax.train import losses
 from parity import reference
 from parity.rows import OUTPUT_TOLERANCE, assert_all, compare
 from parity.side_by_side import Pretraining, random_inputs, small

@@ -20,7 +20,6 @@ import torch
 from flax import nnx
 from PIL import Image
 
-from avmae_jax import losses
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data import fbank
 from avmae_jax.data.frontend import model_inputs
@@ -29,6 +28,7 @@ from avmae_jax.evals import metrics
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.train import losses
 from avmae_jax.trees import flatten
 from avmae_jax.weights import vit
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare

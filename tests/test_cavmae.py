@@ -12,11 +12,11 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import SIZES, LossConfig, ModelConfig
-from avmae_jax.losses import pretraining_loss
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
 from avmae_jax.models.layers import MAIN
 from avmae_jax.models.masking import mask_from_noise
-from avmae_jax.optim import trainable
+from avmae_jax.train.losses import pretraining_loss
+from avmae_jax.train.optim import trainable
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described
 

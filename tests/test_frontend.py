@@ -16,7 +16,7 @@ from avmae_jax.data.fbank import normalised_fbank, num_frames, padded_fbank
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD, model_inputs
 from avmae_jax.data.pipeline import TrainBatches, eval_batches
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.pretraining import PretrainingTask, make_model, make_task
+from avmae_jax.train.pretraining import PretrainingTask, make_model, make_task
 from tests.support import TINY, Clips, apply
 
 CONFIG = apply(Config(), TINY)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax import optim
 from avmae_jax.config import Config, ModelConfig
-from avmae_jax.losses import reconstruction_loss
 from avmae_jax.models.mae import MAE, Reconstruction
 from avmae_jax.models.masking import mask_from_noise
 from avmae_jax.models.patches import spectrogram_picture
-from avmae_jax.pretraining import SingleModalityTask, make_model, make_task
-from avmae_jax.train import Trainer
+from avmae_jax.train import optim
+from avmae_jax.train.loop import Trainer
+from avmae_jax.train.losses import reconstruction_loss
+from avmae_jax.train.pretraining import SingleModalityTask, make_model, make_task
 from avmae_jax.trees import flatten
 from tests.support import TINY, Clips, apply
 

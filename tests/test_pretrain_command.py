@@ -21,11 +21,11 @@ from PIL import Image
 from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
-from avmae_jax.finetuning import FinetuningTask
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.pretraining import PretrainingTask
-from avmae_jax.train import Trainer
+from avmae_jax.train.finetuning import FinetuningTask
+from avmae_jax.train.loop import Trainer
+from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.weights.build import described
 from launch import pretrain
 from tests.media import tone, write_clip, write_media
@@ -340,7 +340,9 @@ def picked(config: Config, before: int = 0) -> int:
 
 @pytest.mark.parametrize(("batch", "micro", "mesh"), [(7, 0, 2), (8, 3, 1), (8, 16, 1), (8, 1, 2), (0, 0, 1), (8, -2, 1)])
 def test_a_batch_that_does_not_divide_names_the_fields(monkeypatch: pytest.MonkeyPatch, batch: int, micro: int, mesh: int) -> None:
-    monkeypatch.setattr("avmae_jax.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor")))
+    monkeypatch.setattr(
+        "avmae_jax.train.loop.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor"))
+    )
     config = apply(Config(), TINY | {"train.batch_size": batch, "train.micro_batch": micro})
     with pytest.raises(ValueError, match=rf"train\.batch_size (is )?{batch}.*mesh"):
         picked(config)
@@ -357,7 +359,9 @@ def test_a_step_that_has_to_be_split_is_announced(caplog: pytest.LogCaptureFixtu
 def test_a_resumed_run_keeps_its_micro_batch_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, before: int, micro: int, mesh: int, expected: int
 ) -> None:
-    monkeypatch.setattr("avmae_jax.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor")))
+    monkeypatch.setattr(
+        "avmae_jax.train.loop.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor"))
+    )
     assert picked(apply(Config(), TINY | {"train.micro_batch": micro}), before) == expected
 
 

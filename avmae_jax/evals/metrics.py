@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri
 
-from avmae_jax.losses import unit_length
+from avmae_jax.train.losses import unit_length
 
 _BLOCK_SCORES = 2**24  # similarities held at once, 64 MiB of them
 

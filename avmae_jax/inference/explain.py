@@ -31,9 +31,9 @@ from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import embedding
 from avmae_jax.inference.predict import Prediction, separate
 from avmae_jax.inference.windows import Medium, Row, rows_of
-from avmae_jax.losses import unit_length
 from avmae_jax.models.classifier import Head, Mode, final_tokens, modality_of
 from avmae_jax.plots.canvas import DPI, axes_at, save, short_name, write
+from avmae_jax.train.losses import unit_length
 from avmae_jax.weights.trained import Trained
 
 _MARGIN, _GAP, _HEAD, _SIDE, _SOUND, _AXIS, _BAR = 14, 12, 64, 300, 640, 26, 64  # layout in pixels

@@ -21,7 +21,7 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.plots import reconstructions
-from avmae_jax.pretraining import make_task
+from avmae_jax.train.pretraining import make_task
 from avmae_jax.weights.trained import Trained
 
 LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sounds

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from avmae_jax.config import Config
-from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.plots import reconstructions
 from avmae_jax.plots.canvas import short_name
 from avmae_jax.report.html import folded, grid, missing, page, paragraph, picture, picture_file, preformatted, table, words
 from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL, Run, as_list, group, is_real, objects
+from avmae_jax.train.logbook import METRICS_FILE
 
 _CURVES = {
     "loss": "loss",

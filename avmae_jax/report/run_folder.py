@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
-from avmae_jax.logbook import METRICS_FILE
 from avmae_jax.plots import reconstructions
+from avmae_jax.train.logbook import METRICS_FILE
 
 EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
 

@@ -14,9 +14,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avmae_jax.losses import normalise_patches
 from avmae_jax.models.patches import patchify, spectrogram_picture
 from avmae_jax.plots import reconstructions
+from avmae_jax.train.losses import normalise_patches
 
 PATCH = 4
 IMAGE_GRID, AUDIO_GRID = (2, 2), (2, 8)

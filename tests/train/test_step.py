@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
-from avmae_jax import losses, optim
 from avmae_jax.config import Config
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.step import State, make_step
+from avmae_jax.train import losses, optim
+from avmae_jax.train.step import State, make_step
 from tests.support import TINY, apply
 
 KEY = jax.random.key(7)

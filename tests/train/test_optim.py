@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from avmae_jax.config import ModelConfig, OptimConfig
 from avmae_jax.models.layers import Position
-from avmae_jax.optim import adam, learning_rate, trainable
+from avmae_jax.train.optim import adam, learning_rate, trainable
 from avmae_jax.trees import flatten
 
 STRONG = OptimConfig(learning_rate=0.01, weight_decay=0.1, decay_start=2, decay_every=1)  # so strong that mistakes show

@@ -14,7 +14,6 @@ import pytest
 from flax import nnx
 
 import launch.finetune
-from avmae_jax import optim
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data import shards
@@ -22,9 +21,10 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.pipeline import example
 from avmae_jax.data.shards import Job
 from avmae_jax.errors import DatasetError
-from avmae_jax.finetuning import FinetuningTask, swap
 from avmae_jax.inference.forward import Classify, logits, probabilities
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
+from avmae_jax.train import optim
+from avmae_jax.train.finetuning import FinetuningTask, swap
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import load_trained
 from configs.finetune_instruments import get_config

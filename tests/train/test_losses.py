@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avmae_jax.config import LossConfig
-from avmae_jax.losses import contrastive_loss, normalise_patches, pretraining_loss, reconstruction_loss, unit_length
 from avmae_jax.models.cavmae import Pretraining
 from avmae_jax.models.masking import mask_from_noise
+from avmae_jax.train.losses import contrastive_loss, normalise_patches, pretraining_loss, reconstruction_loss, unit_length
 
 PATCH = 4
 _contrast = jax.jit(contrastive_loss, static_argnames=("bidirectional", "groups"))

@@ -7,9 +7,9 @@ from typing import Any, cast
 import jax
 import optax
 
-from avmae_jax import optim
 from avmae_jax.config import Config, Modality
-from avmae_jax.step import Metrics
+from avmae_jax.train import optim
+from avmae_jax.train.step import Metrics
 
 
 class Task(ABC):

@@ -9,7 +9,6 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax import losses
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
@@ -22,8 +21,9 @@ from avmae_jax.models.mae import MAE
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.models.patches import spectrogram_picture
 from avmae_jax.plots import reconstructions
-from avmae_jax.step import Metrics
-from avmae_jax.task import Task
+from avmae_jax.train import losses
+from avmae_jax.train.step import Metrics
+from avmae_jax.train.task import Task
 
 Arrays = Mapping[str, jax.Array]
 

@@ -14,7 +14,7 @@ from avmae_jax.models.masking import num_kept
 
 # Values of a block that are alive at once, in widths of one token: inputs of norms, attention and both linear layers with their gradients
 # (16), and those of the hidden layer around the GELU (4 hidden widths). Set by compiled programs: XLA for CPUs takes 573 MiB a pair for the
-# base model, this gives 570; tests/test_capacity.py looks at a smaller one.
+# base model, this gives 570; tests/train/test_memory.py looks at a smaller one.
 _KEPT_WIDTHS, _KEPT_HIDDEN = 16, 4
 _USABLE_SHARE = 0.7  # of the memory that is free; the rest is for the data, the compiler and everybody else
 

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.config import Config
 from avmae_jax.errors import CheckpointMismatchError, NonFiniteLossError
-from avmae_jax.task import Task
-from avmae_jax.train import Trainer
+from avmae_jax.train.loop import Trainer
+from avmae_jax.train.task import Task
 from tests.support import TINY, Clips, apply
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")

@@ -20,16 +20,16 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from avmae_jax import capacity, optim, sharding
 from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches
 from avmae_jax.errors import NonFiniteLossError
-from avmae_jax.logbook import Logbook
-from avmae_jax.snapshots import Snapshots
-from avmae_jax.step import Metrics, State, make_step
-from avmae_jax.task import Task
+from avmae_jax.train import memory, optim, sharding
+from avmae_jax.train.logbook import Logbook
+from avmae_jax.train.snapshots import Snapshots
+from avmae_jax.train.step import Metrics, State, make_step
+from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
@@ -73,7 +73,7 @@ class Trainer:
         self.mesh = sharding.make_mesh(config.mesh)
         self.groups = sharding.batch_shards(self.mesh)
         batch = config.train.batch_size
-        capacity.require_even(batch, micro_batch, self.groups)
+        memory.require_even(batch, micro_batch, self.groups)
         self.steps_per_epoch = len(train) / batch
         self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
         self.step = 0

@@ -16,7 +16,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.evals import metrics
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.pretraining import PretrainingTask
+from avmae_jax.train.pretraining import PretrainingTask
 from tests.support import TINY, Clips, apply
 
 pytestmark = pytest.mark.usefixtures("unpolished")

@@ -8,7 +8,7 @@ import pytest
 
 from avmae_jax.checkpoint.manager import newest_meta, restore_params
 from avmae_jax.errors import CheckpointError
-from avmae_jax.snapshots import AVERAGED, BEST, Snapshots, set_aside
+from avmae_jax.train.snapshots import AVERAGED, BEST, Snapshots, set_aside
 
 
 def params(value: float) -> dict[str, jax.Array]:

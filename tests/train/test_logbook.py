@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] - generated
 
-from avmae_jax.logbook import METRICS_FILE, Logbook
+from avmae_jax.train.logbook import METRICS_FILE, Logbook
 
 
 def write_steps(folder: Path, first: int, last: int, *, resumed_at: int = 0) -> None:

@@ -14,11 +14,11 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from avmae_jax import optim, sharding
 from avmae_jax.config import Config, MeshConfig
 from avmae_jax.data.pipeline import TrainBatches
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.pretraining import PretrainingTask
+from avmae_jax.train import optim, sharding
+from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.trees import flatten
 from tests.support import TINY, Clips, Program, apply
 

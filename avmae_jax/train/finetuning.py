@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from avmae_jax import optim
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
@@ -21,8 +20,9 @@ from avmae_jax.evals.classification import measure
 from avmae_jax.inference.forward import Classify
 from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
-from avmae_jax.step import Metrics
-from avmae_jax.task import Task
+from avmae_jax.train import optim
+from avmae_jax.train.step import Metrics
+from avmae_jax.train.task import Task
 from avmae_jax.trees import dotted
 
 # Whose norms a mode runs through; one with a missing modality through those of both as well, which a model tuned on both has anyway.

@@ -1,0 +1,1 @@
+"""Training: tasks, losses, the step, the loop."""
