@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "AST": "avmae_jax.models.spectrogram_transformer",
+    "AST": "avmae_jax.models.ast",
     "CAVMAE": "avmae_jax.models.cavmae",
     "CAVMAEClassifier": "avmae_jax.models.classifier",
     "MAE": "avmae_jax.models.mae",

@@ -25,9 +25,9 @@ from avmae_jax.data import fbank
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pipeline import decode_image
 from avmae_jax.evals import metrics
+from avmae_jax.models.ast import AST
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture
-from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.train import losses
 from avmae_jax.trees import flatten
 from avmae_jax.weights import vit

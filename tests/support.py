@@ -17,10 +17,10 @@ from PIL import Image
 
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.clip import NUM_FRAMES, Clip
+from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
-from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights.io import Weights
 from launch import runtime

@@ -15,10 +15,10 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
+from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
-from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights.official import from_official, require_none
 

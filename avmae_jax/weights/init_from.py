@@ -12,7 +12,7 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.errors import WeightsError
-from avmae_jax.models.spectrogram_transformer import AST
+from avmae_jax.models.ast import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
 from avmae_jax.weights.build import set_params

@@ -24,10 +24,10 @@ from flax import nnx
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import CheckpointError, WeightsError
+from avmae_jax.models.ast import STRIDE
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.patches import grid_of, interpolate_columns
-from avmae_jax.models.spectrogram_transformer import STRIDE
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import Model, described, fill, require_fits
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta

@@ -19,9 +19,9 @@ from flax import nnx
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
+from avmae_jax.models.ast import AST, STRIDE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import sincos_positions
-from avmae_jax.models.spectrogram_transformer import AST, STRIDE
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import AnyKey, build, set_params
 from avmae_jax.weights.official import convert_tensor, require_none

@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
+from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import find_rows, interpolate_columns, sincos_positions
-from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.io import Weights, load_pretrained, read, save_torch, with_audio_frames, write

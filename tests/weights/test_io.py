@@ -21,10 +21,10 @@ from safetensors.numpy import load_file, save_file
 import avmae_jax
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.errors import WeightsError
+from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
-from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights import tensor_files
 from avmae_jax.weights.build import build

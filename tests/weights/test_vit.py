@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.errors import WeightsError
+from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import sincos_positions
-from avmae_jax.models.spectrogram_transformer import AST
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io, vit
 from avmae_jax.weights.init_from import initialise_from, take

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
+from avmae_jax.models.ast import AST
 from avmae_jax.models.patches import patchify, spectrogram_picture
-from avmae_jax.models.spectrogram_transformer import AST
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
