@@ -7,8 +7,8 @@ from absl import flags
 
 from avmae_jax.config import Config, DataConfig, with_defaults
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.data.records import Needs
 from avmae_jax.data.sources import open_source
+from avmae_jax.data.store.records import Needs
 from avmae_jax.errors import CheckpointError, ClipError, CorruptRecordError, DatasetError
 from avmae_jax.weights.trained import Trained, load_trained
 

@@ -21,15 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from avmae_jax.config import Config
-from avmae_jax.data import listings
+from avmae_jax.data.batches import TrainBatches
+from avmae_jax.data.catalog import listings
+from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.making import Recipe, make_clips, plan_jobs
-from avmae_jax.data.media import encode_jpeg, shrink
-from avmae_jax.data.pipeline import TrainBatches
-from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.shards import Job, write_dataset
+from avmae_jax.data.decode.media import encode_jpeg, shrink
+from avmae_jax.data.decode.one_clip import decode_audio, decode_clip, frame_indices
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.video import decode_audio, decode_clip, frame_indices
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.writer import Job, write_dataset
 
 _H100_PAIRS = 1700  # pairs a second that pretraining the base model takes on one H100, by its arithmetic
 _CLIPS = 96  # read by both loaders, again and again

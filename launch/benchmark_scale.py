@@ -18,10 +18,10 @@ from rich.progress import track
 from rich.table import Table
 
 from avmae_jax.config import DataConfig, ModelConfig
+from avmae_jax.data.batches import TrainBatches
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.pipeline import TrainBatches
-from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.shards import Job, write_dataset
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.writer import Job, write_dataset
 
 _MODEL = ModelConfig(audio_frames=16, image_size=16)
 _SAMPLES = 400  # of a clip

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.config import Modality
-from avmae_jax.data.pipeline import Frames
+from avmae_jax.data.batches import Frames
 from avmae_jax.evals.classification import classifier_of, evaluate_views
 from avmae_jax.inference.forward import BATCH
 from avmae_jax.models.classifier import Mode, modality_of

@@ -23,8 +23,8 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.prepared import ids_of
-from avmae_jax.data.video import clip_seconds, decode_clip
+from avmae_jax.data.decode.one_clip import clip_seconds, decode_clip
+from avmae_jax.data.store.reader import ids_of
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 from avmae_jax.files import file_names
 from avmae_jax.inference.griffin_lim import save_wav

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.records import SILENCE, Index
-from avmae_jax.data.shards import Failure, read_summary
 from avmae_jax.data.statistics import STATISTICS
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.records import SILENCE, Index
+from avmae_jax.data.store.writer import Failure, read_summary
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from avmae_jax.plots.contact_sheet import contact_sheet
 from launch import runtime

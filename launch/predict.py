@@ -25,8 +25,8 @@ import numpy as np
 from absl import app, flags, logging
 from rich.console import Console
 
-from avmae_jax.data.media_folder import RANK, as_text, walk
-from avmae_jax.data.pipeline import Frames
+from avmae_jax.data.batches import Frames
+from avmae_jax.data.catalog.media_folder import RANK, as_text, walk
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.evals.metrics import partner_ranks
 from avmae_jax.files import file_names

@@ -26,11 +26,11 @@ from typing import Any
 
 from absl import app, flags
 
-from avmae_jax.data import listings
-from avmae_jax.data.beam_engine import beam_engine
-from avmae_jax.data.listings import Listing
-from avmae_jax.data.making import Recipe, make_clips, plan_jobs
-from avmae_jax.data.shards import FAILURES, Summary, write_dataset
+from avmae_jax.data.catalog import listings
+from avmae_jax.data.catalog.listings import Listing
+from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
+from avmae_jax.data.store.beam import beam_engine
+from avmae_jax.data.store.writer import FAILURES, Summary, write_dataset
 from avmae_jax.errors import DatasetError
 from launch.runtime import progress_bar
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from absl import app, flags, logging
 
-from avmae_jax.data.pipeline import Frames
+from avmae_jax.data.batches import Frames
 from avmae_jax.evals.classification import evaluate_views
 from avmae_jax.evals.retrieval import retrieve_into
 from avmae_jax.files import replacing

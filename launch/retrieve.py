@@ -23,9 +23,9 @@ from rich.table import Table
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.decode.one_clip import clip_seconds, decode_clip
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.video import clip_seconds, decode_clip
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.evals.ranking import DIRECTIONS, TOP
 from avmae_jax.evals.retrieval import Hits, class_words, require_same_model, retrieve_into, search, search_of

@@ -12,7 +12,7 @@ from absl import app, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from avmae_jax.data.shards import OnProgress
+from avmae_jax.data.store.writer import OnProgress
 from launch.allocator import keep_freed_memory
 
 

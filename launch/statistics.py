@@ -16,9 +16,9 @@ from absl import app, flags
 
 from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.records import weights_file
 from avmae_jax.data.statistics import STATISTICS, audio_statistics
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.records import weights_file
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from launch import runtime
 

@@ -17,8 +17,8 @@ import torch
 
 from avmae_jax.config import LossConfig
 from avmae_jax.data.clip import SAMPLE_RATE
+from avmae_jax.data.decode.one_clip import decode_audio, decode_clip
 from avmae_jax.data.fbank import log_mel
-from avmae_jax.data.video import decode_audio, decode_clip
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import average_precision
 from avmae_jax.train import losses

@@ -14,10 +14,10 @@ import jax
 import torch
 
 from avmae_jax.config import Config, ModelConfig, TrainConfig
+from avmae_jax.data.batches import example
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.instruments import make_clip
-from avmae_jax.data.pipeline import example
 from launch import benchmark_data
 from parity import loader_torch
 

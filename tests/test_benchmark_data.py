@@ -8,7 +8,7 @@ import pytest
 
 import parity
 from avmae_jax.config import Config, DataConfig, ModelConfig
-from avmae_jax.data.video import decode_clip
+from avmae_jax.data.decode.one_clip import decode_clip
 from launch import benchmark_data, benchmark_scale
 from tests.media import numbered, tone, write_clip, write_media
 from tests.support import Clips, Program

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avmae_jax.data import shards
 from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
-from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.shards import Job
 from avmae_jax.data.statistics import audio_statistics
+from avmae_jax.data.store import writer
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.writer import Job
 from avmae_jax.errors import ClipError
 from tests.support import cells, completed
 
@@ -43,7 +43,7 @@ def make(job: Job) -> Iterator[Clip]:
 
 def prepare(out: Path, names: list[str]) -> Path:
     jobs = {"train": [Job(name, (number,)) for number, name in enumerate(names)], "test": [Job("t", (99,))]}
-    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0, shard_size=3)
+    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0, shard_size=3)
     return out
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import launch.prepare
+from avmae_jax.data.decode.one_clip import frame_indices
 from avmae_jax.data.sources import PreparedSource
-from avmae_jax.data.video import frame_indices
 from tests.media import number_of, numbered, tone, write_clip, write_media
 from tests.support import completed
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avmae_jax.data.images import Piece
+from avmae_jax.data.decode.images import Piece
 
 _SHAPE = math.log(4 / 3)  # of the widest piece of a picture
 

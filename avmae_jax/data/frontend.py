@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> tuple[Any, Any]:
-    """What the model sees of a batch of data/pipeline.py: float32[B, T, M] and float32[B, H, W, 3], both normalised.
+    """What the model sees of a batch of data/batches.py: float32[B, T, M] and float32[B, H, W, 3], both normalised.
 
     None stands for what the batch doesn't carry. What is drawn here follows from the clips' own seeds and partners in the batch: no matter
     into which parts it is cut, and never in evaluation, whose batches carry neither.

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data import shards
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
-from avmae_jax.data.prepared import PreparedSource, Split, Tolerant
-from avmae_jax.data.records import Needs
-from avmae_jax.data.shards import Job, OnProgress
-from avmae_jax.data.video import decode_audio
+from avmae_jax.data.decode.one_clip import decode_audio
+from avmae_jax.data.store import writer
+from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant
+from avmae_jax.data.store.records import Needs
+from avmae_jax.data.store.writer import Job, OnProgress
 from avmae_jax.errors import DatasetError
 
 _BUILTIN_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments
@@ -218,10 +218,10 @@ def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers:
     work = builtin_work(config)
     digest = hashlib.sha256(json.dumps(work["settings"], sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(config.cache_dir).expanduser() / f"instruments-{digest}"
-    if not shards.is_complete(folder):
+    if not writer.is_complete(folder):
         workers = len(os.sched_getaffinity(0)) if workers is None else workers
         options: dict[str, Any] = {"shard_size": 100, "on_progress": on_progress, "wait_for_lock": True}
-        shards.write_dataset(folder, name="instruments", workers=workers, **work, **options)
+        writer.write_dataset(folder, name="instruments", workers=workers, **work, **options)
     return folder
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.pipeline import Frames
 from avmae_jax.evals.scores import Evaluation, clip_losses, measure
 from avmae_jax.files import write_json
 from avmae_jax.inference.forward import BATCH, Classify, Scores

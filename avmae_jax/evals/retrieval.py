@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from avmae_jax.data.batches import centre
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.pipeline import centre
-from avmae_jax.data.prepared import ids_of, labels_of
-from avmae_jax.data.shards import OnProgress
+from avmae_jax.data.store.reader import ids_of, labels_of
+from avmae_jax.data.store.writer import OnProgress
 from avmae_jax.evals.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest, of_rows
 from avmae_jax.files import write_json
 from avmae_jax.inference.embed import Embed, fingerprint, note_of

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import SAMPLE_RATE
-from avmae_jax.data.pipeline import Frames
 from avmae_jax.inference.predict import Embedder, Embedding, Prediction, Predictor, open_matcher
 from avmae_jax.inference.windows import Medium, of_file, of_parts
 from avmae_jax.models.classifier import Mode

@@ -20,11 +20,11 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Modality, ModelConfig
+from avmae_jax.data.batches import Batch, centre, example
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import Batch, centre, example
-from avmae_jax.data.records import Needs
+from avmae_jax.data.store.records import Needs
 from avmae_jax.evals import metrics
 from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.models.cavmae import CAVMAE

@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import Config
+from avmae_jax.data.batches import Batch, Frames, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import Batch, Frames, eval_batches
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
 
 BATCH = 32  # rows computed at once, unless told otherwise
@@ -76,7 +76,7 @@ class Classify:
 
 
 def logits(model: CAVMAEClassifier, batch: Mapping[str, jax.Array], config: Config, mode: Any) -> jax.Array:
-    """Of a batch of data/pipeline.py: float32[B, C]."""
+    """Of a batch of data/batches.py: float32[B, C]."""
     fbank, image = model_inputs(batch, config)
     return model(fbank, image, mode=mode)
 

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from avmae_jax.config import Config, Modality
+from avmae_jax.data.batches import Frames
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import Frames
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import embedding
 from avmae_jax.inference.embed import encoder_of, vectors
@@ -203,7 +203,7 @@ class Embedder:
 
 
 def separate(encoder: Encoder, batch: Any, config: Config, needs: Modality) -> dict[str, jax.Array]:
-    """A batch of data/pipeline.py -> the tokens [B, L, D] of each modality that is needed, before the joint blocks."""
+    """A batch of data/batches.py -> the tokens [B, L, D] of each modality that is needed, before the joint blocks."""
     inputs = dict(zip(("audio", "image"), model_inputs(batch, config), strict=True))
     return {name: encoder.separate(name, values) for name, values in inputs.items() if needs in (name, "both")}
 

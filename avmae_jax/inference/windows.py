@@ -17,11 +17,11 @@ import soxr
 from PIL import Image
 
 from avmae_jax.config import Modality, ModelConfig
+from avmae_jax.data.batches import Frames, example
+from avmae_jax.data.catalog.media_folder import PICTURE_SUFFIXES, as_text
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
-from avmae_jax.data.cutting import cut_clips, cut_timed
+from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
-from avmae_jax.data.media_folder import PICTURE_SUFFIXES, as_text
-from avmae_jax.data.pipeline import Frames, example
 from avmae_jax.errors import ClipError
 
 WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
@@ -50,7 +50,7 @@ class Row(NamedTuple):
     seconds: float  # what there is of the window
     has: Modality
     share: float  # 1 over the rows of the window
-    arrays: dict[str, Any]  # as of data/pipeline.py, without "id"
+    arrays: dict[str, Any]  # as of data/batches.py, without "id"
 
 
 def of_file(path: str | Path) -> Medium:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
+from avmae_jax.data.decode.images import PICTURE_FORMATS
 from avmae_jax.data.fbank import WINDOW, log_mel
-from avmae_jax.data.images import PICTURE_FORMATS
 from avmae_jax.plots.canvas import DPI, WIDTH, axes_at, save, short_name, write
 
 _COLUMNS, _GAP, _MARGIN, _HEAD, _TITLE, HEIGHT = 3, 18, 14, 40, 22, 130  # in pixels, but for the first

@@ -13,9 +13,9 @@ import optax
 from flax import nnx
 
 from avmae_jax.config import Config, Modality
+from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import Frames
 from avmae_jax.evals.classification import measure
 from avmae_jax.inference.forward import Classify
 from avmae_jax.models.classifier import Mode, modality_of

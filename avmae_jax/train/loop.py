@@ -22,8 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
+from avmae_jax.data.batches import Batch, TrainBatches, eval_batches
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.data.pipeline import Batch, TrainBatches, eval_batches
 from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.train import memory, optim, sharding
 from avmae_jax.train.logbook import Logbook

@@ -10,9 +10,9 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
+from avmae_jax.data.batches import eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.evals import metrics
 from avmae_jax.inference.embed import vectors
 from avmae_jax.inference.forward import Forward

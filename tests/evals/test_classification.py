@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
+from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.pipeline import Frames
 from avmae_jax.evals import metrics
 from avmae_jax.evals.classification import PICTURES, classifier_of, evaluate_into, evaluate_views, label_names_for, plain
 from avmae_jax.evals.scores import clip_losses, measure
@@ -56,7 +56,7 @@ class Several(Labelled):
 
 
 class Damaged(Labelled):
-    """In place of clips 1 and 4, the last, the next ones stand, as data/prepared.py's Tolerant has it."""
+    """In place of clips 1 and 4, the last, the next ones stand, as data/store/reader.py's Tolerant has it."""
 
     def __getitem__(self, index: int) -> Clip:
         return super().__getitem__({1: 2, 4: 0}.get(index, index))

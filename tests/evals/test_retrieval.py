@@ -17,7 +17,7 @@ from PIL import Image
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.prepared import Tolerant
+from avmae_jax.data.store.reader import Tolerant
 from avmae_jax.errors import CorruptRecordError
 from avmae_jax.evals import metrics
 from avmae_jax.evals.ranking import class_chance, complete, draw_per_class, evaluate, nearest, same_class

@@ -13,9 +13,9 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig, TuneConfig
+from avmae_jax.data.batches import eval_batches
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import eval_batches
 from avmae_jax.errors import WeightsError
 from avmae_jax.evals import metrics
 from avmae_jax.inference.embed import KINDS, Embed, Part, encoder_of, fingerprint, kinds_of, needs_of, note_of

@@ -21,9 +21,9 @@ from PIL import Image
 
 from avmae_jax import embed, predict
 from avmae_jax.config import ModelConfig
-from avmae_jax.data.cutting import cut_clips
+from avmae_jax.data.batches import example
+from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.pipeline import example
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import embedding
 from avmae_jax.inference.predict import Predictor, by_second

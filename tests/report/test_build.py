@@ -15,9 +15,9 @@ from absl import app
 from matplotlib.figure import Figure
 
 from avmae_jax.config import Config, DataConfig
-from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.shards import Job
+from avmae_jax.data.store import writer
+from avmae_jax.data.store.writer import Job
 from avmae_jax.plots.canvas import save
 from avmae_jax.report.build import report
 from avmae_jax.weights.io import write
@@ -270,7 +270,7 @@ def make(job: Job) -> Iterator[Clip]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "set"
     jobs = {"train": [Job("t", (0,))], "test": [Job(f"e{n}", (n,)) for n in range(4)]}
-    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=[HOSTILE, "oboe"], settings={}, workers=0)
+    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=[HOSTILE, "oboe"], settings={}, workers=0)
     return out
 
 

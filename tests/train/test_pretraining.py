@@ -13,7 +13,7 @@ from flax import nnx
 from PIL import Image
 
 from avmae_jax.config import Config
-from avmae_jax.data.pipeline import eval_batches
+from avmae_jax.data.batches import eval_batches
 from avmae_jax.evals import metrics
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.train.pretraining import PretrainingTask

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from avmae_jax.config import Config, MeshConfig
-from avmae_jax.data.pipeline import TrainBatches
+from avmae_jax.data.batches import TrainBatches
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.train import optim, sharding
 from avmae_jax.train.pretraining import PretrainingTask

@@ -18,9 +18,9 @@ from PIL import Image
 
 from avmae_jax.config import AugmentConfig, DataConfig, ModelConfig
 from avmae_jax.data.augment import soft_targets
+from avmae_jax.data.batches import EVAL_FRAME, Batch, TrainBatches, eval_batches, example
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.pipeline import EVAL_FRAME, Batch, TrainBatches, eval_batches, example
 from tests.support import Clips
 
 MODEL = ModelConfig(audio_frames=64, image_size=32)

@@ -12,9 +12,9 @@ from flax import nnx
 
 from avmae_jax.config import AugmentConfig, Config
 from avmae_jax.data.augment import mix_images, mix_waveforms
+from avmae_jax.data.batches import TrainBatches, eval_batches
 from avmae_jax.data.fbank import normalised_fbank, num_frames, padded_fbank
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD, model_inputs
-from avmae_jax.data.pipeline import TrainBatches, eval_batches
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.train.pretraining import PretrainingTask, make_model, make_task
 from tests.support import TINY, Clips, apply

@@ -29,8 +29,8 @@ import numpy as np
 from avmae_jax.config import AugmentConfig, DataConfig, Modality, ModelConfig
 from avmae_jax.data.augment import random_piece, soft_targets
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
+from avmae_jax.data.decode.images import Piece, decode_image, decode_piece
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.images import Piece, decode_image, decode_piece
 
 EVAL_FRAME = NUM_FRAMES // 2  # the middle one of ten, as in the original
 

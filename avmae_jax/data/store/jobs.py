@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.records import Facts, facts_of, serialise
+from avmae_jax.data.store.records import Facts, facts_of, serialise
 from avmae_jax.errors import ClipError
 
 

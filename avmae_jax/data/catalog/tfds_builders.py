@@ -6,8 +6,8 @@
 
 Nothing is downloaded: the media lie in `root`. Importing this module registers the names, for `tfds.builder("av_folder", root=...)`.
 
-The shards are written by data/shards.py, not by TFDS, whose writer begins anew when it was killed, ends when a codec crashes, refuses a
-split in which everything failed, and keeps no account of failures. So `builder.data_dir` is a folder like launch.prepare's, a path for
+The shards are written by data/store/writer.py, not by TFDS, whose writer begins anew when it was killed, ends when a codec crashes, refuses
+a split in which everything failed, and keeps no account of failures. So `builder.data_dir` is a folder like launch.prepare's, a path for
 data.path. No TensorFlow is needed.
 """
 
@@ -25,13 +25,14 @@ from absl import logging
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data import listings, sources
-from avmae_jax.data.beam_engine import beam_engine
-from avmae_jax.data.jobs import Failure, Job, Make
-from avmae_jax.data.listings import Listing
-from avmae_jax.data.making import Recipe, make_clips, plan_jobs
-from avmae_jax.data.records import FEATURES
-from avmae_jax.data.shards import VERSION, write_dataset
+from avmae_jax.data import sources
+from avmae_jax.data.catalog import listings
+from avmae_jax.data.catalog.listings import Listing
+from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
+from avmae_jax.data.store.beam import beam_engine
+from avmae_jax.data.store.jobs import Failure, Job, Make
+from avmae_jax.data.store.records import FEATURES
+from avmae_jax.data.store.writer import VERSION, write_dataset
 from avmae_jax.errors import DatasetError
 
 _FILE = str | Path

@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avmae_jax.config import Modality
-from avmae_jax.data.images import rgb
+from avmae_jax.data.decode.images import rgb
 from avmae_jax.errors import ClipError
 
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,wav,w64,aiff,flac,mp3,aac"

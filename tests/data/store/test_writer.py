@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.prepared import PreparedSource
-from avmae_jax.data.shards import Failure, Job, Summary, write_dataset
+from avmae_jax.data.store import writer
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.writer import Failure, Job, Summary, write_dataset
 from avmae_jax.errors import ClipError, DatasetError
 
 
@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, after: int) -> N
     interrupted(tmp_path / "killed", after)
     finished = list((tmp_path / "killed").glob("*.array_record-*"))
     assert len(finished) >= after
-    assert not shards.is_complete(tmp_path / "killed")
+    assert not writer.is_complete(tmp_path / "killed")
     times = {path: path.stat().st_mtime_ns for path in finished}
     assert write(tmp_path / "killed", jobs(t1="bad")) == write(tmp_path / "whole", jobs(t1="bad"))
     assert content(tmp_path / "killed") == content(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Reads what data/shards.py wrote: clips by index, and what to do about records that turn out damaged."""
+"""Reads what data/store/writer.py wrote: clips by index, and what to do about records that turn out damaged."""
 
 import os
 import resource
@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.records import Needs, deserialise, index_file, read_index, weights_file
+from avmae_jax.data.store import writer
+from avmae_jax.data.store.records import Needs, deserialise, index_file, read_index, weights_file
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 
 Split = Literal["train", "test"]
@@ -167,8 +167,8 @@ def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
     """What TFDS knows of a data set whose files are all there."""
     if not path.is_dir():
         raise DatasetError(f"{path}: there is no such folder; write it with launch.prepare")
-    if not shards.is_complete(path):
-        unfinished = (path / shards.PROGRESS).exists()
+    if not writer.is_complete(path):
+        unfinished = (path / writer.PROGRESS).exists()
         raise DatasetError(
             f"{path} {'is unfinished; run the command that began it again' if unfinished else 'is no data set of launch.prepare'}"
         )
@@ -176,7 +176,7 @@ def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
     counts = {name: found.num_examples for name, found in info.splits.items()}
     if not counts.get(split):
         raise DatasetError(f"{path} has no clips in the split {split!r}; it has {counts}")
-    if info.full_name.rsplit("/", 1)[-1] != shards.VERSION:
+    if info.full_name.rsplit("/", 1)[-1] != writer.VERSION:
         raise DatasetError(f"{path} was prepared by an older version of this project; prepare the data set again")
     missing = [os.fspath(file) for file in info.splits[split].filepaths if not os.path.exists(file)]  # noqa: PTH110 - TFDS's own path type
     if missing:
@@ -184,9 +184,9 @@ def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
     return info
 
 
-def _allow_open_files(shards: int) -> None:
+def _allow_open_files(writer: int) -> None:
     """Each shard that was read from stays open; the usual limit of 1024 files, which a process may raise itself, is below a large set's."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = shards + _OTHER_FILES
+    wanted = writer + _OTHER_FILES
     if soft < wanted and soft != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

@@ -1,7 +1,7 @@
 """The one writer of stored data sets: jobs in, a TFDS folder of ArrayRecord shards out.
 
-The folder reads back with `tfds.builder_from_directory`; data/records.py says what it holds of each clip. Its content depends on the list
-of jobs alone, not on the number of workers, nor on the engine: what writes the shards that are missing, `write_shards` unless given.
+The folder reads back with `tfds.builder_from_directory`; data/store/records.py says what it holds of each clip. Its content depends on the
+list of jobs alone, not on the number of workers, nor on the engine: what writes the shards that are missing, `write_shards` unless given.
 
 A job is a media file, which gives one clip or many. Workers put each clip into a file of its own in `progress/spool/`, from where it goes
 into its shard: however long a film is, memory holds one clip of it.
@@ -31,9 +31,9 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from avmae_jax.data.jobs import Failure, Job, Made, Make, make_records
-from avmae_jax.data.records import FEATURES, Facts, index_file, write_index
-from avmae_jax.data.workers import run_ordered
+from avmae_jax.data.store.jobs import Failure, Job, Made, Make, make_records
+from avmae_jax.data.store.records import FEATURES, Facts, index_file, write_index
+from avmae_jax.data.store.workers import run_ordered
 from avmae_jax.errors import DatasetError
 
 SUMMARY = "summary.json"

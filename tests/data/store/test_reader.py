@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avmae_jax.data import shards
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.prepared import PreparedSource, Tolerant, ids_of, labels_of
-from avmae_jax.data.shards import Job
+from avmae_jax.data.store import writer
+from avmae_jax.data.store.reader import PreparedSource, Tolerant, ids_of, labels_of
+from avmae_jax.data.store.writer import Job
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from tests.support import Clips
 
@@ -24,7 +24,7 @@ def make(job: Job) -> Iterator[Clip]:
 
 def prepare(out: Path, names: list[str], shard_size: int = 4) -> Path:
     jobs = {"train": [Job(name, (number,)) for number, name in enumerate(names)], "test": []}
-    shards.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=["x", "y"], settings={}, workers=0, shard_size=shard_size)
+    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=["x", "y"], settings={}, workers=0, shard_size=shard_size)
     return out
 
 

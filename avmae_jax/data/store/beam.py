@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avmae_jax.data.jobs import Job, Make
-from avmae_jax.data.shards import Engine, OnProgress, Shard, count_done, write_shards
+from avmae_jax.data.store.jobs import Job, Make
+from avmae_jax.data.store.writer import Engine, OnProgress, Shard, count_done, write_shards
 from avmae_jax.errors import DatasetError
 
 

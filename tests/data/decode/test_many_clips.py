@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avmae_jax.data import cutting
-from avmae_jax.data.cutting import cut_clips
-from avmae_jax.data.video import decode_clip
+from avmae_jax.data.decode import many_clips
+from avmae_jax.data.decode.many_clips import cut_clips
+from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.errors import ClipError
 from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 
@@ -65,15 +65,15 @@ def test_frames_that_come_irregularly_are_found_by_time(tmp_path: Path) -> None:
 def test_memory_holds_a_window_however_long_the_film(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "x.mp4", 60, size=48)
     held = 0
-    sound = cutting._Sound._append
+    sound = many_clips._Sound._append
 
-    def watched(self: cutting._Sound, chunk: np.ndarray) -> None:
+    def watched(self: many_clips._Sound, chunk: np.ndarray) -> None:
         nonlocal held
         sound(self, chunk)
         held = max(held, sum(map(len, self._chunks)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cutting._Sound, "_append", watched)
+        patch.setattr(many_clips._Sound, "_append", watched)
         assert len(list(cut_clips(path, clip_id="x", seconds=2, stride=2, frame_size=48))) == 30
     assert held < 6 * 16_000
 
@@ -150,6 +150,6 @@ def test_windows_between_far_apart_frames_show_what_is_on_display(stride: float,
 
 def test_the_length_of_each_clip_is_told(film: Path, tmp_path: Path) -> None:
     for path, frames in ((film, None), (write_media(tmp_path / "mute.mp4", frames=[numbered(i) for i in range(67)]), "only")):
-        lengths = [length for _, length in cutting.cut_timed(path, clip_id="x", seconds=2, stride=2, allow_missing=True)]
+        lengths = [length for _, length in many_clips.cut_timed(path, clip_id="x", seconds=2, stride=2, allow_missing=True)]
         assert lengths[:3] == [2, 2, 2], frames
         assert lengths[3:] == pytest.approx([0.7] if len(lengths) > 3 else [], abs=0.1)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from avmae_jax.data.shards import Failure
+from avmae_jax.data.store.writer import Failure
 from avmae_jax.errors import DatasetError
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v", ".ts")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax.data import images
-from avmae_jax.data.images import Piece, decode_image, decode_piece
-from avmae_jax.data.media import shrink_picture
+from avmae_jax.data.decode import images
+from avmae_jax.data.decode.images import Piece, decode_image, decode_piece
+from avmae_jax.data.decode.media import shrink_picture
 
 
 def encoded(picture: np.ndarray) -> bytes:

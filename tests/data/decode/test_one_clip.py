@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax.data import video
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.video import clip_samples, decode_audio, decode_clip, frame_indices
+from avmae_jax.data.decode import one_clip
+from avmae_jax.data.decode.one_clip import clip_samples, decode_audio, decode_clip, frame_indices
 from avmae_jax.errors import ClipError
 from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 
@@ -69,7 +69,7 @@ def test_short_files_take_frames_from_what_decodes(tmp_path: Path, count: int) -
 
 @pytest.mark.parametrize("claimed", [5, 400])
 def test_a_header_that_lies_about_its_frames_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: int) -> None:
-    monkeypatch.setattr(video, "_guess_counts", lambda stream, seconds: (100, {claimed}))
+    monkeypatch.setattr(one_clip, "_guess_counts", lambda stream, seconds: (100, {claimed}))
     assert numbers(decode(write_clip(tmp_path / "a.mp4", 3.0))) == list(frame_indices(30))
 
 
@@ -81,7 +81,7 @@ def test_b_frames_are_counted_in_order_of_display(tmp_path: Path) -> None:
 def test_variable_rate_counts_frames_by_the_average_rate(tmp_path: Path) -> None:
     times = [0.1 * index for index in range(10)] + [1 + 0.2 * index for index in range(10)]  # 20 frames in 3 s
     path = write_media(tmp_path / "a.mkv", frames=[numbered(i) for i in range(20)], times=times, sound=tone(300, 3))
-    with video.opened(path) as container:
+    with one_clip.opened(path) as container:
         rate = container.streams.video[0].average_rate
     assert rate is not None
     assert numbers(decode(path, seconds=2.0)) == list(frame_indices(min(20, int(rate * 2))))
@@ -89,7 +89,7 @@ def test_variable_rate_counts_frames_by_the_average_rate(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("rate", [None, 1000])
 def test_a_missing_or_absurd_rate_counts_frames_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int | None) -> None:
-    guess = video._guess_counts
+    guess = one_clip._guess_counts
 
     def without_rate(stream: Any, seconds: float) -> Any:
         class Stream:
@@ -98,7 +98,7 @@ def test_a_missing_or_absurd_rate_counts_frames_by_time(tmp_path: Path, monkeypa
 
         return guess(Stream(), seconds)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(video, "_guess_counts", without_rate)
+    monkeypatch.setattr(one_clip, "_guess_counts", without_rate)
     assert numbers(decode(write_clip(tmp_path / "a.mp4", 3.0), seconds=2.0)) == list(frame_indices(20))
 
 
@@ -113,14 +113,14 @@ def test_three_hours_cost_what_ten_seconds_cost(tmp_path: Path, monkeypatch: pyt
     silence = np.zeros(3 * 3600 * 1000, np.float32)
     path = write_media(tmp_path / "a.mkv", frames=frames, frame_rate=1, sound=silence, sample_rate=1000, audio_codec="pcm_s16le")
     decoded = []
-    real = video.decoded
+    real = one_clip.decoded
 
     def counted(*args: Any) -> Iterator[Any]:
         for frame in real(*args):
             decoded.append(type(frame).__name__)
             yield frame
 
-    monkeypatch.setattr(video, "decoded", counted)
+    monkeypatch.setattr(one_clip, "decoded", counted)
     clip = decode(path)
     assert len(clip.waveform) == clip_samples(10.0)
     assert decoded.count("VideoFrame") == 10

@@ -2,7 +2,7 @@
 
 Clip k is what is heard and seen from second k * stride on, for the length of a clip. The ten frames are found by time, since how many
 frames a window will have isn't known while it is read: frame i is the last one that is over after i tenths of the clip, or the first one.
-At a constant rate of whole frames a clip these are the frames that data/video.py finds by counting; at others some may differ by one.
+At a constant rate of whole frames a clip these are the frames that data/decode/one_clip.py finds by counting; at others some may differ by one.
 
 The rest behind the last whole clip becomes a shorter one, with fewer frames, if it is at least half as long; a shorter video gives what
 it has. Sound and pictures count their seconds each from their own beginning, as everywhere here. Where one of the two is missing and may
@@ -22,8 +22,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from avmae_jax.config import Modality
+from avmae_jax.data.catalog.media_folder import PICTURE_SUFFIXES
 from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
-from avmae_jax.data.media import (
+from avmae_jax.data.decode.media import (
     audio_stream,
     encode_jpeg,
     modalities,
@@ -35,8 +36,7 @@ from avmae_jax.data.media import (
     shrink,
     video_stream,
 )
-from avmae_jax.data.media_folder import PICTURE_SUFFIXES
-from avmae_jax.data.video import check_complete, clip_samples, decode_clip, to_int16
+from avmae_jax.data.decode.one_clip import check_complete, clip_samples, decode_clip, to_int16
 
 _SHORTEST_REST = Fraction(1, 2)  # of a clip
 _MOMENT = Fraction(1, 10**6)  # seconds; no window opens at the very end
@@ -76,7 +76,7 @@ def cut_timed(
 
     Yields:
       The clips in order of time, each as soon as it is complete, and how many seconds there are of it: less than asked for in the last
-      ones, 0 of a picture file. Waveform and frames are as from data/video.py's decode_clip.
+      ones, 0 of a picture file. Waveform and frames are as from data/decode/one_clip.py's decode_clip.
 
     Raises:
       ClipError: if the file can't be opened, has no sound or no pictures, is damaged anywhere, or has a longer mismatch; some clips may

@@ -13,10 +13,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data import builders, instrument_labels
-from avmae_jax.data.builders import Audioset, AvFolder, BuiltinInstruments, MusicInstruments, Vggsound
-from avmae_jax.data.making import Recipe
-from avmae_jax.data.prepared import PreparedSource
+from avmae_jax.data.catalog import instrument_labels, tfds_builders
+from avmae_jax.data.catalog.recipe import Recipe
+from avmae_jax.data.catalog.tfds_builders import Audioset, AvFolder, BuiltinInstruments, MusicInstruments, Vggsound
+from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.errors import DatasetError
 from tests.media import number_of, write_clip
 
@@ -70,8 +70,8 @@ def test_a_builder_goes_on_finds_its_work_done_and_refuses_another_s(folder: AvF
         assert "video3" not in job.id
         return make_clips(job, **options)
 
-    make_clips = builders.make_clips
-    monkeypatch.setattr(builders, "make_clips", until_video3)
+    make_clips = tfds_builders.make_clips
+    monkeypatch.setattr(tfds_builders, "make_clips", until_video3)
     with pytest.raises(AssertionError):
         folder.download_and_prepare()
     first = next(Path(folder.data_dir).glob("*train*-00000-of-*"))

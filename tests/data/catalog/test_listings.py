@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.data import instrument_labels
-from avmae_jax.data.listings import audioset, av_folder, held_out, music21, only_instruments, vgginstruments, vggsound
-from avmae_jax.data.media_folder import Entry, Listed, Listing, look_up
-from avmae_jax.data.shards import Failure
+from avmae_jax.data.catalog import instrument_labels
+from avmae_jax.data.catalog.listings import audioset, av_folder, held_out, music21, only_instruments, vgginstruments, vggsound
+from avmae_jax.data.catalog.media_folder import Entry, Listed, Listing, look_up
+from avmae_jax.data.store.writer import Failure
 from avmae_jax.errors import DatasetError
 
 X, Y, Z = "abcdefghijk", "-_cde_12_30", "Ybcdefghijk"  # as YouTube's ids may look

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from avmae_jax.data import instrument_labels
-from avmae_jax.data.media_folder import RANK, TIME, Entry, Listed, Listing, as_text, look_up, walk
+from avmae_jax.data.catalog import instrument_labels
+from avmae_jax.data.catalog.media_folder import RANK, TIME, Entry, Listed, Listing, as_text, look_up, walk
 from avmae_jax.data.sources import read_labels
 from avmae_jax.errors import DatasetError
 

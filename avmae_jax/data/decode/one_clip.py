@@ -19,8 +19,9 @@ import soxr
 from av.audio.frame import AudioFrame
 from av.video.stream import VideoStream
 
+from avmae_jax.data.catalog.media_folder import PICTURE_SUFFIXES
 from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
-from avmae_jax.data.media import (
+from avmae_jax.data.decode.media import (
     audio_stream,
     decoded,
     encode_jpeg,
@@ -34,7 +35,6 @@ from avmae_jax.data.media import (
     shrink_picture,
     video_stream,
 )
-from avmae_jax.data.media_folder import PICTURE_SUFFIXES
 
 _MAX_RATE = 240  # frames/s; a higher "rate" is the container's clock
 _SPECTROGRAM_WINDOW, _SPECTROGRAM_HOP = 400, 160  # samples; a waveform shorter than the window has no spectrogram

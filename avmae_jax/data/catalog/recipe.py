@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from avmae_jax.data.catalog.listings import Listing
+from avmae_jax.data.catalog.media_folder import VIDEO_SUFFIXES
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.cutting import cut_clips
-from avmae_jax.data.listings import Listing
-from avmae_jax.data.media_folder import VIDEO_SUFFIXES
-from avmae_jax.data.shards import Job
-from avmae_jax.data.video import decode_clip
+from avmae_jax.data.decode.many_clips import cut_clips
+from avmae_jax.data.decode.one_clip import decode_clip
+from avmae_jax.data.store.writer import Job
 from avmae_jax.errors import ClipError, DatasetError
 
 

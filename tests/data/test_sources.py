@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data import instruments, shards
+from avmae_jax.data import instruments
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.shards import Job
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
+from avmae_jax.data.store import writer
+from avmae_jax.data.store.writer import Job
 from avmae_jax.errors import DatasetError
 from tests.media import loudest_hertz, tone, write_media
 
@@ -40,7 +41,7 @@ def make_stored(job: Job) -> Iterator[Clip]:
 
 def prepare(out: Path) -> Path:
     jobs = {"train": [Job(str(number), (number,)) for number in range(5)], "test": []}
-    shards.write_dataset(out, name="clips", jobs=jobs, make=make_stored, label_names=["x", "y"], settings={}, workers=0, shard_size=2)
+    writer.write_dataset(out, name="clips", jobs=jobs, make=make_stored, label_names=["x", "y"], settings={}, workers=0, shard_size=2)
     return out
 
 

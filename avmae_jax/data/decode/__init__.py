@@ -1,0 +1,1 @@
+"""A media file to clips."""
