@@ -15,7 +15,10 @@ def get_config() -> Config:
     config.loss.contrast_weight = 0.1
     config.data.source = "prepared"
     config.data.path = "prepared"
-    config.data.audio_mean, config.data.audio_std = -5.68, 4.01  # of 288 clips of 12 instruments; launch.statistics tells those of others
+    config.data.audio_mean, config.data.audio_std = (
+        -5.68,
+        4.01,
+    )  # of 288 clips of 12 instruments; launch.data_statistics tells those of others
     config.augment.crop_area, config.augment.flip = 0.3, True
     config.train.workdir = "runs/pretrain_instruments"
     config.train.batch_size = 24

@@ -30,7 +30,8 @@ from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.train import memory
 from avmae_jax.train.loop import Trainer, put_on_devices
 from avmae_jax.train.pretraining import make_model, make_task
-from launch import benchmark_data, benchmark_scale, runtime
+from launch.benchmarks import data, scale
+from launch.common import runtime
 from launch.pretrain import open_sources, pick_micro_batch
 
 _BUILTIN_CLIPS = 64
@@ -135,13 +136,13 @@ def measure_data(what: str, config: Config, media: str | None, rounds: int) -> N
       ValueError, DatasetError, ClipError: if the clips or the media file can't be read.
     """
     if what == "scale":
-        benchmark_scale.show(_MANY, config.data)
+        scale.show(_MANY, config.data)
     elif what == "prepare":
-        benchmark_data.show_preparing(Path(media or ""), rounds)
+        data.show_preparing(Path(media or ""), rounds)
     else:
         try:
-            benchmark_data.show_loaders(config, rounds)
-        except benchmark_data.ModuleMissingError as error:
+            data.show_loaders(config, rounds)
+        except data.ModuleMissingError as error:
             sys.exit(str(error))
 
 

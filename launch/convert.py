@@ -16,7 +16,7 @@ from absl import app, flags
 from avmae_jax.errors import WeightsError
 from avmae_jax.weights import io
 from avmae_jax.weights.io import Weights
-from launch import runtime
+from launch.common import runtime
 
 
 def describe(found: Weights) -> str:

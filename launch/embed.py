@@ -14,7 +14,7 @@ from avmae_jax.data.store.writer import OnProgress
 from avmae_jax.inference.embed import KINDS, Embed, Part, kinds_of, needs_of, note_of
 from avmae_jax.inference.embedding_files import write_embeddings
 from avmae_jax.weights.tensor_files import require_new
-from launch import applied, runtime
+from launch.common import model_flags, runtime
 
 
 def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
@@ -37,21 +37,21 @@ def main(argv: list[str]) -> None:
     try:
         what = kinds_of(args.what)
         require_new(args.out)
-        trained = applied.load(argv[1])
-        source = applied.open_clips(argv[1], needs_of(what))
-        note = note_of(trained, source, what, data=applied.data_name(argv[1]), split=args.split)
+        trained = model_flags.load(argv[1])
+        source = model_flags.open_clips(argv[1], needs_of(what))
+        note = note_of(trained, source, what, data=model_flags.data_name(argv[1]), split=args.split)
         with runtime.progress_bar("embedding") as on_progress:
             parts = Embed(trained, what, args.batch_size)(source)
             count = write_embeddings(args.out, counted(parts, len(source), on_progress), note)
-    except applied.USER_ERRORS as error:
+    except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"wrote {args.out}: {', '.join(what)} of {count} clips, {note['width']} numbers each")
 
 
 def define_flags() -> None:
     """Its options."""
-    applied.define_model_flags()
-    applied.define_data_flags()
+    model_flags.define_model_flags()
+    model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "the file to write, .npz or .array_record")
     flags.DEFINE_list("what", list(KINDS), "kinds of vector: of the sound, of the picture, of both together")
     flags.DEFINE_integer("batch_size", 32, "clips computed at once", lower_bound=1)

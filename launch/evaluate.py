@@ -27,7 +27,7 @@ from avmae_jax.data.batches import Frames
 from avmae_jax.evals.classification import classifier_of, evaluate_views
 from avmae_jax.inference.forward import BATCH
 from avmae_jax.models.classifier import Mode, modality_of
-from launch import applied, runtime
+from launch.common import model_flags, runtime
 
 MODES: dict[str, tuple[Mode, ...]] = {
     "multimodal": ("multimodal", "missingaudioonly", "missingvideoonly"),
@@ -40,8 +40,8 @@ _LONG, _ENDS = 30, 10  # a table of more classes shows so many of its beginning 
 def define_flags() -> None:
     """Of this program; options may follow RUN."""
     flags.FLAGS.set_gnu_getopt()
-    applied.define_model_flags()
-    applied.define_data_flags()
+    model_flags.define_model_flags()
+    model_flags.define_data_flags()
     flags.DEFINE_multi_string("mode", [], f"of {', '.join(get_args(Mode))}; none: all that the classifier was tuned for")
     flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
     flags.DEFINE_integer(
@@ -67,20 +67,20 @@ def common_needs(modes: Sequence[Mode]) -> Modality:
 
 def crops_of_run(path: str) -> int:
     """As many as the training that a model comes from evaluates with; 1 for a file outside a run."""
-    return applied.run_config(path).tune.eval_crops if applied.run_folder(path) else 1
+    return model_flags.run_config(path).tune.eval_crops if model_flags.run_folder(path) else 1
 
 
 def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
     """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_views do."""
-    args, trained = flags.FLAGS, applied.load(path)
+    args, trained = flags.FLAGS, model_flags.load(path)
     classifier_of(trained)
     tuned = trained.config.tune.mode
     modes = modes or MODES[tuned]
     for mode in sorted({*modes} - {*MODES[tuned]}):
         logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
-    source = applied.open_clips(path, common_needs(modes))
+    source = model_flags.open_clips(path, common_needs(modes))
     options: dict[str, Any] = {"crops": args.crops or crops_of_run(path), "batch_size": args.batch_size}
-    return evaluate_views(out, trained, source, modes, frames, data=applied.data_name(path), split=args.split, **options)
+    return evaluate_views(out, trained, source, modes, frames, data=model_flags.data_name(path), split=args.split, **options)
 
 
 def default_out(path: Path) -> Path:
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
     runtime.cache_programs()
     try:
         views = evaluate(path, out, modes, frames)
-    except applied.USER_ERRORS as error:
+    except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(views_table(views))

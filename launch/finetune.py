@@ -27,7 +27,7 @@ from avmae_jax.train.loop import Trainer
 from avmae_jax.train.snapshots import AVERAGED, set_aside
 from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.io import load_pretrained
-from launch import applied, runtime
+from launch.common import model_flags, runtime
 from launch.pretrain import claim_workdir, open_sources, pick_micro_batch
 
 
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
         config.augment.validate()
         config.tune.validate()
         summary = finetune(config)
-    except (*applied.USER_ERRORS, NonFiniteLossError) as error:
+    except (*model_flags.USER_ERRORS, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         print(f"{summary['steps']} steps in {summary['seconds']:.0f} s")

@@ -30,15 +30,15 @@ from avmae_jax.files import file_names
 from avmae_jax.inference.griffin_lim import save_wav
 from avmae_jax.inference.inpaint import LOUDEST, Inpainter
 from avmae_jax.plots import reconstructions
-from launch import applied, runtime
+from launch.common import model_flags, runtime
 
 _SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
 
 
 def define_flags() -> None:
     """Those of this program."""
-    applied.define_model_flags()
-    applied.define_data_flags()
+    model_flags.define_model_flags()
+    model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "folder that is written into; required")
     flags.DEFINE_bool("overwrite", False, "files that are there already are replaced")
     flags.DEFINE_list("clips", [], "ids of clips of a data set, in place of files")
@@ -63,7 +63,7 @@ def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Ca
     Raises:
       DatasetError: if one isn't there; see applied.open_clips.
     """
-    source = applied.open_clips(model_path, inpainter.needs)
+    source = model_flags.open_clips(model_path, inpainter.needs)
     there = ids_of(source)
     places = {name: index for index, name in enumerate(there)}
     if missing := [name for name in ids if name not in places]:
@@ -120,7 +120,7 @@ def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
 def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
     """Everything; the exit status. Raises what main turns into a line."""
     places = plan(out, [Path(file).stem for file in files] or ids)
-    inpainter = Inpainter(applied.load(model_path), masking())
+    inpainter = Inpainter(model_flags.load(model_path), masking())
     if inpainter.config.loss.norm_pix:
         logging.warning(
             "this model was trained with loss.norm_pix: each hidden patch gets its mean and contrast from the original, which the model "
@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
     runtime.cache_programs()
     try:
         status = run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
-    except applied.USER_ERRORS as error:
+    except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if status:
         sys.exit(status)

@@ -33,7 +33,7 @@ from avmae_jax.files import file_names
 from avmae_jax.inference.predict import BATCH, Prediction, Predictor, open_matcher
 from avmae_jax.inference.windows import of_file
 from avmae_jax.models.classifier import Mode
-from launch import applied, prediction_tables, runtime
+from launch.common import model_flags, runtime, tables
 
 SOME_FAILED = 3  # exit status
 
@@ -60,7 +60,7 @@ def media_files(arguments: Sequence[str]) -> list[Path]:
 def open_predictor() -> Predictor:
     """By the flags; raises what load_trained and Predictor do."""
     args = flags.FLAGS
-    trained = applied.load(args.model)
+    trained = model_flags.load(args.model)
     sizes = {"heads": args.heads, "decoder_heads": args.decoder_heads}
     matcher = open_matcher(trained, args.match_with, **sizes) if args.match_with else None
     predictor = Predictor(trained, match_with=matcher, mode=cast(Mode | None, args.mode), batch_size=args.batch_size)
@@ -113,7 +113,7 @@ def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception])
     if len(both) > 1:
         sounds, pictures = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
         places = dict(zip(both, partner_ranks(sounds, pictures)[0].tolist(), strict=True))
-    make = prediction_tables.record
+    make = tables.record
     return [
         make(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)
         for number, (file, found) in enumerate(zip(files, results, strict=True))
@@ -148,12 +148,12 @@ def main(argv: list[str]) -> None:
         predictor = open_predictor()
         records = records_of(files, predict_all(predictor, files))
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
-        prediction_tables.write_json(args.json, about, records)
-        prediction_tables.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
-    except applied.USER_ERRORS as error:
+        tables.write_json(args.json, about, records)
+        tables.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
+    except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     out = sys.stderr if "-" in (args.json, args.csv) else sys.stdout
-    prediction_tables.show(Console(file=out, width=None if out.isatty() else 160), records)
+    tables.show(Console(file=out, width=None if out.isatty() else 160), records)
     failed = sum("error" in record for record in records)
     sys.exit(0 if not failed else SOME_FAILED if failed < len(records) else 1)
 
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Its options, which may follow the files."""
     flags.FLAGS.set_gnu_getopt()
-    applied.define_model_flags()
+    model_flags.define_model_flags()
     flags.DEFINE_string("model", "", "a run of launch.finetune, its best/ or averaged/, or a file of weights")
     flags.DEFINE_string("match_with", "", "a pretraining checkpoint that the match is taken from; empty: the model itself")
     flags.DEFINE_integer("top", 5, "classes told of each file", lower_bound=1)

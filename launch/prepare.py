@@ -32,7 +32,7 @@ from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
 from avmae_jax.data.store.beam import beam_engine
 from avmae_jax.data.store.writer import FAILURES, Summary, write_dataset
 from avmae_jax.errors import DatasetError
-from launch.runtime import progress_bar
+from launch.common.runtime import progress_bar
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
 _FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips

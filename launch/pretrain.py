@@ -30,7 +30,7 @@ from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.pretraining import make_model, make_task
 from avmae_jax.weights.init_from import initialise_from
-from launch import applied, runtime
+from launch.common import model_flags, runtime
 
 _LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
 
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
         config.model.validate()
         config.augment.validate()
         summary = pretrain(config)
-    except (*applied.USER_ERRORS, NonFiniteLossError) as error:
+    except (*model_flags.USER_ERRORS, NonFiniteLossError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         report(summary, config.train.workdir)

@@ -21,14 +21,14 @@ from avmae_jax.evals.retrieval import retrieve_into
 from avmae_jax.files import replacing
 from avmae_jax.report.build import report
 from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL, Run
-from launch import applied, runtime
+from launch.common import model_flags, runtime
 from launch.evaluate import MODES, common_needs
 
 
 def define_flags() -> None:
     """Those of this program."""
-    applied.define_model_flags()
-    applied.define_data_flags()
+    model_flags.define_model_flags()
+    model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "the HTML file; empty: RUN/report.html")
     flags.DEFINE_bool("make", True, "compute the evaluation or the retrieval where it isn't there")
 
@@ -39,15 +39,15 @@ def make_missing(run: Run) -> None:
     if run.evaluation if run.is_classifier else run.retrieval or single:
         return
     path, split = str(run.folder), flags.FLAGS.split
-    trained = applied.load(path)
+    trained = model_flags.load(path)
     modes = MODES[trained.config.tune.mode] if run.is_classifier else ()
-    source = applied.open_clips(path, common_needs(modes) if modes else "both")
-    notes: dict[str, Any] = {"data": applied.data_name(path), "split": split}
+    source = model_flags.open_clips(path, common_needs(modes) if modes else "both")
+    notes: dict[str, Any] = {"data": model_flags.data_name(path), "split": split}
     if not run.is_classifier:
         logging.info("retrieval among %d clips", len(source))
         retrieve_into(run.folder / RETRIEVAL, trained, source, **notes)
         return
-    tune = applied.run_config(path).tune  # the run's own way of asking, so that what it measured is found again
+    tune = model_flags.run_config(path).tune  # the run's own way of asking, so that what it measured is found again
     frames: list[Frames] = [cast(Frames, tune.eval_frames)]
     evaluate_views(run.folder / EVALUATION, trained, source, modes, frames, crops=tune.eval_crops, **notes)
 
@@ -65,12 +65,12 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS.make:
             try:
                 make_missing(run)
-            except applied.USER_ERRORS as error:
+            except model_flags.USER_ERRORS as error:
                 logging.warning("the page lacks what couldn't be computed: %s: %s", type(error).__name__, error)
         page = report(folder)
         with replacing(out) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")
-    except applied.USER_ERRORS as error:
+    except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{out}, {out.stat().st_size / 2**20:.1f} MiB; it opens offline")
 

@@ -33,7 +33,7 @@ from avmae_jax.inference.embed import Embed, note_of
 from avmae_jax.inference.embedding_files import Embeddings, collect, read_embeddings
 from avmae_jax.plots.gallery import Section, draw_gallery
 from avmae_jax.weights.trained import Trained
-from launch import applied, runtime
+from launch.common import model_flags, runtime
 from launch.embed import counted
 
 _STORED_SIDE = 224  # pixels of a prepared clip's frame
@@ -43,7 +43,7 @@ _KINDS = ("audio", "image")
 def default_out(model_path: str) -> Path:
     """The folder retrieval/ of a run, or of that part of it which is the model; raises ValueError for a model that lies in no run."""
     path = Path(model_path).expanduser()
-    if applied.run_folder(model_path) is None:
+    if model_flags.run_folder(model_path) is None:
         raise ValueError(f"{model_path} lies in no run; give --out, a folder for what is found")
     return path.with_name(f"{path.name}_retrieval") if path.is_file() else path / "retrieval"
 
@@ -65,12 +65,12 @@ def results_table(result: dict[str, Any]) -> Table:
 def whole_set(model_path: str, console: Console) -> None:
     """Retrieval within a data set."""
     args = flags.FLAGS
-    trained = applied.load(model_path)
+    trained = model_flags.load(model_path)
     out = Path(args.out).expanduser() if args.out else default_out(model_path)
-    source = applied.open_clips(model_path, "both")
+    source = model_flags.open_clips(model_path, "both")
     options = {"per_class": args.per_class, "seed": args.seed, "batch_size": args.batch_size, "split": args.split}
     with runtime.progress_bar("embedding") as on_progress:
-        result = retrieve_into(out, trained, source, data=applied.data_name(model_path), on_progress=on_progress, **options)
+        result = retrieve_into(out, trained, source, data=model_flags.data_name(model_path), on_progress=on_progress, **options)
     console.print(results_table(result))
     for name, count in result["short_classes"].items():
         console.print(f"class {name}: {count} clips, fewer than --per_class {args.per_class}", markup=False)
@@ -117,7 +117,7 @@ def print_hits(console: Console, clip: Clip, hits: Hits, index: Embeddings) -> N
 def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
     """Searches an index for what is like the files; returns the exit status."""
     args = flags.FLAGS
-    trained = applied.load(model_path)
+    trained = model_flags.load(model_path)
     clips, failed = [], []
     for file in files:
         try:
@@ -160,15 +160,15 @@ def main(argv: list[str]) -> None:
             status = from_files(argv[1], args.query, console)
         else:
             whole_set(argv[1], console)
-    except applied.USER_ERRORS as error:
+    except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     sys.exit(status)
 
 
 def define_flags() -> None:
     """Its options."""
-    applied.define_model_flags()
-    applied.define_data_flags()
+    model_flags.define_model_flags()
+    model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "folder of retrieval.json and gallery.png, empty: MODEL/retrieval; with --query a PNG, empty: none")
     flags.DEFINE_integer("per_class", 0, "clips drawn of each class; 0: all clips", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "of the drawing", lower_bound=0)

@@ -24,7 +24,7 @@ import numpy as np
 from rich.table import Table
 
 from avmae_jax.config import Config
-from launch.allocator import keep_freed_memory
+from avmae_jax.train.allocator import keep_freed_memory
 from parity.rows import compare
 
 JOBS = {"pretraining": "pretraining step", "finetuning": "fine-tuning step", "features": "feature extraction"}

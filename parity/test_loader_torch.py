@@ -18,7 +18,7 @@ from avmae_jax.data.batches import example
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.instruments import make_clip
-from launch import benchmark_data
+from launch.benchmarks import data
 from parity import loader_torch
 
 CONFIG = Config(name="mini", model=ModelConfig(audio_frames=64, image_size=32), train=TrainConfig(batch_size=3))
@@ -43,13 +43,13 @@ def test_both_loaders_give_the_same(clips: list[Clip], index: int, tmp_path: Pat
 def test_loaders_take_turns_on_the_same_clips(
     clips: list[Clip], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark_data, "_CLIPS", len(clips))
-    monkeypatch.setattr(benchmark_data, "open_source", lambda *_: clips)
-    speeds = benchmark_data.compare_loaders(CONFIG, rounds=2)
+    monkeypatch.setattr(data, "_CLIPS", len(clips))
+    monkeypatch.setattr(data, "open_source", lambda *_: clips)
+    speeds = data.compare_loaders(CONFIG, rounds=2)
     assert {side: len(turns) for side, turns in speeds.items()} == {"ours": 2, "PyTorch": 2}
     assert min(min(speed) for turns in speeds.values() for speed in turns) > 0
     assert torch.get_num_threads() == 1
-    benchmark_data.show_loaders(CONFIG, rounds=1)
+    data.show_loaders(CONFIG, rounds=1)
     printed = capsys.readouterr().out
     assert "64 frames of sound, 32 x 32 pixels, batches of 3" in printed
     assert "ours/PyTorch per CPU second" in printed

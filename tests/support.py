@@ -23,7 +23,7 @@ from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.trees import flatten
 from avmae_jax.weights.io import Weights
-from launch import runtime
+from launch.common import runtime
 
 ROOT = Path(__file__).parents[1]
 

@@ -41,7 +41,7 @@ _FREE_FIELDS = (
 
 
 class Reporter(Protocol):
-    """Who is told how the run goes; launch/runtime.py draws a bar."""
+    """Who is told how the run goes; launch/common/runtime.py draws a bar."""
 
     def start(self, first: int, total: int) -> None:
         """The run goes from step `first` (0: from nothing) to `total`."""

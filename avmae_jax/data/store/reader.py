@@ -84,7 +84,7 @@ class PreparedSource:
 
     @property
     def weights(self) -> np.ndarray | None:
-        """float64[len], how often each clip is to be drawn, as launch.statistics stored it; None if it didn't.
+        """float64[len], how often each clip is to be drawn, as launch.data_statistics stored it; None if it didn't.
 
         Raises:
           DatasetError: if the file is damaged, or of another data set.
@@ -95,7 +95,7 @@ class PreparedSource:
         try:
             return np.load(file, allow_pickle=False)[self._rows]
         except (OSError, ValueError, IndexError, EOFError) as error:
-            raise DatasetError(f"{file} can't be used ({error}); run launch.statistics again") from error
+            raise DatasetError(f"{file} can't be used ({error}); run launch.data_statistics again") from error
 
     def __repr__(self) -> str:
         return f"PreparedSource({str(self._path)!r}, {self._split!r}, {len(self)} clips)"

@@ -1,4 +1,4 @@
-"""Looks at a prepared data set: `python -m launch.inspect DATASET`.
+"""Looks at a prepared data set: `python -m launch.inspect_data DATASET`.
 
 Prints how many clips there are and of what kind, the classes, lengths and loudness, and what failed and why; draws a contact sheet of some
 clips, which a person can look at. Only these clips are read, the rest is told by the index. --verify reads everything, against the
@@ -27,7 +27,7 @@ from avmae_jax.data.store.records import SILENCE, Index
 from avmae_jax.data.store.writer import Failure, read_summary
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from avmae_jax.plots.contact_sheet import contact_sheet
-from launch import runtime
+from launch.common import runtime
 
 _BAR = 30  # letters of the longest bar
 _FULL_SCALE = -3.0  # dB; a full sine has it: a clip that is louder was most likely cut off

@@ -1,4 +1,4 @@
-"""launch.inspect and launch.statistics on a data set with a bit of everything."""
+"""launch.inspect_data and launch.data_statistics on a data set with a bit of everything."""
 
 import importlib
 import io

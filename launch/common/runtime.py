@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from avmae_jax.data.store.writer import OnProgress
-from launch.allocator import keep_freed_memory
+from avmae_jax.train.allocator import keep_freed_memory
 
 
 def start() -> None:

@@ -1,4 +1,4 @@
-"""What training needs to know of a prepared data set: `python -m launch.statistics DATASET`.
+"""What training needs to know of a prepared data set: `python -m launch.data_statistics DATASET`.
 
 Computes mean and deviation of the log-mel over the training clips, and, where all of them have labels, how often each is to be drawn so
 that rare classes are seen more often. They are stored with the data set, in statistics.json and weights-train.npy; the weights are used by
@@ -20,7 +20,7 @@ from avmae_jax.data.statistics import STATISTICS, audio_statistics
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.records import weights_file
 from avmae_jax.errors import CorruptRecordError, DatasetError
-from launch import runtime
+from launch.common import runtime
 
 
 def sample(source: PreparedSource, limit: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""launch/allocator.py: memory that is freed and needed again."""
+"""avmae_jax/train/allocator.py: memory that is freed and needed again."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 _FAULTS_OF_SECOND_BLOCK = """
 import resource, sys
 import numpy as np
-from launch.allocator import keep_freed_memory
+from avmae_jax.train.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(2):

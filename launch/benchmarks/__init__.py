@@ -1,0 +1,1 @@
+"""What launch.benchmark measures."""
