@@ -2,7 +2,8 @@
 
 Clip k is what is heard and seen from second k * stride on, for the length of a clip. The ten frames are found by time, since how many
 frames a window will have isn't known while it is read: frame i is the last one that is over after i tenths of the clip, or the first one.
-At a constant rate of whole frames a clip these are the frames that data/decode/one_clip.py finds by counting; at others some may differ by one.
+At a constant rate of whole frames a clip these are the frames that data/decode/one_clip.py finds by counting; at others some may differ by
+one.
 
 The rest behind the last whole clip becomes a shorter one, with fewer frames, if it is at least half as long; a shorter video gives what
 it has. Sound and pictures count their seconds each from their own beginning, as everywhere here. Where one of the two is missing and may
