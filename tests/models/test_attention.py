@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_works_inside_checkpoint_and_value_and_grad_under_strict_promotion() -> 
 
 
 def test_one_cpu_device_never_holds_the_logits_of_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "device_count", lambda _: 1)
     batch, length, heads, channels = 4, 256, 8, 16
     shape = jax.ShapeDtypeStruct((batch, length, heads, channels), jnp.float32)
     gradient = jax.jit(jax.grad(lambda *arrays: attention(*arrays).sum(), (0, 1, 2)))
@@ -143,7 +144,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     from jax._src.cudnn import fused_attention_stablehlo
 
     monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", types.SimpleNamespace(cudnn_get_version=lambda: 91000))
-    monkeypatch.setattr(module, "get_backend", lambda: types.SimpleNamespace(platform="gpu", platform_version="cuda 12080"))
+    monkeypatch.setattr(module, "_CUDNN_PLUGINS", ("jax",))
 
 
 @pytest.mark.usefixtures("cuda")
@@ -162,6 +163,16 @@ def test_lowers_for_cuda_with_gradient(length: int, channels: int, dtype: jnp.dt
     with jax.numpy_dtype_promotion("standard"):  # jax's own plain attention mixes bfloat16 and float32
         text = gradient.trace(x, x, x, x).lower(lowering_platforms=("cuda",)).as_text()
     assert ("__cudnn$fmhaSoftmaxBackward" in text) == uses_cudnn
+
+
+@pytest.mark.parametrize("batch", ["2", "b"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_platform_of_the_program_chooses_the_path(monkeypatch: pytest.MonkeyPatch, platform: str, batch: str) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda _: 1)
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"{batch}, 9, 4, 16"), jnp.float32)
+    gradient = jax.jit(lambda *arrays: jax.vjp(attention, *arrays[:3])[1](arrays[3]))
+    text = jax.export.export(gradient, platforms=[platform])(x, x, x, x).mlir_module()
+    assert ("stablehlo.while" in text) == (platform == "cpu")
 
 
 SHARDED = """
