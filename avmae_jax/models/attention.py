@@ -7,8 +7,8 @@ machine that traces it, so that a program can be exported for another platform:
   decoder at B = 4). The gradient is written by hand: it recomputes the matrix from the log-sum-exp of its rows instead of storing it, as
   in Dao et al., arXiv 2205.14135. Two heads rather than one keep XLA's batched matrix product, which is faster; eight leave the cache.
 - CUDA with bfloat16: cuDNN's flash attention, which never holds the matrix either.
-- Everything else: `jax.nn.dot_product_attention` in plain XLA. Several CPU devices use it too: the partitioner cuts it along batch and heads
-  without communication, whereas it would gather every head on every device before a loop over them.
+- Everything else: `jax.nn.dot_product_attention` in plain XLA. Several CPU devices use it too: the partitioner cuts it along batch and
+  heads without communication, whereas it would gather every head on every device before a loop over them.
 
 Axis letters: B batch, L tokens, N heads, d channels of a head; S steps of the loop, G heads in a step, S * G = B * N.
 """
@@ -48,7 +48,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    with jax.numpy_dtype_promotion("standard"):  # jax's own code mixes bfloat16 and float32
+        return jax.nn.dot_product_attention(query, key, value, implementation="xla")
 
 
 def _on_cpu(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -113,7 +114,7 @@ def _heads_forward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def _heads_backward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes one step of the gradient on [key, query] matrices, so that two of the three products that shrink them run along their rows."""
+    """Computes one step of the gradient on [key, query] matrices: so two of the three products that shrink them run along their rows."""
     query, key, value, out, logsumexp, out_grad = heads
     weights = jnp.exp(jnp.einsum("gkd,gqd->gkq", key, query) - logsumexp[:, None])
     value_grad = jnp.einsum("gkq,gqd->gkd", weights, out_grad)
