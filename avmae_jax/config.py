@@ -39,7 +39,8 @@ SIZES = {
 class ModelConfig:
     """What is built: sizes, positions, masking."""
 
-    modality: str = "both"  # both | audio | image: CAV-MAE, or the masked autoencoder of one modality alone
+    kind: str = "cavmae"  # cavmae | cavmae_classifier | mae | ast: a row of models/registry.py
+    modality: str = "both"  # both | audio | image: which modalities the model has; mae takes one of them, ast audio
     size: str = "base"  # a row of SIZES; the six fields below replace single values of that row
     depth: int | None = None  # encoder blocks a token goes through, joint ones included
     width: int | None = None  # D, channels of a token in the encoder
@@ -282,3 +283,10 @@ def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     defaults = dataclasses.asdict(Config())
     groups = {name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)}
     return {**defaults, **saved, **groups}
+
+
+def older_kind(modality: str, *, classifies: bool) -> str:
+    """Derives the kind of a model that was saved before configs had `model.kind`."""
+    if modality == "both":
+        return "cavmae_classifier" if classifies else "cavmae"
+    return "ast" if classifies else "mae"

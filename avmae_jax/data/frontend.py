@@ -1,7 +1,6 @@
 """The part of data preparation that runs on the device: bytes of a batch to what a model sees."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> tuple[Any, Any]:
-    """What the model sees of a batch of data/batches.py: float32[B, T, M] and float32[B, H, W, 3], both normalised.
+def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> dict[str, jax.Array]:
+    """Computes what a model sees of a batch of data/batches.py.
 
-    None stands for what the batch doesn't carry. What is drawn here follows from the clips' own seeds and partners in the batch: no matter
-    into which parts it is cut, and never in evaluation, whose batches carry neither.
+    Returns:
+      "audio" -> normalised log-mel float32[B, T, M] and "image" -> normalised float32[B, H, W, 3]; one that the batch doesn't carry is absent.
+      What is drawn at random follows from the clips' own seeds and partners in the batch, no matter into which parts it is cut. Evaluation
+      batches carry neither.
     """
-    return _fbank(batch, config) if "waveform" in batch else None, _image(batch) if "image" in batch else None
+    inputs = {"audio": _fbank(batch, config)} if "waveform" in batch else {}
+    return inputs | ({"image": _image(batch)} if "image" in batch else {})
 
 
 def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:

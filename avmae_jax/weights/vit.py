@@ -8,25 +8,26 @@ the sum over red, green and blue.
 Axis letters: P patch, L tokens, D width, C channels.
 """
 
+import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
-from avmae_jax.models.ast import AST, STRIDE
-from avmae_jax.models.mae import MAE
-from avmae_jax.models.patches import sincos_positions
+from avmae_jax.models.patches import grid_of, sincos_positions
+from avmae_jax.models.registry import KINDS, kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights.build import AnyKey, build, set_params
-from avmae_jax.weights.official import convert_tensor, require_none
+from avmae_jax.weights.build import set_params
+from avmae_jax.weights.notes import Notes
+from avmae_jax.weights.official import convert_tensor, count_blocks, published_heads, require_none, some
 
-M = TypeVar("M", bound=nnx.Module)
+STRIDE = KINDS["ast"].stride or 0
 Tensors = Mapping[str, np.ndarray]
 
 # transformers -> timm, one after the other: each has the names of version 5 in memory and those that all versions write to files
@@ -67,6 +68,8 @@ _SOURCES = [
     (r"^prefix$", "cls_token"),
 ]
 _DECODER = re.compile(r"decoder_|mask_token$")  # how its names begin
+_TRANSFORMERS_PREFIXES = ("vit.", "audio_spectrogram_transformer.")
+_AST_NOTES = Notes(audio_mean=-4.2677393, audio_std=2 * 4.5689974, mode="audioonly")  # an AST takes (x - mean) / (2 std) of AudioSet
 _SINCOS_ERROR = 1e-4  # of positions that others computed in float32; learned ones differ by far more
 
 
@@ -93,7 +96,73 @@ def canonical(tensors: Tensors) -> dict[str, np.ndarray]:
     return renamed
 
 
-def pull(model: nnx.Module, tensors: Tensors) -> Pulled:
+class Found(NamedTuple):
+    """What the tensors of a transformer of one modality tell about their model."""
+
+    config: ModelConfig
+    classes: int  # C; 0: a masked autoencoder
+    notes: Notes
+
+
+def read(tensors: Tensors, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> Found:
+    """Finds the config of an image MAE with its decoder, or of an AST, from the shapes and names of its tensors.
+
+    Args:
+      tensors: name -> array, as timm, facebookresearch/mae or transformers name them.
+      heads: of the encoder, which no shape shows; 0: those of the published model of this width.
+      decoder_heads: of the decoder; 0: those of the published model of this width.
+      mel_bins: M of an AST.
+
+    Raises:
+      WeightsError: if the tensors belong to neither, or a size can't be found.
+    """
+    named = canonical(tensors)
+    kernel, positions = named.get("patch_embed.proj.weight"), named.get("pos_embed")
+    if kernel is None or positions is None or kernel.ndim != 4 or positions.ndim != 3:
+        raise WeightsError(f"these are no weights of a CAV-MAE, an MAE or an AST; its tensors are {some(tensors)}")
+    width, channels, patch, _ = kernel.shape
+    config = ModelConfig(
+        depth=count_blocks(named, "blocks"),
+        width=width,
+        heads=heads or published_heads(width, ""),
+        patch=patch,
+        mlp_ratio=named["blocks.0.mlp.fc1.weight"].shape[0] / width if "blocks.0.mlp.fc1.weight" in named else 4.0,
+        # transformers' models have another epsilon than timm's and facebookresearch's, and no tensor holds it
+        norm_eps=1e-12 if any(name.startswith(_TRANSFORMERS_PREFIXES) for name in tensors) else 1e-6,
+    )
+    length = positions.shape[1] - sum(name in named for name in ("cls_token", "dist_token"))
+    if channels == 1 and "mlp_head.1.weight" in named:
+        frames = _ast_frames(length, mel_bins, patch)
+        config = dataclasses.replace(config, kind="ast", modality="audio", audio_frames=frames, mel_bins=mel_bins)
+        return Found(config, len(named["mlp_head.1.weight"]), _AST_NOTES)
+    if "decoder_embed.weight" not in named:
+        raise WeightsError("these are an encoder without decoder or head, no model by itself; start a run with it: --config.init_from")
+    decoder_width = len(named["decoder_embed.weight"])
+    config = dataclasses.replace(
+        config,
+        kind="mae",
+        modality="image",
+        class_token="cls_token" in named,
+        image_size=math.isqrt(length) * patch,
+        decoder_width=decoder_width,
+        decoder_depth=count_blocks(named, "decoder_blocks"),
+        decoder_heads=decoder_heads or published_heads(decoder_width, "decoder_"),
+    )
+    return Found(config, 0, Notes())
+
+
+def _ast_frames(length: int, mel_bins: int, patch: int) -> int:
+    """Returns the length of an AST's audio in frames, the multiple of the patch that gives this number of overlapping patches."""
+    rows, _ = grid_of(mel_bins, patch, patch, STRIDE)
+    columns = length // rows
+    shortest = patch + STRIDE * (columns - 1)
+    frames = next((frames for frames in range(shortest, shortest + STRIDE) if frames % patch == 0), 0)
+    if rows * columns != length or not frames:
+        raise WeightsError(f"its {length} positions are not those of audio with {mel_bins} mel bins; give another mel_bins")
+    return frames
+
+
+def pull(config: ModelConfig, model: nnx.Module, tensors: Tensors) -> Pulled:
     """Finds the value of each parameter of a model in the weights of a transformer of one modality.
 
     What stays as it is: modality embeddings; positions of sound, unless the model is an AST; the head of a CAV-MAE classifier; the decoder
@@ -101,48 +170,21 @@ def pull(model: nnx.Module, tensors: Tensors) -> Pulled:
     and is left out where the model has none.
 
     Args:
-      model: CAVMAE, CAVMAEClassifier, MAE or AST; only shapes are looked at, so nnx.eval_shape's result will do.
+      config: of the model.
+      model: of any kind; only shapes are used, so nnx.eval_shape's result will do.
       tensors: name -> array, as timm, facebookresearch/mae or transformers name them.
 
     Raises:
       WeightsError: listing every tensor that is missing, misshapen, not used, or has no place in the model.
     """
-    return _Puller(model, canonical(tensors)).result()
+    return _Puller(config, model, canonical(tensors)).result()
 
 
-def initialise(model: nnx.Module, tensors: Tensors) -> list[str]:
-    """Sets the parameters of a model in place, see pull; returns the lines that say what went where."""
-    pulled = pull(model, tensors)
+def initialise(config: ModelConfig, model: nnx.Module, tensors: Tensors) -> list[str]:
+    """Sets the parameters of a model in place, as pull finds them; returns the lines that say what went where."""
+    pulled = pull(config, model, tensors)
     set_params(model, pulled.params)
     return pulled.lines
-
-
-def build_mae(config: ModelConfig, tensors: Tensors) -> MAE:
-    """The image MAE of a file exactly; transformers' ViTMAE wants `class_token` and the `norm_eps` of its own config, 1e-12.
-
-    Raises:
-      WeightsError: as pull, and if a parameter would stay fresh.
-    """
-    return _build_exactly(lambda: MAE(config, rngs=AnyKey()), tensors)
-
-
-def build_ast(config: ModelConfig, tensors: Tensors, *, stride: int = STRIDE) -> AST:
-    """The AST of a file exactly, with its classes; transformers' wants the `norm_eps` of its own config, 1e-12.
-
-    Raises:
-      WeightsError: as pull.
-    """
-    tensors = canonical(tensors)
-    if "mlp_head.1.bias" not in tensors:
-        raise WeightsError("these are no weights of an AST classifier: its head, mlp_head or classifier, is missing")
-    classes = len(tensors["mlp_head.1.bias"])
-    return _build_exactly(lambda: AST(config, classes, stride=stride, rngs=AnyKey()), tensors)
-
-
-def _build_exactly(make: Callable[[], M], tensors: Tensors) -> M:
-    pulled = pull(nnx.eval_shape(make), tensors)
-    require_none([f"missing: nothing in the file is for {path}" for path in pulled.fresh])
-    return build(make, pulled.params)
 
 
 def _rename(name: str, rules: list[tuple[str, str]]) -> str:
@@ -154,13 +196,13 @@ def _rename(name: str, rules: list[tuple[str, str]]) -> str:
 class _Puller:
     """One model's pull from tensors in the common layout."""
 
-    def __init__(self, model: Any, tensors: Tensors):
-        self._tensors = tensors
+    def __init__(self, config: ModelConfig, model: nnx.Module, tensors: Tensors):
+        self._tensors, self._patch = tensors, config.patch
         self._shapes: dict[str, tuple[int, ...]] = {path: leaf.shape for path, leaf in flatten(nnx.state(model, nnx.Param)).items()}
-        self._spectrogram = isinstance(model, AST)  # both sides are about sound, nothing has to be made of pictures
-        self._modality = "audio" if self._spectrogram else getattr(model, "modality", "image")  # of what has no modality in its path
-        towers = [model.encoder.audio, model.encoder.image] if hasattr(model, "encoder") else [model.tower]
-        self._patch, self._separate = towers[0].patch, len(towers[0].blocks)
+        spec = kind_of(config)
+        self._spectrogram = spec.task == "classification" and spec.names == "vit"  # both sides are audio, nothing is made from images
+        self._modality = "image" if config.modality == "both" else config.modality  # of what has no modality in its path
+        self._separate = config.shape.depth - config.joint_depth  # blocks before the joint ones
         self._prefix = [name for name in ("cls_token", "dist_token") if name in tensors]
         self._decoder = any(map(_DECODER.match, tensors))
         self._links: list[tuple[str, str]] = []  # source name, dotted path
