@@ -12,7 +12,6 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +22,11 @@ from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
-from avmae_jax.models.classifier import Mode
+from avmae_jax.models.modes import MODES
+from avmae_jax.models.registry import kind_of
 from avmae_jax.weights import io
 from avmae_jax.weights.official import to_official
+from avmae_jax.weights.tensor_files import read_tensors
 from parity.rows import Row, print_table
 
 
@@ -35,8 +36,8 @@ def media_inputs(config: ModelConfig, paths: Sequence[Path]) -> tuple[np.ndarray
     clips = [decode_clip(path, clip_id=str(path), seconds=config.audio_frames / 100, frame_size=config.image_size) for path in paths]
     examples = [example(clip, len(clip.frames) // 2, samples=samples, image_size=config.image_size) for clip in clips]
     batch = {name: np.stack([one[name] for one in examples]) for name in ("waveform", "samples", "image")}
-    fbank, image = model_inputs({name: jnp.asarray(array) for name, array in batch.items()}, Config(model=config))
-    return np.asarray(fbank), np.asarray(image)
+    inputs = model_inputs({name: jnp.asarray(array) for name, array in batch.items()}, Config(model=config))
+    return np.asarray(inputs["audio"]), np.asarray(inputs["image"])
 
 
 def read(path: Path, **sizes: int) -> tuple[io.Weights, dict[str, np.ndarray]]:
@@ -44,7 +45,7 @@ def read(path: Path, **sizes: int) -> tuple[io.Weights, dict[str, np.ndarray]]:
     found = io.read(path, **sizes)
     state = to_official({name: np.asarray(tensor) for name, tensor in found.params.items()})
     if path.is_file():
-        state |= io.read_tensors(path)
+        state |= read_tensors(path)
     return found._replace(config=dataclasses.replace(found.config, compute_dtype="float32", remat=False)), state
 
 
@@ -69,9 +70,9 @@ def check(
         fbank, image = media_inputs(found.config, media)
         inputs["media"] = type(inputs["random"])(fbank, image, *masking_noise(found.config, len(media), seed))
     for kind, given in inputs.items():
-        if found.classes:
+        if kind_of(found.config).task == "classification":
             pair = Classification(found.config, found.classes, given, state=state)
-            rows = [*pair.logit_rows(), *(row for mode in get_args(Mode) if gradients for row in pair.gradient_rows(mode))]
+            rows = [*pair.logit_rows(), *(row for mode in MODES if gradients for row in pair.gradient_rows(mode))]
         else:
             pair = Pretraining(found.config, LossConfig(norm_pix=norm_pix), given, state=state)
             rows = [*pair.output_rows(), *(pair.gradient_rows() if gradients else ())]

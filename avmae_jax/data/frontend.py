@@ -17,7 +17,7 @@ def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> dict[str, ja
     """Computes what a model sees of a batch of data/batches.py.
 
     Returns:
-      "audio" -> normalised log-mel float32[B, T, M] and "image" -> normalised float32[B, H, W, 3]; one that the batch doesn't carry is absent.
+      "audio" -> normalised log-mel float32[B, T, M] and "image" -> normalised float32[B, H, W, 3], as far as the batch carries them.
       What is drawn at random follows from the clips' own seeds and partners in the batch, no matter into which parts it is cut. Evaluation
       batches carry neither.
     """

@@ -9,12 +9,8 @@ Axis letters: B batch, L tokens, D width, N clips, C classes.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri
-
-from avmae_jax.train.losses import unit_length
 
 _BLOCK_SCORES = 2**24  # similarities held at once, 64 MiB of them
 
@@ -28,11 +24,6 @@ class Retrieval(NamedTuple):
     median_rank: float  # 1 is best
     ties: int  # queries whose right partner shares its score with another target; if many, the ranks flatter the model
     clips: int  # N
-
-
-def embedding(tokens: jax.Array) -> jax.Array:
-    """One vector a clip, of length 1: the mean over tokens, as the contrastive loss pools them: float[B, L, D] -> float32[B, D]."""
-    return unit_length(tokens.mean(axis=1, dtype=jnp.float32))
 
 
 def retrieval(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _BLOCK_SCORES) -> Retrieval:

@@ -27,13 +27,16 @@ from matplotlib.figure import Figure
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT, log_mel, num_frames
+from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
-from avmae_jax.evals.metrics import embedding
-from avmae_jax.inference.predict import Prediction, separate
+from avmae_jax.inference.predict import Prediction
 from avmae_jax.inference.windows import Medium, Row, rows_of
-from avmae_jax.models.classifier import Head, Mode, final_tokens, modality_of
+from avmae_jax.models.classifier import Head
+from avmae_jax.models.encoder import Encoder
+from avmae_jax.models.modes import Mode
+from avmae_jax.models.pooling import unit_length
+from avmae_jax.models.tokens import Tokens, join, split
 from avmae_jax.plots.canvas import DPI, axes_at, save, short_name, write
-from avmae_jax.train.losses import unit_length
 from avmae_jax.weights.trained import Trained
 
 _MARGIN, _GAP, _HEAD, _SIDE, _SOUND, _AXIS, _BAR = 14, 12, 64, 300, 640, 26, 64  # layout in pixels
@@ -68,19 +71,26 @@ def shares(head: Head, tokens: jax.Array, labels: jax.Array) -> tuple[jax.Array,
     return parts / (deviation[:, None] * tokens.shape[1]), columns @ norm.bias[...] + linear.bias[...][labels]
 
 
-def similarities(encoder: Any, tokens: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Cosines of each token with the pooled tokens of the other modality: float32[B, L] of "audio" and of "image"."""
-    streams = {name: encoder.joint(values, name) for name, values in tokens.items()}
-    pooled = {name: embedding(values) for name, values in streams.items()}
+def similarities(encoder: Encoder, tokens: Tokens) -> dict[str, jax.Array]:
+    """Computes the cosine of each token with the vector of the other modality: float32[B, L] of "audio" and of "image".
+
+    Args:
+      encoder: of the model.
+      tokens: of Encoder.separate, of both modalities.
+    """
+    pooled = encoder.vectors(tokens, ("audio", "image"))
+    streams = {modality: join(encoder.joint(tokens, modality)) for modality in ("audio", "image")}
     other = {"audio": pooled["image"], "image": pooled["audio"]}
-    return {name: jnp.einsum("bld,bd->bl", unit_length(values), other[name]) for name, values in streams.items()}
+    return {modality: jnp.einsum("bld,bd->bl", unit_length(values), other[modality]) for modality, values in streams.items()}
 
 
 class Explainer:
     """A model, compiled once for each mode."""
 
     def __init__(self, trained: Trained):
-        """`trained` is one that prediction.Predictor takes."""
+        """Raises ValueError if the model computes no vectors of patches that could be explained."""
+        if not trained.spec.vectors:
+            raise ValueError(f"{trained.path} is a {trained.spec.title}, which can't be explained; give a CAV-MAE or its classifier")
         self._trained = trained
         self._compiled = nnx.jit(self._outputs, static_argnames="mode")
 
@@ -105,18 +115,18 @@ class Explainer:
             raise ClipError(medium.name, "length", "has become shorter since it was predicted")
         batch = {name: jnp.asarray(value)[None] for name, value in row.arrays.items()}
         label = jnp.asarray([int(np.argmax(prediction.probabilities))] if prediction.top else [0], jnp.int32)
-        heat, constant = self._compiled(self._trained.model, batch, label, mode=prediction.mode)
+        heat, constant = self._compiled(self._trained.module, batch, label, mode=prediction.mode)
         grids = {name: np.asarray(values)[0].reshape(model.grid(name)) for name, values in heat.items()}
         return Explanation(grids, float(constant[0]) if prediction.top else None, row)
 
-    def _outputs(self, model: Any, batch: Any, label: jax.Array, *, mode: Mode | None) -> tuple[dict[str, jax.Array], jax.Array]:
-        config = self._trained.config
-        tokens = separate(model.encoder, batch, config, modality_of(mode) if mode else "both")
+    def _outputs(self, module: Any, batch: Any, label: jax.Array, *, mode: Mode | None) -> tuple[dict[str, jax.Array], jax.Array]:
+        inputs = model_inputs(batch, self._trained.config)
         if not mode:
-            return similarities(model.encoder, tokens), jnp.zeros(1)
-        found, constant = shares(model.head, final_tokens(model.encoder, tokens, mode), label)
-        ends = np.cumsum([values.shape[1] for values in tokens.values()])
-        return dict(zip(tokens, jnp.split(found, ends[:-1], axis=1), strict=True)), constant
+            return similarities(module.encoder, module.separate(inputs)), jnp.zeros(1)
+        final = module.final(module.separate({modality: inputs[modality] for modality in mode.inputs}), mode)
+        found, constant = shares(module.head, join(final), label)
+        heat = split(found[..., None], final)
+        return {name.split(".")[0]: values[..., 0] for name, values in heat.items()}, constant
 
 
 def draw(path: Path, explanation: Explanation, prediction: Prediction, name: str) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from avmae_jax.config import Config
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.models.masking import sample_noise
+from avmae_jax.models.patches import as_picture
 from avmae_jax.models.registry import kind_of
+from avmae_jax.plots import reconstructions
 
 Arrays = Mapping[str, jax.Array]
 
@@ -43,3 +46,19 @@ class MaskedPass:
         given, wanted = model_inputs(batch, self.config), kind_of(self.config.model).inputs(self.config.model)
         inputs = {modality: given[modality] for modality in wanted}
         return model(inputs, self.noise(inputs, key)), inputs
+
+
+def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str, reconstructions.Panels]:
+    """Puts the predictions of a masked pass into the hidden places of its inputs, by modality, image first."""
+    model = config.model
+    return {
+        modality: reconstructions.compose(
+            np.asarray(as_picture(modality, inputs[modality])),
+            out.predictions[modality],
+            out.masks[modality].hidden,
+            grid=model.grid(modality),
+            patch=model.patch,
+            norm_pix=config.loss.norm_pix,
+        )
+        for modality in sorted(out.predictions, reverse=True)
+    }

@@ -27,6 +27,7 @@ from avmae_jax.errors import ClipError
 WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
 SECOND = 1.0  # seconds from window to window of a timeline
 _RATES = range(1_000, 768_001)  # Hz
+_MOST_CHANNELS = 64  # of an array; one with more is taken for a transposed one
 
 
 Timed = Iterator[tuple[Clip, float]]  # clips with the seconds that there are of them
@@ -59,13 +60,13 @@ def of_file(path: str | Path) -> Medium:
     return Medium(as_text(str(path)), cut, Path(path).suffix.lower() not in PICTURE_SUFFIXES)
 
 
-def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Path | None, rate: int = SAMPLE_RATE) -> Medium:
+def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Path | None, sample_rate: int = SAMPLE_RATE) -> Medium:
     """A sound, a picture, or both: the picture belongs to every window of the sound then.
 
     Args:
       audio: float32[N] in [-1, 1] or int16[N], mono; or the path of a sound file, or of a video whose sound is taken.
       image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG.
-      rate: Hz of the array.
+      sample_rate: Hz of the array.
 
     Raises:
       ValueError: if there is neither, or an array isn't as said.
@@ -74,7 +75,7 @@ def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Pa
     if audio is None and image is None:
         raise ValueError("there is nothing to look at or to listen to; give a media file, or audio, image or both")
     picture = None if image is None else partial(_picture_file, image) if isinstance(image, str | Path) else _encoded(image)
-    sound = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, rate)
+    sound = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, sample_rate)
     name = str(audio if isinstance(audio, str | Path) else image if isinstance(image, str | Path) else "the arrays")
     return Medium(name, partial(_cut_parts, sound, picture), audio is not None)
 
@@ -155,23 +156,27 @@ def _encoded(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _waveform(audio: np.ndarray, rate: int) -> np.ndarray:
-    """int16[N] at 16 kHz."""
+def _waveform(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Converts an array to int16[N] at 16 kHz; of several channels the first one is used, as of a file."""
     found = np.asarray(audio)
-    if found.dtype not in (np.float32, np.int16) or found.ndim != 1:
-        raise ValueError(f"audio is {found.dtype}{list(found.shape)}; give one channel, float32[N] in [-1, 1] or int16[N]")
-    if isinstance(rate, bool) or not isinstance(rate, int) or rate not in _RATES:
-        raise ValueError(f"rate is {rate!r}; give the samples a second of the array, an integer from {_RATES[0]} to {_RATES[-1]}")
-    if found.dtype == np.float32:
+    if found.dtype not in (np.float64, np.float32, np.int16) or found.ndim not in (1, 2):
+        raise ValueError(f"audio is {found.dtype}{list(found.shape)}; give int16, float32 or float64, [N] or [N, channels]")
+    if found.ndim == 2 and found.shape[1] > max(_MOST_CHANNELS, found.shape[0]):
+        raise ValueError(f"audio is {found.dtype}{list(found.shape)}, which is {found.shape[1]} channels; give [N, channels]: transpose it")
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or sample_rate not in _RATES:
+        raise ValueError(f"sample_rate is {sample_rate!r}; give the Hz of the array, an integer from {_RATES[0]} to {_RATES[-1]}")
+    found = found[:, 0] if found.ndim == 2 else found
+    if found.dtype == np.int16:
+        found = found.astype(np.float32) / 32_768
+    else:
         if not np.isfinite(found).all():
             raise ValueError(f"audio has {np.count_nonzero(~np.isfinite(found))} samples that are not finite numbers")
         loudest = float(np.abs(found).max(initial=0))
         if loudest > 1:
-            raise ValueError(f"audio has samples up to {loudest:g}; float32 must lie in [-1, 1]: divide it, or give int16")
-    else:
-        found = found.astype(np.float32) / 32_768
-    if rate != SAMPLE_RATE:
-        found = soxr.resample(found, rate, SAMPLE_RATE)
+            raise ValueError(f"audio has samples up to {loudest:g}; floating point must lie in [-1, 1]: divide it, or give int16")
+        found = found.astype(np.float32)
+    if sample_rate != SAMPLE_RATE:
+        found = soxr.resample(np.ascontiguousarray(found), sample_rate, SAMPLE_RATE)
     if len(found) < WINDOW:
         raise ValueError(f"audio has {len(found)} samples at 16 kHz; a spectrogram needs at least {WINDOW}, 25 ms")
     return np.clip(np.rint(found * 32_768), -32_768, 32_767).astype(np.int16)

@@ -72,9 +72,13 @@ class CAVMAE(nnx.Module):
             embed_image=pool(contrast["image"]),
         )
 
+    def separate(self, inputs: Mapping[str, jax.Array]) -> Tokens:
+        """Computes the tokens of unmasked inputs before the joint blocks, of all given modalities."""
+        return self.encoder.separate(inputs)
+
     def embed(self, inputs: Mapping[str, jax.Array], what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
         """Computes the vectors of unmasked inputs, of which one modality may be missing: float32[B, D] by kind; see Encoder.vectors."""
-        return self.encoder.vectors(self.encoder.separate(inputs), what)
+        return self.encoder.vectors(self.separate(inputs), what)
 
 
 def require_both(config: ModelConfig) -> None:

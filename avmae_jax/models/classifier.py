@@ -84,9 +84,9 @@ class CAVMAEClassifier(nnx.Module):
         """Computes the logits of the tokens of separate: float32[B, C]."""
         return self.head(pool(self.final(tokens, mode)))
 
-    def vectors(self, tokens: Tokens, what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
-        """Computes the vectors of the tokens of separate: float32[B, D] by kind; see Encoder.vectors."""
-        return self.encoder.vectors(tokens, what)
+    def embed(self, inputs: Mapping[str, jax.Array], what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
+        """Computes the vectors of inputs, of which one modality may be missing: float32[B, D] by kind; see Encoder.vectors."""
+        return self.encoder.vectors(self.separate(inputs), what)
 
 
 def stages(config: ModelConfig, mode: Mode) -> list[Stage]:

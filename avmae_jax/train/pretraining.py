@@ -15,8 +15,7 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals import metrics
 from avmae_jax.inference.forward import Forward
-from avmae_jax.inference.masked import MaskedPass
-from avmae_jax.models.patches import as_picture
+from avmae_jax.inference.masked import MaskedPass, compose_all
 from avmae_jax.models.registry import kind_of
 from avmae_jax.plots import reconstructions
 from avmae_jax.train.logbook import METRICS_FILE
@@ -96,19 +95,3 @@ class PretrainingTask(Task):
         for name, found in {"audio_to_image": metrics.retrieval(audio, image), "image_to_audio": metrics.retrieval(image, audio)}.items():
             results |= {f"{name}_{field}": float(getattr(found, field)) for field in ("r1", "r5", "r10", "median_rank", "ties")}
         return results
-
-
-def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str, reconstructions.Panels]:
-    """Puts the predictions of a masked pass into the hidden places of its inputs, by modality, image first."""
-    model = config.model
-    return {
-        modality: reconstructions.compose(
-            np.asarray(as_picture(modality, inputs[modality])),
-            out.predictions[modality],
-            out.masks[modality].hidden,
-            grid=model.grid(modality),
-            patch=model.patch,
-            norm_pix=config.loss.norm_pix,
-        )
-        for modality in sorted(out.predictions, reverse=True)
-    }

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
 from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig, older_kind
@@ -31,6 +31,12 @@ class Notes:
             loss=LossConfig(norm_pix=self.norm_pix),
             tune=TuneConfig(mode=self.mode, loss=self.loss),
         )
+
+
+def notes_of(config: Config, label_names: Sequence[str]) -> Notes:
+    """Extracts from a config what must be stored beside weights."""
+    values = {name: getattr(getattr(config, group), name) for group, names in _FIELDS.items() for name in names}
+    return Notes(**values, label_names=tuple(label_names))
 
 
 def model_config(meta: Mapping[str, Any], *, classifies: bool) -> ModelConfig:
