@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+__version__ = "0.1.0"
+
 _PUBLIC = {
     "AST": "avmae_jax.models.ast",
     "CAVMAE": "avmae_jax.models.cavmae",
