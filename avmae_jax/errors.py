@@ -8,6 +8,10 @@ class AvmaeError(Exception):
     """A file, a setting or a run that can't be used as asked."""
 
 
+class ConfigError(AvmaeError, ValueError):
+    """A setting has a wrong name, type or value, or a config file can't be read; names the field, and the file and line where known."""
+
+
 class ClipError(AvmaeError):
     """A media file that can't become a clip.
 

@@ -30,9 +30,10 @@ from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.train import memory
 from avmae_jax.train.loop import Trainer, put_on_devices
 from avmae_jax.train.pretraining import make_model, make_task
-from launch.benchmarks import data, scale
-from launch.common import runtime
-from launch.pretrain import open_sources, pick_micro_batch
+
+from .benchmarks import data, scale
+from .common import cli, runtime
+from .common.training import open_sources, pick_micro_batch
 
 _BUILTIN_CLIPS = 64
 _READER_SECONDS = 5.0
@@ -192,4 +193,4 @@ if __name__ == "__main__":
         lambda given: (given["data"] == "prepare") == bool(given["media"]),
         "--data prepare and --media FILE need each other",
     )
-    app.run(main, flags_parser=runtime.parse_flags)
+    app.run(main, flags_parser=cli.parse)

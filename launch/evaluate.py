@@ -1,53 +1,50 @@
-"""Evaluates a classifier on labelled clips: `python -m launch.evaluate RUN [--data PREPARED] [--split test]`.
+"""Evaluates a classifier on labelled clips.
 
-RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each view is one way of asking it:
+    python -m launch.evaluate RUN [--data PREPARED] [--split test]
 
-    --mode    multimodal, audioonly, videoonly; missingaudioonly and missingvideoonly give a classifier of both the sound or the
-              picture alone. By default all that its tuning allows: one of both is asked with both, and with each of them missing.
-    --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode that
-              sees no picture is asked once.
+RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each combination of two options is evaluated as one view:
 
-Several modes or frames are separated by commas. All views are of the same clips, those that have what every mode looks at. Prints mAP,
+    --mode    multimodal, audioonly, videoonly; missingaudioonly and missingvideoonly give a multimodal classifier only the audio or only
+              the image. By default all modes that fit its training: a multimodal classifier gets both, and each of them alone.
+    --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode without
+              images is evaluated once.
+
+Several modes or frames are separated by commas. All views are of the same clips, those that have the inputs of every mode. Prints mAP,
 AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
-OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, where each clip has one class, confusion.png.
+OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, if each clip has one class, confusion.png.
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from absl import app, flags, logging
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.config import Modality
-from avmae_jax.data.batches import Frames
-from avmae_jax.evals.classification import classifier_of, evaluate_views
-from avmae_jax.inference.forward import BATCH
-from avmae_jax.models.classifier import Mode, modality_of
-from launch.common import model_flags, runtime
+from avmae_jax.config import Frames
 
-MODES: dict[str, tuple[Mode, ...]] = {
-    "multimodal": ("multimodal", "missingaudioonly", "missingvideoonly"),
-    "audioonly": ("audioonly",),
-    "videoonly": ("videoonly",),
-}  # by what the classifier was tuned on
-_LONG, _ENDS = 30, 10  # a table of more classes shows so many of its beginning and its end
+from .common import cli, model_flags, runtime
+
+if TYPE_CHECKING:
+    from avmae_jax.models.classifier import Mode
+
+MODES = ("multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
+_LONG, _ENDS = 30, 10  # a table of more than 30 classes shows the 10 best and the 10 worst
 
 
 def define_flags() -> None:
-    """Of this program; options may follow RUN."""
-    flags.FLAGS.set_gnu_getopt()
+    """Defines the options of this program."""
     model_flags.define_model_flags()
     model_flags.define_data_flags()
-    flags.DEFINE_multi_string("mode", [], f"of {', '.join(get_args(Mode))}; none: all that the classifier was tuned for")
+    flags.DEFINE_multi_string("mode", [], f"of {', '.join(MODES)}; all that fit the classifier's training if not given")
     flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
-    flags.DEFINE_integer(
-        "crops", 0, "pieces of a sound that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
-    )
-    flags.DEFINE_integer("batch_size", BATCH, "rows computed at once", lower_bound=1)
+    flags.DEFINE_integer("crops", 0, "pieces of a long audio that are averaged; 0: as the run evaluates, or 1", lower_bound=0)
+    flags.DEFINE_integer("batch_size", 32, "rows computed at once", lower_bound=1)
     flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation, or beside a file")
 
 
@@ -59,12 +56,6 @@ def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]
     return values
 
 
-def common_needs(modes: Sequence[Mode]) -> Modality:
-    """What a clip must have to be asked in all modes."""
-    needs: set[Modality] = {modality_of(mode) for mode in modes}
-    return "both" if len(needs) > 1 else needs.pop()
-
-
 def crops_of_run(path: str) -> int:
     """As many as the training that a model comes from evaluates with; 1 for a file outside a run."""
     return model_flags.run_config(path).tune.eval_crops if model_flags.run_folder(path) else 1
@@ -72,13 +63,17 @@ def crops_of_run(path: str) -> int:
 
 def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
     """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_views do."""
+    from avmae_jax.evals.classification import classifier_of, evaluate_views
+
+    from .common import views
+
     args, trained = flags.FLAGS, model_flags.load(path)
     classifier_of(trained)
     tuned = trained.config.tune.mode
-    modes = modes or MODES[tuned]
-    for mode in sorted({*modes} - {*MODES[tuned]}):
+    modes = modes or views.MODES[tuned]
+    for mode in sorted({*modes} - {*views.MODES[tuned]}):
         logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
-    source = model_flags.open_clips(path, common_needs(modes))
+    source = model_flags.open_clips(path, views.common_needs(modes))
     options: dict[str, Any] = {"crops": args.crops or crops_of_run(path), "batch_size": args.batch_size}
     return evaluate_views(out, trained, source, modes, frames, data=model_flags.data_name(path), split=args.split, **options)
 
@@ -90,6 +85,8 @@ def default_out(path: Path) -> Path:
 
 def views_table(views: Sequence[dict[str, Any]]) -> Table:
     """A line for each view."""
+    from avmae_jax.models.classifier import modality_of
+
     first = views[0]
     title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
     title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
@@ -126,7 +123,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}", exitcode=2)
     args, path = flags.FLAGS, argv[1]
-    modes = cast(list[Mode], chosen("mode", args.mode, get_args(Mode)))
+    modes = cast("list[Mode]", chosen("mode", args.mode, MODES))
     frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]
     out = Path(args.out).expanduser() if args.out else default_out(Path(path).expanduser())
     runtime.start()
@@ -142,5 +139,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

@@ -20,13 +20,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import grain
 import jax
 import numpy as np
 
-from avmae_jax.config import AugmentConfig, DataConfig, Modality, ModelConfig
+from avmae_jax.config import AugmentConfig, DataConfig, Frames, Modality, ModelConfig
 from avmae_jax.data.augment import random_piece, soft_targets
 from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
 from avmae_jax.data.decode.images import Piece, decode_image, decode_piece
@@ -35,7 +35,6 @@ from avmae_jax.data.fbank import num_samples
 EVAL_FRAME = NUM_FRAMES // 2  # the middle one of ten, as in the original
 
 Batch = dict[str, np.ndarray]
-Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation looks at
 
 
 def example(

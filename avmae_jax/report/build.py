@@ -271,7 +271,7 @@ def _reconstructions(run: Run) -> str:
 
 def _configuration(run: Run) -> str:
     """What differs from the defaults, then everything."""
-    own, defaults = _flat(run.config), _flat(asdict(Config()))
+    own, defaults = _flat(run.config), _flat(json.loads(json.dumps(asdict(Config()))))
     changed = [
         (name, value, defaults.get(name, "no such field now"))
         for name, value in own.items()

@@ -33,7 +33,7 @@ from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
-    "name", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
+    "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
     "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every",
     "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips",
     "train.micro_batch",
@@ -76,6 +76,9 @@ class Trainer:
         memory.require_even(batch, micro_batch, self.groups)
         self.steps_per_epoch = len(train) / batch
         self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
+        epochs = int((self.total_steps + 0.5) / self.steps_per_epoch)  # that end within the run, at the nearest step
+        if task.averaged_epochs[1] > epochs:
+            raise ValueError(f"tune.average_last is {task.averaged_epochs[1]}, but the run has {epochs} whole epochs; change one of them")
         self.step = 0
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.steps_per_epoch)
@@ -254,7 +257,10 @@ class Trainer:
 
     def _restore(self, checkpoints: Checkpoints) -> None:
         def check(meta: dict[str, Any]) -> None:
-            saved, now = ({**with_defaults(m["config"]), "train_clips": m["train_clips"]} for m in (meta, self._meta()))
+            saved, now = (
+                {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]}
+                for m in (meta, self._meta())
+            )
             require_same_config(saved, now, ignore=_FREE_FIELDS)
             if meta["micro_batch"] != self.micro_batch:
                 logging.warning(

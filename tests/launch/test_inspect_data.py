@@ -57,7 +57,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_inspect_tells_what_there_is_and_draws_it(mixed: Path, tmp_path: Path) -> None:
-    done = run("inspect", str(mixed), "--verify", f"--out={tmp_path / 'sheet.png'}")
+    done = run("inspect_data", str(mixed), "--verify", f"--out={tmp_path / 'sheet.png'}")
     assert done.returncode == 0, done.stderr
     lines = cells(done.stdout)
     assert f"{mixed}: 7 files in = 6 written + 1 failed" in done.stdout
@@ -76,12 +76,12 @@ def test_inspect_finds_a_shard_that_is_not_what_was_written(mixed: Path, tmp_pat
     content = bytearray(shard.read_bytes())
     content[-3] ^= 1
     shard.write_bytes(content)
-    done = run("inspect", str(out), "--verify", "--clips=0")
+    done = run("inspect_data", str(out), "--verify", "--clips=0")
     assert done.returncode == 1
     assert f"{shard} is damaged" in done.stdout.replace("\n", "")
 
 
-@pytest.mark.parametrize("program", ["inspect", "statistics"])
+@pytest.mark.parametrize("program", ["inspect_data", "data_statistics"])
 def test_what_is_no_data_set_is_named(program: str, tmp_path: Path) -> None:
     done = run(program, str(tmp_path / "nothing"))
     assert done.returncode == 1
@@ -90,7 +90,7 @@ def test_what_is_no_data_set_is_named(program: str, tmp_path: Path) -> None:
 
 def test_statistics_are_stored_with_the_data_set(mixed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(mixed, tmp_path / "out"))
-    done = run("statistics", str(out))
+    done = run("data_statistics", str(out))
     assert done.returncode == 0, done.stderr
     values = np.concatenate([log_mel(clip(number).waveform.astype(np.float32) / 32768).ravel() for number in (0, 2, 4, 5)])
     found = json.loads((out / "statistics.json").read_text())
@@ -105,7 +105,7 @@ def test_statistics_are_stored_with_the_data_set(mixed: Path, tmp_path: Path) ->
 
 def test_without_all_labels_there_are_no_weights(tmp_path: Path) -> None:
     out = prepare(tmp_path / "out", ["a", "bare b"])
-    done = run("statistics", str(out))
+    done = run("data_statistics", str(out))
     assert "no weights: some clips have no label" in done.stdout
     assert PreparedSource(out, "train").weights is None
 

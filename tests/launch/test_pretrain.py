@@ -27,7 +27,7 @@ from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.weights.build import described
-from launch import pretrain
+from launch.common import training
 from tests.media import tone, write_clip, write_media
 from tests.support import ROOT, TINY, Clips, Program, apply, as_arguments
 
@@ -320,13 +320,13 @@ def test_a_folder_that_cannot_be_taken_is_refused(tmp_path: Path, place: Callabl
     workdir = place(tmp_path)
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     with pytest.raises(ValueError, match=rf"train\.workdir {workdir} {reason}.*; choose another folder"):
-        pretrain.claim_workdir(apply(Config(), {"train.workdir": str(workdir)}))
+        training.claim_workdir(apply(Config(), {"train.workdir": str(workdir)}))
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 def test_the_noted_config_is_that_of_the_checkpoints(tmp_path: Path) -> None:
     def claim(seed: int) -> int:
-        pretrain.claim_workdir(apply(Config(), {"train.workdir": str(tmp_path / "run"), "train.seed": seed}))
+        training.claim_workdir(apply(Config(), {"train.workdir": str(tmp_path / "run"), "train.seed": seed}))
         return json.loads((tmp_path / "run/config.json").read_text())["train"]["seed"]
 
     assert [claim(1), claim(2)] == [1, 2]  # nothing has been saved with seed 1
@@ -335,7 +335,7 @@ def test_the_noted_config_is_that_of_the_checkpoints(tmp_path: Path) -> None:
 
 
 def picked(config: Config, before: int = 0) -> int:
-    return pretrain.pick_micro_batch(config, partial(pretrain.make_model, config.model, 0), nnx.Param, before)
+    return training.pick_micro_batch(config, partial(training.make_model, config.model, 0), nnx.Param, before)
 
 
 @pytest.mark.parametrize(("batch", "micro", "mesh"), [(7, 0, 2), (8, 3, 1), (8, 16, 1), (8, 1, 2), (0, 0, 1), (8, -2, 1)])

@@ -13,7 +13,6 @@ import optax
 import pytest
 from flax import nnx
 
-import launch.finetune
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data.batches import example
@@ -28,6 +27,7 @@ from avmae_jax.train.finetuning import FinetuningTask, swap
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import load_trained
 from configs.finetune_instruments import get_config
+from launch.common import training
 from tests.support import Clips, Program, apply
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -265,7 +265,7 @@ def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, val
     apply(config, {f"model.{name}": getattr(TINY, name) for name in ("size", "width", "heads", "depth", "audio_frames", "image_size")})
     apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run"), "train.batch_size": 8, field: value})
     with pytest.raises(ValueError, match=said):
-        launch.finetune.finetune(config)
+        training.finetune(config)
 
 
 def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
@@ -274,4 +274,4 @@ def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
     config = get_config()
     apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run")})
     with pytest.raises(DatasetError, match="the training clips have no labels"):
-        launch.finetune.finetune(config)
+        training.finetune(config)

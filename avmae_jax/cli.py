@@ -1,0 +1,71 @@
+"""Implements the command `avmae`: runs the programs of launch/ by their names, from any folder.
+
+It imports no library, so that `avmae --help` comes at once; the programs' docstrings are read from their files.
+"""
+
+import ast
+import difflib
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+from avmae_jax import __version__
+
+_USAGE = "avmae PROGRAM [arguments], avmae PROGRAM --help, avmae --version"
+
+
+def main() -> None:
+    """Runs the program that the first argument names, with the arguments after it."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(_page())
+    elif arguments[0] == "--version":
+        print(f"avmae {__version__}")
+    else:
+        _run(arguments[0], arguments[1:])
+
+
+def programs() -> dict[str, str]:
+    """Returns the first sentence of each program's docstring, by name."""
+    files = sorted(path for path in _folder().glob("*.py") if not path.stem.startswith("_"))
+    return {path.stem: _first_sentence(path) for path in files}
+
+
+def _page() -> str:
+    known = programs()
+    width = max(map(len, known))
+    lines = [f"  {name.replace('_', '-'):{width}}  {sentence}" for name, sentence in known.items()]
+    return "\n".join([f"usage: {_USAGE}", "", "CAV-MAE in JAX. The programs:", *lines])
+
+
+def _run(program: str, arguments: list[str]) -> None:
+    name = program.replace("-", "_")
+    known = programs()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        sys.exit(f"avmae: {program!r} is no program; {hint}")
+    sys.argv = [f"avmae {program}", *arguments]
+    runpy.run_module(f"{_package()}.{name}", run_name="__main__", alter_sys=True)
+
+
+def _package() -> str:
+    """Returns the package of the programs: inside avmae_jax once installed, beside it in a clone that isn't."""
+    return "avmae_jax.launch" if importlib.util.find_spec("avmae_jax.launch") else "launch"
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec(_package())
+    if spec is None or spec.origin is None:
+        sys.exit("avmae: the programs are missing; install avmae-jax again")
+    return Path(spec.origin).parent
+
+
+def _first_sentence(path: Path) -> str:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return doc.partition("\n")[0].partition(": `")[0].removesuffix(".")
+
+
+if __name__ == "__main__":
+    main()
