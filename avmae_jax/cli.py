@@ -5,13 +5,14 @@ It imports no library, so that `avmae --help` comes at once; the programs' docst
 
 import ast
 import difflib
-import importlib.util
 import runpy
 import sys
 from pathlib import Path
 
 from avmae_jax import __version__
 
+_INSTALLED, _CLONE = Path(__file__).parent / "launch", Path(__file__).parents[1] / "launch"
+_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _CLONE  # of the programs
 _USAGE = "avmae PROGRAM [arguments], avmae PROGRAM --help, avmae --version"
 
 
@@ -28,7 +29,7 @@ def main() -> None:
 
 def programs() -> dict[str, str]:
     """Returns the first sentence of each program's docstring, by name."""
-    files = sorted(path for path in _folder().glob("*.py") if not path.stem.startswith("_"))
+    files = sorted(path for path in _FOLDER.glob("*.py") if not path.stem.startswith("_"))
     return {path.stem: _first_sentence(path) for path in files}
 
 
@@ -47,19 +48,10 @@ def _run(program: str, arguments: list[str]) -> None:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
         sys.exit(f"avmae: {program!r} is no program; {hint}")
     sys.argv = [f"avmae {program}", *arguments]
-    runpy.run_module(f"{_package()}.{name}", run_name="__main__", alter_sys=True)
-
-
-def _package() -> str:
-    """Returns the package of the programs: inside avmae_jax once installed, beside it in a clone that isn't."""
-    return "avmae_jax.launch" if importlib.util.find_spec("avmae_jax.launch") else "launch"
-
-
-def _folder() -> Path:
-    spec = importlib.util.find_spec(_package())
-    if spec is None or spec.origin is None:
-        sys.exit("avmae: the programs are missing; install avmae-jax again")
-    return Path(spec.origin).parent
+    if _FOLDER == _CLONE:  # also if the clone is installed with -e, and isn't the current folder
+        sys.path.insert(0, str(_CLONE.parent))
+    package = "launch" if _FOLDER == _CLONE else "avmae_jax.launch"
+    runpy.run_module(f"{package}.{name}", run_name="__main__")
 
 
 def _first_sentence(path: Path) -> str:

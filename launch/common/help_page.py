@@ -5,6 +5,7 @@ import inspect
 import io
 import re
 import shutil
+import sys
 import textwrap
 import tokenize
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ _COLUMN = 40  # where explanations begin
 
 def text(doc: str, options: Sequence[flags.Flag]) -> str:
     """Returns the page; the fields of a config are on it if --config is among the options."""
-    if "avmae_jax" in __name__:  # installed: the programs are the commands of avmae
+    if sys.argv[0].startswith("avmae "):  # started by avmae_jax/cli.py
         doc = re.sub(r"configs/(\w+)\.py", r"\1", doc.replace("python -m launch.", "avmae "))
     lines = [inspect.cleandoc(doc), "", "Options:", *(line for option in options for line in _entry(_usage(option), _explained(option)))]
     lines += _entry("--help, -h", "print this page")

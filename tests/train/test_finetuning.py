@@ -15,6 +15,7 @@ from flax import nnx
 
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
+from avmae_jax.config_files import shipped
 from avmae_jax.data.batches import example
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store import writer
@@ -26,7 +27,6 @@ from avmae_jax.train import optim
 from avmae_jax.train.finetuning import FinetuningTask, swap
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import load_trained
-from configs.finetune_instruments import get_config
 from launch.common import training
 from tests.support import Clips, Program, apply
 
@@ -261,7 +261,7 @@ def test_a_classifier_of_sound_needs_no_pictures(program: Program, tmp_path: Pat
 def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, value: object, said: str, tmp_path: Path) -> None:
     jobs = {"train": [Job(f"t{n}", (n,)) for n in range(8)], "test": [Job("e", (1,))]}
     writer.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=["low", "high"], settings={}, workers=0)
-    config = get_config()
+    config = shipped("finetune_instruments")
     apply(config, {f"model.{name}": getattr(TINY, name) for name in ("size", "width", "heads", "depth", "audio_frames", "image_size")})
     apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run"), "train.batch_size": 8, field: value})
     with pytest.raises(ValueError, match=said):
@@ -271,7 +271,7 @@ def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, val
 def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
     jobs = {"train": [Job("t", (0,))], "test": [Job("e", (1,))]}
     writer.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=[], settings={}, workers=0)
-    config = get_config()
+    config = shipped("finetune_instruments")
     apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run")})
     with pytest.raises(DatasetError, match="the training clips have no labels"):
         training.finetune(config)
