@@ -6,25 +6,13 @@ nothing that exists is overwritten. Without --data the clips are those of the mo
 """
 
 import sys
-from collections.abc import Iterable, Iterator
 
 from absl import app, flags
 
-from avmae_jax.data.store.writer import OnProgress
-from avmae_jax.inference.embed import KINDS, Embed, Part, kinds_of, needs_of, note_of
+from avmae_jax.inference.embed import KINDS, Embed, counted, kinds_of, needs_of, note_of
 from avmae_jax.inference.embedding_files import write_embeddings
 from avmae_jax.weights.tensor_files import require_new
 from launch.common import model_flags, runtime
-
-
-def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
-    """The same parts, while a bar follows them."""
-    done = 0
-    on_progress(0, 0, total)
-    for part in parts:
-        done += len(part.ids)
-        on_progress(done, 0, total)
-        yield part
 
 
 def main(argv: list[str]) -> None:

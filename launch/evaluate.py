@@ -1,14 +1,14 @@
 """Evaluates a classifier on labelled clips: `python -m launch.evaluate RUN [--data PREPARED] [--split test]`.
 
-RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each view is one way of asking it:
+RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each view shows it the clips in one way:
 
-    --mode    multimodal, audioonly, videoonly; missingaudioonly and missingvideoonly give a classifier of both the sound or the
-              picture alone. By default all that its tuning allows: one of both is asked with both, and with each of them missing.
-    --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode that
-              sees no picture is asked once.
+    --mode    multimodal, audioonly, videoonly; missingaudioonly and missingvideoonly give a classifier of both the audio or the
+              image alone. By default all that its tuning allows: a classifier of both is evaluated with both, and with each missing.
+    --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all frames are averaged). A mode
+              without the image is evaluated once.
 
-Several modes or frames are separated by commas. All views are of the same clips, those that have what every mode looks at. Prints mAP,
-AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
+Several modes or frames are separated by commas. All views are of the same clips, those that have what every mode needs. Prints mAP, AUC,
+d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
 OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, where each clip has one class, confusion.png.
 """
 
@@ -22,19 +22,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.config import Modality
 from avmae_jax.data.batches import Frames
-from avmae_jax.evals.classification import classifier_of, evaluate_views
+from avmae_jax.evals.classification import TUNED_MODES, classifier_of, common_needs, evaluate_views, views_of
+from avmae_jax.evals.origin import Origin
 from avmae_jax.inference.forward import BATCH
 from avmae_jax.models.classifier import Mode, modality_of
 from launch.common import model_flags, runtime
 
-MODES: dict[str, tuple[Mode, ...]] = {
-    "multimodal": ("multimodal", "missingaudioonly", "missingvideoonly"),
-    "audioonly": ("audioonly",),
-    "videoonly": ("videoonly",),
-}  # by what the classifier was tuned on
-_LONG, _ENDS = 30, 10  # a table of more classes shows so many of its beginning and its end
+_LONG, _ENDS = 30, 10  # of a longer table of classes so many of its beginning and of its end are printed
 
 
 def define_flags() -> None:
@@ -52,44 +47,38 @@ def define_flags() -> None:
 
 
 def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]:
-    """The values of an option that may be repeated and may hold commas, each once; raises UsageError."""
+    """Collects the values of an option that may be repeated and may hold commas, each once; raises UsageError."""
     values = list(dict.fromkeys(value.strip() for text in given for value in text.split(",") if value.strip()))
     if unknown := [value for value in values if value not in choices]:
         raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}", exitcode=2)
     return values
 
 
-def common_needs(modes: Sequence[Mode]) -> Modality:
-    """What a clip must have to be asked in all modes."""
-    needs: set[Modality] = {modality_of(mode) for mode in modes}
-    return "both" if len(needs) > 1 else needs.pop()
-
-
 def crops_of_run(path: str) -> int:
-    """As many as the training that a model comes from evaluates with; 1 for a file outside a run."""
+    """Returns the crops that the model's run evaluates with; 1 for a file outside a run."""
     return model_flags.run_config(path).tune.eval_crops if model_flags.run_folder(path) else 1
 
 
-def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
-    """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_views do."""
+def evaluate_model(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
+    """Evaluates every view and returns the contents of their evaluation.json; raises model_flags.USER_ERRORS."""
     args, trained = flags.FLAGS, model_flags.load(path)
     classifier_of(trained)
     tuned = trained.config.tune.mode
-    modes = modes or MODES[tuned]
-    for mode in sorted({*modes} - {*MODES[tuned]}):
-        logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
+    modes = modes or TUNED_MODES[tuned]
+    for mode in sorted({*modes} - {*TUNED_MODES[tuned]}):
+        logging.warning("%s was tuned on %s, as far as it says; it has not learned to classify in the mode %s", path, tuned, mode)
     source = model_flags.open_clips(path, common_needs(modes))
-    options: dict[str, Any] = {"crops": args.crops or crops_of_run(path), "batch_size": args.batch_size}
-    return evaluate_views(out, trained, source, modes, frames, data=model_flags.data_name(path), split=args.split, **options)
+    views = views_of(modes, frames, args.crops or crops_of_run(path))
+    return evaluate_views(out, trained, source, views, Origin(model_flags.data_name(path), args.split), args.batch_size)
 
 
 def default_out(path: Path) -> Path:
-    """In a run's folder, beside a file."""
+    """Returns evaluation/ in a run's folder, or a folder beside a file."""
     return path.with_name(f"{path.name}_evaluation") if path.is_file() else path / "evaluation"
 
 
 def views_table(views: Sequence[dict[str, Any]]) -> Table:
-    """A line for each view."""
+    """Tabulates the figures of each view."""
     first = views[0]
     title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
     title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
@@ -104,7 +93,7 @@ def views_table(views: Sequence[dict[str, Any]]) -> Table:
 
 
 def classes_table(view: dict[str, Any]) -> Table:
-    """The classes of a view by average precision; of many the best and the worst. Those without a clip come last."""
+    """Tabulates the classes of a view by average precision: of many the best and the worst, none of those without a clip."""
     rows = sorted(view["per_class"], key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
     rated = [row for row in rows if row["positives"]]
     cut = len(rated) > _LONG
@@ -117,7 +106,7 @@ def classes_table(view: dict[str, Any]) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Three places, or a dash for what there isn't."""
+    """Formats a number with three places, and None as a dash."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -132,13 +121,13 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     try:
-        views = evaluate(path, out, modes, frames)
+        views = evaluate_model(path, out, modes, frames)
     except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(views_table(views))
     console.print(classes_table(views[0]))
-    console.print(f"everything, and pictures: {out}", markup=False)
+    console.print(f"all figures and plots: {out}", markup=False)
 
 
 if __name__ == "__main__":

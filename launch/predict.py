@@ -28,7 +28,7 @@ from rich.console import Console
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.catalog.media_folder import RANK, as_text, walk
 from avmae_jax.errors import ClipError, DatasetError
-from avmae_jax.evals.metrics import partner_ranks
+from avmae_jax.evals.ranking import rank_partners
 from avmae_jax.files import file_names
 from avmae_jax.inference.predict import BATCH, Prediction, Predictor, open_matcher
 from avmae_jax.inference.windows import of_file
@@ -91,14 +91,16 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
 
 def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Prediction | Exception]:
     """Draws a file's picture and gives its prediction back, or why there is no picture."""
-    from avmae_jax.inference.explain import Explainer, draw  # matplotlib takes a second, which only those wait for who want pictures
+    from avmae_jax.inference.explain import Explainer, subject
+    from avmae_jax.plots.heatmap import draw_heatmap  # matplotlib takes a second, which only those wait for who want pictures
 
     explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # whose match is told
 
     def explained(file: Path, found: Prediction, picture: Path) -> Prediction | Exception:
         try:
             medium = of_file(file)
-            draw(picture, explainer(medium, found, flags.FLAGS.frames), found, medium.name)
+            heat, constant, row = explainer(medium, found, flags.FLAGS.frames)
+            draw_heatmap(picture, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
         except (ClipError, ValueError) as error:
             return error
         return found
@@ -112,7 +114,7 @@ def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception])
     places: dict[int, int] = {}
     if len(both) > 1:
         sounds, pictures = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
-        places = dict(zip(both, partner_ranks(sounds, pictures)[0].tolist(), strict=True))
+        places = dict(zip(both, rank_partners(sounds, pictures).ranks.tolist(), strict=True))
     make = tables.record
     return [
         make(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)

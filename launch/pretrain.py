@@ -24,7 +24,7 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source
 from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.models.classifier import Mode
-from avmae_jax.plots import reconstructions
+from avmae_jax.plots import curves
 from avmae_jax.train import memory, optim, sharding
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.loop import Trainer
@@ -126,7 +126,7 @@ def pretrain(config: Config) -> dict[str, Any] | None:
     with runtime.TrainingBar(config.train.log_every).shown() as bar:
         finished = trainer.run(bar)
     guessed_among = micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1)
-    reconstructions.loss_curves(workdir / "pictures" / "loss_curves.png", workdir / METRICS_FILE, batch_size=guessed_among)
+    curves.loss_curves(workdir / "pictures" / "loss_curves.png", workdir / METRICS_FILE, batch_size=guessed_among)
     if not finished:
         return None
     summary = {

@@ -1,28 +1,28 @@
 """Puts a run on one page: `python -m launch.report RUN [--out RUN/report.html]`.
 
 RUN is the folder of a run of launch.pretrain or launch.finetune. The page is one HTML file that opens offline, with the configuration,
-curves, measurements and pictures in it; of a classifier also its evaluation, confusion matrix and hardest mistakes, of a pretraining run
-its retrieval with a gallery, and reconstructions.
+curves, figures and plots in it; of a classifier also its evaluation, confusion matrix and hardest mistakes, of a pretraining run its
+retrieval with a gallery, and reconstructions.
 
-Where the evaluation or the retrieval isn't there, it is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate
-and launch.retrieve do, if the run has checkpoints and its data (or --data) can be opened. --nomake leaves it out; the page then tells the
-command that makes it.
+A missing evaluation or retrieval is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate and launch.retrieve
+do, if the run has checkpoints and its data (or --data) can be opened. --nomake skips this; the page then names the command that makes it.
 """
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from absl import app, flags, logging
 
 from avmae_jax.data.batches import Frames
-from avmae_jax.evals.classification import evaluate_views
-from avmae_jax.evals.retrieval import retrieve_into
+from avmae_jax.evals.classification import TUNED_MODES, common_needs, evaluate_views, views_of
+from avmae_jax.evals.origin import Origin
+from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
 from avmae_jax.files import replacing
+from avmae_jax.inference.embed import Embed
 from avmae_jax.report.build import report
-from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL, Run
+from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL, RunFolder
 from launch.common import model_flags, runtime
-from launch.evaluate import MODES, common_needs
 
 
 def define_flags() -> None:
@@ -33,23 +33,23 @@ def define_flags() -> None:
     flags.DEFINE_bool("make", True, "compute the evaluation or the retrieval where it isn't there")
 
 
-def make_missing(run: Run) -> None:
-    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is there already; raises applied.USER_ERRORS."""
+def make_missing(run: RunFolder) -> None:
+    """Evaluates a classifier, or the retrieval of a pretraining run, unless its results are there; raises model_flags.USER_ERRORS."""
     single = run.config["model"].get("modality") in ("audio", "image")
     if run.evaluation if run.is_classifier else run.retrieval or single:
         return
-    path, split = str(run.folder), flags.FLAGS.split
+    path = str(run.folder)
     trained = model_flags.load(path)
-    modes = MODES[trained.config.tune.mode] if run.is_classifier else ()
+    modes = TUNED_MODES[trained.config.tune.mode] if run.is_classifier else ()
     source = model_flags.open_clips(path, common_needs(modes) if modes else "both")
-    notes: dict[str, Any] = {"data": model_flags.data_name(path), "split": split}
+    origin = Origin(model_flags.data_name(path), flags.FLAGS.split)
     if not run.is_classifier:
         logging.info("retrieval among %d clips", len(source))
-        retrieve_into(run.folder / RETRIEVAL, trained, source, **notes)
+        retrieve_into(run.folder / RETRIEVAL, Embed(trained, MODALITIES), source, origin=origin)
         return
-    tune = model_flags.run_config(path).tune  # the run's own way of asking, so that what it measured is found again
-    frames: list[Frames] = [cast(Frames, tune.eval_frames)]
-    evaluate_views(run.folder / EVALUATION, trained, source, modes, frames, crops=tune.eval_crops, **notes)
+    tune = model_flags.run_config(path).tune  # frames and crops of the run itself, so that the page repeats its own figures
+    views = views_of(modes, [cast(Frames, tune.eval_frames)], tune.eval_crops)
+    evaluate_views(run.folder / EVALUATION, trained, source, views, origin)
 
 
 def main(argv: list[str]) -> None:
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     folder = Path(argv[1]).expanduser()
     out = Path(flags.FLAGS.out).expanduser() if flags.FLAGS.out else folder / "report.html"
     try:
-        run = Run(folder)
+        run = RunFolder(folder)
         if flags.FLAGS.make:
             try:
                 make_missing(run)

@@ -25,11 +25,12 @@ from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.records import Needs
-from avmae_jax.evals import metrics
+from avmae_jax.data.store.writer import OnProgress
 from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
+from avmae_jax.models.pooling import embedding
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import Trained
 
@@ -111,13 +112,13 @@ def vectors(encoder: Encoder, fbank: jax.Array | None, image: jax.Array | None, 
       what: kinds of vector.
 
     Returns:
-      float32[B, D] by kind; "audio" and "image" are what retrieval compares, see metrics.embedding.
+      float32[B, D] by kind; "audio" and "image" are what retrieval compares, see pooling.embedding.
     """
     given = {"audio": fbank, "image": image}
     tokens = {name: encoder.separate(name, inputs) for name, inputs in given.items() if inputs is not None}
-    found = {name: metrics.embedding(encoder.joint(own, name)) for name, own in tokens.items() if name in what}
+    found = {name: embedding(encoder.joint(own, name)) for name, own in tokens.items() if name in what}
     if "joint" in what and len(tokens) == 2:
-        found["joint"] = metrics.embedding(encoder.joint(jnp.concatenate([tokens["audio"], tokens["image"]], axis=1)))
+        found["joint"] = embedding(encoder.joint(jnp.concatenate([tokens["audio"], tokens["image"]], axis=1)))
     return found
 
 
@@ -182,6 +183,16 @@ class Embed:
         batch: Batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         ((_, found),) = self._forward(self._encoder, [batch])
         return Part([clip.id for clip in clips], list(positions), [clip.labels for clip in clips], found)
+
+
+def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
+    """Passes parts on and reports how many of `total` clips they hold so far."""
+    done = 0
+    on_progress(0, 0, total)
+    for part in parts:
+        done += len(part.ids)
+        on_progress(done, 0, total)
+        yield part
 
 
 def row_of(clip: Clip, model: ModelConfig, needs: Modality) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_frames
 from avmae_jax.inference.embed import row_of
-from avmae_jax.inference.griffin_lim import mel_to_sound
+from avmae_jax.inference.griffin_lim import mel_to_waveform
+from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import spectrogram_picture
-from avmae_jax.plots import reconstructions
 from avmae_jax.train.pretraining import make_task
 from avmae_jax.weights.trained import Trained
 
@@ -30,7 +30,7 @@ LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sound
 class Inpainted(NamedTuple):
     """A clip whose hidden patches are filled in."""
 
-    panels: dict[str, reconstructions.Panels]  # under "image" and "audio", or one of these; one clip each
+    panels: dict[str, Panels]  # under "image" and "audio", or one of these; one clip each
     sounding: int  # spectrogram frames that belong to the clip, at most T; 0 where the model has no sound
 
 
@@ -94,9 +94,7 @@ class Inpainter:
         out, fbank, image = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
         shown = {"image": image, "audio": None if fbank is None else np.asarray(spectrogram_picture(fbank))}
         panels = {
-            name: reconstructions.compose(
-                shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=self.config.loss.norm_pix
-            )
+            name: compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=self.config.loss.norm_pix)
             for name, (pred, hidden) in self._task.predictions(out).items()
         }
         sounding = 0 if fbank is None else min(sizes.audio_frames, int(num_frames(made["samples"])))
@@ -112,7 +110,7 @@ class Inpainter:
             return None
         data, panels = self.config.data, found.panels["audio"]
         before, after = (
-            mel_to_sound(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
+            mel_to_waveform(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
             for picture in (panels.original, panels.reconstructed)
         )
         peak = max(np.abs(before).max(), np.abs(after).max())

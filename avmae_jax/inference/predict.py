@@ -21,13 +21,13 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
-from avmae_jax.evals.metrics import embedding
 from avmae_jax.inference.embed import encoder_of, vectors
 from avmae_jax.inference.forward import probabilities
 from avmae_jax.inference.stream import Ahead, Found, Shared
 from avmae_jax.inference.windows import TIMELINE, WHOLE, Medium, Row, rows_of
 from avmae_jax.models.classifier import Mode, final_tokens, modality_of
 from avmae_jax.models.encoder import Encoder
+from avmae_jax.models.pooling import embedding
 from avmae_jax.weights.trained import Trained, load_trained
 
 BATCH = 8  # rows computed at once, at most, unless told otherwise

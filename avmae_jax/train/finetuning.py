@@ -16,7 +16,7 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals.classification import measure
+from avmae_jax.evals.scores import evaluate_scores
 from avmae_jax.inference.forward import Classify
 from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
@@ -84,7 +84,7 @@ class FinetuningTask(Task):
         return optim.adam(self.config.optim, steps_per_epoch, head_ratio=self.config.tune.head_lr_ratio)
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The loss, "map", how many "classes" that is the mean of, and "accuracy" where each clip has one class; see evaluation.measure.
+        """The loss, "map", how many "classes" that is the mean of, and "accuracy" where each clip has one class; see evals/scores.py.
 
         Probabilities are averaged over the crops and frames that the config asks for.
         """
@@ -92,7 +92,7 @@ class FinetuningTask(Task):
             return {}
         tune = self.config.tune
         scores = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames))
-        found = measure(scores, self.label_names, tune.loss)
+        found = evaluate_scores(scores, self.label_names, tune.loss)
         figures = {"loss": found.loss, "map": found.map, "classes": float(len(self.label_names) - len(found.no_positive))}
         return figures if found.accuracy is None else figures | {"accuracy": found.accuracy}
 

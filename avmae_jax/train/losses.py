@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from avmae_jax.config import LossConfig
 from avmae_jax.models.cavmae import Pretraining
 from avmae_jax.models.patches import patchify, spectrogram_picture
+from avmae_jax.models.pooling import unit_length
 
 _NORM_PIX_EPS = 1e-6
 
@@ -68,12 +69,6 @@ def contrastive_loss(
         losses.append(-jnp.diagonal(jax.nn.log_softmax(logits, axis=axis), axis1=1, axis2=2).mean())
         hits.append((logits.argmax(axis=axis) == jnp.arange(batch // groups)).mean(dtype=jnp.float32))
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()
-
-
-def unit_length(rows: jax.Array) -> jax.Array:
-    """Rows over their L2 norm, as torch.nn.functional.normalize: float[B, D] -> float32[B, D]."""
-    rows = rows.astype(jnp.float32)
-    return rows * jax.lax.rsqrt(jnp.maximum(jnp.square(rows).sum(axis=-1, keepdims=True), 1e-24))
 
 
 def pretraining_loss(

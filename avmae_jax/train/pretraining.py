@@ -13,9 +13,10 @@ from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.batches import eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals import metrics
+from avmae_jax.evals.ranking import flat_figures, rank_both
 from avmae_jax.inference.embed import vectors
 from avmae_jax.inference.forward import Forward
+from avmae_jax.inference.panels import compose
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.masking import sample_noise
@@ -71,7 +72,7 @@ class PretrainingTask(Task):
         shown = {"image": image} if fbank is None else {"image": image, "audio": np.asarray(spectrogram_picture(fbank))}
         sizes, norm_pix = self.config.model, self.config.loss.norm_pix
         panels = {
-            name: reconstructions.compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=norm_pix)
+            name: compose(shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=norm_pix)
             for name, (pred, hidden) in self.predictions(out).items()
         }
         path = self._workdir / "pictures" / f"reconstructions_{step:07d}.png"
@@ -94,12 +95,8 @@ class PretrainingTask(Task):
         if clips < self.config.train.retrieval_clips:
             logging.info("only %d held-out clips: retrieval is among these", clips)
         batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, limit=clips)
-        sounds, sights = zip(*(found for _, found in Forward(self.embeddings, batch_size)(model, batches)), strict=True)
-        audio, image = np.concatenate(sounds), np.concatenate(sights)
-        results = {"clips": float(clips)}
-        for name, found in {"audio_to_image": metrics.retrieval(audio, image), "image_to_audio": metrics.retrieval(image, audio)}.items():
-            results |= {f"{name}_{field}": float(getattr(found, field)) for field in ("r1", "r5", "r10", "median_rank", "ties")}
-        return results
+        audio, image = zip(*(found for _, found in Forward(self.embeddings, batch_size)(model, batches)), strict=True)
+        return flat_figures(rank_both({"audio": np.concatenate(audio), "image": np.concatenate(image)}))
 
 
 class SingleModalityTask(PretrainingTask):
