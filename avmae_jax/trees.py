@@ -1,6 +1,6 @@
 """Names for the leaves of a pytree: the dotted paths that checkpoints, sharding and conversion speak of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,4 +21,12 @@ def flatten(tree: Any) -> dict[str, Any]:
         if name in flat:
             raise ValueError(f"two leaves are called {name}; rename one")
         flat[name] = leaf
+    return flat
+
+
+def flatten_fields(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Gives the fields of nested mappings, such as a config's, their dotted names; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= flatten_fields(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
     return flat

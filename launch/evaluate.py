@@ -4,12 +4,12 @@
 
 RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each combination of two options is evaluated as one view:
 
-    --mode    multimodal, audioonly, videoonly; missingaudioonly and missingvideoonly give a multimodal classifier only the audio or only
-              the image. By default all modes that fit its training: a multimodal classifier gets both, and each of them alone.
+    --given   both, audio or image. By default all that fit its training: a classifier of both gets both, and each of them alone. The
+              official names of modes (multimodal, audioonly, missingvideoonly, ...) work too.
     --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode without
               images is evaluated once.
 
-Several modes or frames are separated by commas. All views are of the same clips, those that have the inputs of every mode. Prints mAP,
+Several values are separated by commas. All views are of the same clips, those that have the inputs of every mode. Prints mAP,
 AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
 OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, if each clip has one class, confusion.png.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
 from absl import app, flags, logging
 from rich.console import Console
@@ -30,10 +30,6 @@ from avmae_jax.config import Frames
 
 from .common import cli, model_flags, runtime
 
-if TYPE_CHECKING:
-    from avmae_jax.models.classifier import Mode
-
-MODES = ("multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
 _LONG, _ENDS = 30, 10  # a table of more than 30 classes shows the 10 best and the 10 worst
 
 
@@ -41,7 +37,8 @@ def define_flags() -> None:
     """Defines the options of this program."""
     model_flags.define_model_flags()
     model_flags.define_data_flags()
-    flags.DEFINE_multi_string("mode", [], f"of {', '.join(MODES)}; all that fit the classifier's training if not given")
+    flags.DEFINE_multi_string("given", [], "both, audio or image: what the classifier is given; all that fit its training if left out")
+    flags.DEFINE_alias("mode", "given")
     flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
     flags.DEFINE_integer("crops", 0, "pieces of a long audio that are averaged; 0: as the run evaluates, or 1", lower_bound=0)
     flags.DEFINE_integer("batch_size", 32, "rows computed at once", lower_bound=1)
@@ -49,7 +46,7 @@ def define_flags() -> None:
 
 
 def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]:
-    """The values of an option that may be repeated and may hold commas, each once; raises UsageError."""
+    """Collects the values of an option that may be repeated and may hold commas, each once; raises UsageError."""
     values = list(dict.fromkeys(value.strip() for text in given for value in text.split(",") if value.strip()))
     if unknown := [value for value in values if value not in choices]:
         raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}", exitcode=2)
@@ -57,35 +54,36 @@ def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]
 
 
 def crops_of_run(path: str) -> int:
-    """As many as the training that a model comes from evaluates with; 1 for a file outside a run."""
+    """Returns the crops that the model's run evaluates with; 1 for a file outside a run."""
     return model_flags.run_config(path).tune.eval_crops if model_flags.run_folder(path) else 1
 
 
-def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
-    """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_views do."""
-    from avmae_jax.evals.classification import classifier_of, evaluate_views
-
-    from .common import views
+def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[Frames]) -> list[dict[str, Any]]:
+    """Evaluates every view and returns the contents of their evaluation.json; raises model_flags.USER_ERRORS."""
+    from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
+    from avmae_jax.evals.origin import Origin
+    from avmae_jax.models.modes import find_mode, learned
 
     args, trained = flags.FLAGS, model_flags.load(path)
-    classifier_of(trained)
-    tuned = trained.config.tune.mode
-    modes = modes or views.MODES[tuned]
-    for mode in sorted({*modes} - {*views.MODES[tuned]}):
-        logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
-    source = model_flags.open_clips(path, views.common_needs(modes))
-    options: dict[str, Any] = {"crops": args.crops or crops_of_run(path), "batch_size": args.batch_size}
-    return evaluate_views(out, trained, source, modes, frames, data=model_flags.data_name(path), split=args.split, **options)
+    tuned = require_classifier(trained)
+    fitting = learned(tuned, trained.spec.modes)
+    modes = list(dict.fromkeys(find_mode(name, trained.spec.modes, tuned) for name in given)) or fitting
+    for mode in modes:
+        if mode not in fitting:
+            logging.warning("%s was tuned %s, as far as it says; it has not learned to classify in the mode %s", path, tuned, mode)
+    source = model_flags.open_clips(path, common_needs(modes))
+    views = views_of(modes, frames, args.crops or crops_of_run(path))
+    return evaluate_views(out, trained, source, views, Origin(model_flags.data_name(path), args.split), args.batch_size)
 
 
 def default_out(path: Path) -> Path:
-    """In a run's folder, beside a file."""
+    """Returns evaluation/ in a run's folder, or a folder beside a file."""
     return path.with_name(f"{path.name}_evaluation") if path.is_file() else path / "evaluation"
 
 
 def views_table(views: Sequence[dict[str, Any]]) -> Table:
-    """A line for each view."""
-    from avmae_jax.models.classifier import modality_of
+    """Tabulates the figures of each view."""
+    from avmae_jax.models.modes import find_mode
 
     first = views[0]
     title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
@@ -94,14 +92,14 @@ def views_table(views: Sequence[dict[str, Any]]) -> Table:
     title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
     table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
     for view in views:
-        shown = "-" if modality_of(view["mode"]) == "audio" else view["frames"]
+        shown = view["frames"] if "image" in find_mode(view["mode"]).inputs else "-"
         numbers = [number(view[name]) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
         table.add_row(view["mode"], shown, *numbers)
     return table
 
 
 def classes_table(view: dict[str, Any]) -> Table:
-    """The classes of a view by average precision; of many the best and the worst. Those without a clip come last."""
+    """Tabulates the classes of a view by average precision: of many the best and the worst, none of those without a clip."""
     rows = sorted(view["per_class"], key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
     rated = [row for row in rows if row["positives"]]
     cut = len(rated) > _LONG
@@ -114,7 +112,7 @@ def classes_table(view: dict[str, Any]) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Three places, or a dash for what there isn't."""
+    """Formats a number with three places, and None as a dash."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -123,19 +121,19 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}", exitcode=2)
     args, path = flags.FLAGS, argv[1]
-    modes = cast("list[Mode]", chosen("mode", args.mode, MODES))
+    given = chosen("given", args.given, model_flags.GIVEN)
     frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]
     out = Path(args.out).expanduser() if args.out else default_out(Path(path).expanduser())
     runtime.start()
     runtime.cache_programs()
     try:
-        views = evaluate(path, out, modes, frames)
+        views = evaluate_model(path, out, given, frames)
     except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(views_table(views))
     console.print(classes_table(views[0]))
-    console.print(f"everything, and pictures: {out}", markup=False)
+    console.print(f"all figures and plots: {out}", markup=False)
 
 
 if __name__ == "__main__":

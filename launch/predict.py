@@ -23,7 +23,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from absl import app, flags, logging
@@ -37,10 +37,8 @@ from .common import cli, model_flags, runtime
 
 if TYPE_CHECKING:
     from avmae_jax.inference.predict import Prediction, Predictor
-    from avmae_jax.models.classifier import Mode
 
 SOME_FAILED = 3  # exit status
-_MODES = ("multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
 
 
 def media_files(arguments: Sequence[str]) -> list[Path]:
@@ -72,7 +70,7 @@ def open_predictor() -> Predictor:
     trained = model_flags.load(args.model)
     sizes = {"heads": args.heads, "decoder_heads": args.decoder_heads}
     matcher = open_matcher(trained, args.match_with, **sizes) if args.match_with else None
-    predictor = Predictor(trained, match_with=matcher, mode=cast("Mode | None", args.mode), batch_size=args.batch_size)
+    predictor = Predictor(trained, match_with=matcher, given=args.given, batch_size=args.batch_size)
     if not trained.classes:
         words = "is a pretraining model without classes, so that only the match of sound and picture is told"
         logging.warning("%s %s; for classes fine-tune it: python -m launch.finetune --config.init_from=%s", args.model, words, args.model)
@@ -103,15 +101,17 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
 
 def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Prediction | Exception]:
     """Returns a function that draws the explanation of a file's prediction, and returns the prediction, or why it can't be explained."""
-    from avmae_jax.inference.explain import Explainer, draw
+    from avmae_jax.inference.explain import Explainer, subject
     from avmae_jax.inference.windows import of_file
+    from avmae_jax.plots.heatmap import draw_heatmap
 
     explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # whose match is told
 
     def explained(file: Path, found: Prediction, picture: Path) -> Prediction | Exception:
         try:
             medium = of_file(file)
-            draw(picture, explainer(medium, found, flags.FLAGS.frames), found, medium.name)
+            heat, constant, row = explainer(medium, found, flags.FLAGS.frames)
+            draw_heatmap(picture, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
         except (ClipError, ValueError) as error:
             return error
         return found
@@ -122,7 +122,7 @@ def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Pre
 def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception]) -> list[dict[str, Any]]:
     """Returns the record of each file, ready for the table, JSON and CSV."""
     from avmae_jax.data.catalog.media_folder import as_text
-    from avmae_jax.evals.metrics import partner_ranks
+    from avmae_jax.evals.ranking import rank_partners
     from avmae_jax.inference.predict import Prediction
 
     from .common import tables
@@ -131,7 +131,7 @@ def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception])
     places: dict[int, int] = {}
     if len(both) > 1:
         sounds, pictures = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
-        places = dict(zip(both, partner_ranks(sounds, pictures)[0].tolist(), strict=True))
+        places = dict(zip(both, rank_partners(sounds, pictures).ranks.tolist(), strict=True))
     make = tables.record
     return [
         make(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)
@@ -186,7 +186,8 @@ def define_flags() -> None:
     flags.DEFINE_string("match_with", "", "a pretraining checkpoint that the match is taken from; empty: the model itself")
     flags.DEFINE_integer("top", 5, "classes listed for each file", lower_bound=1)
     flags.DEFINE_enum("frames", "middle", list(get_args(Frames)), "the frame of each window that is used, or all ten, averaged")
-    flags.DEFINE_enum("mode", None, list(_MODES), "inputs of the classifier; chosen by what a file has if not given")
+    flags.DEFINE_enum("given", None, list(model_flags.GIVEN), "what the classifier is given of each file; whatever it has if left out")
+    flags.DEFINE_alias("mode", "given")
     flags.DEFINE_bool("timeline", False, "also list the classes second by second")
     flags.DEFINE_string("json", "", "file for all results; -: the standard output")
     flags.DEFINE_string("csv", "", "file for a row for each file, with --timeline also for each second; -: the standard output")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from absl import app, flags, logging
 
@@ -24,7 +24,7 @@ from .common import cli, model_flags, runtime
 
 if TYPE_CHECKING:
     from avmae_jax.config import Frames
-    from avmae_jax.report.run_folder import Run
+    from avmae_jax.report.run_folder import RunFolder
 
 
 def define_flags() -> None:
@@ -35,29 +35,30 @@ def define_flags() -> None:
     flags.DEFINE_bool("make", True, "compute the evaluation or the retrieval if the run has none")
 
 
-def make_missing(run: Run) -> None:
-    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is done; raises model_flags.USER_ERRORS."""
-    from avmae_jax.evals.classification import evaluate_views
-    from avmae_jax.evals.retrieval import retrieve_into
+def make_missing(run: RunFolder) -> None:
+    """Evaluates a classifier, or the retrieval of a pretraining run, unless its results are there; raises model_flags.USER_ERRORS."""
+    from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
+    from avmae_jax.evals.origin import Origin
+    from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
+    from avmae_jax.inference.embed import Embed
+    from avmae_jax.models.modes import learned
     from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL
-
-    from .common import views
 
     single = run.config["model"].get("modality") in ("audio", "image")
     if run.evaluation if run.is_classifier else run.retrieval or single:
         return
-    path, split = str(run.folder), flags.FLAGS.split
+    path = str(run.folder)
     trained = model_flags.load(path)
-    modes = views.MODES[trained.config.tune.mode] if run.is_classifier else ()
-    source = model_flags.open_clips(path, views.common_needs(modes) if modes else "both")
-    notes: dict[str, Any] = {"data": model_flags.data_name(path), "split": split}
+    modes = learned(require_classifier(trained), trained.spec.modes) if run.is_classifier else ()
+    source = model_flags.open_clips(path, common_needs(modes) if modes else "both")
+    origin = Origin(model_flags.data_name(path), flags.FLAGS.split)
     if not run.is_classifier:
         logging.info("retrieval among %d clips", len(source))
-        retrieve_into(run.folder / RETRIEVAL, trained, source, **notes)
+        retrieve_into(run.folder / RETRIEVAL, Embed(trained, MODALITIES), source, origin=origin)
         return
     tune = model_flags.run_config(path).tune  # the run's own crops and frames, so that its measurements are reproduced
-    frames: list[Frames] = [cast("Frames", tune.eval_frames)]
-    evaluate_views(run.folder / EVALUATION, trained, source, modes, frames, crops=tune.eval_crops, **notes)
+    views = views_of(modes, [cast("Frames", tune.eval_frames)], tune.eval_crops)
+    evaluate_views(run.folder / EVALUATION, trained, source, views, origin)
 
 
 def main(argv: list[str]) -> None:
@@ -67,12 +68,12 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     from avmae_jax.report.build import report
-    from avmae_jax.report.run_folder import Run
+    from avmae_jax.report.run_folder import RunFolder
 
     folder = Path(argv[1]).expanduser()
     out = Path(flags.FLAGS.out).expanduser() if flags.FLAGS.out else folder / "report.html"
     try:
-        run = Run(folder)
+        run = RunFolder(folder)
         if flags.FLAGS.make:
             try:
                 make_missing(run)

@@ -32,19 +32,18 @@ from .common import cli, model_flags, runtime
 
 if TYPE_CHECKING:
     from avmae_jax.data.clip import Clip, ClipSource
-    from avmae_jax.evals.retrieval import Hits
+    from avmae_jax.evals.search import Hits
     from avmae_jax.inference.embedding_files import Embeddings
     from avmae_jax.weights.trained import Trained
 
 _STORED_SIDE = 224  # pixels of a prepared clip's frame
-_KINDS = ("audio", "image")
 
 
 def default_out(model_path: str) -> Path:
-    """The folder retrieval/ of a run, or of that part of it which is the model; raises ValueError for a model that lies in no run."""
+    """Returns retrieval/ in a run, or in the part of it which is the model; raises ValueError for a model outside a run."""
     path = Path(model_path).expanduser()
     if model_flags.run_folder(model_path) is None:
-        raise ValueError(f"{model_path} lies in no run; give --out, a folder for what is found")
+        raise ValueError(f"{model_path} lies in no run; give --out, a folder for the results")
     return path.with_name(f"{path.name}_retrieval") if path.is_file() else path / "retrieval"
 
 
@@ -53,12 +52,12 @@ def results_table(result: dict[str, Any]) -> Table:
     from avmae_jax.evals.ranking import DIRECTIONS, TOP
 
     table = Table("", *(f"R@{k}" for k in TOP), "median rank", "ties", title=f"retrieval among {result['clips']} clips")
-    for name, words in zip((*DIRECTIONS, "chance"), ("picture found by sound", "sound found by picture", "guessing"), strict=True):
+    for name, words in zip((*DIRECTIONS, "chance"), ("image found by audio", "audio found by image", "guessing"), strict=True):
         row = result[name]
         table.add_row(words, *(f"{row[f'r{k}']:.1%}" for k in TOP), f"{row['median_rank']:g}", str(row.get("ties", "")))
     if "class" in result["chance"]:
         table.add_section()
-        rows = ("picture of the class", "sound of the class", "guessing")
+        rows = ("image of the class", "audio of the class", "guessing")
         for name, words in zip((*DIRECTIONS, "chance"), rows, strict=True):
             table.add_row(words, *(f"{result[name]['class'][f'r{k}']:.1%}" for k in TOP))
     return table
@@ -66,15 +65,18 @@ def results_table(result: dict[str, Any]) -> Table:
 
 def whole_set(model_path: str, console: Console) -> None:
     """Computes the retrieval within a data set."""
-    from avmae_jax.evals.retrieval import retrieve_into
+    from avmae_jax.evals.origin import Origin
+    from avmae_jax.evals.retrieval import MODALITIES, Selection, retrieve_into
+    from avmae_jax.inference.embed import Embed
 
     args = flags.FLAGS
     trained = model_flags.load(model_path)
     out = Path(args.out).expanduser() if args.out else default_out(model_path)
     source = model_flags.open_clips(model_path, "both")
-    options = {"per_class": args.per_class, "seed": args.seed, "batch_size": args.batch_size, "split": args.split}
+    selection, origin = Selection(args.per_class, args.seed), Origin(model_flags.data_name(model_path), args.split)
+    embed = Embed(trained, MODALITIES, args.batch_size)
     with runtime.progress_bar("embedding") as on_progress:
-        result = retrieve_into(out, trained, source, data=model_flags.data_name(model_path), on_progress=on_progress, **options)
+        result = retrieve_into(out, embed, source, selection, origin, on_progress)
     console.print(results_table(result))
     for name, count in result["short_classes"].items():
         console.print(f"class {name}: {count} clips, fewer than --per_class {args.per_class}", markup=False)
@@ -95,43 +97,46 @@ def read_query(file: str, trained: Trained) -> Clip:
 def open_index(path: str, trained: Trained) -> tuple[Embeddings, ClipSource | None]:
     """Returns the vectors to search, and their clips if these are to be drawn."""
     from avmae_jax.data.sources import open_source
-    from avmae_jax.evals.retrieval import require_same_model
-    from avmae_jax.inference.embed import Embed, note_of
+    from avmae_jax.evals.retrieval import MODALITIES
+    from avmae_jax.evals.search import require_same_model
+    from avmae_jax.inference.embed import Embed, counted, note_of
     from avmae_jax.inference.embedding_files import collect, read_embeddings
 
     args = flags.FLAGS
     if Path(path).expanduser().is_dir():
         source = open_source(DataConfig(source="prepared", path=path), args.split, "any")
         with runtime.progress_bar("embedding the index") as on_progress:
-            parts = Embed(trained, _KINDS, args.batch_size)(source)
-            note = note_of(trained, source, _KINDS, data=path, split=args.split)
-            return collect(runtime.counted(parts, len(source), on_progress), note), source
+            parts = Embed(trained, MODALITIES, args.batch_size)(source)
+            note = note_of(trained, source, MODALITIES, data=path, split=args.split)
+            return collect(counted(parts, len(source), on_progress), note), source
     index = read_embeddings(path)
     require_same_model(index, trained)
     if not args.out:
         return index, None
     data = args.data or index.note["data"]
     if not args.data and not Path(data).expanduser().is_dir():
-        raise DatasetError(f"{path} says that its clips are of {data!r}, which is no folder here; give --data, or leave --out out")
+        raise DatasetError(f"{path} says that its clips are of {data!r}, which is no folder here; give --data, or omit --out")
     return index, open_source(DataConfig(source="prepared", path=data), index.note["split"], index.note["needs"])
 
 
 def print_hits(console: Console, clip: Clip, hits: Hits, index: Embeddings) -> None:
     """Prints the results of one side of a query."""
-    from avmae_jax.evals.retrieval import class_words
+    from avmae_jax.evals.gallery_rows import class_names
 
     table = Table("", "similarity", "clip", "class")
     for number, (row, score) in enumerate(zip(hits.rows, hits.scores, strict=True), start=1):
-        classes = class_words(index.labels[row], index.note["label_names"])
+        classes = class_names(index.labels[row], index.note["label_names"])
         table.add_row(str(number), f"{score:.3f}", escape(index.ids[row]), escape(classes))
-    found = "pictures nearest to its sound" if hits.queried == "audio" else "sounds nearest to its picture"
+    found = "images nearest to its audio" if hits.queried == "audio" else "audio nearest to its image"
     console.print(f"{clip.id}: {found}", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
 
 
 def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
     """Searches an index by files; returns the exit status."""
-    from avmae_jax.evals.retrieval import search, search_of
+    from avmae_jax.evals.gallery_rows import search_of
+    from avmae_jax.evals.retrieval import MODALITIES
+    from avmae_jax.evals.search import search
     from avmae_jax.inference.embed import Embed
     from avmae_jax.plots.gallery import Section, draw_gallery
 
@@ -145,14 +150,14 @@ def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
             failed.append(f"{file}: {error}" if file not in str(error) else str(error))
     searches = []
     if clips:
-        embed = Embed(trained, _KINDS, 1)
+        embed = Embed(trained, MODALITIES, 1)
         index, source = open_index(args.index, trained)
         for clip, found in zip(clips, search(clips, embed, index, args.top), strict=True):
             if not found:
                 failed.append(f"{clip.id} has {clip.modality} alone, and the index has nothing of the other kind that it could find")
             for hits in found:
                 print_hits(console, clip, hits, index)
-                searches += [search_of(clip, hits, index, source, trained)] if source is not None and args.out else []
+                searches += [search_of(clip, hits, index, source, trained.config.model)] if source is not None and args.out else []
     if searches:
         out = Path(args.out).expanduser()
         draw_gallery(out, [Section(f"The nearest clips of {args.index}, by {model_path}", searches)])
@@ -163,14 +168,14 @@ def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Retrieval within a data set, or of files in an index."""
+    """Evaluates retrieval within a data set, or searches an index with files."""
     args = flags.FLAGS
     if len(argv) != 2:
         raise app.UsageError("give one model, a run's folder or a file of weights")
     if bool(args.query) != bool(args.index):
         raise app.UsageError("--query and --index belong together: give both, or neither")
     if args.query and args.out and not args.out.lower().endswith(".png"):
-        raise app.UsageError(f"--out is {args.out}; with --query it is a picture, which ends in .png")
+        raise app.UsageError(f"--out is {args.out}; with --query it is a PNG, whose name ends in .png")
     runtime.start()
     runtime.cache_programs()
     console, status = Console(width=None if sys.stdout.isatty() else 160), 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from avmae_jax.weights.trained import Trained
 
 USER_ERRORS = (AvmaeError, ValueError, OSError)  # reported in one line
+GIVEN = ("both", "audio", "image", "multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
 _RUN_DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import WARNING, Formatter, LogRecord
 from pathlib import Path
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, TaskID
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from avmae_jax.data.store.writer import OnProgress
-    from avmae_jax.inference.embed import Part
 
 
 def start() -> None:
@@ -113,13 +112,3 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
             progress.update(task, visible=True, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
 
         yield advance
-
-
-def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
-    """Yields the same parts of embedded clips, while a progress bar follows them."""
-    done = 0
-    on_progress(0, 0, total)
-    for part in parts:
-        done += len(part.ids)
-        on_progress(done, 0, total)
-        yield part

@@ -25,10 +25,10 @@ from avmae_jax.data.batches import example
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
-from avmae_jax.evals.metrics import embedding
 from avmae_jax.inference.predict import Predictor, by_second
 from avmae_jax.inference.stream import Ahead, Found
 from avmae_jax.inference.windows import Row, of_file, of_parts, rows_of
+from avmae_jax.models.pooling import embedding
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.trained import Trained, load_trained

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_a_mode_and_a_place_can_be_chosen(call: Call, data: Path, tmp_path: Path
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
     call(file, f"--data={data}", "--batch_size=6", f"--out={tmp_path / 'o'}", "--mode=videoonly", "--frames=first", "--frames=middle")
     assert {folder.name for folder in (tmp_path / "o").iterdir()} == {"evaluation.json", "videoonly_first", "videoonly_middle"}
-    assert "was tuned on audioonly, as far as it says; videoonly asks it what it has not learned" in caplog.text
+    assert re.search("tuned on audioonly.*videoonly", caplog.text)
 
 
 @pytest.mark.parametrize(
