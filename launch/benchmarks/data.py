@@ -60,7 +60,7 @@ def show_loaders(config: Config, rounds: int) -> None:
         f"{config.name}: {model.audio_frames} audio frames, {model.image_size} pixels, batches of {size}",
         ["loader", "examples/s", "examples per CPU second", f"cores for {_H100_PAIRS} pairs/s"],
         [[side, clock, cpu, _H100_PAIRS / cpu] for side, (clock, cpu) in speeds.items()],
-        f"ours/PyTorch per CPU second: {ratio(turns['PyTorch'].cpu, turns['ours'].cpu)}; {rounds} turns, without log-mel in ours",
+        f"ours/PyTorch per CPU second: {ratio(turns['PyTorch'].cpu, turns['ours'].cpu)}; {rounds} turns; ours leaves log-mel to the device",
     )
 
 
