@@ -33,8 +33,8 @@ from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
-    "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
-    "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every",
+    "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
+    "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every",
     "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips",
     "train.micro_batch",
 )  # fmt: skip

@@ -45,15 +45,6 @@ def _ours_or_serious(record: LogRecord) -> bool:
     return record.levelno >= WARNING or bool({"avmae_jax", "launch"} & set(Path(record.pathname).parts))
 
 
-def device_line() -> str:
-    """Describes the devices and this process in a line."""
-    import jax
-
-    device = jax.devices()[0]
-    kind = f"{jax.device_count()} x {device.device_kind}" if device.platform != "cpu" else f"CPU, {jax.device_count()} device(s)"
-    return f"{kind}; jax {jax.__version__}, process {jax.process_index() + 1} of {jax.process_count()}"
-
-
 class TrainingBar:
     """Shows training as a bar on a terminal; elsewhere logs the first step, the last, and one in `every`. Implements train.Reporter."""
 
