@@ -1,12 +1,11 @@
-"""What training needs to know of a prepared data set: `python -m launch.data_statistics DATASET`.
+"""Computes what training needs to know of a prepared data set: `python -m launch.data_statistics DATASET`.
 
 Computes mean and deviation of the log-mel over the training clips, and, where all of them have labels, how often each is to be drawn so
 that rare classes are seen more often. They are stored with the data set, in statistics.json and weights-train.npy; the weights are used by
 --config.augment.balanced, mean and deviation where the printed flags are given.
 """
 
-import json
-import os
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,20 +18,21 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.statistics import STATISTICS, audio_statistics
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.records import weights_file
-from avmae_jax.errors import CorruptRecordError, DatasetError
+from avmae_jax.errors import AvmaeError
+from avmae_jax.files import write_bytes, write_json
 from launch.common import runtime
 
 
 def sample(source: PreparedSource, limit: int) -> list[int]:
-    """Indices of the clips that are read, spread evenly; 0: all."""
+    """Returns the indices of the clips that are read, spread evenly; 0: all."""
     return list(range(len(source)))[:: max(1, len(source) // limit)][:limit] if limit else list(range(len(source)))
 
 
 def write_statistics(folder: Path, limit: int) -> dict[str, float]:
-    """Computes and stores them.
+    """Computes and stores mean and deviation of the log-mel.
 
     Raises:
-      DatasetError, CorruptRecordError: if the training split can't be read, or has no sound.
+      DatasetError, CorruptRecordError, ValueError: if the training split can't be read, or has no audio.
     """
     source = PreparedSource(folder, "train", "audio")
     chosen = sample(source, limit)
@@ -50,7 +50,7 @@ def write_statistics(folder: Path, limit: int) -> dict[str, float]:
         "clips": found.clips,
         "seconds": round(found.seconds, 1),
     }
-    _replace(folder / STATISTICS, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(folder / STATISTICS, content)
     return content
 
 
@@ -60,17 +60,10 @@ def write_weights(folder: Path) -> bool:
     labels = [index.labels_of(row).tolist() for row in range(len(index.id))]
     if not all(map(len, labels)):
         return False
-    partial = folder / f".{weights_file('train')}.partial"
-    with partial.open("wb") as file:
-        np.save(file, balanced_weights(labels, int(index.labels.max()) + 1))
-    partial.replace(folder / weights_file("train"))
+    content = io.BytesIO()
+    np.save(content, balanced_weights(labels, int(index.labels.max()) + 1))
+    write_bytes(folder / weights_file("train"), content.getvalue())
     return True
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)  # noqa: PTH105
 
 
 def main(argv: list[str]) -> None:
@@ -82,9 +75,9 @@ def main(argv: list[str]) -> None:
     try:
         found = write_statistics(folder, flags.FLAGS.clips)
         weighted = write_weights(folder)
-    except (DatasetError, CorruptRecordError, ValueError) as error:
+    except (AvmaeError, ValueError) as error:
         sys.exit(f"{folder}: {error}" if isinstance(error, ValueError) else str(error))
-    print(f"{found['clips']} clips, {found['seconds'] / 3600:.2f} h of sound; train with")
+    print(f"{found['clips']} clips, {found['seconds'] / 3600:.2f} h of audio; train with")
     print(f"  --config.data.audio_mean={found['audio_mean']} --config.data.audio_std={found['audio_std']}")
     print(f"weights: {folder / weights_file('train')}" if weighted else "no weights: some clips have no label")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from absl import app, flags
 
-from avmae_jax.data.store.writer import OnProgress
+from avmae_jax.files import OnProgress
 from avmae_jax.inference.embed import KINDS, Embed, Part, kinds_of, needs_of, note_of
 from avmae_jax.inference.embedding_files import write_embeddings
 from avmae_jax.weights.tensor_files import require_new

@@ -23,7 +23,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.decode.one_clip import clip_seconds, decode_clip
+from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
 from avmae_jax.data.store.reader import ids_of
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 from avmae_jax.files import file_names
@@ -82,7 +82,8 @@ def read_file(path: str, inpainter: Inpainter) -> Clip:
     """The beginning of a media file; raises ClipError as decode_clip, and ValueError if it lacks what the model needs."""
     sizes = inpainter.config.model
     seconds = clip_seconds(sizes.audio_frames)
-    clip = decode_clip(path, clip_id=path, seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
+    form = ClipForm(seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
+    clip = decode_clip(path, clip_id=path, form=form)
     if "both" != clip.modality != inpainter.needs:
         raise ValueError(f"{path} has no {'sound' if inpainter.needs == 'audio' else 'pictures'}, which the model is for")
     return clip

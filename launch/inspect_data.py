@@ -1,8 +1,7 @@
-"""Looks at a prepared data set: `python -m launch.inspect_data DATASET`.
+"""Inspects a prepared data set: `python -m launch.inspect_data DATASET`.
 
 Prints how many clips there are and of what kind, the classes, lengths and loudness, and what failed and why; draws a contact sheet of some
-clips, which a person can look at. Only these clips are read, the rest is told by the index. --verify reads everything, against the
-checksums.
+clips. Only these clips are read; the index holds the rest. --verify reads everything and compares it with the checksums.
 """
 
 import collections
@@ -22,9 +21,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.data.statistics import STATISTICS
+from avmae_jax.data.store.jobs import Failure
+from avmae_jax.data.store.plan import read_summary
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.records import SILENCE, Index
-from avmae_jax.data.store.writer import Failure, read_summary
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from avmae_jax.plots.contact_sheet import contact_sheet
 from launch.common import runtime
@@ -35,13 +35,13 @@ _EXAMPLES = 2  # failures named for each reason
 
 
 def counts_table(indexes: dict[str, Index]) -> Table:
-    """Clips of each split by what they have, hours, and quantiles of length and loudness."""
+    """Tabulates the clips of each split by what they have, hours, and quantiles of length and loudness."""
     table = Table(
         "split",
         "clips",
         "videos",
-        "sound alone",
-        "pictures alone",
+        "audio alone",
+        "images alone",
         "hours",
         "seconds (min, median, max)",
         "dB (5, 50, 95 %)",
@@ -58,7 +58,7 @@ def counts_table(indexes: dict[str, Index]) -> Table:
 
 
 def class_table(indexes: dict[str, Index], label_names: list[str], shown: int) -> Table:
-    """How many clips each class has: the most frequent ones, and how many more there are."""
+    """Tabulates how many clips each class has: the most frequent ones, and how many more there are."""
     counts = {split: index.class_counts(len(label_names)) for split, index in indexes.items()}
     total = np.sum(list(counts.values()), axis=0)
     order = np.argsort(-total, kind="stable")
@@ -74,7 +74,7 @@ def class_table(indexes: dict[str, Index], label_names: list[str], shown: int) -
 
 
 def failure_table(failures: Sequence[Failure]) -> Table:
-    """What failed, by stage, with examples."""
+    """Tabulates the failures by stage, with examples."""
     by_stage: dict[str, list[Failure]] = collections.defaultdict(list)
     for failure in failures:
         by_stage[failure.stage].append(failure)
@@ -85,7 +85,7 @@ def failure_table(failures: Sequence[Failure]) -> Table:
 
 
 def damaged_shards(folder: Path, checksums: dict[str, str]) -> list[str]:
-    """Names of the shards whose bytes aren't those that were written."""
+    """Returns the names of the shards whose bytes aren't those that were written."""
     damaged = []
     with runtime.progress_bar("verifying") as on_progress:
         for number, (name, expected) in enumerate(checksums.items(), start=1):
@@ -101,16 +101,16 @@ def _quantiles(values: np.ndarray, at: Sequence[float], form: str) -> str:
 
 
 def _draw(path: Path, source: PreparedSource, clips: int, heading: str) -> None:
-    """A contact sheet of clips spread over a split, which may be sorted by class."""
+    """Draws a contact sheet of clips spread over a split, which may be sorted by class."""
     count = min(clips, len(source))
     contact_sheet(path, [source[index * len(source) // count] for index in range(count)], source.label_names, heading=heading)
 
 
 def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Path, verify: bool) -> bool:
-    """Prints and draws everything; whether all is well.
+    """Prints and draws everything, and returns whether no shard is damaged.
 
     Raises:
-      DatasetError, CorruptRecordError: see PreparedSource.
+      DatasetError, CorruptRecordError: if the data set or one of the drawn clips can't be read.
     """
     info: Any = tfds.builder_from_directory(folder).info if folder.is_dir() else None
     splits = [split for split, found in info.splits.items() if found.num_examples] if info else ["train"]

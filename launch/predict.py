@@ -26,10 +26,11 @@ from absl import app, flags, logging
 from rich.console import Console
 
 from avmae_jax.data.batches import Frames
-from avmae_jax.data.catalog.media_folder import RANK, as_text, walk
+from avmae_jax.data.catalog.media_folder import walk
+from avmae_jax.data.decode.media import RANK
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.evals.metrics import partner_ranks
-from avmae_jax.files import file_names
+from avmae_jax.files import as_text, file_names
 from avmae_jax.inference.predict import BATCH, Prediction, Predictor, open_matcher
 from avmae_jax.inference.windows import of_file
 from avmae_jax.models.classifier import Mode

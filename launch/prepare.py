@@ -6,14 +6,14 @@
 
 Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
 its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added;
---test_pattern chooses by name instead. With --dataset, the lists say which clips there are, and DIR is where the downloaded files lie;
-what isn't there is counted and named.
+--test_pattern chooses by name instead. With --dataset, the lists say which clips there are, and DIR holds the downloaded files; listed
+clips that are missing from it (deleted videos, say) are counted and reported in failures.jsonl.
 
-A file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. A run that was killed goes on where it stopped
+A file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. A run that was killed continues where it stopped
 when the same command is given again. Files that give no clip are left out, counted, and named with the reason, in OUT/failures.jsonl; the
 exit status is 0 as long as at least one clip was written, else 1.
 
-With --beam_runner, Apache Beam has the clips made by the machines of a cluster. What is written is the same, byte by byte.
+With --beam_runner, Apache Beam makes the clips on the machines of a cluster. The data set is the same, byte by byte.
 """
 
 import dataclasses
@@ -30,8 +30,9 @@ from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.listings import Listing
 from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
 from avmae_jax.data.store.beam import beam_engine
-from avmae_jax.data.store.writer import FAILURES, Summary, write_dataset
-from avmae_jax.errors import DatasetError
+from avmae_jax.data.store.plan import FAILURES, DatasetSpec, Summary
+from avmae_jax.data.store.writer import write_dataset
+from avmae_jax.errors import AvmaeError, DatasetError
 from launch.common.runtime import progress_bar
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
@@ -39,7 +40,7 @@ _FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many cli
 
 
 def read_listing(args: flags.FlagValues, root: Path) -> Listing:
-    """Which clips there are, by --dataset.
+    """Lists the clips that --dataset names.
 
     Raises:
       DatasetError: if a list is missing or wrong.
@@ -86,20 +87,17 @@ def main(argv: list[str]) -> None:
         listing = read_listing(args, root)
         jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
-            summary = write_dataset(
-                out,
+            spec = DatasetSpec(
                 name=listing.name,
                 jobs=jobs,
                 make=functools.partial(make_clips, root=str(root), recipe=recipe),
                 label_names=listing.label_names,
                 settings=dataclasses.asdict(recipe),
-                workers=args.workers,
-                engine=engine,
-                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
                 missing=listing.missing,
-                on_progress=on_progress,
+                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
             )
-    except DatasetError as error:
+            summary = write_dataset(out, spec, workers=args.workers, engine=engine, on_progress=on_progress)
+    except AvmaeError as error:
         sys.exit(str(error))
     _report(out, summary, listing.ignored, left_out)
     sys.exit(0 if any(summary.clips.values()) else 1)
@@ -116,7 +114,7 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
         print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
     if len(summary.failures) > _FAILURES_SHOWN:
         print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}")
-    for files, why in ((ignored, "are no media"), (left_out, "are sounds or pictures alone, which --allow_missing takes")):
+    for files, why in ((ignored, "are no media"), (left_out, "are audio or images alone, which --allow_missing takes")):
         if files:
             print(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}")
     clips = ", ".join(f"{count} {split}" for split, count in summary.clips.items())
@@ -140,10 +138,11 @@ def define_flags() -> None:
     flags.DEFINE_bool("instruments", False, "audioset, vggsound: only musical instruments")
     flags.DEFINE_float("clip_seconds", recipe.clip_seconds, "length of a clip", lower_bound=0.1)
     flags.DEFINE_float("clip_stride", recipe.clip_stride, "seconds from clip to clip of a file; 0: its first clip alone", lower_bound=0)
+    flags.DEFINE_integer("frames", recipe.frames, "stored frames of a clip, spread evenly over it", lower_bound=1)
     flags.DEFINE_integer("frame_size", recipe.frame_size, "side of the stored frames in pixels", lower_bound=16)
     flags.DEFINE_bool("mix_channels", recipe.mix_channels, "take the mean of all audio channels instead of the first one")
-    flags.DEFINE_bool("allow_missing", recipe.allow_missing, "take sounds without pictures and pictures without sound, too")
-    flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which sound and pictures may differ in length", lower_bound=0)
+    flags.DEFINE_bool("allow_missing", recipe.allow_missing, "take files with audio alone or images alone, too")
+    flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which audio and video may differ in length", lower_bound=0)
     flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "processes that decode; 0: none but this one", lower_bound=0)
     flags.DEFINE_string(
         "beam_runner",

@@ -20,19 +20,20 @@ from scipy.io import wavfile
 from torch.utils.data import DataLoader, Dataset
 
 from avmae_jax.config import DataConfig, ModelConfig
-from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
+from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD
+from avmae_jax.data.sources import MANIFEST_FRAMES
 
 
 def write_files(clips: Iterable[Clip], folder: Path) -> list[str]:
     """Writes clips in the layout of the original, <name>.wav and frame_{0..9}/<name>.jpg; returns the names."""
-    for number in range(NUM_FRAMES):
+    for number in range(MANIFEST_FRAMES):
         (folder / f"frame_{number}").mkdir()
     names = []
     for index, clip in enumerate(clips):
         names.append(f"{index:06d}")
         wavfile.write(folder / f"{names[-1]}.wav", SAMPLE_RATE, clip.waveform)
-        for number in range(NUM_FRAMES):
+        for number in range(MANIFEST_FRAMES):
             jpeg = clip.frames[min(number, len(clip.frames) - 1)]  # a short clip may have fewer
             (folder / f"frame_{number}" / f"{names[-1]}.jpg").write_bytes(jpeg)
     return names
@@ -52,7 +53,7 @@ class Files(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """With one of the frames, at random."""
-        return self.load(index, random.randrange(NUM_FRAMES))  # noqa: S311, no secret
+        return self.load(index, random.randrange(MANIFEST_FRAMES))  # noqa: S311, no secret
 
     def load(self, index: int, frame: int) -> tuple[torch.Tensor, torch.Tensor]:
         """With a given frame."""

@@ -11,9 +11,8 @@ from avmae_jax.data.batches import centre
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.store.reader import ids_of, labels_of
-from avmae_jax.data.store.writer import OnProgress
 from avmae_jax.evals.ranking import DIRECTIONS, TOP, Found, class_chance, complete, draw_per_class, evaluate, nearest, of_rows
-from avmae_jax.files import write_json
+from avmae_jax.files import OnProgress, write_json
 from avmae_jax.inference.embed import Embed, fingerprint, note_of
 from avmae_jax.inference.embedding_files import Embeddings, collect
 from avmae_jax.inference.forward import BATCH

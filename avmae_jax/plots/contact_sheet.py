@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
-from avmae_jax.data.decode.images import PICTURE_FORMATS
+from avmae_jax.data.decode.images import IMAGE_FORMATS
 from avmae_jax.data.fbank import WINDOW, log_mel
 from avmae_jax.plots.canvas import DPI, WIDTH, axes_at, save, short_name, write
 
@@ -50,7 +50,7 @@ def draw_frame(figure: Figure, left: float, top: float, clip: Clip) -> None:
         write(figure, left + 30, top + HEIGHT / 2, "no picture", size=8, color="0.5")
         return
     try:
-        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=PICTURE_FORMATS) as picture:
+        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=IMAGE_FORMATS) as picture:
             pixels = np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # SyntaxError: Pillow's word for a broken PNG
         write(figure, left + 12, top + HEIGHT / 2, "damaged picture", size=8, color="0.5")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
-from avmae_jax.data.decode.images import PICTURE_FORMATS
+from avmae_jax.data.decode.images import IMAGE_FORMATS
 from avmae_jax.data.fbank import WINDOW, log_mel
 from avmae_jax.plots.canvas import DPI, WIDTH, axes_at, save, short_name, write
 
@@ -118,7 +118,7 @@ def _frame(clip: Clip) -> np.ndarray | None:
     if not clip.frames:
         return None
     try:
-        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=PICTURE_FORMATS) as picture:
+        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=IMAGE_FORMATS) as picture:
             return np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
         raise ValueError(f"clip {clip.id}: its picture can't be decoded ({error}); prepare the clip again") from error

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
-from avmae_jax.data.batches import Batch, TrainBatches, eval_batches
+from avmae_jax.data.batches import Batch, EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.train import memory, optim, sharding
@@ -90,10 +90,8 @@ class Trainer:
         self._learning_rate = jax.jit(optim.learning_rate(config.optim, self.steps_per_epoch))
         self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # of a source that has them
-        self.batches = TrainBatches(
-            train, config.model, config.data, batch, config.train.seed,
-            augment=config.augment, classes=len(task.label_names), weights=weights, needs=task.needs,
-        )  # fmt: skip
+        options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options)
         # on all devices: a restored key comes back to where this one is
         self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
 
@@ -204,7 +202,9 @@ class Trainer:
         count = len(self.test_source) // size
         count = min(count, self.config.train.eval_batches or count)
         sums: dict[str, float] = {}
-        for index, batch in enumerate(eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size)):
+        for index, batch in enumerate(
+            eval_batches(self.test_source, self.config.model, self.config.data, size, EvalOptions(limit=count * size))
+        ):
             share = host_share(batch)
             metrics = self._eval_loss(self.state, put_on_devices(share, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():

@@ -10,7 +10,7 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
-from avmae_jax.data.batches import eval_batches
+from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals import metrics
@@ -65,7 +65,7 @@ class PretrainingTask(Task):
         if self._test is None or jax.process_index():
             return
         if self._examples is None:
-            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, limit=4)))
+            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, fbank, image = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
         shown = {"image": image} if fbank is None else {"image": image, "audio": np.asarray(spectrogram_picture(fbank))}
@@ -93,7 +93,7 @@ class PretrainingTask(Task):
         clips = min(clips, len(self._test))
         if clips < self.config.train.retrieval_clips:
             logging.info("only %d held-out clips: retrieval is among these", clips)
-        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, limit=clips)
+        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, EvalOptions(limit=clips))
         sounds, sights = zip(*(found for _, found in Forward(self.embeddings, batch_size)(model, batches)), strict=True)
         audio, image = np.concatenate(sounds), np.concatenate(sights)
         results = {"clips": float(clips)}

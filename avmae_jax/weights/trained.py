@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avmae_jax.config import Config
-from avmae_jax.data.sources import read_labels
+from avmae_jax.data.catalog.labels import read_labels
 from avmae_jax.errors import WeightsError
 from avmae_jax.weights import io
 from avmae_jax.weights.build import Model

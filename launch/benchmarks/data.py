@@ -26,10 +26,12 @@ from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.decode.media import encode_jpeg, shrink
-from avmae_jax.data.decode.one_clip import decode_audio, decode_clip, frame_indices
+from avmae_jax.data.decode.one_clip import ClipForm, decode_audio, decode_clip, frame_indices
 from avmae_jax.data.sources import open_source
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Job, write_dataset
+from avmae_jax.data.store.writer import write_dataset
 
 _H100_PAIRS = 1700  # pairs a second that pretraining the base model takes on one H100, by its arithmetic
 _CLIPS = 96  # read by both loaders, again and again
@@ -111,7 +113,7 @@ def _stored(clips: Sequence[Clip], folder: Path) -> PreparedSource:
     """The clips in a data set of their own, as launch.prepare would write them today."""
     jobs = {"train": [Job(str(index), (index,)) for index in range(len(clips))]}
     make: Callable[[Job], list[Clip]] = lambda job: [clips[job.args[0]]]  # noqa: E731, it has no name
-    write_dataset(folder, name="clips", jobs=jobs, make=make, label_names=(), settings={}, workers=0)
+    write_dataset(folder, DatasetSpec("clips", jobs, make))
     return PreparedSource(folder, "train")
 
 
@@ -164,7 +166,7 @@ def show_loaders(config: Config, rounds: int) -> None:
 def compare_preparing(path: Path, rounds: int) -> dict[str, list[float]]:
     """CPU seconds for a clip of a media file: ours, and those that search for each frame; raises ClipError or ValueError."""
     sides: dict[str, Callable[[], Clip]] = {
-        "ours": functools.partial(decode_clip, path, clip_id=path.stem, seconds=_SECONDS),
+        "ours": functools.partial(decode_clip, path, clip_id=path.stem, form=ClipForm(seconds=_SECONDS)),
         "from the key frame before": functools.partial(extract_by_seeking, path, from_start=False),
         "from the beginning": functools.partial(extract_by_seeking, path, from_start=True),
     }
@@ -224,11 +226,7 @@ def prepare_copies(path: Path, workers: int, files: int) -> Writing:
         moments: list[tuple[float, float]] = []  # of the start and of each clip, by the clock and in CPU time
         write_dataset(
             Path(folder, "out"),
-            name="copies",
-            jobs=jobs,
-            make=functools.partial(make_clips, root=str(root), recipe=recipe),
-            label_names=(),
-            settings={},
+            DatasetSpec("copies", jobs, functools.partial(make_clips, root=str(root), recipe=recipe)),
             workers=workers,
             on_progress=lambda *_: moments.append((time.perf_counter(), time.process_time())),
         )

@@ -20,8 +20,10 @@ from rich.table import Table
 from avmae_jax.config import DataConfig, ModelConfig
 from avmae_jax.data.batches import TrainBatches
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Job, write_dataset
+from avmae_jax.data.store.writer import write_dataset
 
 _MODEL = ModelConfig(audio_frames=16, image_size=16)
 _SAMPLES = 400  # of a clip
@@ -50,7 +52,7 @@ def write_examples(folder: Path, count: int) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (_MODEL.image_size, _MODEL.image_size, 3), np.uint8)).save(picture, "jpeg")
     jobs = {"train": [Job(str(index)) for index in range(count)]}
     make = functools.partial(_tiny, jpeg=picture.getvalue())
-    write_dataset(folder, name="tiny", jobs=jobs, make=make, label_names=(), settings={}, workers=0)
+    write_dataset(folder, DatasetSpec("tiny", jobs, make))
 
 
 def _tiny(job: Job, *, jpeg: bytes) -> list[Clip]:

@@ -12,7 +12,7 @@ from absl import app, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from avmae_jax.data.store.writer import OnProgress
+from avmae_jax.files import OnProgress
 from avmae_jax.train.allocator import keep_freed_memory
 
 

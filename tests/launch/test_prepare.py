@@ -49,9 +49,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FAILURES = {
     "harp/folder": ("open", "is a link that leaves"),
     "harp/link.mp4": ("open", "is a link that leaves"),
-    "oboe/blind.mp4": ("video", "has no moving pictures"),
+    "oboe/blind.mp4": ("video", "has no moving images"),
     "oboe/empty.mp4": ("open", "is empty (0 bytes)"),
-    "oboe/mute.mp4": ("audio", "has no sound"),
+    "oboe/mute.mp4": ("audio", "has no audio"),
     "oboe/text.mp4": ("open", "can't be opened as a media file"),
 }
 
@@ -156,7 +156,7 @@ def test_a_long_file_is_cut_and_a_lone_modality_is_allowed_when_asked_for(tmp_pa
     Image.fromarray(numbered(5)).save(tmp_path / "videos/harp/still.png")
     run = prepare(tmp_path / "videos", tmp_path / "cut", "--clip_stride=2", "--test_percent=0")
     assert "3 clips written (3 train) from 1 of 2 files, 1 failed" in run.stdout
-    assert "ignored 2 files that are sounds or pictures alone, which --allow_missing takes: harp/still.png, harp/tone.wav" in run.stdout
+    assert "ignored 2 files that are audio or images alone, which --allow_missing takes: harp/still.png, harp/tone.wav" in run.stdout
     assert [clip.start for clip in PreparedSource(tmp_path / "cut", "train")] == [0, 2, 4]
     run = prepare(tmp_path / "videos", tmp_path / "all", "--allow_missing", "--test_percent=0", "--frame_size=96")
     assert "4 clips written (4 train) from 4 of 4 files, 0 failed" in run.stdout
