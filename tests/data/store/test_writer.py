@@ -133,7 +133,8 @@ def test_a_bug_stops_the_run_and_names_the_clip(tmp_path: Path, workers: int) ->
 def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
-        f"from tests.data.store.test_writer import jobs, write\nfrom pathlib import Path\nwrite(Path({str(tmp_path / 'out')!r}), jobs(), workers=1)\n"
+        "from tests.data.store.test_writer import jobs, write\nfrom pathlib import Path\n"
+        f"write(Path({str(tmp_path / 'out')!r}), jobs(), workers=1)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60, check=False)
