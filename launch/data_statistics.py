@@ -9,8 +9,7 @@ each clip, so that rare classes are drawn more often. Both are stored with the d
 
 from __future__ import annotations
 
-import json
-import os
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import app, flags
 
-from avmae_jax.errors import CorruptRecordError, DatasetError
+from avmae_jax.errors import AvmaeError
+from avmae_jax.files import write_bytes, write_json
 
 from .common import cli, runtime
 
@@ -58,7 +58,7 @@ def write_statistics(folder: Path, limit: int) -> dict[str, float]:
         "clips": found.clips,
         "seconds": round(found.seconds, 1),
     }
-    _replace(folder / STATISTICS, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(folder / STATISTICS, content)
     return content
 
 
@@ -73,17 +73,10 @@ def write_weights(folder: Path) -> Path | None:
     if not all(map(len, labels)):
         return None
     out = folder / weights_file("train")
-    partial = out.with_name(f".{out.name}.partial")
-    with partial.open("wb") as file:
-        np.save(file, balanced_weights(labels, int(index.labels.max()) + 1))
-    partial.replace(out)
+    content = io.BytesIO()
+    np.save(content, balanced_weights(labels, int(index.labels.max()) + 1))
+    write_bytes(out, content.getvalue())
     return out
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)  # noqa: PTH105
 
 
 def main(argv: list[str]) -> None:
@@ -95,7 +88,7 @@ def main(argv: list[str]) -> None:
     try:
         found = write_statistics(folder, flags.FLAGS.clips)
         weights = write_weights(folder)
-    except (DatasetError, CorruptRecordError, ValueError) as error:
+    except (AvmaeError, ValueError) as error:
         sys.exit(f"{folder}: {error}" if isinstance(error, ValueError) else str(error))
     print(f"{found['clips']} clips, {found['seconds'] / 3600:.2f} h of audio; train with")
     print(f"  --config.data.audio_mean={found['audio_mean']} --config.data.audio_std={found['audio_std']}")

@@ -85,11 +85,12 @@ def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Ca
 
 def read_file(path: str, inpainter: Inpainter) -> Clip:
     """The beginning of a media file; raises ClipError as decode_clip, and ValueError if it lacks what the model needs."""
-    from avmae_jax.data.decode.one_clip import clip_seconds, decode_clip
+    from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
 
     sizes = inpainter.config.model
     seconds = clip_seconds(sizes.audio_frames)
-    clip = decode_clip(path, clip_id=path, seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
+    form = ClipForm(seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
+    clip = decode_clip(path, clip_id=path, form=form)
     if "both" != clip.modality != inpainter.needs:
         raise ValueError(f"{path} has no {'sound' if inpainter.needs == 'audio' else 'pictures'}, which the model is for")
     return clip

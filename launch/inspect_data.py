@@ -28,9 +28,9 @@ from avmae_jax.errors import CorruptRecordError, DatasetError
 from .common import cli, runtime
 
 if TYPE_CHECKING:
+    from avmae_jax.data.store.jobs import Failure
     from avmae_jax.data.store.reader import PreparedSource
     from avmae_jax.data.store.records import Index
-    from avmae_jax.data.store.writer import Failure
 
 _BAR = 30  # letters of the longest bar
 _FULL_SCALE = -3.0  # dB; a full sine has it: a clip that is louder was most likely cut off
@@ -45,8 +45,8 @@ def counts_table(indexes: dict[str, Index]) -> Table:
         "split",
         "clips",
         "videos",
-        "sound alone",
-        "pictures alone",
+        "audio alone",
+        "images alone",
         "hours",
         "seconds (min, median, max)",
         "dB (5, 50, 95 %)",
@@ -63,7 +63,7 @@ def counts_table(indexes: dict[str, Index]) -> Table:
 
 
 def class_table(indexes: dict[str, Index], label_names: list[str], shown: int) -> Table:
-    """How many clips each class has: the most frequent ones, and how many more there are."""
+    """Tabulates how many clips each class has: the most frequent ones, and how many more there are."""
     counts = {split: index.class_counts(len(label_names)) for split, index in indexes.items()}
     total = np.sum(list(counts.values()), axis=0)
     order = np.argsort(-total, kind="stable")
@@ -79,7 +79,7 @@ def class_table(indexes: dict[str, Index], label_names: list[str], shown: int) -
 
 
 def failure_table(failures: Sequence[Failure]) -> Table:
-    """What failed, by stage, with examples."""
+    """Tabulates the failures by stage, with examples."""
     by_stage: dict[str, list[Failure]] = collections.defaultdict(list)
     for failure in failures:
         by_stage[failure.stage].append(failure)
@@ -90,7 +90,7 @@ def failure_table(failures: Sequence[Failure]) -> Table:
 
 
 def damaged_shards(folder: Path, checksums: dict[str, str]) -> list[str]:
-    """Names of the shards whose bytes aren't those that were written."""
+    """Returns the names of the shards whose bytes aren't those that were written."""
     damaged = []
     with runtime.progress_bar("verifying") as on_progress:
         for number, (name, expected) in enumerate(checksums.items(), start=1):
@@ -114,16 +114,16 @@ def _draw(path: Path, source: PreparedSource, clips: int, heading: str) -> None:
 
 
 def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Path, verify: bool) -> bool:
-    """Prints and draws everything; whether all is well.
+    """Prints and draws everything, and returns whether no shard is damaged.
 
     Raises:
-      DatasetError, CorruptRecordError: see PreparedSource.
+      DatasetError, CorruptRecordError: if the data set or one of the drawn clips can't be read.
     """
     import tensorflow_datasets as tfds
 
     from avmae_jax.data.statistics import STATISTICS
+    from avmae_jax.data.store.plan import read_summary
     from avmae_jax.data.store.reader import PreparedSource
-    from avmae_jax.data.store.writer import read_summary
 
     info: Any = tfds.builder_from_directory(folder).info if folder.is_dir() else None
     splits = [split for split, found in info.splits.items() if found.num_examples] if info else ["train"]

@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from avmae_jax.errors import DatasetError
+from avmae_jax.errors import AvmaeError, DatasetError
 
 from .common import cli
 from .common.runtime import progress_bar
 
 if TYPE_CHECKING:
     from avmae_jax.data.catalog.listings import Listing
-    from avmae_jax.data.store.writer import Summary
+    from avmae_jax.data.store.plan import Summary
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
 _FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
     """Prepares --videos into --out."""
     from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
     from avmae_jax.data.store.beam import beam_engine
+    from avmae_jax.data.store.plan import DatasetSpec
     from avmae_jax.data.store.writer import write_dataset
 
     cli.no_arguments(argv)
@@ -94,20 +95,17 @@ def main(argv: list[str]) -> None:
         listing = read_listing(args, root)
         jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
-            summary = write_dataset(
-                out,
+            spec = DatasetSpec(
                 name=listing.name,
                 jobs=jobs,
                 make=functools.partial(make_clips, root=str(root), recipe=recipe),
                 label_names=listing.label_names,
                 settings=dataclasses.asdict(recipe),
-                workers=args.workers,
-                engine=engine,
-                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
                 missing=listing.missing,
-                on_progress=on_progress,
+                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
             )
-    except DatasetError as error:
+            summary = write_dataset(out, spec, workers=args.workers, engine=engine, on_progress=on_progress)
+    except AvmaeError as error:
         sys.exit(str(error))
     _report(out, summary, listing.ignored, left_out)
     sys.exit(0 if any(summary.clips.values()) else 1)
@@ -120,7 +118,7 @@ def _only(files: list[str], what: str) -> str:
 
 
 def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
-    from avmae_jax.data.store.writer import FAILURES
+    from avmae_jax.data.store.plan import FAILURES
 
     for failure in summary.failures[:_FAILURES_SHOWN]:
         print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
@@ -152,6 +150,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("instruments", False, "audioset, vggsound: keep only musical instruments")
     flags.DEFINE_float("clip_seconds", recipe.clip_seconds, "length of a clip", lower_bound=0.1)
     flags.DEFINE_float("clip_stride", recipe.clip_stride, "seconds from clip to clip of a file; 0: only its first clip", lower_bound=0)
+    flags.DEFINE_integer("frames", recipe.frames, "stored frames of a clip, spread evenly over it", lower_bound=1)
     flags.DEFINE_integer("frame_size", recipe.frame_size, "side of the stored frames in pixels", lower_bound=16)
     flags.DEFINE_bool("mix_channels", recipe.mix_channels, "take the mean of all audio channels instead of the first one")
     flags.DEFINE_bool("allow_missing", recipe.allow_missing, "also accept audio without images and images without audio")

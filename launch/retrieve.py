@@ -85,12 +85,12 @@ def whole_set(model_path: str, console: Console) -> None:
 
 def read_query(file: str, trained: Trained) -> Clip:
     """The beginning of a file, as much of it as the model hears; raises ClipError."""
-    from avmae_jax.data.decode.one_clip import clip_seconds, decode_clip
+    from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
     from avmae_jax.data.fbank import num_samples
 
     model = trained.config.model
     seconds, side = clip_seconds(model.audio_frames), max(_STORED_SIDE, model.image_size)
-    clip = decode_clip(file, clip_id=Path(file).name, seconds=seconds, frame_size=side, allow_missing=True)
+    clip = decode_clip(file, clip_id=Path(file).name, form=ClipForm(seconds=seconds, frame_size=side, allow_missing=True))
     return clip._replace(waveform=clip.waveform[: num_samples(model.audio_frames)])
 
 

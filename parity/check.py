@@ -18,7 +18,7 @@ import numpy as np
 
 from avmae_jax.config import Config, LossConfig, ModelConfig
 from avmae_jax.data.batches import example
-from avmae_jax.data.decode.one_clip import decode_clip
+from avmae_jax.data.decode.one_clip import ClipForm, decode_clip
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
@@ -33,8 +33,9 @@ from parity.rows import Row, print_table
 def media_inputs(config: ModelConfig, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Decodes the beginning of each file to model inputs: float32[B, T, M], float32[B, H, W, 3]; raises ClipError."""
     samples = num_samples(config.audio_frames)
-    clips = [decode_clip(path, clip_id=str(path), seconds=config.audio_frames / 100, frame_size=config.image_size) for path in paths]
-    examples = [example(clip, len(clip.frames) // 2, samples=samples, image_size=config.image_size) for clip in clips]
+    form = ClipForm(seconds=config.audio_frames / 100, frame_size=config.image_size)
+    clips = [decode_clip(path, clip_id=str(path), form=form) for path in paths]
+    examples = [example(clip, clip.middle, samples=samples, image_size=config.image_size) for clip in clips]
     batch = {name: np.stack([one[name] for one in examples]) for name in ("waveform", "samples", "image")}
     inputs = model_inputs({name: jnp.asarray(array) for name, array in batch.items()}, Config(model=config))
     return np.asarray(inputs["audio"]), np.asarray(inputs["image"])

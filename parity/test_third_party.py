@@ -271,8 +271,8 @@ def test_the_feature_extractor_of_ast_is_our_frontend(kind: str, backend: str, m
     padded[0, : len(samples)] = samples
     # the extractor divides by twice the deviation, CAV-MAE by the deviation itself
     mean, std = extractor.mean, 2 * extractor.std
-    ours = fbank.normalised_fbank(jnp.asarray(padded), jnp.array([len(samples)]), 1024, mean=mean, std=std)
-    assert_log_mel(ours * std + mean, reference * std + mean)
+    ours = fbank.padded_fbank(jnp.asarray(padded), jnp.array([len(samples)]), 1024)
+    assert_log_mel(ours, reference * std + mean)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------------------------

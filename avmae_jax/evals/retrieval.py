@@ -13,11 +13,10 @@ from absl import logging
 
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.store.reader import ids_of, labels_of
-from avmae_jax.data.store.writer import OnProgress
 from avmae_jax.evals import ranking
 from avmae_jax.evals.gallery_rows import section_of
 from avmae_jax.evals.origin import UNKNOWN, Origin
-from avmae_jax.files import write_json
+from avmae_jax.files import OnProgress, write_json
 from avmae_jax.inference.embed import Embed, counted, note_of
 from avmae_jax.inference.embedding_files import Embeddings, collect
 from avmae_jax.plots.gallery import draw_gallery

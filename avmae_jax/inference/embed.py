@@ -25,7 +25,7 @@ from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.records import Needs
-from avmae_jax.data.store.writer import OnProgress
+from avmae_jax.files import OnProgress
 from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.inference.predict import mean_direction
 from avmae_jax.inference.stream import Ahead, Shared

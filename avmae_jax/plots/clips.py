@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
-from avmae_jax.data.decode.images import PICTURE_FORMATS
+from avmae_jax.data.decode.images import IMAGE_FORMATS
 from avmae_jax.data.fbank import WINDOW, log_mel
 from avmae_jax.plots.canvas import Box, axes_at, time_axis
 
@@ -32,7 +32,7 @@ def draw_frame(figure: Figure, box: Box, clip: Clip) -> Axes:
         _note(axes, "no image")
         return axes
     try:
-        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=PICTURE_FORMATS) as image:
+        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=IMAGE_FORMATS) as image:
             axes.imshow(np.asarray(image.convert("RGB")), aspect="auto")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow raises SyntaxError for a broken PNG
         _note(axes, "damaged image")

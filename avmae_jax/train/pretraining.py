@@ -10,7 +10,7 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Config
-from avmae_jax.data.batches import eval_batches
+from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals.ranking import flat_figures, rank_both
@@ -56,7 +56,7 @@ class PretrainingTask(Task):
         if self._test is None or jax.process_index():
             return
         if self._examples is None:
-            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, limit=4)))
+            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
         panels = compose_all(out, inputs, self.config)
@@ -88,6 +88,6 @@ class PretrainingTask(Task):
         def vectors(model: Any, batch: Arrays) -> dict[str, jax.Array]:
             return model.embed(model_inputs(batch, self.config), ("audio", "image"))
 
-        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, limit=clips)
+        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, EvalOptions(limit=clips))
         parts = [found for _, found in Forward(vectors, batch_size)(model, batches)]
         return flat_figures(rank_both({kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")}))

@@ -4,6 +4,7 @@ Both sides have the same weights and inputs, float32, and all cores of the CPU. 
 neither is fast by doing something else. Peak memory is that of a new process that runs one side alone.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence

@@ -18,14 +18,16 @@ import numpy as np
 from absl import logging
 
 from avmae_jax.config import AugmentConfig, Config
-from avmae_jax.data.batches import TrainBatches
+from avmae_jax.data.batches import TrainBatches, TrainOptions
 from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.decode.media import encode_jpeg, shrink
-from avmae_jax.data.decode.one_clip import decode_audio, decode_clip, frame_indices
+from avmae_jax.data.decode.one_clip import ClipForm, decode_audio, decode_clip, frame_indices
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.store.writer import Job, write_dataset
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.writer import write_dataset
 
 from .measuring import ratio, show, take_turns
 
@@ -52,7 +54,7 @@ def show_loaders(config: Config, rounds: int) -> None:
     source, batches = open_source(config.data, "train"), -(-_CLIPS // size)  # of a turn
     # Without threads, a turn's CPU time is its own. Weights keep grain from shuffling, which takes 0.3 ms an example of a hundred.
     data, weights = dataclasses.replace(config.data, workers=0, threads=0, prefetch=0), (np.arange(len(source)) < _CLIPS).astype(float)
-    ours = TrainBatches(source, model, data, size, 0, augment=AugmentConfig(balanced=True), weights=weights)
+    ours = TrainBatches(source, model, data, size, 0, TrainOptions(AugmentConfig(balanced=True), weights=weights))
     clips = [source[index % min(_CLIPS, len(source))] for index in range(batches * size)]
     theirs = torch_side.loader(torch_side.Examples(clips, config), size)
     turns = take_turns({"ours": lambda: [next(ours) for _ in range(batches)], "PyTorch": lambda: list(theirs)}, rounds)
@@ -109,9 +111,9 @@ def prepare_copies(path: Path, workers: int, files: int) -> tuple[float, float]:
     return (files - workers) / clock, cpu / (files - workers)
 
 
-def store(folder: Path, jobs: Mapping[str, Sequence[Job]], make: Any, workers: int = 0, on_progress: Any = None) -> None:
-    """Writes a data set without labels; the arguments are those of write_dataset."""
-    write_dataset(folder, name="clips", jobs=jobs, make=make, label_names=(), settings={}, workers=workers, on_progress=on_progress)
+def store(folder: Path, jobs: Mapping[str, Sequence[Job]], make: Any, workers: int = 0, on_progress: Any = lambda *_: None) -> None:
+    """Writes a data set without labels; the arguments are those of DatasetSpec and write_dataset."""
+    write_dataset(folder, DatasetSpec("clips", jobs, make), workers=workers, on_progress=on_progress)
 
 
 def show_preparing(path: Path, rounds: int) -> None:
@@ -122,7 +124,7 @@ def show_preparing(path: Path, rounds: int) -> None:
             logging.warning("%s: seeking finds other frames than counting does", path)
 
     sides: dict[str, Callable[[], Clip]] = {
-        "ours": partial(decode_clip, path, clip_id=path.stem, seconds=_SECONDS),
+        "ours": partial(decode_clip, path, clip_id=path.stem, form=ClipForm(seconds=_SECONDS)),
         "from the key frame before": partial(extract_by_seeking, path, from_start=False),
         "from the beginning": partial(extract_by_seeking, path, from_start=True),
     }

@@ -14,8 +14,8 @@ from PIL import Image
 from avmae_jax.config import DataConfig, ModelConfig
 from avmae_jax.data.batches import TrainBatches
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Job
 
 from .data import store
 from .measuring import show

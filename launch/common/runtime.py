@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from avmae_jax.data.store.writer import OnProgress
+    from avmae_jax.files import OnProgress
 
 
 def start() -> None:

@@ -17,8 +17,9 @@ from avmae_jax.config import DataConfig
 from avmae_jax.data import instruments
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
-from avmae_jax.data.store import writer
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError
 from tests.media import loudest_hertz, tone, write_media
 
@@ -41,7 +42,7 @@ def make_stored(job: Job) -> Iterator[Clip]:
 
 def prepare(out: Path) -> Path:
     jobs = {"train": [Job(str(number), (number,)) for number in range(5)], "test": []}
-    writer.write_dataset(out, name="clips", jobs=jobs, make=make_stored, label_names=["x", "y"], settings={}, workers=0, shard_size=2)
+    write_dataset(out, DatasetSpec("clips", jobs, make_stored, ["x", "y"], shard_size=2))
     return out
 
 

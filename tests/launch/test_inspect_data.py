@@ -16,9 +16,10 @@ from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
 from avmae_jax.data.statistics import audio_statistics
-from avmae_jax.data.store import writer
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ClipError
 from tests.support import cells, completed
 
@@ -43,7 +44,7 @@ def make(job: Job) -> Iterator[Clip]:
 
 def prepare(out: Path, names: list[str]) -> Path:
     jobs = {"train": [Job(name, (number,)) for number, name in enumerate(names)], "test": [Job("t", (99,))]}
-    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0, shard_size=3)
+    write_dataset(out, DatasetSpec("clips", jobs, make, NAMES, shard_size=3))
     return out
 
 
@@ -110,11 +111,11 @@ def test_without_all_labels_there_are_no_weights(tmp_path: Path) -> None:
     assert PreparedSource(out, "train").weights is None
 
 
-def test_sounds_of_any_level_give_exact_statistics() -> None:
+def test_audio_of_any_level_give_exact_statistics() -> None:
     clips = [clip(number)._replace(waveform=np.full(16_000, 20_000, np.int16) + clip(0).waveform[:1]) for number in range(3)]
     clips += [clip(7)]
     values = np.concatenate([log_mel(each.waveform.astype(np.float32) / 32768).astype(np.float64).ravel() for each in clips])
     found = audio_statistics(clips)
     assert (found.mean, found.std) == pytest.approx((values.mean(), values.std()), rel=1e-12)
-    with pytest.raises(ValueError, match="no clip has sound"):
+    with pytest.raises(ValueError, match="no clip has audio"):
         audio_statistics([clip(0, silent=True)])

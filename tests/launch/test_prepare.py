@@ -49,9 +49,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FAILURES = {
     "harp/folder": ("open", "is a link that leaves"),
     "harp/link.mp4": ("open", "is a link that leaves"),
-    "oboe/blind.mp4": ("video", "has no moving pictures"),
+    "oboe/blind.mp4": ("video", "has no moving images"),
     "oboe/empty.mp4": ("open", "is empty (0 bytes)"),
-    "oboe/mute.mp4": ("audio", "has no sound"),
+    "oboe/mute.mp4": ("audio", "has no audio"),
     "oboe/text.mp4": ("open", "can't be opened as a media file"),
 }
 

@@ -15,8 +15,9 @@ from absl import app
 from PIL import Image
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store import writer
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.inference.embed import KINDS, Part
 from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights.io import write
@@ -41,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five whole test clips of two classes, one without sound and one without pictures."""
     out = tmp_path_factory.mktemp("data") / "set"
     jobs = {"train": [Job("t", (0,))], "test": [*(Job(f"e{n}", (n,)) for n in range(5)), Job("deaf", (6,)), Job("blind", (7,))]}
-    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0)
+    write_dataset(out, DatasetSpec("clips", jobs, make, NAMES))
     return out
 
 

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from avmae_jax.config import Config, DataConfig
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store import writer
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.plots.canvas import save
 from avmae_jax.report.build import report
 from avmae_jax.weights.io import write
@@ -270,7 +271,7 @@ def make(job: Job) -> Iterator[Clip]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "set"
     jobs = {"train": [Job("t", (0,))], "test": [Job(f"e{n}", (n,)) for n in range(4)]}
-    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=[HOSTILE, "oboe"], settings={}, workers=0)
+    write_dataset(out, DatasetSpec("clips", jobs, make, [HOSTILE, "oboe"]))
     return out
 
 

@@ -18,9 +18,9 @@ pose, furniture and the kind of phrase mean nothing.
 
 import numpy as np
 
-from avmae_jax.data.clip import Clip
+from avmae_jax.data.clip import Clip, even_times
 from avmae_jax.data.instruments.phrase import RANGES, plan
-from avmae_jax.data.instruments.picture import film
+from avmae_jax.data.instruments.picture import FRAMES, film
 from avmae_jax.data.instruments.sound import synthesize
 
 INSTRUMENTS: tuple[str, ...] = tuple(RANGES)
@@ -38,7 +38,7 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
       image_size: pixels a side of a frame, at least 16.
 
     Returns:
-      A Clip with waveform int16[round(seconds * 16000)], NUM_FRAMES JPEGs of RGB [image_size, image_size] that show the moments
+      A Clip with waveform int16[round(seconds * 16000)], FRAMES JPEGs of RGB [image_size, image_size] that show the moments
       0, 1/10, ... 9/10 of its length, and the class as its only label.
 
     Raises:
@@ -58,4 +58,5 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
         waveform=synthesize(phrase, player),
         frames=film(phrase, image_size, painter),
         labels=(label,),
+        frame_times=even_times(FRAMES, seconds),
     )

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avmae_jax.data.clip import NUM_FRAMES
 from avmae_jax.data.instruments import strings, struck, winds
 from avmae_jax.data.instruments.canvas import Canvas, Colour, Look, Point, Pose, blend
 from avmae_jax.data.instruments.phrase import Moment, Phrase
@@ -20,6 +19,9 @@ WOODS: tuple[Colour, ...] = ((190, 120, 60), (150, 75, 40), (215, 165, 95), (120
 METALS: tuple[Colour, ...] = ((230, 185, 60), (205, 210, 218), (205, 125, 80), (245, 215, 110))
 HAIRS: tuple[Colour, ...] = ((35, 25, 22), (90, 55, 30), (190, 140, 70), (160, 70, 35), (200, 198, 195))
 SKINS: tuple[Colour, ...] = ((255, 214, 180), (240, 185, 145), (215, 150, 105), (165, 105, 70), (120, 75, 50))
+
+
+FRAMES = 10  # of a clip
 
 
 class Drawing(NamedTuple):
@@ -59,7 +61,7 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ..
       rng: source of colours, pose and furniture.
 
     Returns:
-      NUM_FRAMES JPEGs of RGB [size, size], one each tenth of the clip, the first at its start.
+      FRAMES JPEGs of RGB [size, size], one each tenth of the clip, the first at its start.
     """
     drawing, double = DRAWINGS[phrase.instrument], 2 * size
     room = build_room(double, phrase.traits.hall, phrase.traits.rain, rng)
@@ -67,12 +69,12 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ..
     pose = _pose(phrase, double, math.radians(drawing.turn), rng)
     drawing.body(Canvas(room.image, pose, look))
     frames = []
-    for number in range(NUM_FRAMES):
+    for number in range(FRAMES):
         image = room.image.copy()
-        moment = phrase.at(number / NUM_FRAMES * phrase.seconds)
+        moment = phrase.at(number / FRAMES * phrase.seconds)
         canvas = Canvas(image, pose, look)
         canvas.waves(drawing.source, drawing.direction, moment.loudness)
-        draw_window(image, room, number / NUM_FRAMES)
+        draw_window(image, room, number / FRAMES)
         drawing.play(canvas, moment)
         draw_props(image, room, moment)
         data = io.BytesIO()
