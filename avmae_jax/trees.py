@@ -1,4 +1,4 @@
-# pyright: strict, reportUnknownMemberType=false
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false
 """Names the leaves of a pytree by the dotted paths that checkpoints, sharding and conversion use."""
 
 from collections.abc import Mapping, Sequence
