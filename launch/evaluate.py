@@ -40,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("mode", [], f"of {', '.join(get_args(Mode))}; none: all that the classifier was tuned for")
     flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
     flags.DEFINE_integer(
-        "crops", 0, "pieces of a sound that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
+        "crops", 0, "crops of audio that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
     )
     flags.DEFINE_integer("batch_size", BATCH, "rows computed at once", lower_bound=1)
     flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation, or beside a file")
