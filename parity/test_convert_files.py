@@ -30,8 +30,9 @@ from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import build
-from avmae_jax.weights.io import Weights, read, read_tensors, write
+from avmae_jax.weights.io import Weights, read, write
 from avmae_jax.weights.official import is_unused
+from avmae_jax.weights.tensor_files import read_tensors
 from parity import reference
 
 CONFIG = ModelConfig(
@@ -300,7 +301,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 import torch
-from avmae_jax.weights import read, write
+from avmae_jax.weights.io import read, write
 weights = read("{tmp_path}/in.safetensors")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
