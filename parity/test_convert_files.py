@@ -1,4 +1,4 @@
-"""Weights in files of PyTorch, to and from everything else, and such files that are damaged, hostile or another model's."""
+"""Tests weights in PyTorch files: conversion to and from every other format, and damaged, hostile or foreign files."""
 
 # pyright: reportMissingImports=false
 
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def made(config: ModelConfig = CONFIG, classes: int = 0, seed: int = 0) -> Weights:
-    """Random weights; every value is its own, so that a swap shows. Of a classifier the config says nothing about the decoder."""
+    """Makes weights of distinct random values, so that a swap shows. A classifier's config has no decoder."""
     if classes:
         config = dataclasses.replace(config, kind="cavmae_classifier", decoder_depth=None, decoder_width=None, decoder_heads=None)
     rng = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def message(path: Path, **given: int) -> str:
-    """The sentence that a bad file gives; it names the file."""
+    """Returns the error message of a bad file, which must name the file."""
     with pytest.raises(WeightsError) as error:
         read(path, **given)
     assert str(path) in str(error.value)
@@ -86,7 +86,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Mapping[str, Any]:
-    """The state dict of the small model."""
+    """Writes the small model and returns its state dict."""
     write(made(), tmp_path / "state.pth")
     return stored(tmp_path / "state.pth")
 
@@ -180,7 +180,7 @@ def test_what_a_pth_does_not_keep_is_said(tmp_path: Path, logged: Any) -> None:
 
 
 class Code:
-    """Pickled, it makes a file when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -238,7 +238,7 @@ def test_a_file_that_is_no_weights_gives_one_line(state: Mapping[str, Any], tmp_
         said = message(path, **HEADS)
         assert expected in said, said
         assert "\n" not in said
-        assert "weights_only" not in said  # torch's own message says how to run the code after all
+        assert "weights_only" not in said  # torch's own message explains how to run the code anyway
 
 
 def test_a_file_cut_anywhere_or_with_any_byte_changed_is_weights_or_refused(state: Mapping[str, Any], tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ import resource, signal
 import torch
 from avmae_jax.weights.io import read, write
 weights = read("{tmp_path}/in.safetensors")
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
 try:
     write(weights, "{tmp_path}/w.pth")

@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from avmae_jax.config import Config, ModelConfig, older_kind
-from avmae_jax.data.clip import NUM_FRAMES, Clip
+from avmae_jax.data.clip import Clip, even_times
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described
 from avmae_jax.weights.io import Weights
@@ -57,6 +57,8 @@ ODD = ModelConfig(
     mlp_ratio=2.0,
 )
 
+FRAMES = 10  # of a made-up clip
+
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -73,7 +75,13 @@ class Clips:
 
     def __getitem__(self, index: int) -> Clip:
         waveform = np.random.default_rng(index).integers(-3000, 3000, self._samples).astype(np.int16)
-        return Clip(f"clip{index}", waveform, tuple(self._frame(index, number) for number in range(NUM_FRAMES)), ())
+        return Clip(
+            f"clip{index}",
+            waveform,
+            tuple(self._frame(index, number) for number in range(FRAMES)),
+            (),
+            frame_times=even_times(FRAMES, self._samples / 16_000),
+        )
 
     def _frame(self, index: int, number: int) -> bytes:
         file = io.BytesIO()

@@ -17,7 +17,7 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals.scores import measure
+from avmae_jax.evals.scores import evaluate_scores
 from avmae_jax.inference.forward import Classify
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.models.modes import Mode, find_mode
@@ -97,7 +97,7 @@ class FinetuningTask(Task):
             return {}
         tune = self.config.tune
         scores = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames))
-        found = measure(scores, self.label_names, tune.loss)
+        found = evaluate_scores(scores, self.label_names, tune.loss)
         figures = {"loss": found.loss, "map": found.map, "classes": float(len(self.label_names) - len(found.no_positive))}
         return figures if found.accuracy is None else figures | {"accuracy": found.accuracy}
 

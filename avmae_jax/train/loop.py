@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
-from avmae_jax.data.batches import Batch, TrainBatches, eval_batches
+from avmae_jax.data.batches import Batch, EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.train import memory, sharding
@@ -33,10 +33,10 @@ from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
-    "name", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
-    "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every",
-    "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips",
-    "train.micro_batch",
+    "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
+    "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
+    "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches",
+    "train.retrieval_clips", "train.micro_batch",
 )  # fmt: skip
 
 
@@ -76,6 +76,9 @@ class Trainer:
         memory.require_even(batch, micro_batch, self.groups)
         self.steps_per_epoch = len(train) / batch
         self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
+        epochs = int((self.total_steps + 0.5) / self.steps_per_epoch)  # that end within the run, at the nearest step
+        if task.averaged_epochs[1] > epochs:
+            raise ValueError(f"tune.average_last is {task.averaged_epochs[1]}, but the run has {epochs} whole epochs; change one of them")
         self.step = 0
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.steps_per_epoch)
@@ -100,10 +103,8 @@ class Trainer:
             lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra))[1]
         )
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # of a source that has them
-        self.batches = TrainBatches(
-            train, config.model, config.data, batch, config.train.seed,
-            augment=config.augment, classes=len(task.label_names), weights=weights, needs=task.needs,
-        )  # fmt: skip
+        options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options)
         # on all devices: a restored key comes back to where this one is
         self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
 
@@ -214,7 +215,9 @@ class Trainer:
         count = len(self.test_source) // size
         count = min(count, self.config.train.eval_batches or count)
         sums: dict[str, float] = {}
-        for index, batch in enumerate(eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size)):
+        for index, batch in enumerate(
+            eval_batches(self.test_source, self.config.model, self.config.data, size, EvalOptions(limit=count * size))
+        ):
             share = host_share(batch)
             metrics = self._eval_loss(self.state, put_on_devices(share, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():
@@ -254,7 +257,10 @@ class Trainer:
 
     def _restore(self, checkpoints: Checkpoints) -> None:
         def check(meta: dict[str, Any]) -> None:
-            saved, now = ({**with_defaults(m["config"]), "train_clips": m["train_clips"]} for m in (meta, self._meta()))
+            saved, now = (
+                {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]}
+                for m in (meta, self._meta())
+            )
             require_same_config(saved, now, ignore=_FREE_FIELDS)
             if meta["micro_batch"] != self.micro_batch:
                 logging.warning(

@@ -10,14 +10,14 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Config
-from avmae_jax.data.batches import eval_batches
+from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals import metrics
+from avmae_jax.evals.ranking import flat_figures, rank_both
 from avmae_jax.inference.forward import Forward
 from avmae_jax.inference.masked import MaskedPass, compose_all
 from avmae_jax.models.registry import kind_of
-from avmae_jax.plots import reconstructions
+from avmae_jax.plots import curves, reconstructions
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.losses import pretraining_losses, pretraining_weights, reconstruction_losses
 from avmae_jax.train.step import Context, Metrics
@@ -56,7 +56,7 @@ class PretrainingTask(Task):
         if self._test is None or jax.process_index():
             return
         if self._examples is None:
-            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, limit=4)))
+            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
         panels = compose_all(out, inputs, self.config)
@@ -67,7 +67,7 @@ class PretrainingTask(Task):
     def ended(self, negatives: int) -> None:
         """Draws pictures/loss_curves.png."""
         path = self._workdir / "pictures" / "loss_curves.png"
-        reconstructions.loss_curves(path, self._workdir / METRICS_FILE, batch_size=negatives)
+        curves.loss_curves(path, self._workdir / METRICS_FILE, batch_size=negatives)
 
     def summary(self, model: Any) -> dict[str, Any]:
         """Measures "retrieval"."""
@@ -88,10 +88,6 @@ class PretrainingTask(Task):
         def vectors(model: Any, batch: Arrays) -> dict[str, jax.Array]:
             return model.embed(model_inputs(batch, self.config), ("audio", "image"))
 
-        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, limit=clips)
+        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, EvalOptions(limit=clips))
         parts = [found for _, found in Forward(vectors, batch_size)(model, batches)]
-        audio, image = (np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image"))
-        results = {"clips": float(clips)}
-        for name, found in {"audio_to_image": metrics.retrieval(audio, image), "image_to_audio": metrics.retrieval(image, audio)}.items():
-            results |= {f"{name}_{field}": float(getattr(found, field)) for field in ("r1", "r5", "r10", "median_rank", "ties")}
-        return results
+        return flat_figures(rank_both({kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")}))

@@ -26,9 +26,8 @@ from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.store.writer import OnProgress
 from avmae_jax.errors import DatasetError
-from avmae_jax.files import write_json
+from avmae_jax.files import OnProgress, write_json
 from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of

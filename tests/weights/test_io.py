@@ -311,7 +311,7 @@ def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(
         ({"colour": 1}, "its config has fields unknown here: colour; it was written by a newer version"),
         ({"width": "16"}, "its config says that model.width is '16', which it can't be"),
         ({"heads": True}, "its config says that model.heads is 'True', which it can't be"),
-        ({"norm_eps": -1}, "model.norm_eps is -1; it must be positive"),
+        ({"norm_eps": -1}, "model.norm_eps is -1.0; it must be positive"),
         ({"width": 10**9}, "model.width is 1000000000, its tensors say 16"),
         ({"depth": 4, "decoder_depth": 1}, "model.depth is 4, its tensors say 3\n  model.decoder_depth is 1, its tensors say 2"),
         ({"audio_frames": 80}, "model.audio_frames is 80, its tensors say 24"),
