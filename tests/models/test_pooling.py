@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avmae_jax.models.pooling import embedding, unit_length
+from avmae_jax.models.pooling import pool, unit_length
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_an_embedding_is_the_mean_token_at_length_one(dtype: jnp.dtype) -> None:
     tokens = jnp.asarray(np.random.default_rng(0).standard_normal((3, 700, 8)) + 1, dtype)
     mean = np.asarray(tokens, np.float64).mean(axis=1)
-    pooled = embedding(tokens)
+    pooled = unit_length(pool({"audio": tokens}))
     assert pooled.dtype == jnp.float32
     np.testing.assert_allclose(pooled, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
 
