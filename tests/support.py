@@ -1,10 +1,10 @@
 """What tests share: tiny clips, a tiny config, programs run as a user runs them."""
 
+import dataclasses
 import io
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,12 +15,9 @@ from absl.testing import flagsaver
 from flax import nnx
 from PIL import Image
 
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import Config, ModelConfig, older_kind
 from avmae_jax.data.clip import Clip, even_times
-from avmae_jax.models.ast import AST
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.mae import MAE
+from avmae_jax.models import registry
 from avmae_jax.trees import flatten
 from avmae_jax.weights.io import Weights
 from launch.common import runtime
@@ -111,13 +108,10 @@ def as_arguments(changes: Mapping[str, object]) -> list[str]:
 
 
 def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
-    """Random weights; every value is its own, so that a swap shows."""
-    if config.modality == "both":
-        fresh = partial(CAVMAEClassifier, config, classes) if classes else partial(CAVMAE, config)
-    else:
-        fresh = partial(AST, config, classes) if classes else partial(MAE, config)
+    """Returns random weights of the config's modality and purpose; every value is its own, so that a swap shows."""
+    config = dataclasses.replace(config, kind=older_kind(config.modality, classifies=classes > 0))
     rng = np.random.default_rng(seed)
-    shapes = flatten(nnx.eval_shape(lambda: fresh(rngs=nnx.Rngs(0))))
+    shapes = flatten(nnx.eval_shape(lambda: registry.build(config, classes, rngs=nnx.Rngs(0))))
     return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
 
 
