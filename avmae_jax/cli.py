@@ -6,6 +6,7 @@ It imports no library, so that `avmae --help` comes at once; the programs' docst
 import ast
 import difflib
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def main() -> None:
     """Runs the program that the first argument names, with the arguments after it."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may stop before the end
         print(_page())
     elif arguments[0] == "--version":
         print(f"avmae {__version__}")

@@ -5,6 +5,8 @@
 """
 
 import errno as codes
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class AvmaeError(Exception):
@@ -93,3 +95,15 @@ class NonFiniteLossError(AvmaeError, RuntimeError):
 def first_line(error: Exception) -> str:
     """Shortens an error to its type and first line; TensorStore's messages run over pages."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def some(names: Iterable[Any]) -> str:
+    """Returns the first three of some names, and how many more there are."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"
+
+
+def require_none(problems: Sequence[str]) -> None:
+    """Raises WeightsError that lists all problems, if there are any."""
+    if problems:
+        raise WeightsError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))

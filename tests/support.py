@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from absl import app, flags
 from absl.testing import flagsaver
-from flax import nnx
 from PIL import Image
 
 from avmae_jax.config import Config, ModelConfig, older_kind
 from avmae_jax.data.clip import Clip, even_times
-from avmae_jax.models import registry
 from avmae_jax.trees import flatten
+from avmae_jax.weights.build import described
 from avmae_jax.weights.io import Weights
 from launch.common import runtime
 
@@ -108,10 +107,10 @@ def as_arguments(changes: Mapping[str, object]) -> list[str]:
 
 
 def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
-    """Returns random weights of the config's modality and purpose; every value is its own, so that a swap shows."""
+    """Random weights; every value is its own, so that a swap shows."""
     config = dataclasses.replace(config, kind=older_kind(config.modality, classifies=classes > 0))
     rng = np.random.default_rng(seed)
-    shapes = flatten(nnx.eval_shape(lambda: registry.build(config, classes, rngs=nnx.Rngs(0))))
+    shapes = flatten(described(config, classes))
     return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
 
 

@@ -43,7 +43,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainOptions:
-    """What training batches carry besides plain clips."""
+    """Says what training batches carry besides plain clips."""
 
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)  # random changes; the default makes none
     classes: int = 0  # C of the targets; 0: batches carry none
@@ -55,7 +55,7 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """Which rows evaluation makes of which clips, and what they carry."""
+    """Says which rows evaluation makes of which clips, and what they carry."""
 
     limit: int = 0  # read only this many clips, spread evenly over the set, which may be sorted by class; 0: all
     crops: int = 1  # pieces of audio that is too long: its centre, or several, evenly spaced from its beginning to its end
@@ -165,7 +165,7 @@ class TrainBatches:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The reader's position."""
+        """Returns the reader's position."""
         return self._iterator.get_state()
 
     @state.setter

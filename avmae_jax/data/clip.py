@@ -12,7 +12,7 @@ SAMPLE_RATE = 16_000  # Hz; all audio is resampled to this rate when it is decod
 
 
 class Clip(NamedTuple):
-    """A stored clip, before anything random is done to it. Audio or image frames may be missing, never both."""
+    """Holds a stored clip, before anything random is done to it. Audio or image frames may be missing, never both."""
 
     id: str  # unique in its data set
     waveform: npt.NDArray[Any]  # int16[N], mono at 16 kHz; N = 0: no audio
@@ -24,12 +24,12 @@ class Clip(NamedTuple):
 
     @property
     def modality(self) -> Modality:
-        """What the clip has."""
+        """Returns what the clip has."""
         return "both" if len(self.waveform) and self.frames else "audio" if len(self.waveform) else "image"
 
     @property
     def middle(self) -> int:
-        """The index of the middle frame, which evaluation takes: n // 2 of n."""
+        """Returns the index of the middle frame, which evaluation takes: n // 2 of n."""
         return len(self.frames) // 2
 
 
@@ -39,7 +39,7 @@ def even_times(count: int, seconds: float) -> tuple[float, ...]:
 
 
 class ClipSource(Protocol):
-    """Clips by index, as grain's RandomAccessDataSource wants them."""
+    """Gives clips by index, as grain's RandomAccessDataSource wants them."""
 
     label_names: Sequence[str]
 

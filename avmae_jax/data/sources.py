@@ -75,7 +75,7 @@ class _Entry(NamedTuple):
 
 
 class ManifestSource:
-    """Clips listed by an official manifest, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
+    """Reads clips that an official manifest lists, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
 
     Opening the source checks that every file exists and lies inside `root`. Audio is decoded at access: the first channel at 16 kHz. An
     entry with an empty `labels` has none.

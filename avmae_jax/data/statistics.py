@@ -13,7 +13,7 @@ STATISTICS = "statistics.json"  # in the data set's folder
 
 
 class AudioStatistics(NamedTuple):
-    """Mean and deviation of all log-mel values of the clips."""
+    """Holds mean and deviation of all log-mel values of the clips."""
 
     mean: float
     std: float

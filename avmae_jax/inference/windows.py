@@ -126,7 +126,7 @@ def _cut_parts(
     for clip, there in cut:
         if not len(clip.waveform):
             raise ClipError(str(sound), "audio", "has no sound")
-        yield clip._replace(frames=frames), there
+        yield clip._replace(frames=frames, frame_times=(0.0,) * len(frames)), there
 
 
 def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Timed:

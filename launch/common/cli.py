@@ -4,6 +4,7 @@ A program imports jax, Orbax and the like in the functions that use them, so tha
 """
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import cast
@@ -38,6 +39,7 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
     except (ConfigError, flags.Error, KeyError, TypeError) as error:
         sys.exit(_line(error))
     if helps:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may stop before the end
         print(help_page.text(doc or "", [flags.FLAGS[name] for name in flags.FLAGS if name not in before]))
         return
     flags.FLAGS.set_gnu_getopt()

@@ -191,6 +191,12 @@ def test_a_failure_leaves_the_views_that_are_done(tmp_path: Path, monkeypatch: p
     assert (found["lacking"], found["model"], found["step"], found["data"]) == (["videoonly_middle"], "runs/it", 480, "sets/it")
 
 
+def test_a_view_without_a_mode_is_named_after_the_tuning(tmp_path: Path) -> None:
+    (view,) = evaluate_views(tmp_path, trained(mode="audioonly"), Labelled(2), [View()], batch_size=5)
+    assert (view["view"], view["mode"]) == ("audioonly_middle", "audioonly")
+    assert (tmp_path / "audioonly_middle/evaluation.json").is_file()
+
+
 def test_frames_and_modes_decide_what_the_classifier_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames differ in colour, so the first, the middle and all of them give other probabilities; a mode without the image ignores them."""
     for plot in ("confusion", "precision_recall", "mistakes"):

@@ -241,7 +241,7 @@ def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
 
     (part,) = Embed(trained, ("audio",), 4)(Damaged(2))
     assert set(part.vectors) == {"audio"}
-    with pytest.raises(ValueError, match="clip clip0, frame 0: the picture can't be decoded"):
+    with pytest.raises(ValueError, match="clip clip0, frame 0: the image can't be decoded"):
         list(Embed(trained, ("image",), 4)(Damaged(2)))
 
 

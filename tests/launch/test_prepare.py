@@ -15,6 +15,7 @@ from PIL import Image
 import launch.prepare
 from avmae_jax.data.decode.one_clip import frame_indices
 from avmae_jax.data.sources import PreparedSource
+from avmae_jax.data.store.plan import read_plan
 from tests.media import number_of, numbered, tone, write_clip, write_media
 from tests.support import completed
 
@@ -90,6 +91,17 @@ def test_frame_size_and_seconds_reach_the_clips(videos: Path, tmp_path: Path) ->
     clip = PreparedSource(tmp_path / "out", "train")[0]
     assert (clip.id, clip.labels) == ("x.mp4", ())
     assert [number_of(frame) for frame in clip.frames] == [20 + index for index in frame_indices(5)]
+
+
+def test_the_number_of_frames_reaches_the_clips_and_the_plan(tmp_path: Path) -> None:
+    write_clip(tmp_path / "videos/x.mp4", 1.0)
+    assert prepare(tmp_path / "videos", tmp_path / "out", "--frames=4", "--frame_size=96", "--test_percent=0").returncode == 0
+    (clip,) = PreparedSource(tmp_path / "out", "train")
+    assert [number_of(frame) for frame in clip.frames] == list(frame_indices(10, 4))
+    assert clip.frame_times == pytest.approx([index / 10 for index in frame_indices(10, 4)])
+    assert read_plan(tmp_path / "out")["frames"] == 4
+    run = prepare(tmp_path / "videos", tmp_path / "out", "--frame_size=96", "--test_percent=0")
+    assert "frames = 4, but this run has frames = 10" in run.stderr
 
 
 def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:

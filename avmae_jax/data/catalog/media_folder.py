@@ -22,7 +22,7 @@ TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # a time as lists and names of 
 
 
 class Entry(NamedTuple):
-    """A clip that a file was found for."""
+    """Describes a clip for which a file was found."""
 
     id: str  # unique in the listing
     path: str  # POSIX, relative to the folder of media; may hold surrogates where a name isn't UTF-8
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The clips of a data set."""
+    """Holds the clips of a data set."""
 
     name: str  # TFDS name: lower case, digits, underscores
     label_names: tuple[str, ...]
@@ -43,7 +43,7 @@ class Listing(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A clip that a list names."""
+    """Describes a clip that a list names."""
 
     id: str
     split: str
@@ -56,7 +56,7 @@ class Listed(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Where a clip is listed: file and place."""
+        """Returns where the clip is listed: file and place."""
         return f"{self.file}: {self.place}"
 
 

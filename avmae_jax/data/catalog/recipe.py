@@ -15,7 +15,7 @@ from avmae_jax.errors import ClipError, DatasetError
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a file becomes clips."""
+    """Says how a file becomes clips."""
 
     clip_seconds: float = 10.0  # length of a clip
     clip_stride: float = 0.0  # seconds from clip to clip of a file; 0: the first clip alone
@@ -27,7 +27,7 @@ class Recipe:
 
     @property
     def form(self) -> ClipForm:
-        """What a clip holds, in the decoder's terms."""
+        """Returns what a clip holds, in the decoder's terms."""
         return ClipForm(self.clip_seconds, self.frames, self.frame_size, self.mix_channels, self.allow_missing, self.max_mismatch)
 
 

@@ -39,7 +39,7 @@ _FILE = str | Path
 
 
 class _ClipBuilder(FileReaderBuilder, skip_registration=True):
-    """A TFDS builder that leaves the shards to our own writer."""
+    """Builds a TFDS data set whose shards our own writer writes."""
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -102,7 +102,7 @@ class _ClipBuilder(FileReaderBuilder, skip_registration=True):
 
 
 class _ListedBuilder(_ClipBuilder, skip_registration=True):
-    """A builder of files that a listing names.
+    """Builds a data set of files that a listing names.
 
     All such builders take `root`, the folder of media, `recipe`, how a file becomes clips, and the arguments of _ClipBuilder.
     """
@@ -120,28 +120,28 @@ class _ListedBuilder(_ClipBuilder, skip_registration=True):
 
 
 class AvFolder(_ListedBuilder):
-    """Every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels, as listings.av_folder lists them."""
+    """Builds a data set of every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels."""
 
     def __init__(self, *, is_test: Callable[[str], bool] | None = None, test_percent: int = 10, **options: Any) -> None:
         super().__init__(functools.partial(listings.av_folder, is_test=is_test, test_percent=test_percent), **options)
 
 
 class Audioset(_ListedBuilder):
-    """AudioSet: the clips of its lists of segments that lie under root; takes the arguments of listings.audioset."""
+    """Builds AudioSet: the clips of its lists of segments that lie under root; takes the arguments of listings.audioset."""
 
     def __init__(self, *, segments: Mapping[str, Sequence[_FILE]], labels_csv: _FILE, **options: Any) -> None:
         super().__init__(functools.partial(listings.audioset, segments, labels_csv), **options)
 
 
 class Vggsound(_ListedBuilder):
-    """VGGSound: the clips of its list that lie under root; takes the arguments of listings.vggsound."""
+    """Builds VGGSound: the clips of its list that lie under root; takes the arguments of listings.vggsound."""
 
     def __init__(self, *, csv_file: _FILE, labels_csv: _FILE, **options: Any) -> None:
         super().__init__(functools.partial(listings.vggsound, csv_file, labels_csv), **options)
 
 
 class MusicInstruments(_ListedBuilder):
-    """Musical instruments, out of one of the other data sets or from one that has nothing else.
+    """Builds a data set of musical instruments, out of one of the other data sets or from one that has nothing else.
 
     Args:
       kind: audioset or vggsound, of which the clips and labels are taken that are instruments; vgginstruments or music21, with their lists;
@@ -156,7 +156,7 @@ class MusicInstruments(_ListedBuilder):
 
 
 class BuiltinInstruments(_ClipBuilder):
-    """The built-in set: generated images and audio of instruments; config's builtin_ fields say how many and which."""
+    """Builds the built-in set: generated images and audio of instruments; config's builtin_ fields say how many and which."""
 
     def __init__(self, *, config: DataConfig | None = None, **options: Any) -> None:
         super().__init__(**{"shard_size": 100, **options})

@@ -14,7 +14,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 class Piece(NamedTuple):
-    """A piece of an image of any size."""
+    """Describes a piece of an image of any size."""
 
     area: float  # share of the image's area, in (0, 1]
     ratio: float  # width over height, before it is cut to what there is

@@ -185,7 +185,7 @@ class _Audio:
 
 
 class _Frame(NamedTuple):
-    """A frame that a window keeps."""
+    """Holds a frame that a window keeps."""
 
     time: Fraction  # seconds after the first frame of the file
     jpeg: bytes

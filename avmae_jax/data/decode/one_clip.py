@@ -44,7 +44,7 @@ _MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.1  # a stream that lacks more than bot
 
 @dataclasses.dataclass(frozen=True)
 class ClipForm:
-    """What a clip of a media file holds, and which files may become one."""
+    """Says what a clip of a media file holds, and which files may become one."""
 
     seconds: float = 10.0  # length of a clip
     frames: int = 10  # stored frames, spread evenly over the clip
@@ -149,7 +149,7 @@ def to_int16(path: str | Path, waveform: np.ndarray) -> np.ndarray:
 
 
 class _Pass(NamedTuple):
-    """What one pass over a video found."""
+    """Holds what one pass over a video found."""
 
     frames: int  # n, the frames of the clip
     kept: dict[int, tuple[float, np.ndarray]]  # by index: seconds after the first frame, and uint8[S, S, 3]

@@ -1,4 +1,4 @@
-"""How a phrase looks: ten frames of an instrument being played in a room.
+"""Draws a phrase: ten frames of an instrument being played in a room.
 
 Drawn at twice the size and averaged down, which is what smooths the edges.
 """
@@ -25,7 +25,7 @@ FRAMES = 10  # of a clip
 
 
 class Drawing(NamedTuple):
-    """How an instrument is drawn."""
+    """Describes how an instrument is drawn."""
 
     body: Callable[[Canvas], None]  # what stays still
     play: Callable[[Canvas, Moment], None]  # what moves
@@ -53,7 +53,7 @@ DRAWINGS = {
 
 
 def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ...]:
-    """Draws a phrase.
+    """Draws the frames of a phrase.
 
     Args:
       phrase: what is played.

@@ -13,14 +13,14 @@ from avmae_jax.files import write_errors
 
 
 class Job(NamedTuple):
-    """One file to make clips of."""
+    """Names one file to make clips of."""
 
     id: str  # unique; failures are reported under it, and its clips have it or begin with it
     args: tuple = ()  # what `make` needs besides; becomes part of the plan, therefore of JSON's types
 
 
 class Failure(NamedTuple):
-    """Why a job gave no clip."""
+    """Says why a job gave no clip."""
 
     file: str  # the job's id
     stage: str  # ClipError.stage, or "crash" where the process that worked on it died, or "missing" where there was no file
@@ -28,7 +28,7 @@ class Failure(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What became of a job that went well."""
+    """Holds what a successful job gave."""
 
     files: list[str]  # each has one record
     facts: list[Facts]

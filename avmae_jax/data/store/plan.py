@@ -28,7 +28,7 @@ SPOOL = "spool"  # folder in PROGRESS
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What a data set is to hold. Two runs with the same spec write the same bytes."""
+    """Says what a data set is to hold. Two runs with the same spec write the same bytes."""
 
     name: str  # TFDS name: lower case, digits, underscores
     jobs: Mapping[str, Sequence[Job]]  # the files of each split, in the order in which their clips are stored
@@ -42,7 +42,7 @@ class DatasetSpec:
 
 
 class Summary(NamedTuple):
-    """What became of all jobs."""
+    """Holds what became of all jobs."""
 
     written: dict[str, int]  # jobs of each split that gave clips
     clips: dict[str, int]  # of each split
@@ -50,7 +50,7 @@ class Summary(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """One file of the data set."""
+    """Describes one file of the data set."""
 
     split: str
     path: Path  # where it ends up

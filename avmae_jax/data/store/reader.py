@@ -23,7 +23,7 @@ _OTHER_FILES = 256  # that a process may have open besides shards
 
 
 class PreparedSource:
-    """One split of a prepared data set, reduced to the clips that have what is needed."""
+    """Reads one split of a prepared data set, reduced to the clips that have what is needed."""
 
     def __init__(self, path: str | Path, split: Split, needs: Needs = "both") -> None:
         """Opens a split; no record is read.
@@ -103,7 +103,7 @@ class PreparedSource:
 
 
 class Tolerant:
-    """A source that skips damaged clips: each is named, counted, and replaced by the next intact one."""
+    """Skips damaged clips of a source: each is named, counted, and replaced by the next intact one."""
 
     def __init__(self, source: ClipSource, limit: int) -> None:
         """Allows at most `limit` damaged clips in each reader process; one more raises CorruptRecordError."""

@@ -40,7 +40,7 @@ FEATURES = tfds.features.FeaturesDict(
 
 
 class Facts(NamedTuple):
-    """One row of the index."""
+    """Holds one row of the index."""
 
     id: str
     video: str
@@ -52,7 +52,7 @@ class Facts(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The rows of a split, by column."""
+    """Holds the rows of a split, by column."""
 
     id: np.ndarray  # bytes[N], UTF-8
     video: np.ndarray  # bytes[N], UTF-8

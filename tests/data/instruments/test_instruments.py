@@ -56,6 +56,7 @@ def test_any_clip_is_well_formed_and_repeatable(index: int, seed: int, seconds: 
     loudest = np.abs(clip.waveform.astype(int)).max()
     assert 300 < loudest < 30_000  # neither silent nor clipped
     assert [Image.open(io.BytesIO(frame)).size for frame in clip.frames] == [(image_size, image_size)] * FRAMES
+    assert clip.frame_times == pytest.approx([number * seconds / FRAMES for number in range(FRAMES)])
     assert clip.labels == (index % len(INSTRUMENTS),)
     assert clip.id == f"builtin/{split}/{index:05d}-{INSTRUMENTS[clip.labels[0]]}"
     again = make_clip(split, index, seed=seed, seconds=seconds, image_size=image_size)
