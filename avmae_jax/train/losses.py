@@ -23,20 +23,20 @@ def normalise_patches(patches: jax.Array) -> jax.Array:
     return (patches - mean) / jnp.sqrt(variance + _NORM_PIX_EPS)
 
 
-def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, *, patch: int, norm_pix: bool) -> jax.Array:
+def reconstruction_loss(original: jax.Array, pred: jax.Array, hidden: jax.Array, *, patch: int, norm_pix: bool) -> jax.Array:
     """Computes the mean squared error over the hidden patches.
 
     Args:
-      picture: [B, H, W, C], what should have been predicted.
+      original: float[B, H, W, C], the image or the spectrogram to be predicted.
       pred: [B, L, P * P * C].
-      hidden: float[B, L], 1 where the encoder didn't see the patch.
+      hidden: float[B, L], 1 for the patches that the encoder wasn't given.
       patch: P.
-      norm_pix: compare with patches normalised one by one.
+      norm_pix: compare predictions with patches that are normalised one by one.
 
     Returns:
-      float32[]: the sum over hidden patches over their number. 0 if nothing is hidden.
+      float32[]; 0 if nothing is hidden.
     """
-    target = patchify(picture, patch)
+    target = patchify(original, patch)
     if norm_pix:
         target = normalise_patches(target)
     error = jnp.square(pred - target).mean(axis=-1)
@@ -46,17 +46,17 @@ def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, 
 def contrastive_loss(
     audio: jax.Array, image: jax.Array, *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes InfoNCE between pooled audio and images; the right partner of row i is row i.
+    """Computes InfoNCE between pooled audio and images; row i of one belongs to row i of the other.
 
     Args:
       audio: float[B, D], pooled over tokens, of any length.
       image: float[B, D].
-      temperature: what the cosine similarities are divided by.
+      temperature: divides the cosine similarities.
       bidirectional: False: softmax over audio for each image; True: the mean of both directions.
-      groups: the batch is cut into this many parts, and negatives come from the same part only.
+      groups: number of parts into which the batch is cut; negatives come from the same part only.
 
     Returns:
-      (loss in nats, share of the batch whose right partner is the most similar), float32[] each.
+      (loss in nats, share of the batch whose own partner is the most similar), float32[] each.
 
     Raises:
       ValueError: if the batch can't be cut into that many groups.
@@ -78,8 +78,8 @@ def reconstruction_losses(out: Any, inputs: Mapping[str, jax.Array], config: Los
 
     Args:
       out: of a masked pass, with .predictions and .masks by modality.
-      inputs: the normalised inputs that it saw, by modality.
-      config: its norm_pix counts.
+      inputs: the normalised inputs of that pass, by modality.
+      config: its field norm_pix is used.
       patch: P.
     """
     return {
@@ -97,10 +97,10 @@ def pretraining_losses(
 
     Args:
       out: of CAVMAE.
-      inputs: the normalised inputs that it saw, by modality.
-      config: options.
+      inputs: the normalised inputs of that pass, by modality.
+      config: norm_pix, temperature and directions.
       patch: P.
-      groups: into how many parts the batch is cut for the contrastive loss.
+      groups: number of parts into which the batch is cut for the contrastive loss.
 
     Returns:
       {"mae_audio", "mae_image", "nce"}, and the metric {"contrast_accuracy"}; float32[] each.
@@ -118,5 +118,5 @@ def pretraining_weights(config: LossConfig) -> dict[str, float]:
 
 
 def weighted_sum(losses: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
-    """Computes the total loss: float32[]."""
+    """Computes the total loss, float32[]: each loss times its weight."""
     return jnp.stack([weights[name] * loss for name, loss in losses.items()]).sum()
