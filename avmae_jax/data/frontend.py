@@ -41,4 +41,5 @@ def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
 def _image(batch: Mapping[str, jax.Array]) -> jax.Array:
     mixed = "mix" in batch
     image = augment.mix_images(batch["image"], batch["image_b"], batch["mix"]) if mixed else batch["image"].astype(jnp.float32)
-    return (image / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    mean, std = (jnp.array(values)[None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image / 255 - mean) / std
