@@ -1,8 +1,8 @@
-"""CAV-MAE in PyTorch: a second model to hold the JAX one against, at any size and on any input.
+"""Defines CAV-MAE in PyTorch: a second model to compare the JAX one with, at any size and on any input.
 
-Written from the paper (Gong et al., arXiv 2210.07839) and timm's building blocks; parity/test_reference.py holds it against the recorded
+Written from the paper (Gong et al., arXiv 2210.07839) and timm's building blocks; parity/test_reference.py compares it with the recorded
 values of the original, which cover small models only. It takes the JAX model's config, and its state dict has the official names, the
-norms that no pass uses included, so that avmae_jax.convert moves weights between the two. Fields that say how JAX computes (`remat`,
+norms that no pass uses included, so that avmae_jax.weights.official moves weights between the two. Fields that say how JAX computes (`remat`,
 `compute_dtype`) mean nothing here; `audio_mask_mode` acts through the noise, as in avmae_jax.models.masking.
 
 Axis letters: B batch, T spectrogram frames, M mel bins, C channels, H W image, P patch, L tokens, K kept tokens, D width; in names, a
