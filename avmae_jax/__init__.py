@@ -4,8 +4,9 @@ Public names are imported when they are first used: processes that only decode m
 """
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from avmae_jax.checkpoint.manager import restore_params as restore_params
@@ -63,11 +64,6 @@ __all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used."""
-    if name == "__version__":
-        try:
-            return metadata.version("avmae-jax")
-        except metadata.PackageNotFoundError:  # a clone that isn't installed
-            return "0+unknown"
     if name not in _HOME:
         raise AttributeError(f"avmae_jax has no attribute {name!r}; public are {', '.join(_HOME)}")
     return getattr(importlib.import_module(f"avmae_jax.{_HOME[name]}"), _ALIASES.get(name, name))

@@ -29,6 +29,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 
 from avmae_jax.checkpoint.step import ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
+from avmae_jax.trees import flatten_fields
 
 _STEP_NAME = re.compile(r"0|[1-9]\d*")
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
@@ -281,7 +282,7 @@ def require_same_config(saved: dict[str, Any], current: dict[str, Any], ignore: 
     Raises:
       CheckpointMismatchError: naming every other field that differs, with both values.
     """
-    old, new = _fields(json.loads(json.dumps(saved))), _fields(json.loads(json.dumps(current)))
+    old, new = (flatten_fields(json.loads(json.dumps(config))) for config in (saved, current))
     names = [name for name in sorted(old | new) if not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)]
     lines = [
         f"{name}: {old.get(name, 'absent')!r} in the checkpoint, {new.get(name, 'absent')!r} now"
@@ -311,13 +312,6 @@ def _log_skipped(error: DamagedCheckpointError) -> str:
 def _none_left(directory: pathlib.Path, damaged: dict[int, str]) -> str:
     reasons = "\n  ".join(damaged.values())
     return f"{directory}: every checkpoint is damaged; restore one from a copy, or start again in another folder:\n  {reasons}"
-
-
-def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return flat
 
 
 def _quiet_orbax() -> None:

@@ -25,6 +25,7 @@ from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.records import Needs
+from avmae_jax.files import OnProgress
 from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.inference.predict import mean_direction
 from avmae_jax.inference.stream import Ahead, Shared
@@ -135,6 +136,16 @@ def note_of(trained: Trained, source: ClipSource, what: Sequence[str], *, data: 
         "needs": needs_of(what),
         "label_names": list(source.label_names),
     }
+
+
+def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
+    """Passes parts on and reports how many of `total` clips they hold so far."""
+    done = 0
+    on_progress(0, 0, total)
+    for part in parts:
+        done += len(part.ids)
+        on_progress(done, 0, total)
+        yield part
 
 
 class Embed:

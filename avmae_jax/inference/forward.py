@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import Config
-from avmae_jax.data.batches import Batch, Frames, eval_batches
+from avmae_jax.data.batches import Batch, EvalOptions, Frames, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.models.modes import Mode
@@ -54,9 +54,9 @@ class Classify:
 
     def __call__(self, model: Any, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Scores:
         """The means over crops of the sound and frames; see eval_batches, which has the arguments."""
-        views: dict[str, Any] = {"crops": crops, "frames": frames, "classes": self.classes, "needs": self.mode.given}
+        views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given)
         ids, sums, counts, targets = [], [], [], []
-        for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, **views)):
+        for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, views)):
             names = batch["id"]
             first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
             parts, rows = np.add.reduceat(found, first), np.diff(first, append=len(names))

@@ -15,9 +15,9 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_frames
 from avmae_jax.inference.embed import row_of
-from avmae_jax.inference.griffin_lim import mel_to_sound
+from avmae_jax.inference.griffin_lim import mel_to_waveform
 from avmae_jax.inference.masked import MaskedPass, compose_all
-from avmae_jax.plots import reconstructions
+from avmae_jax.inference.panels import Panels
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described, fill
 from avmae_jax.weights.trained import Trained
@@ -28,7 +28,7 @@ LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sound
 class Inpainted(NamedTuple):
     """A clip whose hidden patches are filled in."""
 
-    panels: dict[str, reconstructions.Panels]  # under "image" and "audio", or one of these; one clip each
+    panels: dict[str, Panels]  # under "image" and "audio", or one of these; one clip each
     sounding: int  # spectrogram frames that belong to the clip, at most T; 0 where the model has no sound
 
 
@@ -99,7 +99,7 @@ class Inpainter:
             return None
         data, panels = self.config.data, found.panels["audio"]
         before, after = (
-            mel_to_sound(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
+            mel_to_waveform(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
             for picture in (panels.original, panels.reconstructed)
         )
         peak = max(np.abs(before).max(), np.abs(after).max())

@@ -13,10 +13,10 @@ import numpy as np
 
 from avmae_jax.config import Config
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.models.patches import as_picture
 from avmae_jax.models.registry import kind_of
-from avmae_jax.plots import reconstructions
 
 Arrays = Mapping[str, jax.Array]
 
@@ -49,11 +49,11 @@ class MaskedPass:
         return model(inputs, self.noise(inputs, key)), inputs
 
 
-def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str, reconstructions.Panels]:
+def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str, Panels]:
     """Puts the predictions of a masked pass into the hidden places of its inputs, by modality, image first."""
     model = config.model
     return {
-        modality: reconstructions.compose(
+        modality: compose(
             np.asarray(as_picture(modality, jnp.asarray(inputs[modality]))),
             out.predictions[modality],
             out.masks[modality].hidden,

@@ -18,11 +18,13 @@ from PIL import Image
 
 from avmae_jax.config import Modality, ModelConfig
 from avmae_jax.data.batches import Frames, example
-from avmae_jax.data.catalog.media_folder import PICTURE_SUFFIXES, as_text
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
+from avmae_jax.data.decode.media import IMAGE_SUFFIXES
+from avmae_jax.data.decode.one_clip import ClipForm
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
 from avmae_jax.errors import ClipError
+from avmae_jax.files import as_text
 
 WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
 SECOND = 1.0  # seconds from window to window of a timeline
@@ -57,7 +59,7 @@ class Row(NamedTuple):
 def of_file(path: str | Path) -> Medium:
     """A media file: a video, a sound or a picture; what is wrong with it shows when it is cut."""
     cut = partial(_cut_file, str(path))
-    return Medium(as_text(str(path)), cut, Path(path).suffix.lower() not in PICTURE_SUFFIXES)
+    return Medium(as_text(str(path)), cut, Path(path).suffix.lower() not in IMAGE_SUFFIXES)
 
 
 def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Path | None, sample_rate: int = SAMPLE_RATE) -> Medium:
@@ -109,7 +111,7 @@ def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, 
 
 
 def _cut_file(path: str, seconds: float, stride: float, size: int) -> Timed:
-    return cut_timed(path, clip_id=as_text(path), seconds=seconds, stride=stride, frame_size=size, allow_missing=True)
+    return cut_timed(path, clip_id=as_text(path), stride=stride, form=ClipForm(seconds=seconds, frame_size=size, allow_missing=True))
 
 
 def _cut_parts(
@@ -124,7 +126,7 @@ def _cut_parts(
     for clip, there in cut:
         if not len(clip.waveform):
             raise ClipError(str(sound), "audio", "has no sound")
-        yield clip._replace(frames=frames), there
+        yield clip._replace(frames=frames, frame_times=(0.0,) * len(frames)), there
 
 
 def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Timed:
@@ -140,9 +142,9 @@ def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Timed:
 
 
 def _picture_file(path: str | Path, size: int) -> bytes:
-    if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
-        raise ClipError(str(path), "video", f"is no picture by its name; pictures end in {', '.join(PICTURE_SUFFIXES)}")
-    (clip,) = cut_clips(path, clip_id="picture", frame_size=size, allow_missing=True)
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise ClipError(str(path), "video", f"is no picture by its name; pictures end in {', '.join(IMAGE_SUFFIXES)}")
+    (clip,) = cut_clips(path, clip_id="picture", form=ClipForm(frame_size=size, allow_missing=True))
     return clip.frames[0]
 
 

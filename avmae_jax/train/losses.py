@@ -28,12 +28,12 @@ def normalise_patches(patches: Float[Array, "B L V"]) -> Float[Array, "B L V"]:
 
 
 def reconstruction_loss(
-    picture: Float[Array, "B H W C"], pred: Float[Array, "B L V"], hidden: Float[Array, "B L"], *, patch: int, norm_pix: bool
+    original: Float[Array, "B H W C"], pred: Float[Array, "B L V"], hidden: Float[Array, "B L"], *, patch: int, norm_pix: bool
 ) -> Float32[Array, ""]:
     """Computes the mean squared error over the hidden patches.
 
     Args:
-      picture: the spectrogram or image that should have been predicted.
+      original: the spectrogram or image that should have been predicted.
       pred: predicted patches, V = P * P * C.
       hidden: 1 where the encoder didn't see the patch.
       patch: P.
@@ -42,7 +42,7 @@ def reconstruction_loss(
     Returns:
       The errors of hidden patches summed and divided by their number; 0 if nothing is hidden.
     """
-    target = patchify(picture, patch)
+    target = patchify(original, patch)
     if norm_pix:
         target = normalise_patches(target)
     error = jnp.square(pred - target).mean(axis=-1)
@@ -59,7 +59,7 @@ def contrastive_loss(
       image: as audio, of the same clips.
       temperature: divides the cosine similarities.
       bidirectional: False: softmax over audio for each image; True: the mean of both directions.
-      groups: the batch is cut into this many parts, and negatives come from the same part only.
+      groups: number of parts into which the batch is cut; negatives come from the same part only.
 
     Returns:
       (loss in nats, share of the batch whose right partner is the most similar).
@@ -104,7 +104,7 @@ def pretraining_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: i
       inputs: what the pass was given.
       config: options.
       patch: P.
-      groups: into how many parts the batch is cut for the contrastive loss.
+      groups: number of parts into which the batch is cut for the contrastive loss.
 
     Returns:
       The losses "mae_audio", "mae_image" and "nce", and the metric "contrast_accuracy".

@@ -1,4 +1,4 @@
-"""Defines the pretraining task: from a batch of bytes to the losses, to pictures of reconstructions and to retrieval."""
+"""Defines the pretraining task: its losses, its figures of reconstructions, and retrieval among held-out clips."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,14 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Config
-from avmae_jax.data.batches import eval_batches
+from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals import metrics
+from avmae_jax.evals.ranking import flat_figures, rank_both
 from avmae_jax.inference.forward import Forward
 from avmae_jax.inference.masked import MaskedPass, compose_all
 from avmae_jax.models.registry import kind_of
-from avmae_jax.plots import reconstructions
+from avmae_jax.plots import curves, reconstructions
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.losses import pretraining_losses, pretraining_weights, reconstruction_losses
 from avmae_jax.train.step import Context, Metrics
@@ -27,10 +27,16 @@ Arrays = Mapping[str, jax.Array]
 
 
 class PretrainingTask(Task):
-    """The losses of a masked autoencoder, contrastive where it has both modalities, and the pictures of a run."""
+    """Trains a masked autoencoder, with a contrastive loss where it has both modalities."""
 
     def __init__(self, config: Config, test: ClipSource | None, workdir: Path):
-        """`test` are the held-out clips whose reconstructions are drawn into `workdir`/pictures; None draws nothing."""
+        """Compiles nothing yet.
+
+        Args:
+          config: of the run.
+          test: held-out clips whose reconstructions are drawn; None: nothing is drawn.
+          workdir: the run's folder; figures go into its folder pictures.
+        """
         super().__init__(config)
         self._test, self._workdir = test, workdir
         self._examples: Any = None
@@ -40,11 +46,11 @@ class PretrainingTask(Task):
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """Those of the config."""
+        """The weights of the config."""
         return pretraining_weights(self.config.loss)
 
     def losses(self, model: Any, batch: Arrays, context: Context) -> tuple[Metrics, Metrics]:
-        """Computes the losses of a masked pass; of the reconstruction it is the mean over the hidden patches of all devices."""
+        """Computes the losses of a masked pass; reconstruction losses are means over the hidden patches of all devices."""
         out, inputs = self._masked(model, batch, context.key)
         loss, patch = self.config.loss, self.config.model.patch
         if not self._contrasts:
@@ -52,11 +58,11 @@ class PretrainingTask(Task):
         return pretraining_losses(out, inputs, loss, patch=patch, groups=context.groups if loss.negatives == "shard" else 1)
 
     def draw(self, model: Any, step: int) -> None:
-        """Draws reconstructions of four held-out clips, masked equally every time: pictures/reconstructions_<step>.png."""
+        """Draws pictures/reconstructions_<step>.png: four held-out clips, with the same masks every time."""
         if self._test is None or jax.process_index():
             return
         if self._examples is None:
-            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, limit=4)))
+            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
         panels = compose_all(out, inputs, self.config)
@@ -67,14 +73,14 @@ class PretrainingTask(Task):
     def ended(self, negatives: int) -> None:
         """Draws pictures/loss_curves.png."""
         path = self._workdir / "pictures" / "loss_curves.png"
-        reconstructions.loss_curves(path, self._workdir / METRICS_FILE, batch_size=negatives)
+        curves.loss_curves(path, self._workdir / METRICS_FILE, batch_size=negatives)
 
     def summary(self, model: Any) -> dict[str, Any]:
-        """Measures "retrieval"."""
+        """Computes "retrieval", see retrieve."""
         return {"retrieval": self.retrieve(model, self.config.train.retrieval_clips)}
 
     def retrieve(self, model: Any, clips: int, batch_size: int = 20) -> dict[str, float]:
-        """Measures retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips or with one modality.
+        """Computes retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips or with one modality.
 
         Returns:
           {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1].
@@ -88,10 +94,6 @@ class PretrainingTask(Task):
         def vectors(model: Any, batch: Arrays) -> dict[str, jax.Array]:
             return model.embed(model_inputs(batch, self.config), ("audio", "image"))
 
-        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, limit=clips)
+        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, EvalOptions(limit=clips))
         parts = [found for _, found in Forward(vectors, batch_size)(model, batches)]
-        audio, image = (np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image"))
-        results = {"clips": float(clips)}
-        for name, found in {"audio_to_image": metrics.retrieval(audio, image), "image_to_audio": metrics.retrieval(image, audio)}.items():
-            results |= {f"{name}_{field}": float(getattr(found, field)) for field in ("r1", "r5", "r10", "median_rank", "ties")}
-        return results
+        return flat_figures(rank_both({kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")}))

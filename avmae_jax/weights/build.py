@@ -14,10 +14,11 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
+from avmae_jax.errors import require_none
 from avmae_jax.models import registry
 from avmae_jax.models.registry import Model
 from avmae_jax.trees import flatten
-from avmae_jax.weights.official import from_official, require_none
+from avmae_jax.weights.official import from_official
 
 M = TypeVar("M", bound=nnx.Module)
 

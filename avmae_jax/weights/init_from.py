@@ -12,12 +12,12 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import WeightsError, require_none
 from avmae_jax.models.registry import kind_of
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
 from avmae_jax.weights.build import set_params
-from avmae_jax.weights.official import is_official, require_none
+from avmae_jax.weights.official import is_official
 from avmae_jax.weights.tensor_files import read_tensors
 from avmae_jax.weights.vit import initialise
 

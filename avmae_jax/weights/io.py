@@ -23,14 +23,14 @@ from flax import nnx
 
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.errors import CheckpointError, WeightsError
+from avmae_jax.errors import CheckpointError, WeightsError, require_none, some
 from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights import vit
+from avmae_jax.weights import vit, vit_config
 from avmae_jax.weights.build import described, fill, require_fits
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
-from avmae_jax.weights.official import from_official, infer_sizes, is_official, is_unused, require_none, some, to_official
+from avmae_jax.weights.official import from_official, infer_sizes, is_official, is_unused, to_official
 from avmae_jax.weights.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, require_new, save_tensors, write_new
 
 _HEAD = "mlp_head.1.weight"  # [C, D]
@@ -228,7 +228,7 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
 
 def _from_vit(tensors: Tensors, heads: int, decoder_heads: int, mel_bins: int) -> Weights:
     """Converts the weights of an MAE or an AST, by the names of timm, facebookresearch/mae or transformers."""
-    found = vit.read(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins)
+    found = vit_config.identify(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins)
     pulled = vit.pull(found.config, described(found.config, found.classes), tensors)
     require_none([f"missing: the file has nothing for {path}" for path in pulled.fresh])
     return Weights(found.config, found.classes, pulled.params, found.notes)

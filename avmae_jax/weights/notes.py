@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
 from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig, older_kind
+from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
-from avmae_jax.weights.official import some
 
 _FIELDS = {"data": ("audio_mean", "audio_std"), "loss": ("norm_pix",), "tune": ("mode", "loss")}  # groups of Config
 

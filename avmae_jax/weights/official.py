@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from avmae_jax.config import SIZES, ModelConfig
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import WeightsError, require_none, some
 from avmae_jax.models.patches import find_rows
 
 _STREAMS = {"": "main", "_a": "audio", "_v": "image"}
@@ -148,12 +148,6 @@ def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return official
 
 
-def require_none(problems: list[str]) -> None:
-    """Raises WeightsError with all problems, if there are any."""
-    if problems:
-        raise WeightsError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))
-
-
 def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the official tensor of a parameter has; a comparison of sizes alone would let a transposed one through."""
     size = math.prod(ours)
@@ -220,12 +214,6 @@ def published_heads(width: int, kind: str) -> int:
         if getattr(size, f"{kind}width") == width:
             return getattr(size, f"{kind}heads")
     raise WeightsError(f"no published model has a {kind}width of {width}, so the number of heads must be given: {kind}heads")
-
-
-def some(names: Iterable[Any]) -> str:
-    """The first three of some names, and how many more there are."""
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"
 
 
 def count_blocks(tensors: Mapping[str, np.ndarray], stack: str) -> int:

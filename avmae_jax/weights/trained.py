@@ -7,7 +7,7 @@ from pathlib import Path
 from flax import nnx
 
 from avmae_jax.config import Config
-from avmae_jax.data.sources import read_labels
+from avmae_jax.data.catalog.labels import read_labels
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import Kind, Model, kind_of, tuned_mode
