@@ -1,4 +1,4 @@
-"""Runs the masked pass of a pretraining model: in training, for pictures of reconstructions, and for inpainting.
+"""Runs the masked pass of a pretraining model: in training, for figures of reconstructions, and for inpainting.
 
 Axis letters: B batch, L tokens.
 """
@@ -42,7 +42,7 @@ class MaskedPass:
         """Runs the masked pass on a batch; the key decides the masks.
 
         Returns:
-          What the model returns (with .predictions and .masks by modality), and the inputs that it saw, see frontend.model_inputs.
+          The model's result (with .predictions and .masks by modality) and its inputs, as frontend.model_inputs computes them.
         """
         given, wanted = model_inputs(batch, self.config), kind_of(self.config.model).inputs(self.config.model)
         inputs = {modality: given[modality] for modality in wanted}

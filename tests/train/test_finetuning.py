@@ -247,6 +247,7 @@ def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
     write_tones(tmp_path, 32, 8)
     changes = {"tune__average_first": 10, "tune__average_last": 12, "train__epochs": 12, "train__checkpoint_every": 48}
     summary = finetune(small_run(tmp_path, optim__learning_rate=0.001, **changes))
+    assert summary is not None
     assert summary == json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["held_out"]["accuracy"] == summary["held_out"]["map"] == summary["averaged"]["accuracy"] == 1.0
     assert newest_meta(tmp_path / "run/averaged")["epochs"] == [10, 11, 12]  # pyright: ignore[reportOptionalSubscript]

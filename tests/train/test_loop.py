@@ -51,7 +51,7 @@ class Colours(nnx.Module):
 class ColourTask(Task):
     """A task; `spoil` may change the loss of a batch."""
 
-    def __init__(self, spoil: Callable[[jax.Array, Any, Arrays], jax.Array] = lambda loss, model, batch: loss):
+    def __init__(self, spoil: Callable[[jax.Array, Any, Mapping[str, jax.Array]], jax.Array] = lambda loss, model, batch: loss):
         super().__init__(Config())
         self._spoil = spoil
         self.drawn: list[int] = []
@@ -257,11 +257,11 @@ def test_a_finished_run_does_not_train_again(tmp_path: Path) -> None:
     assert saved(tmp_path) == [6, 9, 11]
 
 
-def nan_with_bad_clip(loss: jax.Array, model: Colours, batch: Arrays) -> jax.Array:
+def nan_with_bad_clip(loss: jax.Array, model: Colours, batch: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.where((batch["image"][:, 0, 0, 0] == BAD_CLIP).any(), jnp.nan, loss)
 
 
-def nan_gradient_with_bad_clip(loss: jax.Array, model: Colours, batch: Arrays) -> jax.Array:
+def nan_gradient_with_bad_clip(loss: jax.Array, model: Colours, batch: Mapping[str, jax.Array]) -> jax.Array:
     """The loss stays finite: the square root of 0 has an infinite slope."""
     bad = (batch["image"][:, 0, 0, 0] == BAD_CLIP).any().astype(jnp.float32)
     return loss + bad * jnp.sqrt(0 * model.w[0])
