@@ -12,9 +12,18 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.support import ROOT, Program
+from tests.support import ROOT, Program, patience
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what starts programs by its fixture, and as slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "program" in item.fixturenames:
+            item.add_marker(pytest.mark.process)
+        if item.get_closest_marker("process"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
@@ -64,6 +73,6 @@ def program(compiled: Path) -> Program:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=patience(timeout), check=False)
 
     return run

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -58,6 +59,12 @@ ODD = ModelConfig(
 )
 
 FRAMES = 10  # of a made-up clip
+
+
+def patience(seconds: float) -> float:
+    """How long a test waits for a program that takes less than `seconds`: longer if AVMAE_TEST_TIMEOUT, a factor, says so."""
+    return seconds * float(os.environ.get("AVMAE_TEST_TIMEOUT", "1"))
+
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
