@@ -376,7 +376,7 @@ def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> No
         import sys
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec as P, SingleDeviceSharding
-        from avmae_jax.checkpoint import Checkpoints, restore_params
+        from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 
         def shardings(count):
             mesh = jax.make_mesh((count,), ("fsdp",), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
@@ -406,7 +406,8 @@ def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path) -> None:
     code = """
         import resource, signal, sys, time
         import jax, pathlib
-        from avmae_jax.checkpoint import Checkpoints, CheckpointError
+        from avmae_jax.checkpoint.manager import Checkpoints
+        from avmae_jax.errors import CheckpointError
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
         root = pathlib.Path(sys.argv[1])
@@ -447,7 +448,7 @@ def test_a_killed_save_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     code = """
         import os, pathlib, signal, sys
         import jax
-        from avmae_jax.checkpoint import Checkpoints
+        from avmae_jax.checkpoint.manager import Checkpoints
 
         key = jax.random.key(0)
         checkpoints = Checkpoints(sys.argv[1])

@@ -38,8 +38,8 @@ RUN = TINY | {"train.steps": STEPS, "train.eval_every": 4, "train.checkpoint_eve
 # checkpoint is written, "kill saving" while it is.
 DISTURBED = """
     import os, pathlib, resource, runpy, signal, sys
-    from avmae_jax.checkpoint import Checkpoints
-    from avmae_jax.logbook import Logbook
+    from avmae_jax.checkpoint.manager import Checkpoints
+    from avmae_jax.train.logbook import Logbook
 
     what, when = sys.argv[1], int(sys.argv[2])
     write, save = Logbook.write, Checkpoints.save
