@@ -1,6 +1,7 @@
 """What tests share: tiny clips, a tiny config, programs run as a user runs them."""
 
 import io
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -62,6 +63,11 @@ ODD = ModelConfig(
 )
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def time_limit(seconds: float) -> float:
+    """Returns the seconds that a started program may take: `seconds`, times AVMAE_TEST_TIMEOUT for slow or busy machines."""
+    return seconds * float(os.environ.get("AVMAE_TEST_TIMEOUT", "1"))
 
 
 class Clips:

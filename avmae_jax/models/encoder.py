@@ -78,8 +78,8 @@ class Tower(nnx.Module):
         if mask is not None:
             patches, positions = keep(patches, mask), positions[mask.keep_ids]
         tokens = self.patch_embed(patches)
-        what = positions if self.modality is None else positions + self.modality[...]
-        tokens = tokens + what.astype(tokens.dtype)
+        what = positions if self.modality is None else positions + jnp.broadcast_to(self.modality[...], positions.shape)
+        tokens = tokens + jnp.broadcast_to(what.astype(tokens.dtype), tokens.shape)
         if self.prefix is None:
             return tokens
         prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))

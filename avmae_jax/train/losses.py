@@ -66,7 +66,7 @@ def contrastive_loss(
     losses, hits = [], []
     for axis in (1, 2) if bidirectional else (1,):  # 1: over audio for each image
         losses.append(-jnp.diagonal(jax.nn.log_softmax(logits, axis=axis), axis1=1, axis2=2).mean())
-        hits.append((logits.argmax(axis=axis) == jnp.arange(batch // groups)).mean(dtype=jnp.float32))
+        hits.append((logits.argmax(axis=axis) == jnp.arange(batch // groups)[None]).mean(dtype=jnp.float32))
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()
 
 
