@@ -1,22 +1,28 @@
-"""Every setting of a run, typed, with a comment on each field.
+"""Defines every setting of a run, typed, with a comment on each field; `PROGRAM --help` prints these comments.
 
 A file in `configs/` returns one `Config` from `get_config()`; any field can be set on the command line, for example
 `--config configs/base.py --config.train.batch_size=4`. Values derived from others are properties, never fields, so that an override can't
-leave them stale. An unknown field or a value of a wrong type is refused by the flag parser.
+leave them stale. An unknown field or a value of a wrong type is refused wherever it is set; `Config.validate` refuses values that can't
+work, alone or together.
 
 The recipe's numbers are those of Gong et al., arXiv 2210.07839.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
+from avmae_jax.errors import ConfigError
+from avmae_jax.settings import Settings
+
+Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation uses
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
 Modality = Literal["both", "audio", "image"]
 
 
 class Size(NamedTuple):
-    """One row of the table of model sizes; the decoder is sized separately, as in He et al., arXiv 2111.06377."""
+    """Holds one row of the table of model sizes; the decoder has its own size, as in He et al., arXiv 2111.06377."""
 
     depth: int  # encoder blocks a token goes through, joint ones included
     width: int  # D
@@ -36,10 +42,11 @@ SIZES = {
 
 
 @dataclasses.dataclass
-class ModelConfig:
-    """What is built: sizes, positions, masking."""
+class ModelConfig(Settings, group="model"):
+    """Defines the model: sizes, positions, masking."""
 
-    modality: str = "both"  # both | audio | image: CAV-MAE, or the masked autoencoder of one modality alone
+    kind: str = "cavmae"  # cavmae | cavmae_classifier | mae | ast: a row of models/registry.py
+    modality: str = "both"  # both | audio | image: which modalities the model has; mae takes one of them, ast audio
     size: str = "base"  # a row of SIZES; the six fields below replace single values of that row
     depth: int | None = None  # encoder blocks a token goes through, joint ones included
     width: int | None = None  # D, channels of a token in the encoder
@@ -47,223 +54,251 @@ class ModelConfig:
     decoder_depth: int | None = None  # decoder blocks
     decoder_width: int | None = None  # channels of a token in the decoder
     decoder_heads: int | None = None  # attention heads in the decoder
-    joint_depth: int = 1  # how many of the `depth` blocks see both modalities; without meaning for one modality
-    mlp_ratio: float = 4.0  # hidden width of the MLP over the width of its block
-    norm_eps: float = 1e-5  # epsilon of every LayerNorm: the original's; ViT, MAE and AST have 1e-6 or 1e-12
-    class_token: bool = False  # one modality only: a token that belongs to no patch, as MAE for images has it
+    joint_depth: int = 1  # how many of the `depth` blocks process both modalities; unused for one modality
+    mlp_ratio: float = 4.0  # hidden width of the MLP divided by the width of its block
+    norm_eps: float = 1e-5  # epsilon of every LayerNorm, as in CAV-MAE; ViT, MAE and AST use 1e-6 or 1e-12
+    class_token: bool = False  # one modality only: add a token that belongs to no patch, as the image MAE does
     audio_frames: int = 1024  # T, 10 ms each; divisible by patch
     mel_bins: int = 128  # M; divisible by patch
     image_size: int = 224  # H = W in pixels; divisible by patch
     patch: int = 16  # P, side of a square patch in both modalities
-    learned_positions: bool = False  # False: positions stay sin-cos; True: they are trained from that start
+    learned_positions: bool = False  # True: train the positions, starting from sin-cos; False: keep sin-cos
     audio_mask_ratio: float = 0.75  # share of audio patches hidden, in [0, 1)
     image_mask_ratio: float = 0.75  # share of image patches hidden, in [0, 1)
     audio_mask_mode: str = "unstructured"  # unstructured | time | freq | tf
-    unchained_contrastive: bool = False  # True: as the official code, only the last joint block acts on the contrastive streams
-    remat: bool = False  # recompute each block in the backward pass: less memory and more time on accelerators, nothing on a CPU
+    unchained_contrastive: bool = False  # True: like the official code, apply only the last joint block to the contrastive streams
+    remat: bool = False  # recompute each block in the backward pass: less memory, more time on accelerators; no effect on a CPU
     compute_dtype: str = "float32"  # float32 | bfloat16; parameters, norms, softmax and losses are always float32
 
     @property
     def shape(self) -> Size:
-        """The row of SIZES with this config's replacements."""
-        if self.size not in SIZES:
-            raise ValueError(f"model.size is {self.size!r}; choose one of {', '.join(SIZES)}")
+        """Returns the row of SIZES with this config's replacements; raises ConfigError for an unknown size."""
+        self.require_choice("size", SIZES)
         replaced = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
         return SIZES[self.size]._replace(**replaced)
 
     def picture(self, modality: str) -> tuple[int, int, int]:
-        """(height, width, channels) of what a modality's patches are cut from; for audio (mel bins, frames, 1)."""
+        """Returns (height, width, channels) of the input that a modality's patches are cut from; for audio (mel bins, frames, 1)."""
         sides = (self.mel_bins, self.audio_frames) if modality == "audio" else (self.image_size, self.image_size)
         return *sides, 1 if modality == "audio" else 3
 
     def grid(self, modality: str) -> tuple[int, int]:
-        """Patches as (rows, columns); for audio (mel rows, time columns)."""
+        """Returns the number of patches as (rows, columns); for audio (mel rows, time columns)."""
         height, width, _ = self.picture(modality)
         return height // self.patch, width // self.patch
 
     def validate(self) -> None:
-        """Raises ValueError naming the first field that can't work."""
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_choice("modality", get_args(Modality))
+        self.require("class_token", not self.class_token or self.modality != "both", "set model.modality to audio or image for it")
         shape = self.shape
-        if self.modality not in get_args(Modality):
-            raise ValueError(f"model.modality is {self.modality!r}; choose one of {', '.join(get_args(Modality))}")
-        if self.class_token and self.modality == "both":
-            raise ValueError("model.class_token is for one modality; set model.modality to audio or image")
         sizes = {**shape._asdict(), "patch": self.patch, "mlp_ratio": self.mlp_ratio, "norm_eps": self.norm_eps}
         for name, value in sizes.items():
             if value < 0 or (value == 0 and name != "decoder_depth"):
-                raise ValueError(f"model.{name} is {value}; it must be positive")
+                raise ConfigError(f"model.{name} is {value}; it must be positive")
         for name in ("audio_frames", "mel_bins", "image_size"):
-            if getattr(self, name) <= 0 or getattr(self, name) % self.patch:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be a positive multiple of model.patch = {self.patch}")
-        for name in ("audio_mask_ratio", "image_mask_ratio"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        if self.audio_mask_mode not in get_args(MaskMode):
-            raise ValueError(f"model.audio_mask_mode is {self.audio_mask_mode!r}; choose one of {', '.join(get_args(MaskMode))}")
+            size = getattr(self, name)
+            self.require(name, size > 0 and size % self.patch == 0, f"it must be a positive multiple of model.patch = {self.patch}")
+        self.require_share("audio_mask_ratio", "image_mask_ratio", one=False)
+        self.require_choice("audio_mask_mode", get_args(MaskMode))
         for name in ("", "decoder_"):
             width, heads = getattr(shape, f"{name}width"), getattr(shape, f"{name}heads")
             if width % heads:
-                raise ValueError(f"model.{name}width is {width}; it must be a multiple of model.{name}heads = {heads}")
+                raise ConfigError(f"model.{name}width is {width}; it must be a multiple of model.{name}heads = {heads}")
             if width % 4:
-                raise ValueError(f"model.{name}width is {width}; 2-D sin-cos positions need a multiple of 4")
-        if not 1 <= self.joint_depth <= shape.depth:
-            raise ValueError(f"model.joint_depth is {self.joint_depth}; it must be between 1 and the depth {shape.depth}")
-        if self.compute_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.compute_dtype is {self.compute_dtype!r}; choose float32 or bfloat16")
+                raise ConfigError(f"model.{name}width is {width}; 2-D sin-cos positions need a multiple of 4")
+        self.require("joint_depth", 1 <= self.joint_depth <= shape.depth, f"it must be between 1 and the depth {shape.depth}")
+        self.require_choice("compute_dtype", ("float32", "bfloat16"))
 
 
 @dataclasses.dataclass
-class LossConfig:
-    """How the parts of the pretraining loss are weighed."""
+class LossConfig(Settings, group="loss"):
+    """Weighs the parts of the pretraining loss."""
 
     mae_weight: float = 1.0  # weight of audio + image reconstruction
     contrast_weight: float = 0.01  # weight of the contrastive loss
     temperature: float = 0.05  # fixed temperature of the contrastive softmax
     bidirectional: bool = False  # False: softmax over audio for each image; True: the mean of both directions
-    norm_pix: bool = True  # reconstruct patches normalised one by one; inpainting needs False
-    negatives: str = "global"  # global | shard: whether negatives come from all devices or from one device's share
+    norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
+    negatives: str = "global"  # global | shard: take negatives from all devices, or from each device's share of the batch
 
-
-_TUNE_CHOICES = {"mode": ("multimodal", "audioonly", "videoonly"), "loss": ("bce", "ce"), "eval_frames": ("middle", "all")}
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_not_negative("mae_weight", "contrast_weight")
+        self.require("mae_weight", self.mae_weight + self.contrast_weight > 0, "it must be positive where loss.contrast_weight is 0")
+        self.require_positive("temperature")
+        self.require_finite("mae_weight", "contrast_weight", "temperature")
+        self.require_choice("negatives", ("global", "shard"))
 
 
 @dataclasses.dataclass
-class TuneConfig:
-    """What fine-tuning adds: a classifier on the pretrained encoder. Pretraining doesn't look at it."""
+class TuneConfig(Settings, group="tune"):
+    """Configures fine-tuning: a classifier on the pretrained encoder. Pretraining ignores it."""
 
-    mode: str = "multimodal"  # multimodal | audioonly | videoonly: what the classifier sees
-    loss: str = "bce"  # bce | ce: each class by itself, or one class a clip
-    head_lr_ratio: float = 1.0  # how many times as high the head's learning rate is
-    freeze_base: bool = False  # train the head alone: a linear probe
-    average_first: int = 0  # epochs whose weights are averaged into the run's averaged/: the first one, counted from 1; 0: none ...
-    average_last: int = 0  # ... and the last one
-    audio_weight: float = 0.0  # of the loss of a multimodal classifier that is given the sound alone, beside that of both ...
-    image_weight: float = 0.0  # ... and of the picture alone; the original has neither
-    swap_pictures: float = 0.0  # share of a multimodal batch's clips that get another one's picture and keep their label, in [0, 1]
-    eval_crops: int = 1  # pieces of a sound longer than the model's whose predictions are averaged; 1: its centre
-    eval_frames: str = "middle"  # middle | all: the frame that is looked at, or all of them, averaged
+    mode: str = "multimodal"  # multimodal | audioonly | videoonly: the classifier's inputs
+    loss: str = "bce"  # bce | ce: several classes a clip, each decided by itself, or exactly one
+    head_lr_ratio: float = 1.0  # the head's learning rate divided by that of the other layers
+    freeze_base: bool = False  # True: train only the head, a linear probe
+    average_first: int = 0  # first epoch, counted from 1, whose weights are averaged into the run's averaged/; 0: no average
+    average_last: int = 0  # last epoch of that average
+    audio_weight: float = 0.0  # multimodal only: weight of an additional loss of the classifier given the audio alone
+    image_weight: float = 0.0  # the same for the image alone; the original has neither loss
+    swap_pictures: float = 0.0  # multimodal only: share of clips that get another clip's image and keep their label, in [0, 1]
+    eval_crops: int = 1  # pieces of an audio longer than the model's input whose predictions are averaged; 1: its centre
+    eval_frames: str = "middle"  # middle | all: evaluate on the middle frame, or average over all frames
 
     def validate(self) -> None:
-        """Raises ValueError naming the first field that can't work."""
-        for name, choices in _TUNE_CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"tune.{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        for name in ("audio_weight", "image_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be 0 or more")
-        if not 0 <= self.swap_pictures <= 1:
-            raise ValueError(f"tune.swap_pictures is {self.swap_pictures}; it must lie in [0, 1]")
-        for name in ("head_lr_ratio", "eval_crops"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"tune.{name} is {getattr(self, name)}; it must be positive")
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_choice("mode", ("multimodal", "audioonly", "videoonly"))
+        self.require_choice("loss", ("bce", "ce"))
+        self.require_choice("eval_frames", ("middle", "all"))
+        self.require_positive("head_lr_ratio", "eval_crops")
+        self.require_not_negative("audio_weight", "image_weight")
+        self.require_share("swap_pictures")
         if not (0 < self.average_first <= self.average_last or self.average_first == self.average_last == 0):
-            raise ValueError(
+            raise ConfigError(
                 f"tune.average_first is {self.average_first} and tune.average_last {self.average_last}; give the first and the last epoch "
                 "of the mean, counted from 1, or 0 twice for none"
             )
 
 
 @dataclasses.dataclass
-class OptimConfig:
-    """Adam with L2 inside the gradient and a step-wise schedule."""
+class OptimConfig(Settings, group="optim"):
+    """Configures Adam, with L2 inside the gradient, and its step-wise schedule."""
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 5e-5  # of the first epochs, before any decay
     weight_decay: float = 5e-7  # L2 added to the gradient before the moments; this is not AdamW
-    beta1: float = 0.95
-    beta2: float = 0.999
-    eps: float = 1e-8
-    decay_start: int = 10  # the rate is multiplied by `decay_rate` after this many epochs ...
-    decay_every: int = 5  # ... and again after every this many
-    decay_rate: float = 0.5
+    beta1: float = 0.95  # decay of Adam's first moment, in [0, 1)
+    beta2: float = 0.999  # decay of Adam's second moment, in [0, 1)
+    eps: float = 1e-8  # added to the root of the second moment
+    decay_start: int = 10  # epochs after which the rate is first multiplied by decay_rate
+    decay_every: int = 5  # epochs between further decays
+    decay_rate: float = 0.5  # factor of each decay
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_not_negative("learning_rate", "weight_decay", "eps", "decay_start", "decay_rate")
+        self.require_finite("learning_rate", "weight_decay", "eps", "decay_rate")
+        self.require_share("beta1", "beta2", one=False)
+        self.require_positive("decay_every")
 
 
 @dataclasses.dataclass
-class DataConfig:
-    """Where clips come from and how they are read."""
+class DataConfig(Settings, group="data"):
+    """Names the clips and configures how they are read."""
 
-    source: str = "builtin"  # builtin | prepared | manifest
-    path: str = ""  # prepared: the folder written by launch.prepare; manifest: the JSON file
+    source: str = "builtin"  # builtin | prepared | manifest: a generated set of instruments, a folder by launch.prepare, or JSON files
+    path: str = ""  # prepared: the folder written by launch.prepare; manifest: the JSON file of the training clips
     eval_path: str = ""  # manifest only: the JSON file of the held-out clips; empty: no evaluation
     labels_csv: str = ""  # manifest only: CSV with the columns index,mid,display_name
     root: str = ""  # manifest only: folder that all paths of the manifest must lie in; empty: the manifest's own folder
-    cache_dir: str = "~/.cache/avmae_jax"  # where the built-in set is generated
+    cache_dir: str = "~/.cache/avmae_jax"  # folder in which the built-in set is generated
     builtin_train: int = 1000  # training clips of the built-in set
     builtin_test: int = 200  # held-out clips of the built-in set
     builtin_seconds: float = 10.0  # length of a built-in clip
     builtin_image_size: int = 224  # pixels a side of a built-in frame
-    builtin_seed: int = 1  # another seed, another set; 0 is the one that was looked at while the set was designed
+    builtin_seed: int = 1  # each seed generates another set; 0 is the one that was viewed while the set was designed
     workers: int = 0  # reader processes; 0: threads in this process
     threads: int = 4  # reader threads a process
-    prefetch: int = 4  # batches made ahead
-    max_damaged: int = 10  # damaged clips that are named and passed over, in each reader process, before the run stops; 0: none
-    audio_mean: float = -5.081  # of the log-mel; the spectrogram becomes (x - mean) / std
-    audio_std: float = 4.4849
-
-
-@dataclasses.dataclass
-class AugmentConfig:
-    """What training does to examples at random; evaluation never does. All off, as in the original's pretraining."""
-
-    specaug_freq: int = 0  # F: a band of fewer than F mel bins is set to zero before normalisation; 0: off
-    specaug_time: int = 0  # likewise a span of fewer than so many frames; the original fine-tunes with 48 and 192
-    crop_area: float = 1.0  # smallest share of a picture that a random piece of it has, which is then all that is seen; 1: off
-    flip: bool = False  # half of the pictures are mirrored; crop_area and flip are not in the original
-    noise: bool = False  # noise on the normalised spectrogram, which is then rolled around in time
-    mixup: float = 0.0  # share of the clips that are mixed with another one, sound and picture alike; in [0, 1]
-    mixup_alpha: float = 10.0  # the first clip's weight in a mixture is drawn from Beta(alpha, alpha)
-    label_smoothing: float = 0.0  # eps of the targets, in [0, 1); without meaning where there are none
-    balanced: bool = False  # clips of rare classes are drawn more often, by the weights stored with the data set
+    prefetch: int = 4  # batches read ahead
+    max_damaged: int = 10  # damaged clips, for each reader process, that are reported and skipped before the run stops; 0: none
+    audio_mean: float = -5.081  # mean of the log-mel; the spectrogram becomes (x - audio_mean) / audio_std
+    audio_std: float = 4.4849  # standard deviation of the log-mel
 
     def validate(self) -> None:
-        """Raises ValueError naming the first field that can't work."""
-        for name in ("specaug_freq", "specaug_time"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"augment.{name} is {getattr(self, name)}; it must not be negative")
-        if not 0 < self.crop_area <= 1:
-            raise ValueError(f"augment.crop_area is {self.crop_area}; it must lie in (0, 1]")
-        if not 0 <= self.mixup <= 1:
-            raise ValueError(f"augment.mixup is {self.mixup}; it must lie in [0, 1]")
-        if not self.mixup_alpha > 0:
-            raise ValueError(f"augment.mixup_alpha is {self.mixup_alpha}; it must be positive")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"augment.label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_choice("source", ("builtin", "prepared", "manifest"))
+        what = "the folder that launch.prepare wrote" if self.source == "prepared" else "the JSON manifest of the training clips"
+        self.require("path", self.source == "builtin" or bool(self.path), f"with data.source={self.source} give {what}")
+        named = self.source != "manifest" or bool(self.labels_csv)
+        self.require("labels_csv", named, "give the CSV with the columns index,mid,display_name")
+        self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads", "audio_std")
+        self.require_not_negative("builtin_seed", "workers", "prefetch", "max_damaged")
+        self.require_finite("builtin_seconds", "audio_mean", "audio_std")
 
 
 @dataclasses.dataclass
-class MeshConfig:
-    """How devices are laid out; the product must be the number of devices. -1 takes what is left."""
+class AugmentConfig(Settings, group="augment"):
+    """Changes training examples at random; evaluation never does. All off by default, as in the original's pretraining."""
+
+    specaug_freq: int = 0  # F: zero a band of fewer than F mel bins before normalisation; 0: off
+    specaug_time: int = 0  # zero a span of fewer than this many frames; the original fine-tunes with F = 48 and 192 frames
+    crop_area: float = 1.0  # smallest share of an image's area that a random crop keeps; 1: no crop
+    flip: bool = False  # mirror half of the images; the original has neither crop_area nor flip
+    noise: bool = False  # add noise to the normalised spectrogram, then roll it in time
+    mixup: float = 0.0  # share of clips whose audio and image are both mixed with another clip's; in [0, 1]
+    mixup_alpha: float = 10.0  # the first clip's weight in a mixture is drawn from Beta(alpha, alpha)
+    label_smoothing: float = 0.0  # eps of the targets, in [0, 1); unused without targets
+    balanced: bool = False  # draw clips of rare classes more often, by the weights that launch.data_statistics stored
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_not_negative("specaug_freq", "specaug_time")
+        self.require("crop_area", 0 < self.crop_area <= 1, "it must lie in (0, 1]")
+        self.require_share("mixup")
+        self.require_positive("mixup_alpha")
+        self.require_share("label_smoothing", one=False)
+
+
+@dataclasses.dataclass
+class MeshConfig(Settings, group="mesh"):
+    """Lays out the devices; the product must be the number of devices. One of the three may be -1: the devices that are left."""
 
     data: int = -1  # copies of the model, each with its share of the batch
-    fsdp: int = 1  # parameters and moments are cut into this many parts, as is the batch
-    tensor: int = 1  # heads and MLP channels are cut into this many parts
+    fsdp: int = 1  # parts into which parameters, moments and the batch are cut
+    tensor: int = 1  # parts into which heads and MLP channels are cut
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work; the number of devices is compared when the mesh is made."""
+        sizes = (self.data, self.fsdp, self.tensor)
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            self.require(name, size >= 1 or (size == -1 and sizes.count(-1) == 1), "give at least 1, or -1 for one of the three")
 
 
 @dataclasses.dataclass
-class TrainConfig:
-    """The loop: how long, how often, where to."""
+class TrainConfig(Settings, group="train"):
+    """Configures the loop: length, intervals, folder."""
 
-    workdir: str = "runs/default"  # checkpoints, metrics and pictures of the run; starting again in it resumes
+    workdir: str = "runs/default"  # folder of the run's checkpoints, metrics and images; starting again in it resumes the run
     batch_size: int = 48  # pairs a step, over all devices
     micro_batch: int = 0  # pairs computed at once; 0: as many as fit in memory. Negatives come from one micro-batch
     epochs: float = 25.0  # passes over the training set; may be fractional
-    steps: int = 0  # > 0: this many steps, whatever `epochs` says
-    seed: int = 0
+    steps: int = 0  # > 0: train for this many steps, regardless of `epochs`
+    seed: int = 0  # of the initial weights, the order of clips, masks and augmentation
     log_every: int = 10  # steps between lines of metrics.jsonl
     eval_every: int = 0  # steps between evaluations; 0: after every epoch
-    picture_every: int = 0  # steps between reconstruction pictures; 0: with every evaluation
+    picture_every: int = 0  # steps between images of reconstructions; 0: with every evaluation
     checkpoint_every: int = 0  # steps between checkpoints; 0: after every epoch
     keep_last: int = 3  # newest checkpoints kept
     keep_every: int = 0  # also keep every checkpoint whose step is a multiple of this; 0: none
     eval_batches: int = 0  # batches of an evaluation; 0: the whole held-out set
     retrieval_clips: int = 200  # held-out clips that the final retrieval is computed on; 0: none
 
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require("workdir", bool(self.workdir), "give a folder for the run")
+        self.require_positive("batch_size", "epochs", "log_every", "keep_last")
+        self.require_finite("epochs")
+        self.require_not_negative("micro_batch", "steps", "seed", "eval_every", "picture_every", "checkpoint_every", "keep_every")
+        self.require_not_negative("eval_batches", "retrieval_clips")
+        fits = not self.micro_batch or self.batch_size % self.micro_batch == 0
+        self.require("micro_batch", fits, f"train.batch_size = {self.batch_size} must be a multiple of it")
+
+
+_GIVE = {  # what a user gives for a field that a recipe leaves open
+    "data.path": "the folder that launch.prepare wrote",
+    "init_from": "the run or the file of weights to start from",
+}
+
 
 @dataclasses.dataclass
-class Config:
-    """A whole run."""
+class Config(Settings):
+    """Describes a whole run."""
 
-    name: str = "base"
-    init_from: str = ""  # weights to start from: a run, a CAV-MAE or an image MAE (.pth, .pt, .bin, .safetensors); empty: fresh ones
+    name: str = "base"  # of the run, in its log and its figures
+    init_from: str = ""  # weights to start from: a run, a CAV-MAE or an image MAE (.pth, .pt, .bin, .safetensors); empty: random ones
+    requires: tuple[str, ...] = ()  # fields that the recipe leaves empty and a user must give, such as data.path
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
@@ -273,12 +308,105 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
+    @property
+    def groups(self) -> dict[str, Settings]:
+        """Returns the groups of settings by name: model, loss, ..."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Settings)}
 
-def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of an older run, as `dataclasses.asdict` gave it, with the fields that there weren't yet.
+    def holder(self, dotted: str) -> Settings:
+        """Returns the group, or the config itself, that has the field of this full name; raises ConfigError, with the nearest, if none."""
+        holder: Settings = self
+        *groups, field = dotted.split(".")
+        for name in groups:
+            holder.require_field(name)
+            holder = getattr(holder, name)
+            if not isinstance(holder, Settings):
+                raise ConfigError(f"{dotted} is no field of the config, since {name} is a value and no group")
+        holder.require_field(field)
+        if isinstance(getattr(holder, field), Settings):
+            raise ConfigError(f"{dotted} is a group of fields; set one of them: {', '.join(vars(getattr(holder, field)))}")
+        return holder
 
-    Their defaults stand for what was done before there was a choice; a new field of which that isn't true needs a rule here.
+    def validate(self) -> None:
+        """Checks every field and the fields against each other; raises ConfigError for the first that can't work.
+
+        What depends on the devices or on the clips is checked once these are known.
+        """
+        self._require_given()
+        for group in self.groups.values():
+            group.validate()
+        self._require_fitting_batch()
+        self._require_fitting_augmentation()
+        if not self.train.steps and self.tune.average_last > math.ceil(self.train.epochs):
+            raise ConfigError(
+                f"tune.average_last is {self.tune.average_last}, but train.epochs is {self.train.epochs:g}; change one of them"
+            )
+
+    def _require_given(self) -> None:
+        """Raises ConfigError unless the fields that the recipe leaves open are given."""
+        missing = []
+        for name in self.requires:
+            given = getattr(self.holder(name), name.rpartition(".")[2])
+            if not given and not (name == "data.path" and self.data.source == "builtin"):
+                missing.append(f"--config.{name}=PATH ({_GIVE.get(name, 'which has no default')})")
+        if missing:
+            raise ConfigError(f"the recipe {self.name} needs {' and '.join(missing)}")
+
+    def _require_fitting_batch(self) -> None:
+        """Raises ConfigError for a batch that the mesh can't share or the built-in set can't fill."""
+        batch, parts = self.train.batch_size, [self.mesh.data, self.mesh.fsdp]
+        if -1 not in parts and batch % math.prod(parts):
+            raise ConfigError(f"train.batch_size is {batch}; it must be a multiple of mesh.data * mesh.fsdp = {math.prod(parts)}")
+        if self.data.source == "builtin" and batch > self.data.builtin_train:
+            raise ConfigError(f"train.batch_size is {batch}, but data.builtin_train is {self.data.builtin_train}; change one of them")
+
+    def _require_fitting_augmentation(self) -> None:
+        """Raises ConfigError for a SpecAug span that is wider than the spectrogram, where one is used."""
+        if self.model.modality == "image" or self.tune.mode == "videoonly":
+            return
+        for name, size in (("freq", "mel_bins"), ("time", "audio_frames")):
+            widest, there = getattr(self.augment, f"specaug_{name}"), getattr(self.model, size)
+            if widest > there:
+                raise ConfigError(f"augment.specaug_{name} is {widest}, but model.{size} is {there}; change one of them")
+
+
+def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict[str, Any]:
+    """Returns an older run's config, as `dataclasses.asdict` gave it, with today's defaults for the fields that it lacks.
+
+    The defaults reproduce what was done before there was a choice; a new field of which that isn't true needs a rule here. Fields that no
+    longer exist stay, for the caller to refuse by name. `classifies` says whether the run fine-tuned a classifier.
     """
     defaults = dataclasses.asdict(Config())
     groups = {name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)}
-    return {**defaults, **saved, **groups}
+    groups["model"]["kind"] = saved.get("model", {}).get("kind") or older_kind(groups["model"]["modality"], classifies=classifies)
+    return {**defaults, **saved, **groups, "requires": tuple(saved.get("requires", ()))}
+
+
+def older_kind(modality: str, *, classifies: bool) -> str:
+    """Derives the kind of a model that was saved before configs had `model.kind`."""
+    if modality == "both":
+        return "cavmae_classifier" if classifies else "cavmae"
+    return "ast" if classifies else "mae"
+
+
+def config_from_dict(saved: Mapping[str, Any], *, classifies: bool = False) -> Config:
+    """Returns the config of a run, an older one too, from what `dataclasses.asdict` or its config.json holds.
+
+    Args:
+      saved: the fields; those that an older run lacks get their defaults.
+      classifies: whether the run fine-tuned a classifier.
+
+    Raises:
+      ConfigError: for a field that doesn't exist (any more), with the nearest ones, or a value of a wrong type.
+    """
+    config = Config()
+    for name, value in with_defaults(saved, classifies=classifies).items():
+        group = config.groups.get(name)
+        if group is None:
+            setattr(config, name, value)
+        elif isinstance(value, Mapping):
+            for field, setting in value.items():
+                setattr(group, field, setting)
+        else:
+            raise ConfigError(f"{name} is {value!r}; it must be a group of fields")
+    return config

@@ -1,15 +1,53 @@
-"""Every error that a user can cause or must act on. The message names the file, the field and the remedy.
+# pyright: strict
+"""Defines every error that a user can cause or must act on. The message names the file, the field and the remedy.
 
 `AvmaeError` is their parent, so that a program can catch one class and print one line.
 """
 
+import errno as codes
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 
 class AvmaeError(Exception):
-    """A file, a setting or a run that can't be used as asked."""
+    """A file, a setting or a run can't be used as requested."""
+
+
+class WriteError(AvmaeError, OSError):
+    """A file can't be written: the disk is full, or the folder can't be created or written.
+
+    Attributes:
+      errno, strerror, filename: the system's error and the file, as in OSError.
+    """
+
+    def __str__(self) -> str:
+        full = self.errno in (codes.ENOSPC, codes.EDQUOT)
+        remedy = "free some space there, or write to another disk" if full else "give a folder that can"
+        return f"{self.filename} can't be written ({self.strerror}); {remedy}"
+
+
+class LockedError(AvmaeError):
+    """Another process is writing a folder.
+
+    Attributes:
+      folder: the folder.
+      holder: describes the process: its id and its host.
+    """
+
+    def __init__(self, folder: str, holder: str) -> None:
+        super().__init__(folder, holder)  # both, so that the error survives pickling
+        self.folder, self.holder = folder, holder
+
+    def __str__(self) -> str:
+        return f"{self.folder} is being written by {self.holder}; wait for it, or give another folder"
+
+
+class ConfigError(AvmaeError, ValueError):
+    """A setting has a wrong name, type or value, or a config file can't be read; names the field, and the file and line where known."""
 
 
 class ClipError(AvmaeError):
-    """A media file that can't become a clip.
+    """A media file can't become a clip.
 
     Attributes:
       path: the file.
@@ -27,11 +65,11 @@ class ClipError(AvmaeError):
 
 
 class DatasetError(AvmaeError):
-    """A data set that can't be written or read as asked."""
+    """A data set can't be written or read as requested."""
 
 
 class CorruptRecordError(AvmaeError):
-    """A stored clip that can't be read."""
+    """A stored clip can't be read."""
 
 
 class CheckpointError(AvmaeError):
@@ -43,7 +81,7 @@ class DamagedCheckpointError(CheckpointError):
 
 
 class CheckpointMismatchError(CheckpointError):
-    """A sound checkpoint belongs to another model, optimizer or config than the one it was requested for."""
+    """An intact checkpoint belongs to another model, optimizer or config than the one it was requested for."""
 
 
 class WeightsError(AvmaeError, ValueError):
@@ -57,3 +95,15 @@ class NonFiniteLossError(AvmaeError, RuntimeError):
 def first_line(error: Exception) -> str:
     """Shortens an error to its type and first line; TensorStore's messages run over pages."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def some(names: Iterable[Any]) -> str:
+    """Returns the first three of some names, and how many more there are."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"
+
+
+def require_none(problems: Sequence[str]) -> None:
+    """Raises WeightsError that lists all problems, if there are any."""
+    if problems:
+        raise WeightsError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))

@@ -1,44 +1,151 @@
-"""Files that have their name once they are whole, so that nobody ever reads half of one."""
+# pyright: strict
+"""Atomic file writes: write to a temporary name, then rename. Also: folder locks, and names for files.
 
+Every writer goes through `replacing` or one of the functions on top of it. A reader therefore finds the old content or the new one, never a
+part, and a full disk or a folder without permission is one clear error.
+"""
+
+import errno
+import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import socket
+import uuid
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from avmae_jax.errors import LockedError, WriteError
+
+OnProgress = Callable[[int, int, int], None]  # (files done, failures among them, files in all)
+
+LOCK = ".lock"  # file that `locked` keeps in the folder
 _NAME = 80  # letters of a file's name
+# What a system reports about a write without naming a file: no space, quota used up, file size limit, disk turned read-only.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary place beside a file, which takes the file's name after the block, in place of one that is there.
+def replacing(path: Path) -> Generator[Path]:
+    """Yields a temporary path beside a file; after the block the temporary file replaces it.
 
-    The folder is made if need be; after an error nothing is left. Raises OSError.
+    The folder is created if it doesn't exist. The content is on the disk before the file gets its name, so that a power failure leaves no
+    empty file under it. After an error nothing is left behind.
+
+    Raises:
+      WriteError: if the disk is full or the folder can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:_NAME]}.{uuid.uuid4().hex[:8]}.tmp")
+    with write_errors(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):  # the block's own error says more than that of the removal
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_errors(path: Path, *parts: Path) -> Generator[None]:
+    """Turns an OSError of the block into a WriteError that names `path`, where writing it is what failed.
+
+    An error that names another file belongs to something that the block reads, and passes unchanged.
+
+    Args:
+      path: the file or folder that the block writes.
+      parts: other files that it writes for this purpose.
+    """
     try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.errno is None or not _is_about(error, (path, *parts)):
+            raise
+        raise WriteError(error.errno, error.strerror or "unknown error", os.fspath(path)) from error
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON that any reader takes: ValueError for a number that isn't finite; see replacing."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically; raises WriteError."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes a text file in UTF-8 atomically; raises WriteError."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 1, ascii_only: bool = True) -> None:
+    """Writes a JSON file atomically.
+
+    Args:
+      path: the file.
+      content: an object of JSON's types.
+      indent: spaces a level; None puts everything into one line.
+      ascii_only: escape all other characters; without it text must be valid Unicode.
+
+    Raises:
+      ValueError: if a number isn't finite, which many readers of JSON refuse.
+      WriteError: if the disk is full or the folder can't be written.
+    """
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=ascii_only) + "\n")
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False, on_wait: Callable[[str], None] = lambda holder: None) -> Generator[None]:
+    """Holds a folder for this process, so that no second one writes it at the same time.
+
+    The lock is an exclusive flock on a file in the folder, which the system frees when the process ends, however it ends. While it is held,
+    the file names the host and process of its holder.
+
+    Args:
+      folder: created if it doesn't exist.
+      wait: wait for another holder instead of raising.
+      on_wait: called with the holder's description before waiting.
+
+    Raises:
+      LockedError: if another process holds the folder; it names host and process.
+      WriteError: if the folder can't be written.
+    """
+    path = folder / LOCK
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _holder(file)
+            if not wait:
+                raise LockedError(os.fspath(folder), holder) from error
+            on_wait(holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with write_errors(folder):
+            _rewrite(file, json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a full disk, say; the lock is free all the same
+                _rewrite(file, "")
+
+
+def as_text(path: str) -> str:
+    """Returns a path as valid Unicode, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Names for files, one for each of `names` (paths or ids of clips), no two alike even where case doesn't count.
+    """Returns a file name for each of `names` (paths or ids of clips), no two alike even where case doesn't count.
 
-    Letters that not every file system takes become "_"; a name that is taken gets the next free number: x, x_2, x_3.
+    Characters that some file systems refuse become "_". A name that is taken gets the next free number: x, x_2, x_3.
     """
     taken: set[str] = set()
-    made = []
+    made: list[str] = []
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_NAME].lstrip(".") or "clip"
         chosen, number = plain, 1
@@ -48,3 +155,41 @@ def file_names(names: Sequence[str]) -> list[str]:
         taken.add(chosen.lower())
         made.append(chosen)
     return made
+
+
+def _flush(file: Path) -> None:
+    """Waits until a file's content is on the disk."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_about(error: OSError, written: Sequence[Path]) -> bool:
+    """Returns whether an error is about one of the written files.
+
+    It names the file, a folder above it or a file in it; on a full disk it names nothing.
+    """
+    named: Any = error.filename
+    if not isinstance(named, str | bytes | os.PathLike):
+        return error.errno in _FULL
+    file = Path(os.fsdecode(named))  # pyright: ignore[reportUnknownArgumentType] - a PathLike of str or bytes
+    return any(file == path or file in path.parents or path in file.parents for path in written)
+
+
+def _holder(file: TextIO) -> str:
+    """Describes who wrote a lock file; a process that has just taken the lock may not have written it yet."""
+    file.seek(0)
+    try:
+        content = json.loads(file.read())
+        return f"process {content['process']} on {content['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _rewrite(file: TextIO, content: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(content)
+    file.flush()

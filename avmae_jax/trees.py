@@ -1,6 +1,7 @@
-"""Names for the leaves of a pytree: the dotted paths that checkpoints, sharding and conversion speak of."""
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false
+"""Names the leaves of a pytree by the dotted paths that checkpoints, sharding and conversion use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,16 +10,25 @@ _VALUE = jax.tree_util.GetAttrKey("value")  # the step from an nnx Variable to i
 
 
 def dotted(path: Sequence[Any]) -> str:
-    """A jax key path as text: "encoder.blocks.0.attn.qkv.kernel"."""
+    """Writes a jax key path as text: "encoder.blocks.0.attn.qkv.kernel"."""
     return jax.tree_util.keystr(tuple(key for key in path if key != _VALUE), simple=True, separator=".")
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """{dotted path: leaf} in the order of jax.tree.leaves; ValueError if two leaves get one name."""
+    """Returns {dotted path: leaf} in the order of jax.tree.leaves; raises ValueError if two leaves get one name."""
     flat: dict[str, Any] = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    leaves: list[tuple[tuple[Any, ...], Any]] = jax.tree.leaves_with_path(tree)
+    for path, leaf in leaves:
         name = dotted(path) or "value"
         if name in flat:
             raise ValueError(f"two leaves are called {name}; rename one")
         flat[name] = leaf
+    return flat
+
+
+def flatten_fields(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Gives the fields of nested mappings, such as a config's, their dotted names; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= flatten_fields(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
     return flat

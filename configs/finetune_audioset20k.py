@@ -1,10 +1,17 @@
-"""Fine-tuning on AudioSet-20K as published: Gong et al., arXiv 2210.07839; --config.init_from says on what."""
+"""python -m launch.finetune --config configs/finetune_audioset20k.py --config.data.path=DATASET --config.init_from=RUN
+
+Fine-tunes on AudioSet-20K as published: Gong et al., arXiv 2210.07839. DATASET is a folder by launch.prepare; RUN is a pretraining run, or
+a checkpoint of the authors.
+"""
 
 from avmae_jax.config import Config
 
 
 def get_config() -> Config:
     config = Config(name="finetune_audioset20k")
+    config.data.source = "prepared"
+    config.requires = ("data.path", "init_from")
+    config.model.kind = "cavmae_classifier"
     config.tune.loss = "bce"
     config.tune.head_lr_ratio = 100.0
     config.optim.learning_rate = 5e-5

@@ -1,11 +1,15 @@
-"""Fine-tuning on AudioSet-2M as published: Gong et al., arXiv 2210.07839; --config.init_from says on what."""
+"""python -m launch.finetune --config configs/finetune_audioset2m.py --config.data.path=DATASET --config.init_from=RUN
+
+Fine-tunes on AudioSet-2M as published: Gong et al., arXiv 2210.07839. DATASET is a folder by launch.prepare, with the weights that
+launch.data_statistics adds; RUN is a pretraining run, or a checkpoint of the authors.
+"""
 
 from avmae_jax.config import Config
-from configs import finetune_audioset20k
+from avmae_jax.config_files import shipped
 
 
 def get_config() -> Config:
-    config = finetune_audioset20k.get_config()
+    config = shipped("finetune_audioset20k")
     config.name = "finetune_audioset2m"
     config.tune.head_lr_ratio = 50.0
     config.optim.learning_rate = 1e-5

@@ -1,20 +1,24 @@
-"""Naming instruments with few labels: the classifier on the encoder that configs/pretrain_instruments.py pretrained.
+"""python -m launch.finetune --config configs/finetune_instruments.py --config.init_from=runs/pretrain_instruments
 
-One class a clip, so softmax; SpecAug, mixup and smoothing as in the original's fine-tuning on VGGSound. Another encoder wants the `model`
-fields of its own config.
+Learns to name instruments from few labels: a classifier on the encoder that configs/pretrain_instruments.py pretrained. The clips are those
+of the folder `prepared`; `--config.data.path=DATASET` names another one.
 
-A few photographs are learned by heart long before the sounds are understood, and then what is seen drowns what is heard. So each has a loss
-of its own, a light one where it overfits (Wang et al., arXiv 1905.12681), and half of the pictures are another clip's, so that the
-classifier of both learns to trust them no more than that.
+Each clip has one class, so the loss is a softmax; SpecAug, mixup and smoothing follow the original's fine-tuning on VGGSound. To start from
+another encoder, copy the `model` fields of its config.
+
+The classifier memorises a few photographs long before it understands the audio, and the image then dominates. So audio and image each get a
+loss of their own, with a small weight for the image, which overfits (Wang et al., arXiv 1905.12681), and half of the images are exchanged
+between clips, so that the classifier learns how little an image tells.
 """
 
 from avmae_jax.config import Config
-from configs import pretrain_instruments
+from avmae_jax.config_files import shipped
 
 
 def get_config() -> Config:
-    config = pretrain_instruments.get_config()
+    config = shipped("pretrain_instruments")
     config.name = "finetune_instruments"
+    config.model.kind = "cavmae_classifier"
     config.tune.loss = "ce"
     config.tune.head_lr_ratio = 2.0
     config.tune.audio_weight, config.tune.image_weight = 1.0, 0.3

@@ -1,11 +1,15 @@
-"""Fine-tuning on VGGSound as published: Gong et al., arXiv 2210.07839; --config.init_from says on what."""
+"""python -m launch.finetune --config configs/finetune_vggsound.py --config.data.path=DATASET --config.init_from=RUN
+
+Fine-tunes on VGGSound as published: Gong et al., arXiv 2210.07839. DATASET is a folder by launch.prepare, with the weights that
+launch.data_statistics adds; RUN is a pretraining run, or a checkpoint of the authors.
+"""
 
 from avmae_jax.config import Config
-from configs import finetune_audioset2m
+from avmae_jax.config_files import shipped
 
 
 def get_config() -> Config:
-    config = finetune_audioset2m.get_config()
+    config = shipped("finetune_audioset2m")
     config.name = "finetune_vggsound"
     config.tune.loss = "ce"
     config.tune.head_lr_ratio = 10.0

@@ -1,11 +1,14 @@
-"""How much the pretrained encoder knows: it stays as it is, and a head alone is trained on it, without augmentation."""
+"""python -m launch.finetune --config configs/linear_probe.py --config.init_from=runs/pretrain_instruments
+
+Measures how much the pretrained encoder knows: trains only a head on the frozen encoder, without augmentation.
+"""
 
 from avmae_jax.config import AugmentConfig, Config
-from configs import finetune_instruments
+from avmae_jax.config_files import shipped
 
 
 def get_config() -> Config:
-    config = finetune_instruments.get_config()
+    config = shipped("finetune_instruments")
     config.name = "linear_probe"
     config.tune.freeze_base = True
     config.tune.head_lr_ratio = 1.0  # the rate below is the head's

@@ -1,24 +1,25 @@
-"""A small model on a few hundred prepared clips, such as a folder of instruments: minutes on two CPU cores, before fine-tuning.
+"""python -m launch.pretrain --config configs/pretrain_instruments.py
 
-It hears random pieces of 2.56 s and sees random pieces of the pictures: with so few clips it would learn these by heart instead.
+Pretrains a small model on a few hundred clips, such as instruments, in minutes on two CPU cores; fine-tuning follows. The clips are those
+of the folder `prepared`; `--config.data.path=DATASET` names another one.
+
+Training sees random pieces of 2.56 s and random crops of the images: the model would memorise so few clips otherwise.
 """
 
 from avmae_jax.config import Config
-from configs import tiny
+from avmae_jax.config_files import shipped
 
 
 def get_config() -> Config:
-    config = tiny.get_config()
+    config = shipped("tiny")
     config.name = "pretrain_instruments"
     config.model.image_size = 112
     config.model.image_mask_ratio = 0.75
     config.loss.contrast_weight = 0.1
     config.data.source = "prepared"
     config.data.path = "prepared"
-    config.data.audio_mean, config.data.audio_std = (
-        -5.68,
-        4.01,
-    )  # of 288 clips of 12 instruments; launch.data_statistics tells those of others
+    # of 288 clips of 12 instruments; launch.data_statistics prints those of other clips
+    config.data.audio_mean, config.data.audio_std = -5.68, 4.01
     config.augment.crop_area, config.augment.flip = 0.3, True
     config.train.workdir = "runs/pretrain_instruments"
     config.train.batch_size = 24

@@ -1,26 +1,32 @@
-"""Converts weights: `python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--audio_frames T]`.
+"""Converts weights between PyTorch files, safetensors files and runs.
+
+    python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--audio_frames T]
 
 IN is the original's .pth (or .pt, .bin), a .safetensors file with the same names, or a run's folder, its checkpoints folder or one step.
-OUT tells the format by its suffix: .pth, .pt, .bin, .safetensors, and without one of these a folder of checkpoints. Nothing that exists is
-overwritten. What a file is told to hold and doesn't, or the other way round, is listed tensor by tensor; the exit status is 1 then.
+The suffix of OUT chooses the format: .pth, .pt, .bin, .safetensors, and without one of these a folder of checkpoints. Existing files are
+never overwritten. If tensors of IN are missing, unexpected or misshapen, each is listed and the exit status is 1.
 
-A .pth doesn't say how many heads its model has: other numbers than those of the published models are given by the options.
-With --audio_frames OUT is a model for sounds of that length, in steps of 10 ms; its positions are interpolated along time.
+A .pth doesn't contain the number of heads: give it by the options if the model isn't a published one.
+With --audio_frames OUT is a model for audio of that length, in steps of 10 ms; its positions are interpolated along time.
 """
 
-import sys
+from __future__ import annotations
 
-import jax
+import sys
+from typing import TYPE_CHECKING, Any
+
 from absl import app, flags
 
 from avmae_jax.errors import WeightsError
-from avmae_jax.weights import io
-from avmae_jax.weights.io import Weights
-from launch.common import runtime
+
+from .common import cli, runtime
+
+if TYPE_CHECKING:
+    from avmae_jax.weights.io import Weights
 
 
 def describe(found: Weights) -> str:
-    """What was read, in a line."""
+    """Describes the weights that were read in a line."""
     config, shape = found.config, found.config.shape
     name = "CAV-MAE" if config.modality == "both" else f"{config.modality} model"
     parts = [
@@ -31,9 +37,9 @@ def describe(found: Weights) -> str:
     if not found.classes:
         parts.append(f"decoder of {shape.decoder_depth} blocks, width {shape.decoder_width}, {shape.decoder_heads} heads")
     if config.modality != "image":
-        parts.append(f"sound of {config.audio_frames} frames x {config.mel_bins} mel bins")
+        parts.append(f"audio of {config.audio_frames} frames x {config.mel_bins} mel bins")
     if config.modality != "audio":
-        parts.append(f"pictures of {config.image_size} x {config.image_size}")
+        parts.append(f"images of {config.image_size} x {config.image_size}")
     count = sum(tensor.size for tensor in found.params.values())
     return "; ".join([*parts, f"patches of {config.patch}", f"{count / 1e6:.3f} M parameters"])
 
@@ -44,11 +50,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give IN and OUT, two paths; there are {len(argv) - 1}")
     _, source, out = argv
     runtime.start()
+    import jax
+
+    from avmae_jax.weights import io
+
+    jax.config.update("jax_platforms", "cpu")  # needs no accelerator, and shouldn't take its memory from a run
+    sizes: dict[str, Any] = {name: flags.FLAGS[name].value for name in ("heads", "decoder_heads", "mel_bins", "audio_frames")}
     try:
         io.require_new(out)
-        found = io.read(
-            source, heads=_HEADS.value, decoder_heads=_DECODER_HEADS.value, mel_bins=_MEL_BINS.value, audio_frames=_AUDIO_FRAMES.value
-        )
+        found = io.read(source, **sizes)
         print(f"read {source}: {describe(found)}")
         io.write(found, out)
     except WeightsError as error:
@@ -56,11 +66,13 @@ def main(argv: list[str]) -> None:
     print(f"wrote {out}")
 
 
+def define_flags() -> None:
+    """Defines the options for what a .pth doesn't contain."""
+    flags.DEFINE_integer("heads", 0, "encoder heads, if IN doesn't contain them; 0: those of the published model", lower_bound=0)
+    flags.DEFINE_integer("decoder_heads", 0, "decoder heads, if IN doesn't contain them; 0: those of the published model", lower_bound=0)
+    flags.DEFINE_integer("mel_bins", 128, "mel bins of the audio, if IN doesn't contain them", lower_bound=1)
+    flags.DEFINE_integer("audio_frames", None, "length of the audio that OUT takes, in 10 ms; as in IN if not given", lower_bound=1)
+
+
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # needs no accelerator, and shouldn't take its memory from a run
-    flags.FLAGS.set_gnu_getopt()  # options may follow IN and OUT
-    _HEADS = flags.DEFINE_integer("heads", 0, "of the encoder, where IN doesn't say; 0: those of the published model", lower_bound=0)
-    _DECODER_HEADS = flags.DEFINE_integer("decoder_heads", 0, "likewise, of the decoder", lower_bound=0)
-    _MEL_BINS = flags.DEFINE_integer("mel_bins", 128, "mel bins of the sound, where IN doesn't say", lower_bound=1)
-    _AUDIO_FRAMES = flags.DEFINE_integer("audio_frames", None, "length of the sounds that OUT takes, in 10 ms; as in IN if not given")
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

@@ -1,16 +1,20 @@
-"""Evaluates a classifier on labelled clips: `python -m launch.evaluate RUN [--data PREPARED] [--split test]`.
+"""Evaluates a classifier on labelled clips.
 
-RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each view is one way of asking it:
+    python -m launch.evaluate RUN [--data PREPARED] [--split test]
 
-    --mode    multimodal, audioonly, videoonly; missingaudioonly and missingvideoonly give a classifier of both the sound or the
-              picture alone. By default all that its tuning allows: one of both is asked with both, and with each of them missing.
-    --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode that
-              sees no picture is asked once.
+RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each combination of two options is evaluated as one view:
 
-Several modes or frames are separated by commas. All views are of the same clips, those that have what every mode looks at. Prints mAP,
+    --given   both, audio or image. By default all that fit its training: a classifier of both gets both, and each of them alone. The
+              official names of modes (multimodal, audioonly, missingvideoonly, ...) work too.
+    --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode without
+              images is evaluated once.
+
+Several values are separated by commas. All views are of the same clips, those that have the inputs of every mode. Prints mAP,
 AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
-OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, where each clip has one class, confusion.png.
+OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, if each clip has one class, confusion.png.
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
@@ -22,74 +26,67 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.config import Modality
-from avmae_jax.data.batches import Frames
-from avmae_jax.evals.classification import classifier_of, evaluate_views
-from avmae_jax.inference.forward import BATCH
-from avmae_jax.models.classifier import Mode, modality_of
-from launch.common import model_flags, runtime
+from avmae_jax.config import Frames
 
-MODES: dict[str, tuple[Mode, ...]] = {
-    "multimodal": ("multimodal", "missingaudioonly", "missingvideoonly"),
-    "audioonly": ("audioonly",),
-    "videoonly": ("videoonly",),
-}  # by what the classifier was tuned on
-_LONG, _ENDS = 30, 10  # a table of more classes shows so many of its beginning and its end
+from .common import cli, model_flags, runtime
+
+_LONG, _ENDS = 30, 10  # a table of more than 30 classes shows the 10 best and the 10 worst
 
 
 def define_flags() -> None:
-    """Of this program; options may follow RUN."""
-    flags.FLAGS.set_gnu_getopt()
+    """Defines the options of this program."""
     model_flags.define_model_flags()
     model_flags.define_data_flags()
-    flags.DEFINE_multi_string("mode", [], f"of {', '.join(get_args(Mode))}; none: all that the classifier was tuned for")
+    flags.DEFINE_multi_string("given", [], "both, audio or image: what the classifier is given; all that fit its training if left out")
+    flags.DEFINE_alias("mode", "given")
     flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
     flags.DEFINE_integer(
-        "crops", 0, "pieces of a sound that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
+        "crops", 0, "crops of audio that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
     )
     flags.DEFINE_integer("batch_size", BATCH, "rows computed at once", lower_bound=1)
     flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation, or beside a file")
 
 
 def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]:
-    """The values of an option that may be repeated and may hold commas, each once; raises UsageError."""
+    """Collects the values of an option that may be repeated and may hold commas, each once; raises UsageError."""
     values = list(dict.fromkeys(value.strip() for text in given for value in text.split(",") if value.strip()))
     if unknown := [value for value in values if value not in choices]:
         raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}", exitcode=2)
     return values
 
 
-def common_needs(modes: Sequence[Mode]) -> Modality:
-    """What a clip must have to be asked in all modes."""
-    needs: set[Modality] = {modality_of(mode) for mode in modes}
-    return "both" if len(needs) > 1 else needs.pop()
-
-
 def crops_of_run(path: str) -> int:
-    """As many as the training that a model comes from evaluates with; 1 for a file outside a run."""
+    """Returns the crops that the model's run evaluates with; 1 for a file outside a run."""
     return model_flags.run_config(path).tune.eval_crops if model_flags.run_folder(path) else 1
 
 
-def evaluate(path: str, out: Path, modes: Sequence[Mode], frames: Sequence[Frames]) -> list[dict[str, Any]]:
-    """Every view, with what its evaluation.json holds; raises what load_trained, open_clips and evaluate_views do."""
+def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[Frames]) -> list[dict[str, Any]]:
+    """Evaluates every view and returns the contents of their evaluation.json; raises model_flags.USER_ERRORS."""
+    from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
+    from avmae_jax.evals.origin import Origin
+    from avmae_jax.models.modes import find_mode, learned
+
     args, trained = flags.FLAGS, model_flags.load(path)
-    classifier_of(trained)
-    tuned = trained.config.tune.mode
-    modes = modes or MODES[tuned]
-    for mode in sorted({*modes} - {*MODES[tuned]}):
-        logging.warning("%s was tuned on %s, as far as it says; %s asks it what it has not learned", path, tuned, mode)
+    tuned = require_classifier(trained)
+    fitting = learned(tuned, trained.spec.modes)
+    modes = list(dict.fromkeys(find_mode(name, trained.spec.modes, tuned) for name in given)) or fitting
+    for mode in modes:
+        if mode not in fitting:
+            logging.warning("%s was tuned %s, as far as it says; it has not learned to classify in the mode %s", path, tuned, mode)
     source = model_flags.open_clips(path, common_needs(modes))
-    options: dict[str, Any] = {"crops": args.crops or crops_of_run(path), "batch_size": args.batch_size}
-    return evaluate_views(out, trained, source, modes, frames, data=model_flags.data_name(path), split=args.split, **options)
+    views = views_of(modes, frames, args.crops or crops_of_run(path))
+    return evaluate_views(out, trained, source, views, Origin(model_flags.data_name(path), args.split), args.batch_size)
 
 
 def default_out(path: Path) -> Path:
-    """In a run's folder, beside a file."""
+    """Returns evaluation/ in a run's folder, or a folder beside a file."""
     return path.with_name(f"{path.name}_evaluation") if path.is_file() else path / "evaluation"
 
 
 def views_table(views: Sequence[dict[str, Any]]) -> Table:
-    """A line for each view."""
+    """Tabulates the figures of each view."""
+    from avmae_jax.models.modes import find_mode
+
     first = views[0]
     title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
     title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
@@ -97,14 +94,14 @@ def views_table(views: Sequence[dict[str, Any]]) -> Table:
     title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
     table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
     for view in views:
-        shown = "-" if modality_of(view["mode"]) == "audio" else view["frames"]
+        shown = view["frames"] if "image" in find_mode(view["mode"]).inputs else "-"
         numbers = [number(view[name]) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
         table.add_row(view["mode"], shown, *numbers)
     return table
 
 
 def classes_table(view: dict[str, Any]) -> Table:
-    """The classes of a view by average precision; of many the best and the worst. Those without a clip come last."""
+    """Tabulates the classes of a view by average precision: of many the best and the worst, none of those without a clip."""
     rows = sorted(view["per_class"], key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
     rated = [row for row in rows if row["positives"]]
     cut = len(rated) > _LONG
@@ -117,7 +114,7 @@ def classes_table(view: dict[str, Any]) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Three places, or a dash for what there isn't."""
+    """Formats a number with three places, and None as a dash."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -126,21 +123,20 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}", exitcode=2)
     args, path = flags.FLAGS, argv[1]
-    modes = cast(list[Mode], chosen("mode", args.mode, get_args(Mode)))
+    given = chosen("given", args.given, model_flags.GIVEN)
     frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]
     out = Path(args.out).expanduser() if args.out else default_out(Path(path).expanduser())
     runtime.start()
     runtime.cache_programs()
     try:
-        views = evaluate(path, out, modes, frames)
+        views = evaluate_model(path, out, given, frames)
     except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(views_table(views))
     console.print(classes_table(views[0]))
-    console.print(f"everything, and pictures: {out}", markup=False)
+    console.print(f"all figures and plots: {out}", markup=False)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

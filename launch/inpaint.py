@@ -1,53 +1,56 @@
-"""Hides parts of clips and lets a pretraining model fill them in: `python -m launch.inpaint RUN FILE [FILE ...] --out DIR`.
+"""Hides parts of clips and lets a pretraining model fill them in.
 
-RUN is a model as launch.convert reads it. Each FILE is a media file, of whose beginning as much is taken as the model was trained on;
---clips ID,ID takes clips of a prepared data set instead (--data and --split, or those of RUN). For each there are written
+    python -m launch.inpaint RUN FILE [FILE ...] --out DIR
+
+RUN is a model in any format that launch.convert reads. Each FILE is a media file, of which the beginning is used, as long as the model's
+input; --clips ID,ID uses clips of a prepared data set instead (--data and --split, or those of RUN). For each clip three files are written:
 
   NAME.png                 image and spectrogram: original, masked, reconstructed
-  NAME_reconstructed.wav   the reconstructed sound
-  NAME_original_mel.wav    the sound of the unmasked spectrogram: what it lacks is Griffin-Lim's loss, not the model's
+  NAME_reconstructed.wav   the reconstructed audio
+  NAME_original_mel.wav    the audio of the unmasked spectrogram, which shows the loss of Griffin-Lim without that of the model
 
 The exit status is 3 if some of the files or clips can't be used, and 1 if none can.
 
-A spectrogram has no phases: both sounds are approximations by Griffin-Lim, scaled alike so that the louder one peaks at 0.9 of full scale.
+A spectrogram has no phases, so both waveforms are approximations by Griffin-Lim. One factor scales both, and the louder one peaks at 0.9 of
+full scale.
 
-A model that was trained with loss.norm_pix, as the original was, predicts patches without their mean and contrast. These are taken from
-what is hidden: such pictures and sounds know more than the model does. For inpainting proper, pretrain with --config.loss.norm_pix=False.
+A model that was trained with loss.norm_pix, like the original, predicts patches without their mean and contrast. These are taken from the
+hidden patches, so the output contains more than the model knows. For proper inpainting, pretrain with --config.loss.norm_pix=False.
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from avmae_jax.data.clip import Clip
-from avmae_jax.data.decode.one_clip import clip_seconds, decode_clip
-from avmae_jax.data.store.reader import ids_of
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 from avmae_jax.files import file_names
-from avmae_jax.inference.griffin_lim import save_wav
-from avmae_jax.inference.inpaint import LOUDEST, Inpainter
-from avmae_jax.plots import reconstructions
-from launch.common import model_flags, runtime
+
+from .common import cli, model_flags, runtime
+
+if TYPE_CHECKING:
+    from avmae_jax.data.clip import Clip
+    from avmae_jax.inference.inpaint import Inpainter
 
 _SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
 
 
 def define_flags() -> None:
-    """Those of this program."""
+    """Defines the options of this program."""
     model_flags.define_model_flags()
     model_flags.define_data_flags()
-    flags.DEFINE_string("out", "", "folder that is written into; required")
-    flags.DEFINE_bool("overwrite", False, "files that are there already are replaced")
+    flags.DEFINE_string("out", "", "folder for the results; required")
+    flags.DEFINE_bool("overwrite", False, "replace existing files")
     flags.DEFINE_list("clips", [], "ids of clips of a data set, in place of files")
-    flags.DEFINE_float(
-        "audio_mask_ratio", None, "share of the sound's patches that is hidden, in [0, 1); as the model was trained if not given"
-    )
-    flags.DEFINE_float("image_mask_ratio", None, "likewise, of the image's")
-    flags.DEFINE_enum("mask_mode", None, ["unstructured", "time", "freq", "tf"], "what is hidden of the sound: patches, times, bands, both")
-    flags.DEFINE_integer("seed", 0, "of the masks; the same seed hides the same of every clip", lower_bound=0)
+    flags.DEFINE_float("audio_mask_ratio", None, "share of audio patches that is hidden, in [0, 1); as in training if not given")
+    flags.DEFINE_float("image_mask_ratio", None, "share of image patches that is hidden, in [0, 1); as in training if not given")
+    flags.DEFINE_enum("mask_mode", None, ["unstructured", "time", "freq", "tf"], "hide audio patches, times, bands, or times and bands")
+    flags.DEFINE_integer("seed", 0, "of the masks; a seed hides the same patches of every clip", lower_bound=0)
 
 
 def masking() -> dict[str, object]:
@@ -63,6 +66,8 @@ def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Ca
     Raises:
       DatasetError: if one isn't there; see applied.open_clips.
     """
+    from avmae_jax.data.store.reader import ids_of
+
     source = model_flags.open_clips(model_path, inpainter.needs)
     there = ids_of(source)
     places = {name: index for index, name in enumerate(there)}
@@ -80,9 +85,12 @@ def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Ca
 
 def read_file(path: str, inpainter: Inpainter) -> Clip:
     """The beginning of a media file; raises ClipError as decode_clip, and ValueError if it lacks what the model needs."""
+    from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
+
     sizes = inpainter.config.model
     seconds = clip_seconds(sizes.audio_frames)
-    clip = decode_clip(path, clip_id=path, seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
+    form = ClipForm(seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
+    clip = decode_clip(path, clip_id=path, form=form)
     if "both" != clip.modality != inpainter.needs:
         raise ValueError(f"{path} has no {'sound' if inpainter.needs == 'audio' else 'pictures'}, which the model is for")
     return clip
@@ -103,6 +111,9 @@ def plan(out: Path, names: list[str]) -> list[Path]:
 
 def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
     """Writes the files of one clip; their names."""
+    from avmae_jax.inference.griffin_lim import save_wav
+    from avmae_jax.plots import reconstructions
+
     found = inpainter(clip, flags.FLAGS.seed)
     reconstructions.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
     written = [f"{place}.png"]
@@ -119,6 +130,8 @@ def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
 
 def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
     """Everything; the exit status. Raises what main turns into a line."""
+    from avmae_jax.inference.inpaint import LOUDEST, Inpainter
+
     places = plan(out, [Path(file).stem for file in files] or ids)
     inpainter = Inpainter(model_flags.load(model_path), masking())
     if inpainter.config.loss.norm_pix:
@@ -161,6 +174,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_gnu_getopt()  # options may follow the files
-    define_flags()
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

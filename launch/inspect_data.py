@@ -1,9 +1,12 @@
-"""Looks at a prepared data set: `python -m launch.inspect_data DATASET`.
+"""Summarises a prepared data set and draws some of its clips.
 
-Prints how many clips there are and of what kind, the classes, lengths and loudness, and what failed and why; draws a contact sheet of some
-clips, which a person can look at. Only these clips are read, the rest is told by the index. --verify reads everything, against the
-checksums.
+    python -m launch.inspect_data DATASET
+
+Prints the number of clips by kind, the classes, lengths and loudness, and which files failed and why; draws a contact sheet of some clips.
+Only these clips are read: the numbers come from the index. --verify reads every shard and compares its checksum.
 """
+
+from __future__ import annotations
 
 import collections
 import hashlib
@@ -12,22 +15,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import app, flags
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.data.statistics import STATISTICS
-from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.records import SILENCE, Index
-from avmae_jax.data.store.writer import Failure, read_summary
 from avmae_jax.errors import CorruptRecordError, DatasetError
-from avmae_jax.plots.contact_sheet import contact_sheet
-from launch.common import runtime
+
+from .common import cli, runtime
+
+if TYPE_CHECKING:
+    from avmae_jax.data.store.jobs import Failure
+    from avmae_jax.data.store.reader import PreparedSource
+    from avmae_jax.data.store.records import Index
 
 _BAR = 30  # letters of the longest bar
 _FULL_SCALE = -3.0  # dB; a full sine has it: a clip that is louder was most likely cut off
@@ -36,12 +39,14 @@ _EXAMPLES = 2  # failures named for each reason
 
 def counts_table(indexes: dict[str, Index]) -> Table:
     """Clips of each split by what they have, hours, and quantiles of length and loudness."""
+    from avmae_jax.data.store.records import SILENCE
+
     table = Table(
         "split",
         "clips",
         "videos",
-        "sound alone",
-        "pictures alone",
+        "audio alone",
+        "images alone",
         "hours",
         "seconds (min, median, max)",
         "dB (5, 50, 95 %)",
@@ -58,7 +63,7 @@ def counts_table(indexes: dict[str, Index]) -> Table:
 
 
 def class_table(indexes: dict[str, Index], label_names: list[str], shown: int) -> Table:
-    """How many clips each class has: the most frequent ones, and how many more there are."""
+    """Tabulates how many clips each class has: the most frequent ones, and how many more there are."""
     counts = {split: index.class_counts(len(label_names)) for split, index in indexes.items()}
     total = np.sum(list(counts.values()), axis=0)
     order = np.argsort(-total, kind="stable")
@@ -74,7 +79,7 @@ def class_table(indexes: dict[str, Index], label_names: list[str], shown: int) -
 
 
 def failure_table(failures: Sequence[Failure]) -> Table:
-    """What failed, by stage, with examples."""
+    """Tabulates the failures by stage, with examples."""
     by_stage: dict[str, list[Failure]] = collections.defaultdict(list)
     for failure in failures:
         by_stage[failure.stage].append(failure)
@@ -85,7 +90,7 @@ def failure_table(failures: Sequence[Failure]) -> Table:
 
 
 def damaged_shards(folder: Path, checksums: dict[str, str]) -> list[str]:
-    """Names of the shards whose bytes aren't those that were written."""
+    """Returns the names of the shards whose bytes aren't those that were written."""
     damaged = []
     with runtime.progress_bar("verifying") as on_progress:
         for number, (name, expected) in enumerate(checksums.items(), start=1):
@@ -101,17 +106,25 @@ def _quantiles(values: np.ndarray, at: Sequence[float], form: str) -> str:
 
 
 def _draw(path: Path, source: PreparedSource, clips: int, heading: str) -> None:
-    """A contact sheet of clips spread over a split, which may be sorted by class."""
+    """Draws a contact sheet of clips spread over a split, which may be sorted by class."""
+    from avmae_jax.plots.contact_sheet import contact_sheet
+
     count = min(clips, len(source))
     contact_sheet(path, [source[index * len(source) // count] for index in range(count)], source.label_names, heading=heading)
 
 
 def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Path, verify: bool) -> bool:
-    """Prints and draws everything; whether all is well.
+    """Prints and draws everything, and returns whether no shard is damaged.
 
     Raises:
-      DatasetError, CorruptRecordError: see PreparedSource.
+      DatasetError, CorruptRecordError: if the data set or one of the drawn clips can't be read.
     """
+    import tensorflow_datasets as tfds
+
+    from avmae_jax.data.statistics import STATISTICS
+    from avmae_jax.data.store.plan import read_summary
+    from avmae_jax.data.store.reader import PreparedSource
+
     info: Any = tfds.builder_from_directory(folder).info if folder.is_dir() else None
     splits = [split for split, found in info.splits.items() if found.num_examples] if info else ["train"]
     sources = {split: PreparedSource(folder, split, "any") for split in splits}  # pyright: ignore[reportArgumentType]
@@ -158,7 +171,7 @@ def main(argv: list[str]) -> None:
 
 
 def define_flags() -> None:
-    """Its options."""
+    """Defines the options of this program."""
     flags.DEFINE_string("out", "", "PNG of the contact sheet; empty: DATASET_contact_sheet.png, beside the data set")
     flags.DEFINE_integer("clips", 24, "clips on the contact sheet; 0: none", lower_bound=0)
     flags.DEFINE_integer("classes", 40, "classes listed, the most frequent first", lower_bound=1)
@@ -166,5 +179,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

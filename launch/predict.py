@@ -1,39 +1,42 @@
-"""What is heard and seen in media files: `python -m launch.predict FILE_OR_FOLDER [more ...] --model RUN`.
+"""Predicts the classes of media files, and how well their audio and image match.
 
-Files are videos, sounds (wav, flac, mp3, ...) or pictures (jpg, png) of any length; a folder stands for all such files in it and below it.
-RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. A file is cut into windows as long as the model hears, whose
-probabilities are averaged; with --timeline the classes of each second are told as well. A file that lacks sound or pictures is asked as
-one with a missing modality, if the model was tuned on both.
+    python -m launch.predict FILE_OR_FOLDER [more ...] --model RUN
+
+Files are videos, audio (wav, flac, mp3, ...) or images (jpg, png) of any length; a folder stands for all such files in it and below it.
+RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. A file is cut into windows as long as the model's input,
+whose probabilities are averaged; --timeline adds the classes of each second. For a file without audio or without images, a multimodal
+classifier uses what there is.
 
 Prints a table with the likeliest classes of each file and writes them with --json and --csv. For files with both, the match is the cosine
-of sound and picture that contrastive pretraining has learned, and its rank says at which place the file's own picture stands among those
-of all files given, for its sound. Tuning may move it: --match_with takes a pretraining checkpoint for it. A pretraining checkpoint as RUN
-has no classes but gives matches. --explain draws where in the frame and in the spectrogram the first class of each file comes from.
+of audio and image that contrastive pretraining learned, and its rank is the place of the file's own image among those of all files given,
+for its audio. Fine-tuning may change it: --match_with computes it with a pretraining checkpoint. A pretraining checkpoint as RUN has no
+classes but gives matches. --explain draws which parts of the frame and of the spectrogram contribute to the first class of each file.
 
-A file that can't be read or lacks what the model needs is named with its reason, on the screen and in what is written. The exit status is 0
-if every file was predicted, 3 if some failed, 1 if all did or the model can't be read, and 2 for a wrong usage.
+A file that can't be read or lacks what the model needs is listed with its reason, on the screen and in what is written. The exit status is
+0 if every file was predicted, 3 if some failed, 1 if all did or the model can't be read, and 2 for a wrong usage.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from absl import app, flags, logging
 from rich.console import Console
 
-from avmae_jax.data.batches import Frames
-from avmae_jax.data.catalog.media_folder import RANK, as_text, walk
+from avmae_jax.config import Frames
 from avmae_jax.errors import ClipError, DatasetError
-from avmae_jax.evals.metrics import partner_ranks
 from avmae_jax.files import file_names
-from avmae_jax.inference.predict import BATCH, Prediction, Predictor, open_matcher
-from avmae_jax.inference.windows import of_file
-from avmae_jax.models.classifier import Mode
-from launch.common import model_flags, runtime, tables
+
+from .common import cli, model_flags, runtime
+
+if TYPE_CHECKING:
+    from avmae_jax.inference.predict import Prediction, Predictor
 
 SOME_FAILED = 3  # exit status
 
@@ -44,6 +47,8 @@ def media_files(arguments: Sequence[str]) -> list[Path]:
     Raises:
       DatasetError: if a folder has no media files.
     """
+    from avmae_jax.data.catalog.media_folder import RANK, walk
+
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument).expanduser()
@@ -58,12 +63,14 @@ def media_files(arguments: Sequence[str]) -> list[Path]:
 
 
 def open_predictor() -> Predictor:
-    """By the flags; raises what load_trained and Predictor do."""
+    """Opens the model by the options; raises what load_trained and Predictor raise."""
+    from avmae_jax.inference.predict import Predictor, open_matcher
+
     args = flags.FLAGS
     trained = model_flags.load(args.model)
     sizes = {"heads": args.heads, "decoder_heads": args.decoder_heads}
     matcher = open_matcher(trained, args.match_with, **sizes) if args.match_with else None
-    predictor = Predictor(trained, match_with=matcher, mode=cast(Mode | None, args.mode), batch_size=args.batch_size)
+    predictor = Predictor(trained, match_with=matcher, given=args.given, batch_size=args.batch_size)
     if not trained.classes:
         words = "is a pretraining model without classes, so that only the match of sound and picture is told"
         logging.warning("%s %s; for classes fine-tune it: python -m launch.finetune --config.init_from=%s", args.model, words, args.model)
@@ -71,7 +78,10 @@ def open_predictor() -> Predictor:
 
 
 def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction | Exception]:
-    """One result for each file, and its picture if one is wanted."""
+    """Returns one result for each file, and draws its explanation if --explain is given."""
+    from avmae_jax.inference.predict import Prediction
+    from avmae_jax.inference.windows import of_file
+
     args = flags.FLAGS
     results: list[Any] = [None] * len(files)
     names = file_names([file.stem for file in files]) if args.explain else []
@@ -90,15 +100,18 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
 
 
 def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Prediction | Exception]:
-    """Draws a file's picture and gives its prediction back, or why there is no picture."""
-    from avmae_jax.inference.explain import Explainer, draw  # matplotlib takes a second, which only those wait for who want pictures
+    """Returns a function that draws the explanation of a file's prediction, and returns the prediction, or why it can't be explained."""
+    from avmae_jax.inference.explain import Explainer, subject
+    from avmae_jax.inference.windows import of_file
+    from avmae_jax.plots.heatmap import draw_heatmap
 
     explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # whose match is told
 
     def explained(file: Path, found: Prediction, picture: Path) -> Prediction | Exception:
         try:
             medium = of_file(file)
-            draw(picture, explainer(medium, found, flags.FLAGS.frames), found, medium.name)
+            heat, constant, row = explainer(medium, found, flags.FLAGS.frames)
+            draw_heatmap(picture, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
         except (ClipError, ValueError) as error:
             return error
         return found
@@ -107,12 +120,18 @@ def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Pre
 
 
 def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception]) -> list[dict[str, Any]]:
-    """What is told of each file; see prediction_tables.record."""
+    """Returns the record of each file, ready for the table, JSON and CSV."""
+    from avmae_jax.data.catalog.media_folder import as_text
+    from avmae_jax.evals.ranking import rank_partners
+    from avmae_jax.inference.predict import Prediction
+
+    from .common import tables
+
     both = {number: found.directions for number, found in enumerate(results) if isinstance(found, Prediction) and found.directions}
     places: dict[int, int] = {}
     if len(both) > 1:
         sounds, pictures = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
-        places = dict(zip(both, partner_ranks(sounds, pictures)[0].tolist(), strict=True))
+        places = dict(zip(both, rank_partners(sounds, pictures).ranks.tolist(), strict=True))
     make = tables.record
     return [
         make(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)
@@ -138,11 +157,13 @@ def check_usage(argv: Sequence[str]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Predicts."""
+    """Predicts the files that are named."""
     check_usage(argv)
     args = flags.FLAGS
     runtime.start()
     runtime.cache_programs()
+    from .common import tables
+
     try:
         files = media_files(argv[1:])
         predictor = open_predictor()
@@ -159,22 +180,21 @@ def main(argv: list[str]) -> None:
 
 
 def define_flags() -> None:
-    """Its options, which may follow the files."""
-    flags.FLAGS.set_gnu_getopt()
+    """Defines the options of this program."""
     model_flags.define_model_flags()
     flags.DEFINE_string("model", "", "a run of launch.finetune, its best/ or averaged/, or a file of weights")
     flags.DEFINE_string("match_with", "", "a pretraining checkpoint that the match is taken from; empty: the model itself")
-    flags.DEFINE_integer("top", 5, "classes told of each file", lower_bound=1)
-    flags.DEFINE_enum("frames", "middle", list(get_args(Frames)), "the frame of each window that is looked at, or all ten, averaged")
-    flags.DEFINE_enum("mode", None, list(get_args(Mode)), "how the classifier is asked; by what a file has if not given")
-    flags.DEFINE_bool("timeline", False, "the classes second by second, too")
-    flags.DEFINE_string("json", "", "file to write everything to; -: the standard output")
-    flags.DEFINE_string("csv", "", "file to write a row for each file to, with --timeline for each of its seconds, too; -: standard output")
-    flags.DEFINE_string("explain", "", "folder for a PNG of each file: which parts of frame and spectrogram its first class comes from")
-    flags.DEFINE_integer("batch_size", BATCH, "windows computed at once", lower_bound=1)
+    flags.DEFINE_integer("top", 5, "classes listed for each file", lower_bound=1)
+    flags.DEFINE_enum("frames", "middle", list(get_args(Frames)), "the frame of each window that is used, or all ten, averaged")
+    flags.DEFINE_enum("given", None, list(model_flags.GIVEN), "what the classifier is given of each file; whatever it has if left out")
+    flags.DEFINE_alias("mode", "given")
+    flags.DEFINE_bool("timeline", False, "also list the classes second by second")
+    flags.DEFINE_string("json", "", "file for all results; -: the standard output")
+    flags.DEFINE_string("csv", "", "file for a row for each file, with --timeline also for each second; -: the standard output")
+    flags.DEFINE_string("explain", "", "folder for a PNG of each file: the parts of frame and spectrogram behind its first class")
+    flags.DEFINE_integer("batch_size", 8, "windows computed at once", lower_bound=1)
     flags.DEFINE_integer("threads", min(8, len(os.sched_getaffinity(0))), "threads that decode", lower_bound=1)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

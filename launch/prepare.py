@@ -1,4 +1,4 @@
-"""Turns media files into a data set that training reads.
+"""Prepares media files as a data set for training.
 
     python -m launch.prepare --videos DIR --out DIR
     python -m launch.prepare --dataset audioset --train_list balanced_train_segments.csv --test_list eval_segments.csv \
@@ -6,15 +6,17 @@
 
 Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
 its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added;
---test_pattern chooses by name instead. With --dataset, the lists say which clips there are, and DIR is where the downloaded files lie;
-what isn't there is counted and named.
+--test_pattern chooses by name instead. With --dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing
+files are counted and listed.
 
-A file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. A run that was killed goes on where it stopped
-when the same command is given again. Files that give no clip are left out, counted, and named with the reason, in OUT/failures.jsonl; the
-exit status is 0 as long as at least one clip was written, else 1.
+Each file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. After a run was killed, the same command
+continues it. Files that give no clip are left out, counted, and listed with the reason in OUT/failures.jsonl; the exit status is 0 as long
+as at least one clip was written, else 1.
 
-With --beam_runner, Apache Beam has the clips made by the machines of a cluster. What is written is the same, byte by byte.
+With --beam_runner, the machines of a cluster make the clips through Apache Beam. The result is the same, byte by byte.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -22,28 +24,31 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 
-from avmae_jax.data.catalog import listings
-from avmae_jax.data.catalog.listings import Listing
-from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
-from avmae_jax.data.store.beam import beam_engine
-from avmae_jax.data.store.writer import FAILURES, Summary, write_dataset
-from avmae_jax.errors import DatasetError
-from launch.common.runtime import progress_bar
+from avmae_jax.errors import AvmaeError, DatasetError
+
+from .common import cli
+from .common.runtime import progress_bar
+
+if TYPE_CHECKING:
+    from avmae_jax.data.catalog.listings import Listing
+    from avmae_jax.data.store.plan import Summary
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
 _FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
 
 
 def read_listing(args: flags.FlagValues, root: Path) -> Listing:
-    """Which clips there are, by --dataset.
+    """Returns the clips that --dataset names.
 
     Raises:
       DatasetError: if a list is missing or wrong.
     """
+    from avmae_jax.data.catalog import listings
+
     lists = {"train": args.train_list, "test": args.test_list}
     is_test = (lambda video: re.search(args.test_pattern, video) is not None) if args.test_pattern else None
     if args.dataset == "av_folder":
@@ -65,8 +70,12 @@ def read_listing(args: flags.FlagValues, root: Path) -> Listing:
 
 def main(argv: list[str]) -> None:
     """Prepares --videos into --out."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
+    from avmae_jax.data.store.beam import beam_engine
+    from avmae_jax.data.store.plan import DatasetSpec
+    from avmae_jax.data.store.writer import write_dataset
+
+    cli.no_arguments(argv)
     args = flags.FLAGS
     root, out = Path(args.videos).resolve(), Path(args.out)
     if not root.is_dir():
@@ -75,7 +84,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"--out {args.out} lies inside --videos {args.videos}; give a folder elsewhere")
     if args.instruments and args.dataset not in ("audioset", "vggsound"):
         sys.exit(
-            "--instruments filters the labels of --dataset audioset or vggsound; the other sets have instruments alone, or your classes"
+            "--instruments filters the labels of --dataset audioset or vggsound; the others have only instruments, or your own classes"
         )
     values: dict[str, Any] = {field.name: args[field.name].value for field in dataclasses.fields(Recipe)}
     recipe = Recipe(**values)
@@ -86,20 +95,17 @@ def main(argv: list[str]) -> None:
         listing = read_listing(args, root)
         jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
-            summary = write_dataset(
-                out,
+            spec = DatasetSpec(
                 name=listing.name,
                 jobs=jobs,
                 make=functools.partial(make_clips, root=str(root), recipe=recipe),
                 label_names=listing.label_names,
                 settings=dataclasses.asdict(recipe),
-                workers=args.workers,
-                engine=engine,
-                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
                 missing=listing.missing,
-                on_progress=on_progress,
+                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
             )
-    except DatasetError as error:
+            summary = write_dataset(out, spec, workers=args.workers, engine=engine, on_progress=on_progress)
+    except AvmaeError as error:
         sys.exit(str(error))
     _report(out, summary, listing.ignored, left_out)
     sys.exit(0 if any(summary.clips.values()) else 1)
@@ -112,11 +118,13 @@ def _only(files: list[str], what: str) -> str:
 
 
 def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
+    from avmae_jax.data.store.plan import FAILURES
+
     for failure in summary.failures[:_FAILURES_SHOWN]:
         print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
     if len(summary.failures) > _FAILURES_SHOWN:
         print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}")
-    for files, why in ((ignored, "are no media"), (left_out, "are sounds or pictures alone, which --allow_missing takes")):
+    for files, why in ((ignored, "are no media"), (left_out, "have only audio or only images, which --allow_missing accepts")):
         if files:
             print(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}")
     clips = ", ".join(f"{count} {split}" for split, count in summary.clips.items())
@@ -128,36 +136,35 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
 
 
 def define_flags() -> None:
-    """Its options."""
+    """Defines the options of this program."""
+    from avmae_jax.data.catalog.recipe import Recipe
+
     recipe = Recipe()
-    flags.DEFINE_string("videos", None, "folder of media files", required=True)
-    flags.DEFINE_string("out", None, "new folder for the data set", required=True)
+    flags.DEFINE_string("videos", None, "folder of media files; required", required=True)
+    flags.DEFINE_string("out", None, "new folder for the data set; required", required=True)
     names = ["av_folder", "audioset", "vggsound", "vgginstruments", "music21"]
-    flags.DEFINE_enum("dataset", "av_folder", names, "what says which clips there are: the folder itself, or a public list")
-    flags.DEFINE_list("train_list", [], "list of training clips, as published; vggsound's and music21's have all splits in one")
+    flags.DEFINE_enum("dataset", "av_folder", names, "what names the clips: the folder itself, or a public list")
+    flags.DEFINE_list("train_list", [], "list of training clips, as published; those of vggsound and music21 contain all splits")
     flags.DEFINE_list("test_list", [], "list of held-out clips")
     flags.DEFINE_string("labels_csv", "", "audioset, vggsound: CSV with the columns index,mid,display_name")
-    flags.DEFINE_bool("instruments", False, "audioset, vggsound: only musical instruments")
+    flags.DEFINE_bool("instruments", False, "audioset, vggsound: keep only musical instruments")
     flags.DEFINE_float("clip_seconds", recipe.clip_seconds, "length of a clip", lower_bound=0.1)
-    flags.DEFINE_float("clip_stride", recipe.clip_stride, "seconds from clip to clip of a file; 0: its first clip alone", lower_bound=0)
+    flags.DEFINE_float("clip_stride", recipe.clip_stride, "seconds from clip to clip of a file; 0: only its first clip", lower_bound=0)
+    flags.DEFINE_integer("frames", recipe.frames, "stored frames of a clip, spread evenly over it", lower_bound=1)
     flags.DEFINE_integer("frame_size", recipe.frame_size, "side of the stored frames in pixels", lower_bound=16)
     flags.DEFINE_bool("mix_channels", recipe.mix_channels, "take the mean of all audio channels instead of the first one")
-    flags.DEFINE_bool("allow_missing", recipe.allow_missing, "take sounds without pictures and pictures without sound, too")
-    flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which sound and pictures may differ in length", lower_bound=0)
-    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "processes that decode; 0: none but this one", lower_bound=0)
-    flags.DEFINE_string(
-        "beam_runner",
-        "",
-        "DirectRunner, FlinkRunner, ...: Apache Beam makes the clips, on machines that see both folders under the same paths",
-    )
+    flags.DEFINE_bool("allow_missing", recipe.allow_missing, "also accept audio without images and images without audio")
+    flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which audio and video may differ in length", lower_bound=0)
+    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "processes that decode; 0: only this one", lower_bound=0)
+    words = "DirectRunner, FlinkRunner, ...: make the clips with Apache Beam, on machines that have both folders at the same paths"
+    flags.DEFINE_string("beam_runner", "", words)
     flags.DEFINE_list(
         "beam_options", [], "options of that runner, without dashes: direct_num_workers=4,direct_running_mode=multi_processing"
     )
     flags.DEFINE_integer("test_percent", 10, "share of videos held out, chosen by a hash of the id", lower_bound=0, upper_bound=100)
-    flags.DEFINE_string("test_pattern", "", "hold out the videos whose id this regular expression is found in, instead of --test_percent")
-    flags.DEFINE_integer("shard_size", 0, "files a shard, whose work is lost when a run is killed; 0: 256, or 8 with --clip_stride")
+    flags.DEFINE_string("test_pattern", "", "hold out the videos whose id matches this regular expression, instead of --test_percent")
+    flags.DEFINE_integer("shard_size", 0, "files a shard, which are redone when a run is killed; 0: 256, or 8 with --clip_stride")
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

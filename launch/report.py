@@ -1,55 +1,64 @@
-"""Puts a run on one page: `python -m launch.report RUN [--out RUN/report.html]`.
+"""Writes a report of a run on one HTML page.
+
+    python -m launch.report RUN [--out RUN/report.html]
 
 RUN is the folder of a run of launch.pretrain or launch.finetune. The page is one HTML file that opens offline, with the configuration,
-curves, measurements and pictures in it; of a classifier also its evaluation, confusion matrix and hardest mistakes, of a pretraining run
-its retrieval with a gallery, and reconstructions.
+curves, measurements and images; for a classifier also its evaluation, confusion matrix and hardest mistakes, for a pretraining run its
+retrieval with a gallery, and reconstructions.
 
-Where the evaluation or the retrieval isn't there, it is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate
-and launch.retrieve do, if the run has checkpoints and its data (or --data) can be opened. --nomake leaves it out; the page then tells the
-command that makes it.
+A missing evaluation or retrieval is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate and launch.retrieve
+do, if the run has checkpoints and its data (or --data) can be opened. With --nomake the page names the command that computes it instead.
 """
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 from absl import app, flags, logging
 
-from avmae_jax.data.batches import Frames
-from avmae_jax.evals.classification import evaluate_views
-from avmae_jax.evals.retrieval import retrieve_into
 from avmae_jax.files import replacing
-from avmae_jax.report.build import report
-from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL, Run
-from launch.common import model_flags, runtime
-from launch.evaluate import MODES, common_needs
+
+from .common import cli, model_flags, runtime
+
+if TYPE_CHECKING:
+    from avmae_jax.config import Frames
+    from avmae_jax.report.run_folder import RunFolder
 
 
 def define_flags() -> None:
-    """Those of this program."""
+    """Defines the options of this program."""
     model_flags.define_model_flags()
     model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "the HTML file; empty: RUN/report.html")
-    flags.DEFINE_bool("make", True, "compute the evaluation or the retrieval where it isn't there")
+    flags.DEFINE_bool("make", True, "compute the evaluation or the retrieval if the run has none")
 
 
-def make_missing(run: Run) -> None:
-    """Evaluates a classifier, or computes the retrieval of a pretraining run, unless that is there already; raises applied.USER_ERRORS."""
+def make_missing(run: RunFolder) -> None:
+    """Evaluates a classifier, or the retrieval of a pretraining run, unless its results are there; raises model_flags.USER_ERRORS."""
+    from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
+    from avmae_jax.evals.origin import Origin
+    from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
+    from avmae_jax.inference.embed import Embed
+    from avmae_jax.models.modes import learned
+    from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL
+
     single = run.config["model"].get("modality") in ("audio", "image")
     if run.evaluation if run.is_classifier else run.retrieval or single:
         return
-    path, split = str(run.folder), flags.FLAGS.split
+    path = str(run.folder)
     trained = model_flags.load(path)
-    modes = MODES[trained.config.tune.mode] if run.is_classifier else ()
+    modes = learned(require_classifier(trained), trained.spec.modes) if run.is_classifier else ()
     source = model_flags.open_clips(path, common_needs(modes) if modes else "both")
-    notes: dict[str, Any] = {"data": model_flags.data_name(path), "split": split}
+    origin = Origin(model_flags.data_name(path), flags.FLAGS.split)
     if not run.is_classifier:
         logging.info("retrieval among %d clips", len(source))
-        retrieve_into(run.folder / RETRIEVAL, trained, source, **notes)
+        retrieve_into(run.folder / RETRIEVAL, Embed(trained, MODALITIES), source, origin=origin)
         return
-    tune = model_flags.run_config(path).tune  # the run's own way of asking, so that what it measured is found again
-    frames: list[Frames] = [cast(Frames, tune.eval_frames)]
-    evaluate_views(run.folder / EVALUATION, trained, source, modes, frames, crops=tune.eval_crops, **notes)
+    tune = model_flags.run_config(path).tune  # the run's own crops and frames, so that its measurements are reproduced
+    views = views_of(modes, [cast("Frames", tune.eval_frames)], tune.eval_crops)
+    evaluate_views(run.folder / EVALUATION, trained, source, views, origin)
 
 
 def main(argv: list[str]) -> None:
@@ -58,10 +67,13 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give one RUN, the folder of a run; there are {len(argv) - 1}")
     runtime.start()
     runtime.cache_programs()
+    from avmae_jax.report.build import report
+    from avmae_jax.report.run_folder import RunFolder
+
     folder = Path(argv[1]).expanduser()
     out = Path(flags.FLAGS.out).expanduser() if flags.FLAGS.out else folder / "report.html"
     try:
-        run = Run(folder)
+        run = RunFolder(folder)
         if flags.FLAGS.make:
             try:
                 make_missing(run)
@@ -76,6 +88,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_gnu_getopt()  # options may follow RUN
-    define_flags()
-    app.run(main)
+    cli.run(main, define_flags, __doc__)

@@ -1,4 +1,4 @@
-"""What the comparisons share: options, short compile times, and a summary of the largest errors at the end of `pytest parity`."""
+"""Sets up the comparisons: options, short compile times, and a summary of the largest errors at the end of `pytest parity`."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ _PROPERTY = "compared"  # of a test's report: [tolerance, number of rows, larges
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds --pretrained."""
-    parser.addoption("--pretrained", action="store_true", help="timm's pretrained weights, which it downloads, instead of random ones")
+    parser.addoption("--pretrained", action="store_true", help="use timm's pretrained weights, which it downloads, instead of random ones")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What one test has compiled, the next one loads."""
+    """Lets a test load what an earlier one has compiled."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -28,7 +28,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def unpolished() -> Iterator[None]:
-    """For tests that compile much and run it once."""
+    """Turns off most compiler optimizations, for tests that compile much and run it once."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -36,7 +36,7 @@ def unpolished() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> None:
-    """Tests run in several processes; torch's threads would wait for each other."""
+    """Limits torch to one thread: tests run in several processes, whose threads would wait for each other."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -46,7 +46,7 @@ def one_torch_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def note_errors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the errors of a test for the summary; a report carries them from any process."""
+    """Records a test's errors in its report, which carries them from any process to the summary."""
 
     def observe(compared: Sequence[rows.Row]) -> None:
         for tolerance in {row.tolerance for row in compared}:
@@ -57,7 +57,7 @@ def note_errors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """A line for each test and tolerance: how many quantities were compared, and the largest error; and one for what is missing."""
+    """Prints the number of compared quantities and the largest error for each test and tolerance, and what was skipped."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("timm") is None:
         terminalreporter.write_line('the comparisons with PyTorch were skipped: pip install -e ".[parity]"')
     table: dict[tuple[str, float], tuple[int, float]] = {}

@@ -29,6 +29,7 @@ from flax import nnx
 
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE, Pretraining
+from avmae_jax.models.tokens import join
 from avmae_jax.train import losses, optim
 from avmae_jax.trees import flatten
 from avmae_jax.weights import build, official
@@ -36,7 +37,7 @@ from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, prin
 
 ADAM = OptimConfig(learning_rate=1e-3)  # the steps in the files were made with this rate and the recipe's other values
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
 
 
 class GoldenError(ValueError):
@@ -59,10 +60,10 @@ class Golden:
         self.model = self.build(self.config)
         self.loss = self._find_loss()
 
-    def inputs(self, suffix: str = "") -> tuple[jax.Array, ...]:
-        """Arguments of the model; `suffix` names the step whose noise is meant."""
-        noise = [jnp.asarray(self.arrays[f"in.noise_{modality}{suffix}"]) for modality in ("audio", "image")]
-        return self.fbank, self.image, *noise
+    def inputs(self, suffix: str = "") -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Returns the arguments of the model; `suffix` names the step whose noise is meant."""
+        noise = {modality: jnp.asarray(self.arrays[f"in.noise_{modality}{suffix}"]) for modality in ("audio", "image")}
+        return {"audio": self.fbank, "image": self.image}, noise
 
     def build(self, config: ModelConfig) -> CAVMAE:
         """The JAX model with the file's weights."""
@@ -88,10 +89,14 @@ class Golden:
             image_mask_ratio=max(0.0, float(ratios["image"])),
             learned_positions="grad.pos_embed_a" in self.arrays,
         )
-        config = self._best(config, "heads", _divisors(config.shape.width), "latent", lambda out: out.latent)
-        config = self._best(config, "decoder_heads", _divisors(config.shape.decoder_width), "pred_audio", lambda out: out.pred_audio)
+        config = self._best(config, "heads", _divisors(config.shape.width), "latent", lambda out: join(out.latent))
+        config = self._best(
+            config, "decoder_heads", _divisors(config.shape.decoder_width), "pred_audio", lambda out: out.predictions["audio"]
+        )
         if config.joint_depth > 1:
-            config = self._best(config, "unchained_contrastive", [True, False], "contrast_audio_tokens", lambda out: out.contrast_audio)
+            config = self._best(
+                config, "unchained_contrastive", [True, False], "contrast_audio_tokens", lambda out: join(out.contrast["audio"])
+            )
         return config
 
     def _best(self, config: ModelConfig, field: str, values: list[Any], name: str, pick: Callable[[Pretraining], jax.Array]) -> ModelConfig:
@@ -139,7 +144,7 @@ class Golden:
 
     def losses(self, out: Pretraining, config: LossConfig | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The losses of an output on the file's inputs."""
-        return losses.pretraining_loss(out, self.fbank, self.image, config or self.loss, patch=self.config.patch)
+        return total_loss(out, self.inputs()[0], config or self.loss, self.config.patch)
 
     def output_rows(self) -> Iterator[Row]:
         """Every intermediate and every loss."""
@@ -154,12 +159,12 @@ class Golden:
         """Gradients of the first step, the loss of each step, and the weights after those steps that the file holds."""
         graph, weights, rest = nnx.split(self.model, optim.trainable(self.config), ...)
         shapes = {path: value.shape for path, value in flatten(weights).items()}
-        optimizer = optim.adam(ADAM, steps_per_epoch=1_000)
+        optimizer = optim.adam(ADAM, optim.learning_rate(ADAM, steps_per_epoch=1_000))
 
-        def total(weights: Any, inputs: tuple[jax.Array, ...]) -> jax.Array:
+        def total(weights: Any, inputs: Any) -> jax.Array:
             return self.losses(nnx.merge(graph, weights, rest)(*inputs))[0]
 
-        def step(weights: Any, moments: Any, inputs: tuple[jax.Array, ...]) -> Any:
+        def step(weights: Any, moments: Any, inputs: Any) -> Any:
             loss, gradients = jax.value_and_grad(total)(weights, inputs)
             updates, moments = optimizer.update(gradients, moments, weights)
             return optax.apply_updates(weights, updates), moments, loss, gradients
@@ -195,34 +200,42 @@ class Golden:
         return [*self.output_rows(), *self.training_rows()]
 
 
-def quantities(model: CAVMAE, inputs: tuple[jax.Array, ...], loss: LossConfig, patch: int, groups: int = 1) -> dict[str, jax.Array]:
+def total_loss(out: Pretraining, inputs: Arrays, loss: LossConfig, patch: int, groups: int = 1) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Computes the total loss of an output, and its parts with the accuracy; `groups` cut the batch for the contrastive loss."""
+    parts, accuracy = losses.pretraining_losses(out, inputs, loss, patch=patch, groups=groups)
+    return losses.weighted_sum(parts, losses.pretraining_weights(loss)), parts | accuracy
+
+
+def quantities(model: CAVMAE, inputs: tuple[Any, Any], loss: LossConfig, patch: int, groups: int = 1) -> dict[str, jax.Array]:
     """Every intermediate and every loss of the JAX model, by its recorded name.
 
     Args:
       model: with any weights.
-      inputs: fbank [B, T, M], image [B, H, W, 3], noise_audio [B, La], noise_image [B, Lv].
+      inputs: the arguments of the model: inputs and noise, both by modality.
       loss: weights and options.
       patch: P.
       groups: see losses.contrastive_loss.
     """
 
     @nnx.jit
-    def run(model: CAVMAE, inputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+    def run(model: CAVMAE, inputs: tuple[Any, Any]) -> dict[str, jax.Array]:
         out = model(*inputs)
-        _, parts = losses.pretraining_loss(out, inputs[0], inputs[1], loss, patch=patch, groups=groups)
-        return {
-            "latent": out.latent,
-            "pred_audio": out.pred_audio,
-            "pred_image": out.pred_image,
-            "contrast_audio_tokens": out.contrast_audio,
-            "contrast_image_tokens": out.contrast_image,
-            "mask_audio": out.mask_audio.hidden,
-            "mask_image": out.mask_image.hidden,
-            "ids_restore_audio": out.mask_audio.restore_ids,
-            "ids_restore_image": out.mask_image.restore_ids,
-            "feat_audio": model.audio_features(inputs[0]),
-            "feat_image": model.image_features(inputs[1]),
-            "loss": parts["loss"],
+        total, parts = total_loss(out, inputs[0], loss, patch, groups)
+        tokens = model.separate(inputs[0])
+        by_modality = {
+            f"{name}_{modality}{end}": value
+            for modality in ("audio", "image")
+            for name, end, value in (
+                ("pred", "", out.predictions[modality]),
+                ("contrast", "_tokens", join(out.contrast[modality])),
+                ("mask", "", out.masks[modality].hidden),
+                ("ids_restore", "", out.masks[modality].restore_ids),
+                ("feat", "", join(model.encoder.joint(tokens, modality))),
+            )
+        }
+        return by_modality | {
+            "latent": join(out.latent),
+            "loss": total,
             "loss_mae": loss.mae_weight * (parts["mae_audio"] + parts["mae_image"]),
             "loss_mae_audio": parts["mae_audio"],
             "loss_mae_image": parts["mae_image"],

@@ -1,9 +1,9 @@
-"""CAV-MAE in PyTorch: a second model to hold the JAX one against, at any size and on any input.
+"""Implements CAV-MAE in PyTorch, to compare the JAX model with at any size and on any input.
 
-Written from the paper (Gong et al., arXiv 2210.07839) and timm's building blocks; parity/test_reference.py holds it against the recorded
-values of the original, which cover small models only. It takes the JAX model's config, and its state dict has the official names, the
-norms that no pass uses included, so that avmae_jax.convert moves weights between the two. Fields that say how JAX computes (`remat`,
-`compute_dtype`) mean nothing here; `audio_mask_mode` acts through the noise, as in avmae_jax.models.masking.
+It is written from the paper (Gong et al., arXiv 2210.07839) and timm's building blocks. parity/test_reference.py compares it with recorded
+values of the original, which cover small models only. It takes the JAX model's config. Its state dict has the official names, including
+the norms that no pass uses, so that avmae_jax.weights moves weights between the two. Fields about how JAX computes (`remat`,
+`compute_dtype`) have no effect here; `audio_mask_mode` acts through the noise, as in avmae_jax.models.masking.
 
 Axis letters: B batch, T spectrogram frames, M mel bins, C channels, H W image, P patch, L tokens, K kept tokens, D width; in names, a
 and v mark audio and image.
@@ -29,7 +29,7 @@ Mode = Literal["multimodal", "audioonly", "videoonly", "missingaudioonly", "miss
 
 
 class Pretraining(NamedTuple):
-    """What one masked pass gives, named as in the recorded files; kept tokens are in increasing order of noise."""
+    """The outputs of one masked pass, named as in the recorded files; kept tokens are in increasing order of noise."""
 
     latent: Tensor  # [B, Ka + Kv, D], the joint stream after its norm
     contrast_audio_tokens: Tensor  # [B, Ka, D], the audio stream after its norm
@@ -43,7 +43,7 @@ class Pretraining(NamedTuple):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with a pair of norms for each stream: [B, L, D] -> [B, L, D]."""
+    """A pre-norm transformer block with a pair of norms for each stream: [B, L, D] -> [B, L, D]."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float):
         super().__init__()
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What pretraining and classification share: patches to tokens, separate blocks, joint blocks.
+    """The encoder of pretraining and classification: patches to tokens, separate blocks, joint blocks.
 
     Args:
       config: sizes and positions.
@@ -87,30 +87,30 @@ class Encoder(nn.Module):
         _add_norms(self, "norm", width, config.norm_eps)
 
     def embed_audio(self, fbank: Tensor) -> Tensor:
-        """Normalised log-mel [B, T, M] -> tokens [B, La, D]; token = mel row * time columns + time column."""
+        """Embeds a normalised log-mel [B, T, M] as tokens [B, La, D]; token = mel row * time columns + time column."""
         return self.patch_embed_a(spectrogram_picture(fbank)) + self.pos_embed_a + self.modality_a
 
     def embed_image(self, image: Tensor) -> Tensor:
-        """Normalised image [B, 3, H, W] -> tokens [B, Lv, D]."""
+        """Embeds a normalised image [B, 3, H, W] as tokens [B, Lv, D]."""
         return self.patch_embed_v(image) + self.pos_embed_v + self.modality_v
 
     def joint(self, tokens: Tensor, stream: Stream = "", *, unchained: bool = False) -> Tensor:
-        """Through the joint blocks, of which only the last counts if `unchained`, and a stream's final norm: [B, L, D] -> [B, L, D]."""
+        """Runs the joint blocks, or if `unchained` only the last, and a stream's final norm: [B, L, D] -> [B, L, D]."""
         for block in self.blocks_u[-1:] if unchained else self.blocks_u:
             tokens = block(tokens, stream)
         return self.get_submodule(f"norm{stream}")(tokens)
 
     def audio_features(self, fbank: Tensor) -> Tensor:
-        """Tokens of unmasked sound for retrieval: [B, T, M] -> [B, La, D]."""
+        """Encodes unmasked audio for retrieval: [B, T, M] -> [B, La, D]."""
         return self.joint(self.blocks_a(self.embed_audio(fbank)), "_a")
 
     def image_features(self, image: Tensor) -> Tensor:
-        """Tokens of an unmasked picture for retrieval: [B, 3, H, W] -> [B, Lv, D]."""
+        """Encodes an unmasked image for retrieval: [B, 3, H, W] -> [B, Lv, D]."""
         return self.joint(self.blocks_v(self.embed_image(image)), "_v")
 
 
 class CAVMAE(Encoder):
-    """The pretraining model; see Encoder for the arguments."""
+    """The pretraining model of a config."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -132,12 +132,12 @@ class CAVMAE(Encoder):
         self.apply(_initialise)
 
     def forward(self, fbank: Tensor, image: Tensor, noise_audio: Tensor, noise_image: Tensor) -> Pretraining:
-        """The masked pass.
+        """Runs the masked pass.
 
         Args:
           fbank: normalised log-mel, float[B, T, M].
           image: normalised image, float[B, 3, H, W].
-          noise_audio: float[B, La]; the patches with the smallest values are seen.
+          noise_audio: float[B, La]; the encoder sees the patches with the smallest values.
           noise_image: float[B, Lv].
         """
         keep_a, restore_a, hidden_a = _mask(noise_audio, self.audio_mask_ratio)
@@ -159,7 +159,7 @@ class CAVMAE(Encoder):
         )
 
     def _decode(self, latent: Tensor, restore_a: Tensor, restore_v: Tensor, kept_audio: int) -> tuple[Tensor, Tensor]:
-        """[B, Ka + Kv, D] -> [B, La, P * P], [B, Lv, P * P * 3]."""
+        """Predicts all patches: [B, Ka + Kv, D] -> [B, La, P * P], [B, Lv, P * P * 3]."""
         tokens = self.decoder_embed(latent)
         audio = self._fill(tokens[:, :kept_audio], restore_a) + self.decoder_pos_embed_a + self.decoder_modality_a
         image = self._fill(tokens[:, kept_audio:], restore_v) + self.decoder_pos_embed_v + self.decoder_modality_v
@@ -168,7 +168,7 @@ class CAVMAE(Encoder):
         return self.decoder_pred_a(tokens[:, :length]), self.decoder_pred_v(tokens[:, length:])
 
     def _fill(self, kept: Tensor, restore_ids: Tensor) -> Tensor:
-        """Kept tokens in their places and the mask token elsewhere: [B, K, D] -> [B, L, D]."""
+        """Puts kept tokens in their places and the mask token elsewhere: [B, K, D] -> [B, L, D]."""
         hidden = self.mask_token.expand(len(kept), restore_ids.shape[1] - kept.shape[1], -1)
         return _pick(torch.cat([kept, hidden], dim=1), restore_ids)
 
@@ -177,8 +177,8 @@ class CAVMAEClassifier(Encoder):
     """The fine-tuned model: the encoder, one mean over all tokens, LayerNorm and a linear layer. Positions are trained.
 
     Args:
-      config: see Encoder; nothing about the decoder, masks or learned positions counts.
-      classes: how many logits.
+      config: sizes of the encoder; fields of the decoder, masks and learned positions have no effect.
+      classes: number of logits.
     """
 
     def __init__(self, config: ModelConfig, classes: int):
@@ -188,13 +188,13 @@ class CAVMAEClassifier(Encoder):
         self.apply(_initialise)
 
     def forward(self, fbank: Tensor, image: Tensor, mode: Mode = "multimodal") -> Tensor:
-        """Logits, float[B, classes].
+        """Computes logits, float[B, classes].
 
         Args:
-          fbank: normalised log-mel, float[B, T, M]; the two video modes don't look at it.
-          image: normalised image, float[B, 3, H, W]; the two audio modes don't look at it.
-          mode: `multimodal`; `audioonly` or `videoonly` with that modality's norms; `missingaudioonly` or `missingvideoonly`: the mean of
-            the passes with its own and with the joint norms, for a model tuned on both of which only that modality is given.
+          fbank: normalised log-mel, float[B, T, M]; unused in the two video modes.
+          image: normalised image, float[B, 3, H, W]; unused in the two audio modes.
+          mode: `multimodal`; `audioonly` or `videoonly` with that modality's norms; `missingaudioonly` or `missingvideoonly`: the mean
+            of the passes with its own and with the joint norms, for a model tuned on both that is given that modality alone.
 
         Raises:
           ValueError: for an unknown mode.
@@ -213,7 +213,7 @@ class CAVMAEClassifier(Encoder):
 
 
 def sincos_positions(patches: PatchEmbed, width: int) -> nn.Parameter:
-    """Fixed 2-D positions, computed in float64: float32[1, L, D]; the column in the first half of D, the row in the second."""
+    """Computes fixed 2-D positions in float64: float32[1, L, D]; the column in the first half of D, the row in the second."""
     rows, columns = patches.grid_size
     frequencies = 10_000.0 ** (-4 / width * torch.arange(width // 4, dtype=torch.float64))
 
@@ -226,17 +226,17 @@ def sincos_positions(patches: PatchEmbed, width: int) -> nn.Parameter:
 
 
 def spectrogram_picture(fbank: Tensor) -> Tensor:
-    """The log-mel as a picture whose rows are mel bins: [B, T, M] -> [B, 1, M, T]."""
+    """Turns a log-mel into an image whose rows are mel bins: [B, T, M] -> [B, 1, M, T]."""
     return fbank.transpose(1, 2)[:, None]
 
 
 def patchify(picture: Tensor, patch: int) -> Tensor:
-    """[B, C, H, W] -> [B, L, P * P * C], inside a patch in the order (row, column, channel)."""
+    """Cuts into patches: [B, C, H, W] -> [B, L, P * P * C], inside a patch in the order (row, column, channel)."""
     return picture.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
 
 
 def reconstruction_loss(picture: Tensor, pred: Tensor, hidden: Tensor, *, patch: int, norm_pix: bool) -> Tensor:
-    """Mean squared error over the hidden patches of pictures [B, C, H, W]; 0 if nothing is hidden."""
+    """Computes the mean squared error over the hidden patches of images [B, C, H, W]; 0 if nothing is hidden."""
     target = patchify(picture, patch)
     if norm_pix:
         variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # torch's default variance is the unbiased one
@@ -245,9 +245,9 @@ def reconstruction_loss(picture: Tensor, pred: Tensor, hidden: Tensor, *, patch:
 
 
 def contrastive_loss(audio: Tensor, image: Tensor, config: LossConfig, *, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """InfoNCE of pooled tokens [B, D]; the batch is cut into `groups`, and negatives come from the same group: (nats, accuracy)."""
+    """Computes InfoNCE of pooled tokens [B, D]: (nats, accuracy). Negatives come from the same one of `groups` equal parts of the batch."""
     audio, image = (F.normalize(rows, dim=-1).reshape(groups, -1, rows.shape[1]) for rows in (audio, image))
-    over_audio = torch.bmm(audio, image.mT) / config.temperature  # cross_entropy and argmax below take axis 1, here the audio
+    over_audio = torch.bmm(audio, image.mT) / config.temperature  # cross_entropy and argmax below reduce axis 1, here the audio
     partner = torch.arange(audio.shape[1], device=audio.device).expand(groups, -1)
     directions = [over_audio, over_audio.mT] if config.bidirectional else [over_audio]
     nce = torch.stack([F.cross_entropy(logits, partner) for logits in directions]).mean()
@@ -257,15 +257,15 @@ def contrastive_loss(audio: Tensor, image: Tensor, config: LossConfig, *, groups
 def pretraining_losses(
     out: Pretraining, fbank: Tensor, image: Tensor, config: LossConfig, *, patch: int, groups: int = 1
 ) -> dict[str, Tensor]:
-    """The total loss and its parts, named as in the recorded files; those of one modality and "nce" are not weighted.
+    """Computes the total loss and its parts, named as in the recorded files; those of one modality and "nce" are not weighted.
 
     Args:
-      out: of CAVMAE for these inputs.
+      out: the outputs of CAVMAE for these inputs.
       fbank: normalised log-mel, float[B, T, M].
       image: normalised image, float[B, 3, H, W].
       config: weights and options.
       patch: P.
-      groups: see contrastive_loss; the number of devices if negatives come from one device's share.
+      groups: into how many parts the batch is cut for negatives; the number of devices if they come from one device's share.
     """
     options = {"patch": patch, "norm_pix": config.norm_pix}
     mae_audio = reconstruction_loss(spectrogram_picture(fbank), out.pred_audio, out.mask_audio, **options)
@@ -278,20 +278,20 @@ def pretraining_losses(
 
 
 def adam(params: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Adam:
-    """The recipe's optimizer; its weight_decay is L2 inside the gradient. Parameters without a gradient stay as they are."""
+    """Makes the recipe's optimizer; its weight_decay is L2 inside the gradient. Parameters without a gradient stay as they are."""
     return torch.optim.Adam(
         params, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=config.weight_decay
     )
 
 
 def schedule(optimizer: torch.optim.Optimizer, config: OptimConfig) -> torch.optim.lr_scheduler.MultiStepLR:
-    """The recipe's learning rates; call step() after each epoch."""
+    """Makes the recipe's learning-rate schedule; call step() after each epoch."""
     milestones = range(config.decay_start, 1000, config.decay_every)  # no run is longer
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=config.decay_rate)
 
 
 def _add_norms(module: nn.Module, name: str, width: int, eps: float) -> None:
-    """The norms `name`, `name`_a and `name`_v."""
+    """Adds the norms `name`, `name`_a and `name`_v."""
     for stream in get_args(Stream):
         module.add_module(name + stream, nn.LayerNorm(width, eps))
 
@@ -301,7 +301,7 @@ def _token(width: int) -> nn.Parameter:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier uniform for linear layers and for patch kernels as matrices; a convolution's bias keeps torch's uniform +-1/sqrt(fan_in)."""
+    """Draws linear layers, and patch kernels as matrices, Xavier uniform; a convolution's bias keeps torch's uniform +-1/sqrt(fan_in)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
@@ -310,7 +310,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, L] -> ids of the K smallest [B, K], place of each token in [kept, hidden] [B, L], 1 where hidden [B, L]."""
+    """Splits noise [B, L]: ids of the K smallest [B, K], place of each token in [kept, hidden] [B, L], 1 where hidden [B, L]."""
     kept = int(noise.shape[1] * (1 - ratio))
     order = noise.argsort(dim=1, stable=True)
     restore_ids = order.argsort(dim=1)
@@ -318,5 +318,5 @@ def _mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pick(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Tokens [B, L, D] at ids [B, K] -> [B, K, D]."""
+    """Picks the tokens [B, L, D] at ids [B, K]: [B, K, D]."""
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -1,4 +1,4 @@
-"""What every comparison here ends in: rows of errors, each with the tolerance that it has to keep.
+"""Compares arrays: a row of errors for each quantity, with its tolerance.
 
 The relative error is the norm of the difference over the norm of the reference, both in float64.
 """
@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-# (outputs, losses, features, logits), (gradients, weights after optimizer steps), by the dtype that JAX computes in. float32: both
-# sides round differently, which a dozen blocks add up to some 1e-6; a gradient also passes through them backwards. bfloat16 has 8 bits,
-# so that each product is rounded by up to 4e-3, whichever library does it.
+# Tolerances in float32, for (outputs, losses, features, logits) and for (gradients, weights after optimizer steps), and in bfloat16.
+# float32: the two sides round differently, which adds up to some 1e-6 over a dozen blocks; a gradient passes through them twice.
+# bfloat16 has 8 bits, so each product is rounded by up to 4e-3 in any library.
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE, BFLOAT16_TOLERANCE = 1e-5, 1e-4, 2e-2
 
 
@@ -27,12 +27,12 @@ class Row(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """True within tolerance; a NaN is not."""
+        """Returns True within tolerance, and False for NaN."""
         return self.relative <= self.tolerance
 
 
 def compare(name: str, ours: Any, reference: Any, tolerance: float) -> Row:
-    """A Row; a reference that is all zero asks for all zero.
+    """Returns the errors of one quantity. Against a reference of zeros, any other value has an infinite error.
 
     Raises:
       ValueError: if the shapes differ.
@@ -47,7 +47,7 @@ def compare(name: str, ours: Any, reference: Any, tolerance: float) -> Row:
 
 
 def assert_all(rows: Iterable[Row], at_least: int) -> None:
-    """For tests: all rows are ok, and there are as many as there should be."""
+    """Asserts in a test that all rows are within tolerance, and that there are at least so many."""
     rows = list(rows)
     observer(rows)
     failed = "\n".join(f"{row.name}: {row.relative:.1e} > {row.tolerance:.0e}" for row in rows if not row.ok)
@@ -56,11 +56,11 @@ def assert_all(rows: Iterable[Row], at_least: int) -> None:
 
 
 def observer(compared: Sequence[Row]) -> None:
-    """Is told of every row that a test asserts; parity/conftest.py sets another one."""
+    """Receives the rows that a test asserts; parity/conftest.py replaces it to record them."""
 
 
 def print_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
-    """The table on the standard output, as wide as it needs to be, and a line for each note."""
+    """Prints the table and a line for each note."""
     table = Table("quantity", "shape", "max abs", "relative", "tolerance", "ok")
     for row in rows:
         table.add_row(

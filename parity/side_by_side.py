@@ -9,7 +9,7 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, L tokens, C 
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,14 @@ from flax import nnx
 
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode
+from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.masking import sample_noise
-from avmae_jax.train import losses, optim
+from avmae_jax.models.modes import MODES, Mode
+from avmae_jax.train import optim
 from avmae_jax.trees import flatten
 from avmae_jax.weights import build, official
 from parity import reference
-from parity.golden import quantities
+from parity.golden import quantities, total_loss
 from parity.rows import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare
 
 State = Mapping[str, np.ndarray]
@@ -46,9 +47,10 @@ class Inputs(NamedTuple):
         """The same, pictures with their channels first."""
         return [torch.tensor(x) for x in (self.fbank, self.image.transpose(0, 3, 1, 2), self.noise_audio, self.noise_image)]
 
-    def for_jax(self) -> tuple[jax.Array, ...]:
-        """The same on JAX's device."""
-        return tuple(jnp.asarray(x) for x in self)
+    def for_jax(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Returns the same on JAX's device, as arguments of the model: inputs and noise by modality."""
+        fbank, image, *noise = (jnp.asarray(x) for x in self)
+        return {"audio": fbank, "image": image}, dict(zip(("audio", "image"), noise, strict=True))
 
 
 def masking_noise(config: ModelConfig, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,11 +147,11 @@ class Pretraining:
         The keys' part of each qkv bias isn't compared: see parity/golden.py.
         """
         graph, weights, frozen = nnx.split(self.model, optim.trainable(self.config), ...)
-        optimizer = optim.adam(config, steps_per_epoch)
+        optimizer = optim.adam(config, optim.learning_rate(config, steps_per_epoch))
         total = self._total(graph, frozen)
 
         @jax.jit
-        def step(weights: Any, moments: Any, inputs: tuple[jax.Array, ...]) -> Any:
+        def step(weights: Any, moments: Any, inputs: Any) -> Any:
             loss, gradients = jax.value_and_grad(total)(weights, inputs)
             updates, moments = optimizer.update(gradients, moments, weights)
             return optax.apply_updates(weights, updates), moments, loss
@@ -175,9 +177,9 @@ class Pretraining:
             yield compare(f"after {steps} steps: {name}", ours, tensor, self._tolerance(GRADIENT_TOLERANCE))
 
     def _total(self, graph: Any, frozen: Any) -> Any:
-        def total(weights: Any, inputs: tuple[jax.Array, ...]) -> jax.Array:
+        def total(weights: Any, inputs: Any) -> jax.Array:
             out = nnx.merge(graph, weights, frozen)(*inputs)
-            return losses.pretraining_loss(out, inputs[0], inputs[1], self.loss, patch=self.config.patch, groups=self.groups)[0]
+            return total_loss(out, inputs[0], self.loss, self.config.patch, self.groups)[0]
 
         return total
 
@@ -203,21 +205,21 @@ class Classification:
 
     def logit_rows(self) -> Iterator[Row]:
         """The logits of every mode."""
-        fbank, image, *_ = self.inputs.for_jax()
-        for mode in get_args(Mode):
-            ours = nnx.jit(CAVMAEClassifier.__call__, static_argnames="mode")(self.model, fbank, image, mode=mode)
+        inputs, _ = self.inputs.for_jax()
+        for mode in MODES:
+            ours = nnx.jit(CAVMAEClassifier.__call__, static_argnames="mode")(self.model, inputs, mode=mode)
             with torch.no_grad():
-                yield compare(f"logits.{mode}", ours, self.reference(*self.inputs.for_torch()[:2], mode), self.tolerance)
+                yield compare(f"logits.{mode}", ours, self.reference(*self.inputs.for_torch()[:2], mode.name), self.tolerance)
 
     def gradient_rows(self, mode: Mode) -> Iterator[Row]:
         """Binary cross-entropy of a mode and its gradient by every parameter that the mode uses."""
 
-        def loss(model: CAVMAEClassifier, fbank: jax.Array, image: jax.Array) -> jax.Array:
-            return optax.sigmoid_binary_cross_entropy(model(fbank, image, mode=mode), jnp.asarray(self.targets)).mean()
+        def loss(model: CAVMAEClassifier, inputs: Any) -> jax.Array:
+            return optax.sigmoid_binary_cross_entropy(model(inputs, mode), jnp.asarray(self.targets)).mean()
 
-        value, gradients = nnx.jit(nnx.value_and_grad(loss))(self.model, *self.inputs.for_jax()[:2])
+        value, gradients = nnx.jit(nnx.value_and_grad(loss))(self.model, self.inputs.for_jax()[0])
         self.reference.zero_grad()
-        expected = F.binary_cross_entropy_with_logits(self.reference(*self.inputs.for_torch()[:2], mode), torch.tensor(self.targets))
+        expected = F.binary_cross_entropy_with_logits(self.reference(*self.inputs.for_torch()[:2], mode.name), torch.tensor(self.targets))
         expected.backward()
         yield compare(f"bce.{mode}", value, expected.detach(), self.tolerance)
         theirs = {name: weight.grad for name, weight in self.reference.named_parameters()}

@@ -1,4 +1,4 @@
-"""Weights in files of PyTorch, to and from everything else, and such files that are damaged, hostile or another model's."""
+"""Tests weights in PyTorch files: conversion to and from every other format, and damaged, hostile or foreign files."""
 
 # pyright: reportMissingImports=false
 
@@ -10,7 +10,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,10 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.trees import flatten
-from avmae_jax.weights.build import build
-from avmae_jax.weights.io import Weights, read, read_tensors, write
+from avmae_jax.weights.build import described, fill
+from avmae_jax.weights.io import Weights, read, write
 from avmae_jax.weights.official import is_unused
+from avmae_jax.weights.tensor_files import read_tensors
 from parity import reference
 
 CONFIG = ModelConfig(
@@ -42,17 +42,12 @@ HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
 ROOT = Path(__file__).parents[1]
 
 
-def fresh(config: ModelConfig, classes: int) -> CAVMAE | CAVMAEClassifier:
-    rngs = nnx.Rngs(0)
-    return CAVMAEClassifier(config, classes, rngs=rngs) if classes else CAVMAE(config, rngs=rngs)
-
-
 def made(config: ModelConfig = CONFIG, classes: int = 0, seed: int = 0) -> Weights:
-    """Random weights; every value is its own, so that a swap shows. Of a classifier the config says nothing about the decoder."""
+    """Makes weights of distinct random values, so that a swap shows. A classifier's config has no decoder."""
     if classes:
-        config = dataclasses.replace(config, decoder_depth=None, decoder_width=None, decoder_heads=None)
+        config = dataclasses.replace(config, kind="cavmae_classifier", decoder_depth=None, decoder_width=None, decoder_heads=None)
     rng = np.random.default_rng(seed)
-    shapes = flatten(nnx.eval_shape(partial(fresh, config, classes)))
+    shapes = flatten(described(config, classes))
     return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
 
 
@@ -76,7 +71,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def message(path: Path, **given: int) -> str:
-    """The sentence that a bad file gives; it names the file."""
+    """Returns the error message of a bad file, which must name the file."""
     with pytest.raises(WeightsError) as error:
         read(path, **given)
     assert str(path) in str(error.value)
@@ -91,7 +86,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Mapping[str, Any]:
-    """The state dict of the small model."""
+    """Writes the small model and returns its state dict."""
     write(made(), tmp_path / "state.pth")
     return stored(tmp_path / "state.pth")
 
@@ -158,7 +153,7 @@ def test_other_precisions_and_entries_that_are_no_tensors(zipped: bool, state: M
 @pytest.mark.parametrize("classes", [0, 3])
 def test_a_model_is_saved_and_loaded(classes: int, tmp_path: Path) -> None:
     want = made(classes=classes)
-    save_torch(build(partial(fresh, want.config, classes), want.params), tmp_path / "w.pth")
+    save_torch(fill(described(want.config, classes), want.params), tmp_path / "w.pth")
     reference_model(want).load_state_dict(stored(tmp_path / "w.pth"))
     model = load_pretrained(tmp_path / "w.pth", **sizes(want))
     assert type(model) is (CAVMAEClassifier if classes else CAVMAE)
@@ -167,7 +162,7 @@ def test_a_model_is_saved_and_loaded(classes: int, tmp_path: Path) -> None:
 
 
 def test_what_the_original_has_no_names_for_is_refused(tmp_path: Path) -> None:
-    model: Any = MAE(dataclasses.replace(CONFIG, modality="image", depth=1, joint_depth=1), rngs=nnx.Rngs(0))
+    model: Any = MAE(dataclasses.replace(CONFIG, kind="mae", modality="image", depth=1, joint_depth=1), rngs=nnx.Rngs(0))
     with pytest.raises(WeightsError, match="only CAV-MAE and its classifier have official names"):
         save_torch(model, tmp_path / "w.pth")
     assert not list(tmp_path.iterdir())
@@ -185,7 +180,7 @@ def test_what_a_pth_does_not_keep_is_said(tmp_path: Path, logged: Any) -> None:
 
 
 class Code:
-    """Pickled, it makes a file when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -243,7 +238,7 @@ def test_a_file_that_is_no_weights_gives_one_line(state: Mapping[str, Any], tmp_
         said = message(path, **HEADS)
         assert expected in said, said
         assert "\n" not in said
-        assert "weights_only" not in said  # torch's own message says how to run the code after all
+        assert "weights_only" not in said  # torch's own message explains how to run the code anyway
 
 
 def test_a_file_cut_anywhere_or_with_any_byte_changed_is_weights_or_refused(state: Mapping[str, Any], tmp_path: Path) -> None:
@@ -300,9 +295,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 import torch
-from avmae_jax.weights import read, write
+from avmae_jax.weights.io import read, write
 weights = read("{tmp_path}/in.safetensors")
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
 try:
     write(weights, "{tmp_path}/w.pth")

@@ -1,4 +1,4 @@
-"""What the official code is known to do wrong: each test shows it through the option that keeps it, where there is one, and our default."""
+"""Shows what the official code is known to do wrong: with our default, and with the option that keeps the defect where there is one."""
 
 # pyright: reportMissingImports=false
 
@@ -55,12 +55,12 @@ def test_negatives_come_from_all_devices_unless_asked() -> None:
     default, _ = losses.contrastive_loss(jnp.asarray(audio), jnp.asarray(image))
     assert compare("shard", shard * devices, sum(per_device), OUTPUT_TOLERANCE).ok
     assert compare("global", default, whole, OUTPUT_TOLERANCE).ok
-    assert default > shard  # with more to choose from, guessing costs more
+    assert default > shard  # more negatives make the task harder
     assert LossConfig().negatives == "global"
 
 
-def test_sound_is_resampled_before_its_spectrogram(tmp_path: Path) -> None:
-    """The official code asks for no particular rate: Kaldi then spreads the mel bins up to half of whatever rate the file has."""
+def test_audio_is_resampled_before_its_spectrogram(tmp_path: Path) -> None:
+    """The official code doesn't resample: Kaldi then spreads the mel bins up to half of the file's own rate."""
     spectra, raw = {}, {}
     for rate in (SAMPLE_RATE, 44_100):
         raw[rate] = (8000 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)).astype(np.int16)
@@ -81,21 +81,21 @@ def test_sound_is_resampled_before_its_spectrogram(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_clip_is_named_and_never_a_constant(tmp_path: Path) -> None:
-    """The official loader goes on with constants where a file can't be read. There is no option for that."""
+    """The official loader replaces an unreadable file by constants. We have no option for that."""
     path = tmp_path / "broken.mp4"
-    path.write_bytes(b"not a film")
+    path.write_bytes(b"not a video")
     with pytest.raises(ClipError, match=r"broken\.mp4 can't be opened"):
         decode_clip(path, clip_id="broken")
 
 
 def test_classes_without_a_positive_have_no_average_precision_where_the_original_counts_0() -> None:
-    """The official mean over classes takes scikit-learn's value for a class that no clip has, which is 0."""
+    """The official mean over classes includes scikit-learn's 0 for a class without clips."""
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     scores, targets = rng.random((20, 4)), rng.random((20, 4)) < 0.3
     targets[:, 2] = False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of the class
+        warnings.simplefilter("ignore")  # scikit-learn warns about that class
         theirs = sklearn_metrics.average_precision_score(targets, scores, average=None)
     ours = average_precision(scores, targets)
     assert np.isnan(ours[2])

@@ -2,7 +2,7 @@
 
 # pyright: reportMissingImports=false
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -15,10 +15,12 @@ import torch
 from flax import nnx
 
 from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
-from avmae_jax.models.classifier import Mode
+from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.layers import ALL_STREAMS
 from avmae_jax.models.masking import mask_from_noise
+from avmae_jax.models.modes import MODES, MULTIMODAL
 from avmae_jax.models.patches import sincos_positions
+from avmae_jax.models.tokens import Tokens
 from parity import reference
 from parity.rows import OUTPUT_TOLERANCE, assert_all, compare
 from parity.side_by_side import Classification, Pretraining, random_inputs, small
@@ -96,7 +98,7 @@ def test_the_classifier_is_the_same_in_every_mode(joint_depth: int) -> None:
     config = small(depth=4, joint_depth=joint_depth)
     pair = Classification(config, 7, random_inputs(config, batch=3))
     assert_all(pair.logit_rows(), at_least=5)
-    for mode in get_args(Mode) if joint_depth == 1 else ("multimodal",):
+    for mode in MODES if joint_depth == 1 else (MULTIMODAL,):
         assert_all(pair.gradient_rows(mode), at_least=60)
 
 
@@ -121,16 +123,16 @@ def layers() -> Pretraining:
 
 
 def test_patches_positions_and_modality_make_the_same_tokens(layers: Pretraining) -> None:
-    fbank, image, *_ = layers.inputs.for_jax()
-    encoder, (fbank_torch, image_torch, *_) = layers.model.encoder, layers.inputs.for_torch()
+    (inputs, _), encoder, (fbank, image, *_) = layers.inputs.for_jax(), layers.model.encoder, layers.inputs.for_torch()
+
+    def embed(encoder: Encoder, inputs: dict[str, jax.Array]) -> Tokens:
+        return encoder.audio.embed(inputs["audio"]) | encoder.image.embed(inputs["image"])
+
+    tokens = nnx.jit(embed)(encoder, inputs)
     with torch.no_grad():
-        assert_all(
-            [
-                compare("audio", nnx.jit(type(encoder).embed_audio)(encoder, fbank), layers.reference.embed_audio(fbank_torch), 1e-6),
-                compare("image", nnx.jit(type(encoder).embed_image)(encoder, image), layers.reference.embed_image(image_torch), 1e-6),
-            ],
-            at_least=2,
-        )
+        theirs = {"audio.patches": layers.reference.embed_audio(fbank), "image.patches": layers.reference.embed_image(image)}
+    assert tokens.keys() == theirs.keys()
+    assert_all([compare(name, tokens[name], theirs[name], 1e-6) for name in tokens], at_least=2)
 
 
 @pytest.mark.parametrize("grid", [(8, 64), (14, 14), (3, 5), (1, 7)])
@@ -164,14 +166,15 @@ def test_attention_mlp_and_block_are_the_same_in_each_stream(layers: Pretraining
 
 
 def test_the_decoder_alone_is_the_same(layers: Pretraining) -> None:
-    masks = [mask_from_noise(jnp.asarray(noise), 0.75) for noise in (layers.inputs.noise_audio, layers.inputs.noise_image)]
-    kept = [mask.keep_ids.shape[1] for mask in masks]
+    masks = {modality: mask_from_noise(noise, 0.75) for modality, noise in layers.inputs.for_jax()[1].items()}
+    kept = [mask.keep_ids.shape[1] for mask in masks.values()]
     latent = np.random.default_rng(0).standard_normal((2, sum(kept), 32)).astype(np.float32)
-    ours = nnx.jit(lambda decoder, latent: decoder(latent, masks))(layers.model.decoder, jnp.asarray(latent))
+    tokens = {"audio.patches": jnp.asarray(latent[:, : kept[0]]), "image.patches": jnp.asarray(latent[:, kept[0] :])}
+    ours = nnx.jit(lambda decoder, tokens: decoder(tokens, masks))(layers.model.decoder, tokens)
     with torch.no_grad():
-        audio, image = (torch.tensor(np.asarray(mask.restore_ids, np.int64)) for mask in masks)
+        audio, image = (torch.tensor(np.asarray(mask.restore_ids, np.int64)) for mask in masks.values())
         theirs = layers.reference._decode(torch.tensor(latent), audio, image, kept[0])
-    assert_all([compare(f"pred {i}", *both, OUTPUT_TOLERANCE) for i, both in enumerate(zip(ours, theirs, strict=True))], at_least=2)
+    assert_all([compare(f"prediction {i}", *both, OUTPUT_TOLERANCE) for i, both in enumerate(zip(ours.values(), theirs, strict=True))], 2)
 
 
 def test_a_swapped_weight_is_noticed() -> None:

@@ -1,6 +1,6 @@
-"""Models, spectrograms, pictures and metrics of other libraries against ours, with the same weights and inputs.
+"""Compares our models, spectrograms, images and metrics with those of other libraries, with the same weights and inputs.
 
-What differs between the libraries is part of the tests: the epsilon of the norms, and what a spectrogram is divided by.
+Two settings differ between the libraries, and the tests set them: the epsilon of the norms and the divisor of a spectrogram.
 """
 
 # pyright: reportMissingImports=false
@@ -46,7 +46,7 @@ def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def randomise(model: Any, seed: int = 0) -> Any:
-    """Every weight random, norms, biases, tokens and positions too, so that none can be forgotten; matrices keep the size of signals."""
+    """Randomises every weight, so that a forgotten norm, bias, token or position shows; matrices keep the size of signals."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -54,12 +54,12 @@ def randomise(model: Any, seed: int = 0) -> Any:
             fan_in = weight[0].numel() if weight.ndim in (2, 4) else 25
             weight.copy_(1 + 0.2 * noise if "norm" in name and name.endswith("weight") else noise / fan_in**0.5)
             if name.endswith("decoder_pos_embed"):
-                weight[:, 0] = 0  # as published: the class token has no position in the decoder
+                weight[:, 0] = 0  # as published: the decoder has no position for the class token
     return model.eval()
 
 
 def pictures(size: int, batch: int = 2) -> np.ndarray:
-    """Normalised pictures: float32[B, H, W, 3]."""
+    """Makes normalised images: float32[B, H, W, 3]."""
     return np.random.default_rng(1).standard_normal((batch, size, size, 3)).astype(np.float32)
 
 
@@ -92,7 +92,7 @@ def test_timms_vit_is_our_tower(variant: tuple[str, dict[str, Any], ModelConfig]
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options).eval()
     ours = MAE(dataclasses.replace(config, decoder_depth=1), rngs=nnx.Rngs(0))
     lines = vit.initialise(ours, arrays(model if pretrained else randomise(model)))
-    assert any(line.startswith("fresh: decoder") for line in lines)  # timm has none
+    assert any(line.startswith("fresh: decoder") for line in lines)  # timm has no decoder
     images = pictures(config.image_size, 1 if name.startswith("vit_base") else 2)
     with torch.no_grad():
         reference = model.forward_features(channels_first(images))
@@ -145,7 +145,7 @@ def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool) -> None:
         compare("loss", loss, reference.loss.detach(), OUTPUT_TOLERANCE),
     ]
     reference.loss.backward()
-    # the same map for gradients as for weights: it is linear. Positions have no gradient there, since they are frozen.
+    # Weights are mapped linearly, so gradients are mapped the same way. Their positions are frozen and have no gradient.
     theirs = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in model.named_parameters()}
     for path, gradient in vit.pull(ours, theirs).params.items():
         if not path.endswith("positions"):
@@ -154,7 +154,7 @@ def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool) -> None:
 
 
 def test_what_transformers_saves_is_what_it_holds(tmp_path: Any) -> None:
-    """Names in its files differ from those in memory."""
+    """The names in its files differ from those in memory."""
     safetensors = pytest.importorskip("safetensors.numpy")
     config = dataclasses.replace(IMAGE, norm_eps=TRANSFORMERS_EPS)
     model = vit_mae(config)
@@ -171,7 +171,7 @@ def test_what_transformers_saves_is_what_it_holds(tmp_path: Any) -> None:
 
 
 def ast_steps(model: AST, sound: jax.Array) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    """What goes into the first block and comes out of each, the tokens after the norm, the logits."""
+    """Returns the first block's input and each block's output, the tokens after the norm, and the logits."""
     states = [model.tower.embed(spectrogram_picture(sound))]
     for block in model.tower.blocks:
         states.append(block(states[-1]))
@@ -214,7 +214,7 @@ def test_transformers_ast_is_ours(stride: int) -> None:
 
 
 def waveform(kind: str) -> np.ndarray:
-    """int16[S], ten seconds at most."""
+    """Makes at most ten seconds of audio: int16[S]."""
     rng = np.random.default_rng(4)
     time = np.arange(160_000) / 16_000
     if "tones" in kind:
@@ -251,7 +251,7 @@ def test_torchaudios_kaldi_filter_bank_is_our_log_mel(kind: str, mel_bins: int) 
 
 
 def test_between_pure_tones_the_log_mel_is_the_same_in_float64() -> None:
-    """110 dB below a tone float32's rounding shows: torchaudio's own results in float32 and float64 differ by 2e-3 there."""
+    """Between tones, 110 dB down, float32's rounding shows: torchaudio's own results in float32 and float64 differ by 2e-3 there."""
     samples = waveform("pure tones") / 32_768
     assert_log_mel(fbank.log_mel(samples), kaldi_filter_bank(samples, 128))
 
@@ -269,17 +269,17 @@ def test_the_feature_extractor_of_ast_is_our_frontend(kind: str, backend: str, m
     reference = extractor(samples.astype(np.float32) / 32_768, sampling_rate=16_000, return_tensors="np")["input_values"]
     padded = np.zeros((1, fbank.num_samples(1024)), np.int16)
     padded[0, : len(samples)] = samples
-    # it divides by twice the deviation; CAV-MAE's numbers divide by the deviation itself
+    # the extractor divides by twice the deviation, CAV-MAE by the deviation itself
     mean, std = extractor.mean, 2 * extractor.std
-    ours = fbank.normalised_fbank(jnp.asarray(padded), jnp.array([len(samples)]), 1024, mean=mean, std=std)
-    assert_log_mel(ours * std + mean, reference * std + mean)
+    ours = fbank.padded_fbank(jnp.asarray(padded), jnp.array([len(samples)]), 1024)
+    assert_log_mel(ours, reference * std + mean)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------------------------
 
 
 def encoded(height: int, width: int, kind: str) -> bytes:
-    """A picture with edges and noise."""
+    """Encodes an image with edges and noise."""
     rng = np.random.default_rng(height * 1000 + width)
     picture = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
     picture[: height // 3, width // 4 : width // 2] = (250, 10, 120)

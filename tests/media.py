@@ -1,4 +1,4 @@
-"""Small media files for tests, and the frames of known number that they show."""
+"""Writes small media files for tests, whose frames show their own numbers."""
 
 import io
 from collections.abc import Iterable
@@ -13,25 +13,25 @@ BITS = 12
 
 
 def numbered(index: int, size: int = 96) -> np.ndarray:
-    """uint8[size, size, 3]: the number in binary, a bright stripe for each 1, lowest bit at the left."""
+    """Draws a number in binary, a bright stripe for each 1, lowest bit at the left: uint8[size, size, 3]."""
     stripes = np.array([255 * (index >> bit & 1) for bit in range(BITS)], np.uint8)
     return np.broadcast_to(np.repeat(stripes, size // BITS)[None, :, None], (size, size, 3)).copy()
 
 
 def number_of(jpeg: bytes) -> int:
-    """The number that a stored picture shows."""
+    """Reads the number that a stored frame shows."""
     grey = np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"), float)
     stripes = grey.mean(axis=0).reshape(BITS, -1)[:, 2:-2].mean(axis=1)
     return sum(1 << bit for bit in range(BITS) if stripes[bit] > 128)
 
 
 def tone(hertz: float, seconds: float, rate: int = 16_000, amplitude: float = 0.5) -> np.ndarray:
-    """float32[N]: a sine."""
+    """Makes a sine: float32[N]."""
     return (amplitude * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
 
 
 def loudest_hertz(waveform: np.ndarray, rate: int = 16_000) -> float:
-    """The strongest frequency of a waveform."""
+    """Returns the strongest frequency of a waveform."""
     return float(np.argmax(np.abs(np.fft.rfft(waveform))) * rate / len(waveform))
 
 
@@ -50,7 +50,7 @@ def write_media(
     rotation: int = 0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes frames (uint8[H, W, 3]) and sound (float32[N] or float32[channels, N]); either may be left out.
+    """Writes frames (uint8[H, W, 3]) and audio (float32[N] or float32[channels, N]); either may be left out.
 
     `times` gives the frames' moments in seconds where they aren't regular; `rotation` is in degrees, counter-clockwise.
     """
@@ -58,36 +58,36 @@ def write_media(
     frames = list(frames) if frames is not None else None
     size = frames[0].shape[:2] if frames else (16, 16)
     with av.open(str(path), "w", options=options or {}) as container:
-        picture_stream: Any = None
-        sound_stream: Any = None
+        video_stream: Any = None
+        audio_stream: Any = None
         if frames is not None:
-            picture_stream = container.add_stream(video_codec, rate=frame_rate)
-            picture_stream.pix_fmt, picture_stream.options = pix_fmt, {"qmin": "1", "qmax": "2"} if video_codec == "mpeg4" else {}
-            picture_stream.height, picture_stream.width = size
+            video_stream = container.add_stream(video_codec, rate=frame_rate)
+            video_stream.pix_fmt, video_stream.options = pix_fmt, {"qmin": "1", "qmax": "2"} if video_codec == "mpeg4" else {}
+            video_stream.height, video_stream.width = size
         if sound is not None:
-            sound_stream = container.add_stream(audio_codec, rate=sample_rate, layout=layout)
+            audio_stream = container.add_stream(audio_codec, rate=sample_rate, layout=layout)
         if rotation:
-            picture_stream.set_display_rotation(rotation)
+            video_stream.set_display_rotation(rotation)
         container.start_encoding()
         for number, image in enumerate(frames or ()):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if times is not None:
-                frame.time_base = picture_stream.codec_context.time_base
-                frame.pts = round(times[number] / picture_stream.codec_context.time_base)
-            container.mux(picture_stream.encode(frame))
+                frame.time_base = video_stream.codec_context.time_base
+                frame.pts = round(times[number] / video_stream.codec_context.time_base)
+            container.mux(video_stream.encode(frame))
         if sound is not None:
             for start in range(0, np.atleast_2d(sound).shape[1], 4096):
                 part = np.ascontiguousarray(np.atleast_2d(sound)[:, start : start + 4096])
                 block = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
                 block.sample_rate, block.pts = sample_rate, start
-                container.mux(sound_stream.encode(block))
-            container.mux(sound_stream.encode(None))
-        if picture_stream is not None:
-            container.mux(picture_stream.encode(None))
+                container.mux(audio_stream.encode(block))
+            container.mux(audio_stream.encode(None))
+        if video_stream is not None:
+            container.mux(video_stream.encode(None))
     return path
 
 
 def write_clip(path: Path, seconds: float = 2.0, *, first: int = 0, hertz: float = 440.0, size: int = 96) -> Path:
-    """A plain clip: numbered frames at 10 frames/s and a tone."""
+    """Writes a plain clip: numbered frames at 10 frames/s and a tone."""
     frames = [numbered(first + index, size) for index in range(round(10 * seconds))]
     return write_media(path, frames=frames, sound=tone(hertz, seconds))

@@ -1,11 +1,11 @@
 """What tests share: tiny clips, a tiny config, programs run as a user runs them."""
 
+import dataclasses
 import io
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -13,16 +13,12 @@ import numpy as np
 import pytest
 from absl import app, flags
 from absl.testing import flagsaver
-from flax import nnx
 from PIL import Image
 
-from avmae_jax.config import Config, ModelConfig
-from avmae_jax.data.clip import NUM_FRAMES, Clip
-from avmae_jax.models.ast import AST
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.mae import MAE
+from avmae_jax.config import Config, ModelConfig, older_kind
+from avmae_jax.data.clip import Clip, even_times
 from avmae_jax.trees import flatten
+from avmae_jax.weights.build import described
 from avmae_jax.weights.io import Weights
 from launch.common import runtime
 
@@ -62,6 +58,8 @@ ODD = ModelConfig(
     mlp_ratio=2.0,
 )
 
+FRAMES = 10  # of a made-up clip
+
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -83,7 +81,13 @@ class Clips:
 
     def __getitem__(self, index: int) -> Clip:
         waveform = np.random.default_rng(index).integers(-3000, 3000, self._samples).astype(np.int16)
-        return Clip(f"clip{index}", waveform, tuple(self._frame(index, number) for number in range(NUM_FRAMES)), ())
+        return Clip(
+            f"clip{index}",
+            waveform,
+            tuple(self._frame(index, number) for number in range(FRAMES)),
+            (),
+            frame_times=even_times(FRAMES, self._samples / 16_000),
+        )
 
     def _frame(self, index: int, number: int) -> bytes:
         file = io.BytesIO()
@@ -110,12 +114,9 @@ def as_arguments(changes: Mapping[str, object]) -> list[str]:
 
 def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
     """Random weights; every value is its own, so that a swap shows."""
-    if config.modality == "both":
-        fresh = partial(CAVMAEClassifier, config, classes) if classes else partial(CAVMAE, config)
-    else:
-        fresh = partial(AST, config, classes) if classes else partial(MAE, config)
+    config = dataclasses.replace(config, kind=older_kind(config.modality, classifies=classes > 0))
     rng = np.random.default_rng(seed)
-    shapes = flatten(nnx.eval_shape(lambda: fresh(rngs=nnx.Rngs(0))))
+    shapes = flatten(described(config, classes))
     return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
 
 

@@ -29,6 +29,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 
 from avmae_jax.checkpoint.step import ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
+from avmae_jax.trees import flatten_fields
 
 _STEP_NAME = re.compile(r"0|[1-9]\d*")
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
@@ -42,6 +43,7 @@ class Restored(NamedTuple):
     step: int
     params: Any  # the structure and shardings of the target
     opt_state: Any
+    extra: Any
     rng: Any
     data: dict[str, Any]  # where the reader was; as JSON gives it back: lists for tuples, strings for keys
     meta: dict[str, Any]
@@ -87,13 +89,16 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, step: int, *, params: Any, opt_state: Any, rng: Any, data: dict[str, Any], meta: dict[str, Any]) -> None:
+    def save(
+        self, step: int, *, params: Any, meta: dict[str, Any], opt_state: Any = (), extra: Any = (), rng: Any = (), data: Any = None
+    ) -> None:
         """Copies everything to the host and writes it in the background; the arrays may be donated as soon as this returns.
 
         Args:
           step: newer than every step saved so far.
           params: pytree of jax arrays, such as an `nnx.State`.
           opt_state: pytree of jax arrays.
+          extra: pytree of jax arrays, the task's own state.
           rng: pytree of jax arrays, such as one key of `jax.random.key`.
           data: the reader's state, as JSON.
           meta: whatever identifies the run, its config above all, as JSON.
@@ -106,12 +111,14 @@ class Checkpoints:
         newest = self.newest()
         if newest is not None and step <= newest:
             raise CheckpointError(f"{self.directory}: step {step} can't be saved, since step {newest} is there; save newer steps only")
-        items = pack(step, {"params": params, "opt_state": opt_state, "rng": rng}, data, meta)
+        items = pack(step, {"params": params, "opt_state": opt_state, "extra": extra, "rng": rng}, data or {}, meta)
         self._saving = step
         with self._failures_explained():
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def restore(self, params: Any, opt_state: Any, rng: Any, check_meta: Callable[[dict[str, Any]], None] | None = None) -> Restored | None:
+    def restore(
+        self, params: Any, opt_state: Any, rng: Any, *, extra: Any = (), check_meta: Callable[[dict[str, Any]], None] | None = None
+    ) -> Restored | None:
         """The newest step that verifies; damaged newer ones are renamed to `<step>.damaged`, so that their numbers are free again.
 
         Args:
@@ -119,6 +126,7 @@ class Checkpoints:
             the checkpoint was saved from; a leaf without one goes to the first local device.
           opt_state: likewise.
           rng: likewise.
+          extra: likewise; of a step saved before there was this item it must have no leaves.
           check_meta: called with the `meta` of a step before its tensors are read, and may raise; see `require_same_config`.
 
         Returns:
@@ -129,7 +137,7 @@ class Checkpoints:
           CheckpointError: if there are checkpoints and none verifies; lists each with its reason, and leaves them as they are.
         """
         self.wait()
-        targets = {"params": params, "opt_state": opt_state, "rng": rng}
+        targets = {"params": params, "opt_state": opt_state, "extra": extra, "rng": rng}
         damaged: dict[int, str] = {}
         for step, folder in steps_of(self.directory):
             try:
@@ -142,7 +150,7 @@ class Checkpoints:
                 damaged[step] = _log_skipped(error)
                 continue
             self._set_aside(damaged)
-            return Restored(step, trees["params"], trees["opt_state"], trees["rng"], data, content["meta"])
+            return Restored(step, trees["params"], trees["opt_state"], trees["extra"], trees["rng"], data, content["meta"])
         if damaged:
             raise CheckpointError(_none_left(self.directory, damaged))
         return None
@@ -274,7 +282,7 @@ def require_same_config(saved: dict[str, Any], current: dict[str, Any], ignore: 
     Raises:
       CheckpointMismatchError: naming every other field that differs, with both values.
     """
-    old, new = _fields(json.loads(json.dumps(saved))), _fields(json.loads(json.dumps(current)))
+    old, new = (flatten_fields(json.loads(json.dumps(config))) for config in (saved, current))
     names = [name for name in sorted(old | new) if not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)]
     lines = [
         f"{name}: {old.get(name, 'absent')!r} in the checkpoint, {new.get(name, 'absent')!r} now"
@@ -304,13 +312,6 @@ def _log_skipped(error: DamagedCheckpointError) -> str:
 def _none_left(directory: pathlib.Path, damaged: dict[int, str]) -> str:
     reasons = "\n  ".join(damaged.values())
     return f"{directory}: every checkpoint is damaged; restore one from a copy, or start again in another folder:\n  {reasons}"
-
-
-def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return flat
 
 
 def _quiet_orbax() -> None:

@@ -95,7 +95,7 @@ def read_tensors(folder: pathlib.Path, content: dict[str, Any], targets: dict[st
     """
     abstract = {}
     for item, target in targets.items():
-        signatures = content["tensors"][item]
+        signatures = content["tensors"].get(item, {})  # steps saved before there was this item don't have it
         flat = _from_signatures(folder, signatures) if target is None else flatten(target)
         _require_same_tensors(folder, item, {path: form for path, (form, _) in signatures.items()}, flat)
         abstract[item] = {path: _with_sharding(leaf) for path, leaf in flat.items()}
@@ -105,7 +105,7 @@ def read_tensors(folder: pathlib.Path, content: dict[str, Any], targets: dict[st
         if other := [path for path in tensors if _form(tensors[path]) != _form(abstract[item][path])]:  # Orbax's note of the type is lost
             raise DamagedCheckpointError(f"{folder}: {item} has another type or shape than was saved in {_listed(other)}")
         sums = _checksums(tensors)
-        wrong = [path for path, (_, saved) in content["tensors"][item].items() if sums[path] != saved]
+        wrong = [path for path, (_, saved) in content["tensors"].get(item, {}).items() if sums[path] != saved]
         if wrong:
             raise DamagedCheckpointError(f"{folder}: {item} does not match its checksums in {_listed(wrong)}")
         restored[item] = tensors if target is None else jax.tree.unflatten(jax.tree.structure(target), list(tensors.values()))

@@ -1,1 +1,1 @@
-"""From media files to batches."""
+"""Turns media files into batches."""

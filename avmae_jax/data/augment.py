@@ -1,7 +1,8 @@
-"""What training does to examples at random, each an option of AugmentConfig that is off by default.
+"""Changes training examples at random; each change is an option of AugmentConfig that is off by default.
 
-Spectrograms are masked and sounds and pictures mixed on the device, inside the jitted step; targets and sampling weights are the host's.
-All of it follows Gong et al., arXiv 2210.07839, and their code, but for random pieces of pictures and mirrored ones, which they don't have.
+Spectrograms are masked, and audio and images mixed, on the device, inside the jitted step; targets and sampling weights are made on the
+host. All of it follows Gong et al., arXiv 2210.07839, and their code, except for random pieces of images and mirrored ones: they have
+neither.
 
 Axis letters: B batch, S samples, T frames, M mel bins, H W image, N clips, C classes.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from avmae_jax.data.decode.images import Piece
 
-_SHAPE = math.log(4 / 3)  # of the widest piece of a picture
+_SHAPE = math.log(4 / 3)  # of the widest piece of an image
 
 
 def spec_augment(fbank: jax.Array, keys: jax.Array, freq: int, time: int) -> jax.Array:
@@ -25,10 +26,10 @@ def spec_augment(fbank: jax.Array, keys: jax.Array, freq: int, time: int) -> jax
     Widths and starts have the distribution of torchaudio's masking, which the original uses.
 
     Args:
-      fbank: float32[B, T, M] before normalisation, padded: zero is what stands after a clip's end.
+      fbank: float32[B, T, M] before normalisation, padded with zeros after a clip's end.
       keys: key[B].
       freq: the band's width is uniform in 0 ... freq - 1; 0 leaves the bins alone.
-      time: likewise the span's.
+      time: the span's width is uniform in 0 ... time - 1; 0 leaves the frames alone.
 
     Raises:
       ValueError: if a band or span could be wider than the spectrogram.
@@ -43,7 +44,7 @@ def spec_augment(fbank: jax.Array, keys: jax.Array, freq: int, time: int) -> jax
 
 
 def _spans(keys: jax.Array, size: int, widest: int) -> jax.Array:
-    """One random span of `size` places a key: bool[B, size]."""
+    """Draws one random span of `size` places for each key: bool[B, size]."""
 
     def span(key: jax.Array) -> jax.Array:
         width, start = jax.random.uniform(key, (2,))
@@ -75,14 +76,14 @@ def noise_and_roll(fbank: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def mix_waveforms(a: jax.Array, b: jax.Array, lam: jax.Array, samples_a: jax.Array, samples_b: jax.Array) -> jax.Array:
-    """Lam * a + (1 - lam) * b, each without its mean, the mixture without its own.
+    """Computes lam * a + (1 - lam) * b, each without its mean, the mixture without its own.
 
     Args:
       a: int16[B, S], zeros after each clip's end.
-      b: the partners, likewise; cut, or padded with zeros, to the length of `a`.
+      b: int16[B, S], the partners, cut or padded with zeros to the length of `a`.
       lam: float32[B], the share of `a`.
       samples_a: int32[B], how many of the S belong to `a`.
-      samples_b: likewise.
+      samples_b: int32[B], how many of the S belong to `b`.
 
     Returns:
       float32[B, S] in [-2, 2), samples_a long; zeros after that.
@@ -94,15 +95,15 @@ def mix_waveforms(a: jax.Array, b: jax.Array, lam: jax.Array, samples_a: jax.Arr
     return _centred(mixed, inside_a)
 
 
-def _centred(sound: jax.Array, inside: jax.Array) -> jax.Array:
-    """Without its mean inside, zero outside: float32[B, S], bool[B, S]."""
+def _centred(waveform: jax.Array, inside: jax.Array) -> jax.Array:
+    """Subtracts the mean inside and sets the outside to zero: float32[B, S], bool[B, S] -> float32[B, S]."""
     count = jnp.maximum(inside.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
-    mean = jnp.where(inside, sound, 0.0).sum(axis=1, keepdims=True) / count
-    return jnp.where(inside, sound - mean, 0.0)
+    mean = jnp.where(inside, waveform, 0.0).sum(axis=1, keepdims=True) / count
+    return jnp.where(inside, waveform - mean, 0.0)
 
 
 def mix_images(a: jax.Array, b: jax.Array, lam: jax.Array) -> jax.Array:
-    """Lam * a + (1 - lam) * b: uint8[B, H, W, 3] twice and float32[B] -> float32[B, H, W, 3] in [0, 255]."""
+    """Computes lam * a + (1 - lam) * b: uint8[B, H, W, 3] twice and float32[B] -> float32[B, H, W, 3] in [0, 255]."""
     share = lam[:, None, None, None]
     return share * a.astype(jnp.float32) + (1 - share) * b.astype(jnp.float32)
 
@@ -110,7 +111,7 @@ def mix_images(a: jax.Array, b: jax.Array, lam: jax.Array) -> jax.Array:
 def soft_targets(
     labels: Sequence[int], classes: int, smoothing: float = 0.0, mixed: tuple[Sequence[int], float] | None = None
 ) -> np.ndarray:
-    """What the classifier is to say of a clip, smoothed as in the original: positives take nothing from each other.
+    """Computes a classifier's targets for a clip, smoothed as in the original: positives take nothing from each other.
 
     Args:
       labels: the clip's, in [0, classes).
@@ -139,7 +140,7 @@ def soft_targets(
 
 
 def balanced_weights(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-    """How often each clip is to be drawn so that rare classes are seen more often.
+    """Computes how often each clip is to be drawn so that rare classes are seen more often.
 
     Args:
       labels: of each clip, none twice.
@@ -162,6 +163,6 @@ def balanced_weights(labels: Sequence[Sequence[int]], classes: int) -> np.ndarra
 
 
 def random_piece(rng: np.random.Generator, smallest: float) -> Piece:
-    """A piece of a picture for training: its share of the area is drawn evenly from [smallest, 1], its shape from 3:4 to 4:3."""
+    """Draws a piece of an image for training: its share of the area evenly from [smallest, 1], its shape from 3:4 to 4:3."""
     ratio = float(np.exp(rng.uniform(-_SHAPE, _SHAPE)))
     return Piece(float(rng.uniform(smallest, 1)), ratio, float(rng.random()), float(rng.random()))

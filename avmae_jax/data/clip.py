@@ -1,41 +1,52 @@
-"""The one form in which every source hands over an example."""
+# pyright: strict
+"""Defines the one form in which every source hands over an example."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
+import numpy.typing as npt
 
 from avmae_jax.config import Modality
 
-SAMPLE_RATE = 16_000  # Hz; everything is resampled to this rate when it is decoded
-NUM_FRAMES = 10  # frames stored for a clip; evaluation takes the one at index 5
+SAMPLE_RATE = 16_000  # Hz; all audio is resampled to this rate when it is decoded
 
 
 class Clip(NamedTuple):
-    """A stored clip, before anything random is done to it. One of sound and pictures may be missing, never both."""
+    """Holds a stored clip, before anything random is done to it. Audio or image frames may be missing, never both."""
 
     id: str  # unique in its data set
-    waveform: np.ndarray  # int16[N], mono at 16 kHz; N = 0: no sound
-    frames: tuple[bytes, ...]  # encoded JPEGs in order of time: NUM_FRAMES of a video, fewer of a short rest or a picture, none of a sound
+    waveform: npt.NDArray[Any]  # int16[N], mono at 16 kHz; N = 0: no audio
+    frames: tuple[bytes, ...]  # encoded JPEGs in order of time: as many as the recipe says, fewer of a short rest, 1 of an image file
     labels: tuple[int, ...]  # indices into the source's label_names; empty where there are none
-    video: str = ""  # what the clip was cut from: clips of one video never stand in two splits; empty: the id says it
+    video: str = ""  # what the clip was cut from: clips of one video are never in two splits; empty: the id says it
     start: float = 0.0  # seconds into the video
+    frame_times: tuple[float, ...] = ()  # seconds from the beginning of the clip, one for each frame; empty: unknown
 
     @property
     def modality(self) -> Modality:
-        """What the clip has."""
+        """Returns what the clip has."""
         return "both" if len(self.waveform) and self.frames else "audio" if len(self.waveform) else "image"
+
+    @property
+    def middle(self) -> int:
+        """Returns the index of the middle frame, which evaluation takes: n // 2 of n."""
+        return len(self.frames) // 2
+
+
+def even_times(count: int, seconds: float) -> tuple[float, ...]:
+    """Returns the times of frames that divide a clip evenly, the first at its beginning: i * seconds / count."""
+    return tuple(index * seconds / count for index in range(count))
 
 
 class ClipSource(Protocol):
-    """Clips by index, as grain's RandomAccessDataSource wants them."""
+    """Gives clips by index, as grain's RandomAccessDataSource wants them."""
 
     label_names: Sequence[str]
 
     def __len__(self) -> int:
-        """Number of clips."""
+        """Returns the number of clips."""
         ...
 
     def __getitem__(self, index: int) -> Clip:
-        """The clip at an index in [0, len)."""
+        """Returns the clip at an index in [0, len)."""
         ...

@@ -1,7 +1,7 @@
-"""Waveform to log-mel spectrogram, with the numbers of Kaldi's `compute-fbank-feats` (htk_compat, Hanning window, no dither, no energy).
+"""Computes log-mel spectrograms with the numbers of Kaldi's `compute-fbank-feats` (htk_compat, Hanning window, no dither, no energy).
 
-One implementation serves NumPy and JAX: hand it either kind of array. In training it runs on the device inside the jitted step, so that the
-host only has to decode.
+One implementation serves NumPy and JAX: it takes either kind of array. In training it runs on the device inside the jitted step, so that
+the host only has to decode.
 
 Axis letters: B batch, S samples, T frames, M mel bins.
 """
@@ -24,18 +24,18 @@ _FLOOR = float(np.finfo(np.float32).eps)  # the smallest mel energy, as in Kaldi
 
 
 def num_frames(samples: Any) -> Any:
-    """Frames that lie wholly inside a number of samples ("snip edges"); works on ints and on arrays."""
+    """Returns the frames that lie wholly inside a number of samples ("snip edges"); works on ints and on arrays."""
     return (samples - WINDOW) // SHIFT + 1
 
 
 def num_samples(frames: int) -> int:
-    """The samples that fill exactly this many frames."""
+    """Returns the samples that fill exactly this many frames."""
     return (frames - 1) * SHIFT + WINDOW
 
 
 @functools.cache
 def mel_filters(mel_bins: int) -> np.ndarray:
-    """Triangular filters, equally spaced on Kaldi's mel scale from 20 Hz to 8 kHz: float32[257, M]."""
+    """Returns triangular filters, equally spaced on Kaldi's mel scale from 20 Hz to 8 kHz: float32[257, M]."""
     edges = np.linspace(_mel(LOW_HZ), _mel(SAMPLE_RATE / 2), mel_bins + 2)
     mel = _mel(np.arange(FFT // 2) * SAMPLE_RATE / FFT)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
@@ -44,7 +44,7 @@ def mel_filters(mel_bins: int) -> np.ndarray:
 
 
 def log_mel(waveform: Any, mel_bins: int = 128) -> Any:
-    """The spectrogram before normalisation.
+    """Computes the spectrogram before normalisation.
 
     Args:
       waveform: float32[..., S] in [-1, 1) at 16 kHz, of NumPy or JAX; S >= 400.
@@ -73,7 +73,7 @@ def log_mel(waveform: Any, mel_bins: int = 128) -> Any:
 
 
 def padded_fbank(waveform: jax.Array, samples: jax.Array, frames: int, mel_bins: int = 128) -> jax.Array:
-    """The spectrograms of a batch of sounds before normalisation; part of the jitted step.
+    """Computes the spectrograms of a batch of waveforms before normalisation; part of the jitted step.
 
     Args:
       waveform: int16[B, S], or float32[B, S] in [-1, 1), with S = num_samples(frames), zeros after each clip's end.
@@ -86,28 +86,10 @@ def padded_fbank(waveform: jax.Array, samples: jax.Array, frames: int, mel_bins:
     """
     if jnp.issubdtype(waveform.dtype, jnp.integer):
         waveform = waveform.astype(jnp.float32) / 32_768
-    # The original first takes away the clip's mean; each frame's own mean goes in log_mel, which makes that a matter of rounding.
+    # The original first subtracts the clip's mean; log_mel subtracts each frame's own, so that the difference is one of rounding.
     fbank = log_mel(waveform, mel_bins)[:, :frames]
     sounding = jnp.arange(frames) < num_frames(samples)[:, None]
     return jnp.where(sounding[..., None], fbank, 0.0)
-
-
-def normalised_fbank(
-    waveform: jax.Array, samples: jax.Array, frames: int, *, mel_bins: int = 128, mean: float = -5.081, std: float = 4.4849
-) -> jax.Array:
-    """What the model sees of a batch of sounds: (padded_fbank - mean) / std, float32[B, T, M].
-
-    The zeros after a clip's end are there before normalisation and become -mean / std, as in the original.
-
-    Args:
-      waveform: as of padded_fbank.
-      samples: likewise.
-      frames: T of the result.
-      mel_bins: M.
-      mean: of the log-mel over the training set.
-      std: likewise.
-    """
-    return (padded_fbank(waveform, samples, frames, mel_bins) - mean) / std
 
 
 def _mel(hertz: Any) -> Any:

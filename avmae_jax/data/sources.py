@@ -1,9 +1,8 @@
-"""Where clips come from: the built-in set, a data set written by launch.prepare, or an official JSON manifest.
+"""Opens the sources of clips: the built-in set, a data set written by launch.prepare, or an official JSON manifest.
 
-A source is opened cheaply, hands over clips by index, can be pickled for reader processes, and never decodes pictures: frames stay JPEGs.
+A source is opened cheaply, gives clips by index, can be pickled for reader processes, and never decodes images: frames stay JPEGs.
 """
 
-import csv
 import functools
 import hashlib
 import json
@@ -11,18 +10,24 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
+from avmae_jax.data.catalog.labels import label_indices, read_labels
+from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource, even_times
 from avmae_jax.data.decode.one_clip import decode_audio
-from avmae_jax.data.store import writer
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec, is_complete
 from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant
 from avmae_jax.data.store.records import Needs
-from avmae_jax.data.store.writer import Job, OnProgress
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError
+from avmae_jax.files import OnProgress
+
+MANIFEST_FRAMES = 10  # frames of a clip in the official layout: frame_0 ... frame_9
 
 _BUILTIN_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments
+_MANIFEST_SECONDS = 10.0  # that these frames divide evenly
 _NAMED_AT_ONCE = 10  # missing files listed in one error
 
 
@@ -32,17 +37,17 @@ def open_source(
     """Opens the clips of one split.
 
     Args:
-      config: which source; see DataConfig.
+      config: its fields `source` and `path` choose the source.
       split: "train" or "test".
       needs: what each clip must have; the others are left out.
-      on_progress: follows the generation of the built-in set, where it has to be generated first.
+      on_progress: called after every clip of the built-in set, where it has to be generated first.
       workers: processes that generate the built-in set; one a processor if None, none if 0.
 
     Raises:
       DatasetError: if there is no such source or no such split, or something is wrong with its files.
 
     Returns:
-      The clips; up to config.max_damaged damaged ones are passed over, see Tolerant.
+      The clips; up to config.max_damaged damaged ones are skipped.
     """
     if config.source == "builtin":
         source: ClipSource = PreparedSource(_builtin_folder(config, on_progress, workers), split, needs)
@@ -70,10 +75,10 @@ class _Entry(NamedTuple):
 
 
 class ManifestSource:
-    """Clips listed by an official manifest, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
+    """Reads clips that an official manifest lists, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
 
-    Every file is known to exist when the source is opened, and to lie inside `root`. Sound is decoded at access: the first channel at
-    16 kHz. An entry with an empty `labels` has none.
+    Opening the source checks that every file exists and lies inside `root`. Audio is decoded at access: the first channel at 16 kHz. An
+    entry with an empty `labels` has none.
     """
 
     def __init__(self, path: str | Path, labels_csv: str | Path, root: str | Path = "") -> None:
@@ -101,44 +106,21 @@ class ManifestSource:
 
     def __getitem__(self, index: int) -> Clip:
         entry = self._entries[index]
-        frames = tuple(Path(file).read_bytes() for file in _frame_files(entry))
-        return Clip(entry.id, decode_audio(entry.wav), frames, entry.labels)
+        frames, waveform = tuple(Path(file).read_bytes() for file in _frame_files(entry)), decode_audio(entry.wav)
+        times = even_times(MANIFEST_FRAMES, min(_MANIFEST_SECONDS, len(waveform) / SAMPLE_RATE))
+        return Clip(entry.id, waveform, frames, entry.labels, frame_times=times)
 
     @property
     def ids(self) -> list[str]:
-        """The ids of all clips; no file is read for them."""
+        """Returns the ids of all clips; no file is read for them."""
         return [entry.id for entry in self._entries]
 
     def labels_of(self, index: int) -> tuple[int, ...]:
-        """The labels of the clip at an index; its files aren't read."""
+        """Returns the labels of the clip at an index; its files aren't read."""
         return self._entries[index].labels
 
     def __repr__(self) -> str:
         return f"ManifestSource({str(self._path)!r}, {len(self)} clips)"
-
-
-def read_labels(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Reads a label CSV: the index of each mid, and the display names by index.
-
-    Raises:
-      DatasetError: if columns are missing, or the indices aren't 0, 1, ... each once.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: the labels can't be read ({error})") from error
-    if not {"index", "mid", "display_name"} <= set(reader.fieldnames or ()):
-        raise DatasetError(f"{path}: its first line must name the columns index,mid,display_name, not {reader.fieldnames}")
-    rows.sort(key=lambda row: int(row["index"]) if row["index"].isdecimal() else -1)
-    mids = {row["mid"]: number for number, row in enumerate(rows)}
-    for number, row in enumerate(rows):
-        if row["index"] != str(number) or mids[row["mid"]] != number:
-            raise DatasetError(
-                f"{path}: the label {row['mid']!r} with index {row['index']!r} breaks the rule: indices 0, 1, ..., each mid once"
-            )
-    return mids, tuple(row["display_name"] for row in rows)
 
 
 def _read_entries(path: Path, root: Path, mids: Mapping[str, int]) -> Iterator[_Entry]:
@@ -160,20 +142,16 @@ def _read_entries(path: Path, root: Path, mids: Mapping[str, int]) -> Iterator[_
         if clip_id in first_of:
             raise DatasetError(f"{where}: video_id {clip_id!r} is also that of entry {first_of[clip_id]}; ids must be unique")
         first_of[clip_id] = number
-        names = entry["labels"].split(",") if entry["labels"] else []
-        unknown = [name for name in names if name not in mids]
-        if unknown:
-            raise DatasetError(f"{where} (video_id {clip_id!r}): labels has {unknown[0]!r}, which the label CSV doesn't list")
-        labels = tuple(mids[name] for name in names)
+        labels = label_indices(entry["labels"], mids, f"{where} (video_id {clip_id!r}): labels") if entry["labels"] else ()
         yield _Entry(clip_id, str(root / entry["wav"]), str(root / entry["video_path"]), labels)
 
 
 def _frame_files(entry: _Entry) -> list[str]:
-    return [f"{entry.folder}/frame_{number}/{entry.id}.jpg" for number in range(NUM_FRAMES)]
+    return [f"{entry.folder}/frame_{number}/{entry.id}.jpg" for number in range(MANIFEST_FRAMES)]
 
 
 def _check_files(manifest: Path, root: Path, entries: Sequence[_Entry]) -> None:
-    """Every path of the manifest is a file inside root; all missing ones are reported together."""
+    """Raises DatasetError unless every path of the manifest is a file inside root; all missing ones are reported together."""
     resolve_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
     missing = []
     for number, entry in enumerate(entries):
@@ -198,30 +176,26 @@ def _check_files(manifest: Path, root: Path, entries: Sequence[_Entry]) -> None:
         raise DatasetError(f"{manifest}: {len(missing)} files don't exist; the first {min(len(missing), _NAMED_AT_ONCE)}:\n  {named}")
 
 
-def builtin_work(config: DataConfig) -> dict[str, Any]:
-    """What shards.write_dataset is to do for the built-in set: its jobs, make, label_names and settings."""
+def builtin_spec(config: DataConfig) -> DatasetSpec:
+    """Returns what the built-in set holds."""
     from avmae_jax.data import instruments  # only here: sources of real clips don't need the generator
 
     counts = {"train": config.builtin_train, "test": config.builtin_test}
     make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=config.builtin_image_size)
     settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
-    return {
-        "jobs": {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()},
-        "make": make,
-        "label_names": instruments.INSTRUMENTS,
-        "settings": {**settings, "generator": _BUILTIN_VERSION},
-    }
+    jobs = {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()}
+    settings["generator"] = _BUILTIN_VERSION
+    return DatasetSpec("instruments", jobs, make, instruments.INSTRUMENTS, settings, shard_size=100)
 
 
 def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers: int | None) -> Path:
-    """The folder of the built-in set, generated if it isn't there; whoever comes second waits for the first."""
-    work = builtin_work(config)
-    digest = hashlib.sha256(json.dumps(work["settings"], sort_keys=True).encode()).hexdigest()[:12]
+    """Returns the folder of the built-in set, generated if it isn't there; a second process waits for the first."""
+    spec = builtin_spec(config)
+    digest = hashlib.sha256(json.dumps(spec.settings, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(config.cache_dir).expanduser() / f"instruments-{digest}"
-    if not writer.is_complete(folder):
+    if not is_complete(folder):
         workers = len(os.sched_getaffinity(0)) if workers is None else workers
-        options: dict[str, Any] = {"shard_size": 100, "on_progress": on_progress, "wait_for_lock": True}
-        writer.write_dataset(folder, name="instruments", workers=workers, **work, **options)
+        write_dataset(folder, spec, workers=workers, on_progress=on_progress or (lambda *_: None), wait_for_lock=True)
     return folder
 
 

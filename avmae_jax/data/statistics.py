@@ -1,4 +1,4 @@
-"""What has to be known of a training set before training on it: mean and deviation of its log-mel."""
+"""Computes what must be known of a training set before training on it: mean and deviation of its log-mel."""
 
 import math
 from collections.abc import Iterable
@@ -13,22 +13,22 @@ STATISTICS = "statistics.json"  # in the data set's folder
 
 
 class AudioStatistics(NamedTuple):
-    """Of all log-mel values of the clips."""
+    """Holds mean and deviation of all log-mel values of the clips."""
 
     mean: float
     std: float
-    clips: int  # with sound
-    seconds: float  # of sound
+    clips: int  # with audio
+    seconds: float  # of audio
 
 
 def audio_statistics(clips: Iterable[Clip], mel_bins: int = 128) -> AudioStatistics:
-    """One pass over the clips, in the memory of one of them.
+    """Computes the statistics in one pass over the clips, in the memory of one of them.
 
-    Only frames with sound count: padding is the model's, whose clips may have another length. The values are exact to rounding, whatever
+    Only frames with audio count: padding is the model's, whose clips may have another length. The values are exact to rounding, whatever
     their number: sums of each clip are taken about a first clip's mean, in float64.
 
     Raises:
-      ValueError: if no clip has sound.
+      ValueError: if no clip has audio.
     """
     shift, count, total, squares, number, samples = math.nan, 0, 0.0, 0.0, 0, 0
     for clip in clips:
@@ -41,6 +41,6 @@ def audio_statistics(clips: Iterable[Clip], mel_bins: int = 128) -> AudioStatist
         squares += float(np.square(values - shift).sum())
         number, samples = number + 1, samples + len(clip.waveform)
     if not number:
-        raise ValueError("no clip has sound; there is nothing to take the mean of")
+        raise ValueError("no clip has audio; there is nothing to take the mean of")
     mean = total / count
     return AudioStatistics(shift + mean, math.sqrt(squares / count - mean * mean), number, samples / SAMPLE_RATE)

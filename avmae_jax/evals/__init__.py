@@ -1,1 +1,1 @@
-"""Metrics, rankings and evaluations of trained models."""
+"""Measures trained models: metrics, rankings and evaluations into a folder."""

@@ -1,6 +1,6 @@
-"""How good a classifier is on labelled clips: figures of the whole, of each class and of each clip, with pictures, in one folder.
+"""Evaluates a classifier on labelled clips into one folder: figures of the whole, of each class and of each clip, with plots.
 
-Which classes have no figure, and are left out of the means, see class_figures.py.
+scores.py says which classes have no figure and are left out of the means.
 
 Axis letters: N clips, C classes.
 """
@@ -8,41 +8,78 @@ Axis letters: N clips, C classes.
 import dataclasses
 import importlib.metadata
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
+from avmae_jax.config import Modality
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.evals.scores import Evaluation, clip_losses, measure
+from avmae_jax.evals.origin import UNKNOWN, Origin
+from avmae_jax.evals.scores import Evaluation, clip_losses, evaluate_scores, worst_mistakes
 from avmae_jax.files import write_json
 from avmae_jax.inference.forward import BATCH, Classify, Scores
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
+from avmae_jax.models.modes import Mode
 from avmae_jax.plots import classification
 from avmae_jax.plots.classification import Mistake
 from avmae_jax.weights.trained import Trained
 
 SHOWN_MISTAKES = 8
-PICTURES = ("precision_recall.png", "confusion.png", "mistakes.png")  # of a view, in the order in which they are drawn
+PLOTS = ("precision_recall.png", "confusion.png", "mistakes.png")  # of a view, in the order in which they are drawn
 _LIBRARIES = ("avmae-jax", "flax", "jax", "numpy", "scipy")
 
 
-def classifier_of(trained: Trained) -> CAVMAEClassifier:
-    """The model, which must be CAV-MAE's classifier; raises ValueError if it isn't."""
-    if isinstance(trained.model, CAVMAEClassifier):
-        return trained.model
-    kind = f"a classifier of {trained.config.model.modality} alone" if trained.classes else "a pretraining model"
-    raise ValueError(f"{trained.path} is {kind}, not CAV-MAE's classifier; give a run of launch.finetune, or its weights")
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One way of showing clips to a classifier."""
+
+    mode: Mode | None = None  # what the classifier is given; None: what it was tuned on
+    frames: Frames = "middle"  # "first" | "middle" | "all"; the probabilities of all frames are averaged
+    crops: int = 1  # crops of audio that is longer than the model's, whose probabilities are averaged
+
+    @property
+    def name(self) -> str:
+        """Names the view's folder."""
+        return f"{self.mode}_{self.frames}"
+
+
+AS_TUNED = View()
+
+
+class _MeasuredView(NamedTuple):
+    """A view with what its evaluation found."""
+
+    heading: str
+    scores: Scores
+    evaluation: Evaluation
+    result: dict[str, Any]  # what its evaluation.json holds
+
+
+def views_of(modes: Sequence[Mode], frames: Sequence[Frames], crops: int = 1) -> list[View]:
+    """Combines modes with choices of frames; a mode without the image gets one view."""
+    return [View(mode, shown, crops) for mode in modes for shown in (frames if "image" in mode.inputs else frames[:1])]
+
+
+def common_needs(modes: Sequence[Mode]) -> Modality:
+    """Returns what a clip must have to be classified in all modes."""
+    needs: set[Modality] = {mode.given for mode in modes}
+    return "both" if len(needs) > 1 else needs.pop()
+
+
+def require_classifier(trained: Trained) -> Mode:
+    """Returns the mode in which a classifier was tuned; raises ValueError for another kind of model."""
+    if trained.tuned is None:
+        raise ValueError(f"{trained.path} is a {trained.spec.title}, no classifier; give a run of launch.finetune, or its weights")
+    return trained.tuned
 
 
 def label_names_for(trained: Trained, source: ClipSource) -> tuple[str, ...]:
-    """The names of a classifier's classes, once it is sure that those of the clips are the same.
+    """Returns the names of a classifier's classes, after checking that the clips have the same ones.
 
-    Where nobody noted the classifier's, the data set's are taken, which the log tells.
+    Where the classifier's names weren't stored, those of the data are used, and logged.
 
     Raises:
       ValueError: if the clips have no classes, or others than the classifier.
@@ -56,8 +93,8 @@ def label_names_for(trained: Trained, source: ClipSource) -> tuple[str, ...]:
         )
     if own == theirs:
         return own
-    if own == tuple(f"class {number}" for number in range(trained.classes)):  # load_trained's, for want of others
-        logging.info("%s doesn't say what its %d classes are; the names are those of the data", trained.path, trained.classes)
+    if own == tuple(f"class {number}" for number in range(trained.classes)):  # load_trained's, where none were stored
+        logging.info("%s doesn't name its %d classes; the names are those of the data", trained.path, trained.classes)
         return theirs
     number = next(i for i, (name, other) in enumerate(zip(own, theirs, strict=True)) if name != other)
     order = "; they are the same in another order" if sorted(own) == sorted(theirs) else ""
@@ -67,115 +104,111 @@ def label_names_for(trained: Trained, source: ClipSource) -> tuple[str, ...]:
 
 
 def evaluate_views(
-    out: Path, trained: Trained, source: ClipSource, modes: Sequence[Mode], frames: Sequence[Frames], **options: Any
+    out: Path, trained: Trained, source: ClipSource, views: Sequence[View], origin: Origin = UNKNOWN, batch_size: int = BATCH
 ) -> list[dict[str, Any]]:
-    """Evaluates a classifier in several modes with several choices of frames, each view in OUT/MODE_FRAMES, and all in OUT/evaluation.json.
+    """Evaluates a classifier in several views, each into OUT/MODE_FRAMES, and all into OUT/evaluation.json.
 
-    A mode that sees no picture is asked once. The JSON is written anew as soon as a view is measured: after a failure it has the views that
-    are done, none of an earlier evaluation beside them, and the names of those that are lacking.
+    OUT/evaluation.json is rewritten as soon as a view is measured. After a failure it holds the finished views, none of an earlier
+    evaluation beside them, and names those that are lacking.
 
     Args:
-      out: the folder; made if need be.
-      trained: a CAVMAEClassifier.
-      source: labelled clips with what all modes look at.
-      modes: what the classifier is given.
-      frames: see evaluate_into.
-      **options: crops, batch_size, data and split; see evaluate_into.
+      out: the folder; created if missing.
+      trained: a classifier.
+      source: labelled clips with the modalities that all modes need.
+      views: what the classifier is given, each once; views_of makes them.
+      origin: of the clips, as the JSON names it.
+      batch_size: rows computed at once.
 
     Returns:
       What the JSON has as "views": each with its name as "view", and what evaluate_into returns.
 
     Raises:
-      ValueError: see evaluate_into.
-      OSError: likewise.
+      ValueError: as evaluate_into.
+      OSError: if the files can't be written.
     """
     trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
-    wanted: list[tuple[Mode, Frames]] = [
-        (mode, shown) for mode in modes for shown in (frames if modality_of(mode) != "audio" else frames[:1])
-    ]
-    names, views = [f"{mode}_{shown}" for mode, shown in wanted], list[dict[str, Any]]()
-    head = {"model": trained.path, "step": trained.step, "data": options.get("data", ""), "split": options.get("split", "")}
-
-    def add(name: str, result: dict[str, Any]) -> None:
-        views.append({"view": name, **result})
-        write_json(out / "evaluation.json", {**head, "views": views, "lacking": names[len(views) :]})
-
-    for name, (mode, shown) in zip(names, wanted, strict=True):
-        logging.info("%s, frames: %s, crops: %d; %d clips", mode, shown, options.get("crops", 1), len(source))
-        evaluate_into(out / name, trained, source, mode=mode, frames=shown, on_measured=partial(add, name), **options)
-    return views
+    head = {"model": trained.path, "step": trained.step, **origin._asdict()}
+    tuned = require_classifier(trained)
+    views = [dataclasses.replace(view, mode=view.mode or tuned) for view in views]
+    names, finished = [view.name for view in views], list[dict[str, Any]]()
+    for view in views:
+        logging.info("%s, frames: %s, crops: %d; %d clips", view.mode, view.frames, view.crops, len(source))
+        measured = _measure(trained, source, view, origin, batch_size)
+        _write(out / view.name, measured)
+        finished.append({"view": view.name, **measured.result})
+        write_json(out / "evaluation.json", {**head, "views": finished, "lacking": names[len(finished) :]})
+        _draw(out / view.name, measured, source, trained)
+    return finished
 
 
 def evaluate_into(
-    out: Path,
-    trained: Trained,
-    source: ClipSource,
-    *,
-    mode: Mode | None = None,
-    frames: Frames = "middle",
-    crops: int = 1,
-    batch_size: int = BATCH,
-    data: str = "",
-    split: str = "",
-    on_measured: Callable[[dict[str, Any]], None] = lambda _: None,
+    out: Path, trained: Trained, source: ClipSource, view: View = AS_TUNED, origin: Origin = UNKNOWN, batch_size: int = BATCH
 ) -> dict[str, Any]:
-    """Evaluates one view, and writes evaluation.json and pictures into a folder.
+    """Evaluates one view, and writes evaluation.json and plots into a folder.
 
-    The pictures are precision_recall.png, mistakes.png and, where each clip has one class, confusion.png. They are drawn when the numbers
-    are written, and those of an earlier evaluation are gone by then.
+    The plots are precision_recall.png, mistakes.png and, where each clip has one class, confusion.png. They are drawn after the numbers
+    are written, and plots of an earlier evaluation are removed before that.
 
     Args:
-      out: the folder; made if need be, and what an earlier evaluation left there is overwritten.
-      trained: a CAVMAEClassifier.
-      source: labelled clips with what the mode looks at.
-      mode: what the classifier is given; None: what it was tuned on.
-      frames: "first", "middle", or "all", whose probabilities are averaged.
-      crops: pieces of a sound that is too long, averaged likewise.
+      out: the folder; created if missing; results of an earlier evaluation are overwritten.
+      trained: a classifier.
+      source: labelled clips with the modalities that the mode needs.
+      view: what the classifier is given.
+      origin: of the clips, as the JSON names it.
       batch_size: rows computed at once.
-      data: where the clips come from, to be noted.
-      split: which of them they are, likewise.
-      on_measured: called with what is returned, before the pictures are drawn.
 
     Returns:
       What evaluation.json holds; None in place of numbers that aren't finite.
 
     Raises:
-      ValueError: see classifier_of, label_names_for, measure, pipeline.example and models/classifier.py.
+      ValueError: if the model is no classifier of these classes, there is no labelled clip, a probability isn't finite, or a clip lacks
+        what the mode needs.
       OSError: if the files can't be written.
     """
-    model, names, loss = classifier_of(trained), label_names_for(trained, source), trained.config.tune.loss
+    trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
+    measured = _measure(trained, source, view, origin, batch_size)
+    _write(out, measured)
+    _draw(out, measured, source, trained)
+    return measured.result
+
+
+def _measure(trained: Trained, source: ClipSource, view: View, origin: Origin, batch_size: int) -> _MeasuredView:
+    """Classifies the clips and computes the figures of a view; `trained` has the right label names."""
+    mode, names, loss = view.mode or require_classifier(trained), trained.label_names, trained.config.tune.loss
     classify = Classify(trained.config, trained.classes, mode, batch_size)
-    scores = _distinct(classify(model, source, crops=crops, frames=frames))
-    found = measure(scores, names, loss)
-    view = f"{classify.mode}, {frames} frame{'s' * (frames == 'all')}" if "audio" not in classify.mode else classify.mode
-    head = {"model": trained.path, "step": trained.step, "data": data, "split": split}
-    head |= {"mode": classify.mode, "frames": frames, "crops": crops, "damaged_clips": len(source) - found.clips}
+    scores = _distinct(classify(trained.module, source, crops=view.crops, frames=view.frames))
+    found = evaluate_scores(scores, names, loss)
+    heading = f"{mode}, {view.frames} frame{'s' * (view.frames == 'all')}" if "image" in mode.inputs else str(mode)
+    head = {"model": trained.path, "step": trained.step, **origin._asdict()}
+    head |= {"mode": str(mode), "frames": view.frames, "crops": view.crops, "damaged_clips": len(source) - found.clips}
     left_out = {"classes_left_out": len(found.no_positive), "classes_without_auc": len(found.no_positive) + len(found.no_negative)}
     figures = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"}
     table = None if found.confusion is None else found.confusion.tolist()
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     clips = {"confusion": table, "ids": scores.ids, "per_clip": _per_clip(scores, names, loss), "versions": versions}
-    result = plain({**head, **left_out, "label_names": names, **figures, **clips})
-    for picture in PICTURES:
-        (out / picture).unlink(missing_ok=True)  # of another evaluation
-    write_json(out / "evaluation.json", result)
-    on_measured(result)
-    _draw(out, view, scores, found, names, source, loss)
-    return result
+    return _MeasuredView(heading, scores, found, plain({**head, **left_out, "label_names": names, **figures, **clips}))
 
 
-def _draw(out: Path, view: str, scores: Scores, found: Evaluation, names: Sequence[str], source: ClipSource, loss: str) -> None:
-    """The pictures of a view."""
-    classification.precision_recall(out / PICTURES[0], scores.probabilities, scores.targets, names, heading=view)
+def _write(out: Path, measured: _MeasuredView) -> None:
+    for plot in PLOTS:
+        (out / plot).unlink(missing_ok=True)  # of an earlier evaluation
+    write_json(out / "evaluation.json", measured.result)
+
+
+def _draw(out: Path, measured: _MeasuredView, source: ClipSource, trained: Trained) -> None:
+    heading, scores, found, _ = measured
+    names = trained.label_names
+    precisions = np.array([row.average_precision for row in found.per_class])
+    classification.precision_recall(out / PLOTS[0], scores.probabilities, scores.targets, names, precisions, heading=heading)
     if found.confusion is not None:
-        classification.confusion(out / PICTURES[1], found.confusion, names, heading=f"{view}: accuracy {found.accuracy:.1%}")
-    worst = _worst(scores, loss)
+        classification.confusion(out / PLOTS[1], found.confusion, names, heading=f"{heading}: accuracy {found.accuracy:.1%}")
+    worst = worst_mistakes(scores, trained.config.tune.loss)
     mistakes = [_mistake(scores, index, names, _clip(source, index, scores.ids[index])) for index in worst[:SHOWN_MISTAKES]]
-    classification.mistakes(out / PICTURES[2], mistakes, heading=f"{view}: {len(worst)} of {found.clips} clips mistaken")
+    classification.mistakes(out / PLOTS[2], mistakes, heading=f"{heading}: {len(worst)} of {found.clips} clips mistaken")
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: None in place of what isn't finite, lists in place of tuples."""
+    """Converts a value to what JSON can hold: None for numbers that aren't finite, lists for tuples."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -184,32 +217,25 @@ def plain(value: Any) -> Any:
 
 
 def _distinct(scores: Scores) -> Scores:
-    """Each clip once: in place of a damaged last clip a source gives its first one again."""
+    """Keeps each clip once: in place of a damaged last clip a source returns its first one again."""
     first = np.sort(np.unique(scores.ids, return_index=True)[1])
     return Scores([scores.ids[index] for index in first], scores.probabilities[first], scores.targets[first])
 
 
-def _worst(scores: Scores, loss: str) -> list[int]:
-    """The clips whose likeliest class isn't one of theirs, the highest loss first."""
-    wrong = scores.targets[np.arange(len(scores.ids)), scores.probabilities.argmax(axis=1)] == 0
-    order = np.argsort(-clip_losses(scores, loss), kind="stable")
-    return [int(index) for index in order if wrong[index]]
-
-
 def _clip(source: ClipSource, index: int, clip_id: str) -> Clip:
-    """The clip of a row of scores: at its place in the source, or, where damaged ones before it were passed over, a little further on."""
+    """Finds the clip of a row of scores: at that index of the source, or further on where damaged clips before it were skipped."""
     return next(clip for place in range(index, len(source)) if (clip := source[place]).id == clip_id)
 
 
 def _mistake(scores: Scores, index: int, names: Sequence[str], clip: Clip) -> Mistake:
     given = scores.probabilities[index]
     labels = np.flatnonzero(scores.targets[index]), np.argsort(-given, kind="stable")[:3]
-    own, said = ([(names[label], float(given[label])) for label in some.tolist()] for some in labels)
-    return Mistake(clip, own, said)
+    own, predicted = ([(names[label], float(given[label])) for label in some.tolist()] for some in labels)
+    return Mistake(clip, own, predicted)
 
 
 def _per_clip(scores: Scores, names: Sequence[str], loss: str) -> list[dict[str, Any]]:
-    """What is said of each clip; "classes" are its own ones and "probabilities" those that they are given."""
+    """Lists the result of each clip; "classes" are its own ones and "probabilities" theirs."""
     rows = []
     for clip_id, given, targets, value in zip(*scores, clip_losses(scores, loss), strict=True):
         own, top = np.flatnonzero(targets).tolist(), int(given.argmax())

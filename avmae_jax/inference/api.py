@@ -1,77 +1,138 @@
-"""predict and embed: one call for one medium, a file or arrays.
+"""The public calls: load a model, predict and embed with it, save it.
 
-A model that is given as load_trained's result is compiled once for each kind of question; a path is loaded and compiled anew by each call.
+A loaded model is compiled once for each kind of request; later calls reuse it.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import SAMPLE_RATE
-from avmae_jax.inference.predict import Embedder, Embedding, Prediction, Predictor, open_matcher
+from avmae_jax.inference.embed import Embedder
+from avmae_jax.inference.predict import Predictor, open_matcher
 from avmae_jax.inference.windows import Medium, of_file, of_parts
-from avmae_jax.models.classifier import Mode
+from avmae_jax.trees import flatten
+from avmae_jax.weights.io import Weights, made, read, write
+from avmae_jax.weights.notes import notes_of
 from avmae_jax.weights.trained import Trained, load_trained
 
+Media = str | Path
+Array = np.ndarray | str | Path
 
-def predict(
-    model: str | Path | Trained,
-    media: str | Path | None = None,
-    *,
-    audio: np.ndarray | str | Path | None = None,
-    image: np.ndarray | str | Path | None = None,
-    rate: int = SAMPLE_RATE,
-    top: int = 5,
-    frames: Frames = "middle",
-    mode: Mode | None = None,
-    timeline: bool = False,
-    match_with: str | Path | Trained | None = None,
-) -> Prediction:
-    """The classes of one medium of any length, and whether its sound belongs to its picture.
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Model(Trained):
+    """A trained model, ready to be applied. Its attributes: module, config, label_names, kind, classes, path, step."""
+
+    def predict(
+        self,
+        media: Media | list[Media] | None = None,
+        *,
+        audio: Array | None = None,
+        image: Array | None = None,
+        sample_rate: int = SAMPLE_RATE,
+        top: int = 5,
+        frames: Frames = "middle",
+        given: str | None = None,
+        timeline: bool = False,
+        match_with: Media | Trained | None = None,
+    ) -> Any:
+        """Predicts the classes of media of any length, and whether audio and image belong together.
+
+        Args:
+          media: path of a video, an audio file or an image; or a list of paths. Or give the two parts:
+          audio: int16, float32 or float64 (in [-1, 1]), [N] or [N, channels], of which the first channel is used as of a file; or the path
+            of a file with audio.
+          image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With audio it belongs to every window of it.
+          sample_rate: Hz of the array.
+          top: number of classes named.
+          frames: the "middle" frame of each window, the "first" one, or "all", whose probabilities are averaged.
+          given: what the classifier is given, "both", "audio" or "image"; None: whatever the medium has.
+          timeline: compute the probabilities of each second as well, from the window around it.
+          match_with: the model for the match, a pretraining checkpoint: fine-tuning needn't keep what contrastive learning has aligned.
+
+        Returns:
+          A Prediction; for a list of paths the predictions in order, with the error in place of that of a file that can't be read.
+
+        Raises:
+          ValueError: if nothing or too much is given, an array isn't as described, or the model can't do what is requested.
+          ClipError: if a single file can't be read, or lacks what the model needs.
+          WeightsError: if the model for the match can't be read.
+        """
+        matcher = None if match_with is None else open_matcher(self, match_with)
+        predictor = (_predictor if isinstance(match_with, Trained | None) else _predictor.__wrapped__)(self, matcher, given)
+        return _apply(lambda many: predictor(many, top=top, frames=frames, timeline=timeline), media, audio, image, sample_rate)
+
+    def embed(
+        self,
+        media: Media | list[Media] | None = None,
+        *,
+        audio: Array | None = None,
+        image: Array | None = None,
+        sample_rate: int = SAMPLE_RATE,
+        frames: Frames = "middle",
+    ) -> Any:
+        """Computes vectors of media, for search and for classifiers of your own; arguments, results and errors as of `predict`.
+
+        Returns:
+          An Embedding; for a list of paths the embeddings in order, with the error in place of that of a file that can't be read.
+        """
+        embedder = _embedder(self)
+        return _apply(lambda many: embedder(many, frames), media, audio, image, sample_rate)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model to a new .pth or .safetensors file, or without such a suffix to a folder of checkpoints.
+
+        Raises:
+          WeightsError: if the path exists or can't be written, or the kind of model can't be stored so; nothing is left there then.
+        """
+        params = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(nnx.state(self.module, nnx.Param)).items()}
+        write(Weights(self.config.model, self.classes, params, notes_of(self.config, self.label_names)), path)
+
+
+def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Model:
+    """Loads a trained model.
 
     Args:
-      model: what load_trained gives, which may be asked often, or the path of one. A pretraining model has no classes, but a match.
-      media: path of a video, a sound or a picture; or give the two apart:
-      audio: float32[N] in [-1, 1] or int16[N], one channel; or the path of a file with sound.
-      image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With a sound it belongs to every window of it.
-      rate: Hz of the array.
-      top: how many classes are named.
-      frames: the middle frame of each window, the "first" one, or "all" ten, averaged.
-      mode: how the classifier is asked, see CAVMAEClassifier; None: by what the medium has and what the model was tuned on.
-      timeline: the probabilities of each second as well: those of the window around it.
-      match_with: the model for the match, a pretraining checkpoint: tuning needn't keep what contrastive learning has brought together.
+      path: a run's folder, its best/ or averaged/, one step of it; a .pth, .pt, .bin or .safetensors file of a CAV-MAE, pretrained or
+        fine-tuned, of an image MAE with its decoder, or of an AST.
+      labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
+      audio_frames: length of the audio that the model shall take, in frames of 10 ms and a multiple of the patch: 96, 400 or 3008 for 1, 4
+        or 30 s. Positions are interpolated along time. None: as in the file.
+      **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
-      ValueError: if nothing or too much is given, an array isn't as said, or the model can't do what is asked for.
-      ClipError: if a file can't be read, or lacks what the model needs.
-      WeightsError: if a model can't be read.
+      WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
+      DatasetError: if the names can't be read.
     """
-    medium, opened = _medium(media, audio, image, rate), _opened(model)
-    matcher = None if match_with is None else open_matcher(opened, match_with)
-    kept = isinstance(model, Trained) and isinstance(match_with, Trained | None)
-    return (_predictor if kept else _predictor.__wrapped__)(opened, matcher, mode).one(medium, top=top, frames=frames, timeline=timeline)
+    found = load_trained(path, labels_csv=labels_csv, audio_frames=audio_frames, **sizes)
+    return Model(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
 
 
-def embed(
-    model: str | Path | Trained,
-    media: str | Path | None = None,
-    *,
-    audio: np.ndarray | str | Path | None = None,
-    image: np.ndarray | str | Path | None = None,
-    rate: int = SAMPLE_RATE,
-    frames: Frames = "middle",
-) -> Embedding:
-    """Vectors of one medium, for search and for classifiers of one's own; see predict, which has the arguments and the errors."""
-    medium, opened = _medium(media, audio, image, rate), _opened(model)
-    return (_embedder if isinstance(model, Trained) else _embedder.__wrapped__)(opened)(medium, frames)
+def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: int) -> Any:
+    """Loads the flax.nnx module of a trained model; `load(path).module` is the same."""
+    return made(read(path, audio_frames=audio_frames, **sizes))
 
 
-@functools.lru_cache(maxsize=4)  # compiled functions of the models that were asked last
-def _predictor(model: Trained, match_with: Trained | None, mode: Mode | None) -> Predictor:
-    return Predictor(model, match_with=match_with, mode=mode)
+def predict(model: str | Path | Model, media: Media | list[Media] | None = None, **options: Any) -> Any:
+    """Predicts with a loaded model or the path of one, which is loaded and compiled anew by each call; options as of Model.predict."""
+    return (model if isinstance(model, Model) else load(model)).predict(media, **options)
+
+
+def embed(model: str | Path | Model, media: Media | list[Media] | None = None, **options: Any) -> Any:
+    """Computes vectors with a loaded model or the path of one, which is loaded anew by each call; options as of Model.embed."""
+    return (model if isinstance(model, Model) else load(model)).embed(media, **options)
+
+
+@functools.lru_cache(maxsize=4)  # compiled functions of the models that were used last
+def _predictor(model: Trained, match_with: Trained | None, given: str | None) -> Predictor:
+    return Predictor(model, match_with=match_with, given=given)
 
 
 @functools.lru_cache(maxsize=4)
@@ -79,15 +140,24 @@ def _embedder(model: Trained) -> Embedder:
     return Embedder(model)
 
 
-def _opened(model: str | Path | Trained) -> Trained:
-    return model if isinstance(model, Trained) else load_trained(model)
-
-
-def _medium(media: str | Path | None, audio: Any, image: Any, rate: int) -> Medium:
+def _apply(function: Callable[[list[Medium]], Any], media: Media | list[Media] | None, audio: Any, image: Any, sample_rate: int) -> Any:
+    """Applies a function of many media to one medium, whose error is raised, or to a list of paths, whose errors are returned."""
     if media is None:
-        return of_parts(audio, image, rate)
+        return _only(function([of_parts(audio, image, sample_rate)]))
     if audio is not None or image is not None:
         raise ValueError("give a media file, or audio and image, not both")
-    if not isinstance(media, str | Path):
-        raise ValueError(f"media is a {type(media).__name__}; give the path of a file here, and arrays as audio and image")
-    return of_file(media)
+    if isinstance(media, str | Path):
+        return _only(function([of_file(media)]))
+    if isinstance(media, np.ndarray) or not all(isinstance(path, str | Path) for path in media):
+        raise ValueError(
+            f"media is a {type(media).__name__}; give the path of a file or a list of paths here, and arrays as audio and image"
+        )
+    results = dict(function([of_file(path) for path in media]))
+    return [results[number] for number in range(len(results))]
+
+
+def _only(results: Any) -> Any:
+    ((_, result),) = results
+    if isinstance(result, Exception):
+        raise result
+    return result

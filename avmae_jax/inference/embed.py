@@ -7,35 +7,76 @@
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, D width.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import grain
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Modality, ModelConfig
-from avmae_jax.data.batches import Batch, centre, example
+from avmae_jax.data.batches import Batch, Frames, centre, example
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.records import Needs
-from avmae_jax.evals import metrics
+from avmae_jax.files import OnProgress
 from avmae_jax.inference.forward import BATCH, Forward
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.encoder import Encoder
+from avmae_jax.inference.predict import mean_direction
+from avmae_jax.inference.stream import Ahead, Shared
+from avmae_jax.inference.windows import WHOLE, Medium, rows_of
+from avmae_jax.models.encoder import VECTORS
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import Trained
 
-KINDS = ("audio", "image", "joint")
+KINDS = VECTORS
 
 _AHEAD = 2  # batches of clips read ahead
+_BATCH, _THREADS = 8, 2  # windows of media computed at once, and threads that decode them
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Embedding:
+    """Vectors of one medium, float32[D] of length 1; None for what it doesn't have."""
+
+    audio: np.ndarray | None  # of the audio alone: what the contrastive loss compares ...
+    image: np.ndarray | None  # ... with that of the image
+    joint: np.ndarray | None  # of both together
+    windows: int
+
+    def __repr__(self) -> str:
+        there = [f"{kind} [{len(vector)}]" for kind in VECTORS if (vector := getattr(self, kind)) is not None]
+        return f"<Embedding: {', '.join(there)}>"
+
+
+class Embedder:
+    """Computes the vectors of media of any length."""
+
+    def __init__(self, trained: Trained):
+        """Raises ValueError if the model computes no such vectors."""
+        require_vectors(trained)
+        config = trained.config
+        self.trained = trained
+
+        def outputs(module: Any, batch: Any) -> dict[str, Any]:
+            return module.embed(model_inputs(batch, config))
+
+        self._shared = Shared(dict.fromkeys(get_args(Modality), outputs), _BATCH)
+
+    def __call__(self, media: Iterable[Medium], frames: Frames = "middle") -> Iterator[tuple[int, Embedding | Exception]]:
+        """Yields each medium's number with its vectors, the means over its windows, or with the error that prevents them."""
+        make = functools.partial(rows_of, model=self.trained.config.model, frames=frames, timeline=False)
+        for number, series in self._shared(self.trained.module, Ahead(media, make, _THREADS)):
+            if isinstance(series, Exception):
+                yield number, series
+                continue
+            values = {name: mean_direction(rows) for name, rows in series[WHOLE].values.items()}
+            yield number, Embedding(values.get("audio"), values.get("image"), values.get("joint"), len(series[WHOLE].starts))
 
 
 class Part(NamedTuple):
@@ -64,23 +105,19 @@ def needs_of(what: Sequence[str]) -> Needs:
     return "any" if others else "both" if first == "joint" else "audio" if first == "audio" else "image"
 
 
-def encoder_of(trained: Trained) -> Encoder:
-    """The audio-visual encoder of a model.
-
-    Raises:
-      ValueError: if it is a model of one modality.
-    """
-    if not isinstance(trained.model, CAVMAE | CAVMAEClassifier):
-        raise ValueError(f"{trained.path} is a model of {trained.config.model.modality} alone; sounds and pictures meet in a CAV-MAE only")
-    return trained.model.encoder
+def require_vectors(trained: Trained) -> None:
+    """Raises ValueError unless the model computes vectors of audio and image that can be compared."""
+    if not trained.spec.vectors:
+        raise ValueError(f"{trained.path} is a {trained.spec.title}; vectors of audio and image that can be compared need a CAV-MAE")
 
 
 def fingerprint(trained: Trained) -> str:
     """What tells two encoders apart: SHA-256 over parameters, and over what else their vectors depend on."""
-    config = trained.config
+    require_vectors(trained)
+    config, module = trained.config, cast(Any, trained.module)
     settings = (config.model.patch, config.model.shape.heads, config.model.norm_eps, config.data.audio_mean, config.data.audio_std)
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for name, leaf in sorted(flatten(nnx.state(encoder_of(trained), nnx.Param)).items()):
+    for name, leaf in sorted(flatten(nnx.state(module.encoder, nnx.Param)).items()):
         values = np.ascontiguousarray(leaf)
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
         digest.update(values.tobytes())
@@ -101,24 +138,14 @@ def note_of(trained: Trained, source: ClipSource, what: Sequence[str], *, data: 
     }
 
 
-def vectors(encoder: Encoder, fbank: jax.Array | None, image: jax.Array | None, what: Sequence[str] = KINDS) -> dict[str, jax.Array]:
-    """The vectors that there can be of what is given.
-
-    Args:
-      encoder: of a CAV-MAE.
-      fbank: normalised log-mel, float[B, T, M], or None.
-      image: normalised, float[B, H, W, 3], or None.
-      what: kinds of vector.
-
-    Returns:
-      float32[B, D] by kind; "audio" and "image" are what retrieval compares, see metrics.embedding.
-    """
-    given = {"audio": fbank, "image": image}
-    tokens = {name: encoder.separate(name, inputs) for name, inputs in given.items() if inputs is not None}
-    found = {name: metrics.embedding(encoder.joint(own, name)) for name, own in tokens.items() if name in what}
-    if "joint" in what and len(tokens) == 2:
-        found["joint"] = metrics.embedding(encoder.joint(jnp.concatenate([tokens["audio"], tokens["image"]], axis=1)))
-    return found
+def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Iterator[Part]:
+    """Passes parts on and reports how many of `total` clips they hold so far."""
+    done = 0
+    on_progress(0, 0, total)
+    for part in parts:
+        done += len(part.ids)
+        on_progress(done, 0, total)
+        yield part
 
 
 class Embed:
@@ -127,11 +154,12 @@ class Embed:
     def __init__(self, trained: Trained, what: Sequence[str] = KINDS, batch_size: int = BATCH):
         """`trained` must be a CAV-MAE or its classifier, `what` are kinds of vector; ValueError if they aren't."""
         self.trained, self.what, self.needs, self._size = trained, kinds_of(what), needs_of(what), batch_size
-        self._encoder, config = encoder_of(trained), trained.config
-        if trained.classes and config.tune.mode != "multimodal":
+        require_vectors(trained)
+        config = trained.config
+        if trained.tuned and trained.tuned.given != "both":
             words = "%s was tuned as %s: its other modality is as it was before, and may not fit any more"
-            logging.warning(words, trained.path, config.tune.mode)
-        self._forward = Forward(lambda encoder, batch: vectors(encoder, *model_inputs(batch, config), self.what), batch_size)
+            logging.warning(words, trained.path, trained.tuned)
+        self._forward = Forward(lambda module, batch: module.embed(model_inputs(batch, config), self.what), batch_size)
 
     def __call__(self, source: ClipSource) -> Iterator[Part]:
         """The clips in their order, but for those that lack a modality: they come in batches of their own, a bit later than their turn.
@@ -180,7 +208,7 @@ class Embed:
         positions, clips = zip(*group, strict=True)
         rows = [row_of(clip, self.trained.config.model, modality) for clip in clips]
         batch: Batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        ((_, found),) = self._forward(self._encoder, [batch])
+        ((_, found),) = self._forward(self.trained.module, [batch])
         return Part([clip.id for clip in clips], list(positions), [clip.labels for clip in clips], found)
 
 

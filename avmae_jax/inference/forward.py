@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import Config
-from avmae_jax.data.batches import Batch, Frames, eval_batches
+from avmae_jax.data.batches import Batch, EvalOptions, Frames, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode, modality_of
+from avmae_jax.models.modes import Mode
 
 BATCH = 32  # rows computed at once, unless told otherwise
 
@@ -47,17 +47,16 @@ class Scores(NamedTuple):
 class Classify:
     """A classifier in one of its modes, on sources of labelled clips."""
 
-    def __init__(self, config: Config, classes: int, mode: Mode | None = None, batch_size: int = BATCH):
-        """`config` says of the model, the data and the tuning what Notes has; `mode` is that of the tuning if None."""
-        self.config, self.classes, self.batch_size = config, classes, batch_size
-        self.mode: Any = mode or config.tune.mode
-        self._forward = Forward(lambda model, batch: probabilities(config, logits(model, batch, config, self.mode)), batch_size)
+    def __init__(self, config: Config, classes: int, mode: Mode, batch_size: int = BATCH):
+        """`config` holds of the model, the data and the tuning what weights/notes.py stores."""
+        self.config, self.classes, self.mode, self.batch_size = config, classes, mode, batch_size
+        self._forward = Forward(lambda model, batch: probabilities(config, model(model_inputs(batch, config), self.mode)), batch_size)
 
-    def __call__(self, model: CAVMAEClassifier, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Scores:
+    def __call__(self, model: Any, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Scores:
         """The means over crops of the sound and frames; see eval_batches, which has the arguments."""
-        views: dict[str, Any] = {"crops": crops, "frames": frames, "classes": self.classes, "needs": modality_of(self.mode)}
+        views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given)
         ids, sums, counts, targets = [], [], [], []
-        for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, **views)):
+        for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, views)):
             names = batch["id"]
             first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
             parts, rows = np.add.reduceat(found, first), np.diff(first, append=len(names))
@@ -73,12 +72,6 @@ class Classify:
         if not ids:
             raise ValueError("there is no clip to classify")
         return Scores(ids, np.stack(sums) / np.array(counts, np.float32)[:, None], np.stack(targets))
-
-
-def logits(model: CAVMAEClassifier, batch: Mapping[str, jax.Array], config: Config, mode: Any) -> jax.Array:
-    """Of a batch of data/batches.py: float32[B, C]."""
-    fbank, image = model_inputs(batch, config)
-    return model(fbank, image, mode=mode)
 
 
 def probabilities(config: Config, logits: jax.Array) -> jax.Array:

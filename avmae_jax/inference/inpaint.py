@@ -5,7 +5,6 @@ Axis letters: T spectrogram frames, M mel bins, H W image, S samples.
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -16,12 +15,11 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_frames
 from avmae_jax.inference.embed import row_of
-from avmae_jax.inference.griffin_lim import mel_to_sound
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.mae import MAE
-from avmae_jax.models.patches import spectrogram_picture
-from avmae_jax.plots import reconstructions
-from avmae_jax.train.pretraining import make_task
+from avmae_jax.inference.griffin_lim import mel_to_waveform
+from avmae_jax.inference.masked import MaskedPass, compose_all
+from avmae_jax.inference.panels import Panels
+from avmae_jax.trees import flatten
+from avmae_jax.weights.build import described, fill
 from avmae_jax.weights.trained import Trained
 
 LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sounds
@@ -30,7 +28,7 @@ LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sound
 class Inpainted(NamedTuple):
     """A clip whose hidden patches are filled in."""
 
-    panels: dict[str, reconstructions.Panels]  # under "image" and "audio", or one of these; one clip each
+    panels: dict[str, Panels]  # under "image" and "audio", or one of these; one clip each
     sounding: int  # spectrogram frames that belong to the clip, at most T; 0 where the model has no sound
 
 
@@ -53,10 +51,9 @@ class Inpainter:
     """
 
     def __init__(self, trained: Trained, masking: Mapping[str, Any] | None = None):
-        model = trained.model
-        if not isinstance(model, CAVMAE | MAE):
+        if trained.spec.task != "pretraining":
             raise ValueError(
-                f"{trained.path} is a classifier, which has no decoder to fill anything in; give the pretraining run it was made from"
+                f"{trained.path} is a {trained.spec.title}, which has no decoder to fill anything in; give the run it was pretrained in"
             )
         own = trained.config.model.modality
         for name in masking or {}:
@@ -64,14 +61,10 @@ class Inpainter:
                 raise ValueError(f"{name} is of no use: {trained.path} is a model of {own} alone; leave it out")
         sizes = dataclasses.replace(trained.config.model, **(masking or {}))
         sizes.validate()
-        model = nnx.merge(*nnx.split(model))  # the caller's keeps its ratios; the arrays are the same
-        if isinstance(model, CAVMAE):
-            model.audio_mask_ratio, model.image_mask_ratio = sizes.audio_mask_ratio, sizes.image_mask_ratio
-        else:
-            model.mask_ratio = getattr(sizes, f"{sizes.modality}_mask_ratio")
         self.config: Config = dataclasses.replace(trained.config, model=sizes)
-        self.model, self._task = model, make_task(self.config, None, Path())
-        self._forward = nnx.jit(self._task.forward)  # kept, so that it is compiled once
+        # the same parameters in a model with the new masking; the caller's stays as it is
+        self.model = fill(described(sizes), flatten(nnx.state(trained.module, nnx.Param)))
+        self._forward = nnx.jit(MaskedPass(self.config).__call__)  # kept, so that it is compiled once
 
     @property
     def needs(self) -> Modality:
@@ -91,15 +84,9 @@ class Inpainter:
         sizes = self.config.model
         made = row_of(clip, sizes, self.needs)
         batch = {name: value[None] for name, value in made.items() if name != "id"}
-        out, fbank, image = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
-        shown = {"image": image, "audio": None if fbank is None else np.asarray(spectrogram_picture(fbank))}
-        panels = {
-            name: reconstructions.compose(
-                shown[name], pred, hidden, grid=sizes.grid(name), patch=sizes.patch, norm_pix=self.config.loss.norm_pix
-            )
-            for name, (pred, hidden) in self._task.predictions(out).items()
-        }
-        sounding = 0 if fbank is None else min(sizes.audio_frames, int(num_frames(made["samples"])))
+        out, inputs = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
+        panels = compose_all(out, inputs, self.config)
+        sounding = min(sizes.audio_frames, int(num_frames(made["samples"]))) if "audio" in inputs else 0
         return Inpainted(panels, sounding)
 
     def sounds(self, found: Inpainted) -> Sounds | None:
@@ -112,7 +99,7 @@ class Inpainter:
             return None
         data, panels = self.config.data, found.panels["audio"]
         before, after = (
-            mel_to_sound(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
+            mel_to_waveform(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
             for picture in (panels.original, panels.reconstructed)
         )
         peak = max(np.abs(before).max(), np.abs(after).max())

@@ -1,4 +1,4 @@
-"""Rows of many media through a model: decoded by threads ahead of the device, in batches that the media share.
+"""Runs a model over many media files: threads decode ahead, and windows of different files share batches.
 
 What is held at a time is a window for each thread, a few rows on the way and one unfinished batch for each kind of medium, however many
 media there are and however long they last; of what has been computed, the outputs of the media that aren't finished.
@@ -81,7 +81,7 @@ class Ahead:
         self._put(End(number, count, failure))
 
     def _put(self, item: Row | End | BaseException | None) -> bool:
-        """Whether somebody still wants it."""
+        """Returns False if the consumer has stopped iterating."""
         while not self._stopped.is_set():
             try:
                 self._made.put(item, timeout=0.2)
@@ -91,7 +91,7 @@ class Ahead:
         return False
 
 
-class Found(NamedTuple):
+class Series(NamedTuple):
     """The outputs for the windows of one series of one medium; n of them in order of time."""
 
     starts: np.ndarray  # float64[n], s
@@ -108,7 +108,7 @@ class Shared:
         self._functions, self._batch_size = functions, batch_size
         self._forwards: dict[tuple[Modality, int], Forward] = {}
 
-    def __call__(self, model: Any, items: Iterable[Row | End]) -> Iterator[tuple[int, dict[str, Found] | Exception]]:
+    def __call__(self, model: Any, items: Iterable[Row | End]) -> Iterator[tuple[int, dict[str, Series] | Exception]]:
         """Each medium's number with its series, or why there are none, as soon as that is known; the order is that of being finished."""
         waiting: dict[Modality, list[Row]] = defaultdict(list)
         media: dict[int, _Unfinished] = {}
@@ -169,7 +169,7 @@ class _Unfinished:
         weighted = {name: value * np.float32(row.share) + sums.get(name, np.float32(0)) for name, value in outputs.items()}
         self._windows[row.series][row.window] = row._replace(arrays={}), weighted
 
-    def result(self) -> dict[str, Found] | Exception:
+    def result(self) -> dict[str, Series] | Exception:
         """The series, or what went wrong."""
         if self.end is not None and self.end.error is not None:
             return self.end.error
@@ -179,5 +179,5 @@ class _Unfinished:
             first = outputs[0]
             values = {key: np.stack([found[key] for found in outputs]) for key in first}
             starts, seconds = (np.array(numbers) for numbers in ([row.start for row in rows], [row.seconds for row in rows]))
-            series[name] = Found(starts, seconds, rows[0].has, values)
+            series[name] = Series(starts, seconds, rows[0].has, values)
         return series

@@ -18,15 +18,18 @@ from PIL import Image
 
 from avmae_jax.config import Modality, ModelConfig
 from avmae_jax.data.batches import Frames, example
-from avmae_jax.data.catalog.media_folder import PICTURE_SUFFIXES, as_text
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
+from avmae_jax.data.decode.media import IMAGE_SUFFIXES
+from avmae_jax.data.decode.one_clip import ClipForm
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
 from avmae_jax.errors import ClipError
+from avmae_jax.files import as_text
 
 WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
 SECOND = 1.0  # seconds from window to window of a timeline
 _RATES = range(1_000, 768_001)  # Hz
+_MOST_CHANNELS = 64  # of an array; one with more is taken for a transposed one
 
 
 Timed = Iterator[tuple[Clip, float]]  # clips with the seconds that there are of them
@@ -56,16 +59,16 @@ class Row(NamedTuple):
 def of_file(path: str | Path) -> Medium:
     """A media file: a video, a sound or a picture; what is wrong with it shows when it is cut."""
     cut = partial(_cut_file, str(path))
-    return Medium(as_text(str(path)), cut, Path(path).suffix.lower() not in PICTURE_SUFFIXES)
+    return Medium(as_text(str(path)), cut, Path(path).suffix.lower() not in IMAGE_SUFFIXES)
 
 
-def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Path | None, rate: int = SAMPLE_RATE) -> Medium:
+def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Path | None, sample_rate: int = SAMPLE_RATE) -> Medium:
     """A sound, a picture, or both: the picture belongs to every window of the sound then.
 
     Args:
       audio: float32[N] in [-1, 1] or int16[N], mono; or the path of a sound file, or of a video whose sound is taken.
       image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG.
-      rate: Hz of the array.
+      sample_rate: Hz of the array.
 
     Raises:
       ValueError: if there is neither, or an array isn't as said.
@@ -74,7 +77,7 @@ def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Pa
     if audio is None and image is None:
         raise ValueError("there is nothing to look at or to listen to; give a media file, or audio, image or both")
     picture = None if image is None else partial(_picture_file, image) if isinstance(image, str | Path) else _encoded(image)
-    sound = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, rate)
+    sound = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, sample_rate)
     name = str(audio if isinstance(audio, str | Path) else image if isinstance(image, str | Path) else "the arrays")
     return Medium(name, partial(_cut_parts, sound, picture), audio is not None)
 
@@ -108,7 +111,7 @@ def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, 
 
 
 def _cut_file(path: str, seconds: float, stride: float, size: int) -> Timed:
-    return cut_timed(path, clip_id=as_text(path), seconds=seconds, stride=stride, frame_size=size, allow_missing=True)
+    return cut_timed(path, clip_id=as_text(path), stride=stride, form=ClipForm(seconds=seconds, frame_size=size, allow_missing=True))
 
 
 def _cut_parts(
@@ -123,7 +126,7 @@ def _cut_parts(
     for clip, there in cut:
         if not len(clip.waveform):
             raise ClipError(str(sound), "audio", "has no sound")
-        yield clip._replace(frames=frames), there
+        yield clip._replace(frames=frames, frame_times=(0.0,) * len(frames)), there
 
 
 def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Timed:
@@ -139,9 +142,9 @@ def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Timed:
 
 
 def _picture_file(path: str | Path, size: int) -> bytes:
-    if Path(path).suffix.lower() not in PICTURE_SUFFIXES:
-        raise ClipError(str(path), "video", f"is no picture by its name; pictures end in {', '.join(PICTURE_SUFFIXES)}")
-    (clip,) = cut_clips(path, clip_id="picture", frame_size=size, allow_missing=True)
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise ClipError(str(path), "video", f"is no picture by its name; pictures end in {', '.join(IMAGE_SUFFIXES)}")
+    (clip,) = cut_clips(path, clip_id="picture", form=ClipForm(frame_size=size, allow_missing=True))
     return clip.frames[0]
 
 
@@ -155,23 +158,27 @@ def _encoded(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _waveform(audio: np.ndarray, rate: int) -> np.ndarray:
-    """int16[N] at 16 kHz."""
+def _waveform(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Converts an array to int16[N] at 16 kHz; of several channels the first one is used, as of a file."""
     found = np.asarray(audio)
-    if found.dtype not in (np.float32, np.int16) or found.ndim != 1:
-        raise ValueError(f"audio is {found.dtype}{list(found.shape)}; give one channel, float32[N] in [-1, 1] or int16[N]")
-    if isinstance(rate, bool) or not isinstance(rate, int) or rate not in _RATES:
-        raise ValueError(f"rate is {rate!r}; give the samples a second of the array, an integer from {_RATES[0]} to {_RATES[-1]}")
-    if found.dtype == np.float32:
+    if found.dtype not in (np.float64, np.float32, np.int16) or found.ndim not in (1, 2):
+        raise ValueError(f"audio is {found.dtype}{list(found.shape)}; give int16, float32 or float64, [N] or [N, channels]")
+    if found.ndim == 2 and found.shape[1] > max(_MOST_CHANNELS, found.shape[0]):
+        raise ValueError(f"audio is {found.dtype}{list(found.shape)}, which is {found.shape[1]} channels; give [N, channels]: transpose it")
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or sample_rate not in _RATES:
+        raise ValueError(f"sample_rate is {sample_rate!r}; give the Hz of the array, an integer from {_RATES[0]} to {_RATES[-1]}")
+    found = found[:, 0] if found.ndim == 2 else found
+    if found.dtype == np.int16:
+        found = found.astype(np.float32) / 32_768
+    else:
         if not np.isfinite(found).all():
             raise ValueError(f"audio has {np.count_nonzero(~np.isfinite(found))} samples that are not finite numbers")
         loudest = float(np.abs(found).max(initial=0))
         if loudest > 1:
-            raise ValueError(f"audio has samples up to {loudest:g}; float32 must lie in [-1, 1]: divide it, or give int16")
-    else:
-        found = found.astype(np.float32) / 32_768
-    if rate != SAMPLE_RATE:
-        found = soxr.resample(found, rate, SAMPLE_RATE)
+            raise ValueError(f"audio has samples up to {loudest:g}; floating point must lie in [-1, 1]: divide it, or give int16")
+        found = found.astype(np.float32)
+    if sample_rate != SAMPLE_RATE:
+        found = soxr.resample(np.ascontiguousarray(found), sample_rate, SAMPLE_RATE)
     if len(found) < WINDOW:
         raise ValueError(f"audio has {len(found)} samples at 16 kHz; a spectrogram needs at least {WINDOW}, 25 ms")
     return np.clip(np.rint(found * 32_768), -32_768, 32_767).astype(np.int16)

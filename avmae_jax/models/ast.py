@@ -1,20 +1,25 @@
-"""The Audio Spectrogram Transformer (Gong et al., arXiv 2104.01778): the audio-only classifier that CAV-MAE grew out of.
+"""Defines the Audio Spectrogram Transformer (Gong et al., arXiv 2104.01778): the audio-only classifier that CAV-MAE grew out of.
 
 Axis letters: B batch, T spectrogram frames, M mel bins, D width, C classes.
 """
 
+from collections.abc import Mapping
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.classifier import Head
 from avmae_jax.models.encoder import Tower
-from avmae_jax.models.layers import MAIN, stream_norms
-from avmae_jax.models.patches import spectrogram_picture
+from avmae_jax.models.layers import MAIN, Stage, stream_norms
+from avmae_jax.models.modes import Mode
+from avmae_jax.models.patches import grid_of
+from avmae_jax.models.pooling import pool
+from avmae_jax.models.tokens import Tokens, through
 
 STRIDE = 10  # pixels between patches of 16, which therefore overlap
-_TOKENS = 2  # class and distillation
+TOKENS = 2  # class and distillation
+AUDIO = Mode("audioonly", ("audio",), (MAIN,))  # the one mode of an AST
 
 
 class AST(nnx.Module):
@@ -32,14 +37,24 @@ class AST(nnx.Module):
 
     def __init__(self, config: ModelConfig, classes: int, *, stride: int = STRIDE, rngs: nnx.Rngs):
         config.validate()
-        self.tower = Tower(config, "audio", depth=config.shape.depth, prefix=_TOKENS, stride=stride, rngs=rngs)
+        self.tower = Tower(config, "audio", depth=config.shape.depth, prefix=TOKENS, stride=stride, rngs=rngs)
         self.norm = stream_norms(config.shape.width, (MAIN,), config.norm_eps, rngs)
         self.head = Head(config, classes, rngs=rngs)
 
-    def features(self, fbank: jax.Array) -> jax.Array:
-        """Tokens after the norm, class and distillation token first: float[B, T, M] -> float32[B, 2 + L, D]."""
-        return self.norm[MAIN](self.tower.separate(self.tower.embed(spectrogram_picture(fbank))))
+    def separate(self, inputs: Mapping[str, jax.Array]) -> Tokens:
+        """Computes the float32 segments after the norm, class and distillation token first."""
+        return through(self.norm[MAIN], self.tower.separate(self.tower.embed(inputs["audio"])))
 
-    def __call__(self, fbank: jax.Array) -> jax.Array:
-        """Normalised log-mel float[B, T, M] -> logits float32[B, C]."""
-        return self.head(jnp.mean(self.features(fbank)[:, :_TOKENS], axis=1))
+    def logits(self, tokens: Tokens, mode: Mode = AUDIO) -> jax.Array:
+        """Computes the logits of the tokens of separate: float32[B, C]."""
+        return self.head(pool(tokens, "global"))
+
+    def __call__(self, inputs: Mapping[str, jax.Array], mode: Mode = AUDIO) -> jax.Array:
+        """Computes logits float32[B, C] of "audio" -> normalised log-mel float[B, T, M]."""
+        return self.logits(self.separate(inputs), mode)
+
+
+def stages(config: ModelConfig) -> list[Stage]:
+    """Lists every run of a block stack in one pass, for the arithmetic and memory of a step."""
+    rows, columns = grid_of(config.mel_bins, config.audio_frames, config.patch, STRIDE)
+    return [Stage(config.shape.depth, TOKENS + rows * columns, config.shape.width)]

@@ -1,35 +1,36 @@
-"""Softmax attention that is fast and lean on the machine it runs on.
+"""Computes softmax attention, fast and in little memory on whatever platform the program is lowered for.
 
-All paths compute softmax(q k^T / sqrt(d)) v with logits and softmax in float32. Which one runs follows from the backend and the dtype:
+All paths compute softmax(q k^T / sqrt(d)) v with logits and softmax in float32. The path is chosen when the program is lowered, not by the
+machine that traces it, so that a program can be exported for another platform:
 
-- One CPU device: a loop over two heads at a time, so that their [L, L] matrices stay in cache and are never held for all heads (128 MB
-  each in the decoder at B = 4). The gradient is written by hand: it recomputes the matrix from the log-sum-exp of its rows instead of
-  storing it, as in Dao et al., arXiv 2205.14135. Two heads rather than one keep XLA's batched matrix product, which is faster; eight
-  leave the cache.
+- CPU: a loop over two heads at a time, so that their [L, L] matrices stay in cache and are never held for all heads (128 MB each in the
+  decoder at B = 4). The gradient is written by hand: it recomputes the matrix from the log-sum-exp of its rows instead of storing it, as
+  in Dao et al., arXiv 2205.14135. Two heads rather than one keep XLA's batched matrix product, which is faster; eight leave the cache.
 - CUDA with bfloat16: cuDNN's flash attention, which never holds the matrix either.
-- Everything else: `jax.nn.dot_product_attention` in plain XLA. That includes several CPU devices: the partitioner cuts it along batch and
+- Everything else: `jax.nn.dot_product_attention` in plain XLA. Several CPU devices use it too: the partitioner cuts it along batch and
   heads without communication, whereas it would gather every head on every device before a loop over them.
 
 Axis letters: B batch, L tokens, N heads, d channels of a head; S steps of the loop, G heads in a step, S * G = B * N.
 """
 
+import importlib.util
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.backend import get_backend
 
 _HEADS_PER_STEP = 2
+_CUDNN_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention of every token to every token, without mask or dropout.
+    """Computes the attention of every token to every token, without mask or dropout.
 
     Args:
-      query: float[B, L, N, d].
-      key: as query.
-      value: as query.
+      query: float[B, L, N, d]; B may be symbolic (`jax.export.symbolic_shape`).
+      key: the same shape and dtype as query.
+      value: the same shape and dtype as query.
 
     Returns:
       float[B, L, N, d] of the dtype of query.
@@ -37,21 +38,36 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     Raises:
       ValueError: if the three differ in shape or dtype.
     """
-    kinds = {"query": query, "key": key, "value": value}
-    if query.ndim != 4 or len({(x.shape, x.dtype) for x in kinds.values()}) > 1:
-        found = ", ".join(f"{name} is {x.dtype}{list(x.shape)}" for name, x in kinds.items())
+    given = {"query": query, "key": key, "value": value}
+    if query.ndim != 4 or len({(x.shape, x.dtype) for x in given.values()}) > 1:
+        found = ", ".join(f"{name} is {x.dtype}{list(x.shape)}" for name, x in given.items())
         raise ValueError(f"{found}; attention needs three arrays of one dtype and one shape [B, L, N, d]")
-    backend = get_backend()
-    if backend.platform == "cpu" and jax.device_count() == 1:
-        return _looped(*(x.astype(jnp.float32) for x in (query, key, value))).astype(query.dtype)
-    # cuDNN takes half precision and a head size that is a multiple of 8 up to 128 (256 on the newest GPUs only).
-    if "cuda" in backend.platform_version and query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128:
-        return _cudnn(query, key, value)
-    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+    cpu = _on_cpu if jax.device_count("cpu") == 1 else _plain
+    out: jax.Array = lax.platform_dependent(query, key, value, cpu=cpu, cuda=_cudnn if _fits_cudnn(query) else _plain, default=_plain)
+    return out
+
+
+def _plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    with jax.numpy_dtype_promotion("standard"):  # jax's own code mixes bfloat16 and float32
+        return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+
+
+def _on_cpu(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return _looped(*(x.astype(jnp.float32) for x in (query, key, value))).astype(query.dtype)
+
+
+def _fits_cudnn(query: jax.Array) -> bool:
+    """Returns True if cuDNN has a kernel for these shapes and is installed; jax traces its call only where it is.
+
+    cuDNN takes half precision, fixed sizes, and a head size that is a multiple of 8 up to 128 (256 on the newest GPUs only).
+    """
+    fixed = all(isinstance(size, int) for size in query.shape)
+    fits = fixed and query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+    return fits and any(map(importlib.util.find_spec, _CUDNN_PLUGINS))
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Flash attention on CUDA; its gradient wants even lengths, so an odd one gets one more token, which the true lengths hide."""
+    """Calls cuDNN's flash attention; its gradient needs even lengths, so an odd one is padded by a token that the true lengths hide."""
     batch, length = query.shape[:2]
     if length % 2 == 0:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
@@ -63,7 +79,7 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _looped(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """float32[B, L, N, d] three times -> float32[B, L, N, d], a few heads at a time."""
+    """Computes attention a few heads at a time: float32[B, L, N, d] three times -> float32[B, L, N, d]."""
     return _looped_forward(query, key, value)[0]
 
 
@@ -87,7 +103,7 @@ _looped.defvjp(_looped_forward, _looped_backward)
 
 
 def _heads_forward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    """One step: scaled query, key, value [G, L, d] -> output [G, L, d] and log-sum-exp [G, L]."""
+    """Computes one step: scaled query, key, value [G, L, d] -> output [G, L, d] and log-sum-exp [G, L]."""
     query, key, value = heads
     logits = jnp.einsum("gqd,gkd->gqk", query, key)
     largest = logits.max(axis=-1, keepdims=True)  # taken off before exp, so that logits of any size stay finite
@@ -98,7 +114,7 @@ def _heads_forward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def _heads_backward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One step of the gradient, on [key, query] matrices: so two of the three products that shrink them run along their rows."""
+    """Computes one step of the gradient on [key, query] matrices: so two of the three products that shrink them run along their rows."""
     query, key, value, out, logsumexp, out_grad = heads
     weights = jnp.exp(jnp.einsum("gkd,gqd->gkq", key, query) - logsumexp[:, None])
     value_grad = jnp.einsum("gkq,gqd->gkd", weights, out_grad)
@@ -110,12 +126,13 @@ def _heads_backward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array,
 
 
 def _to_steps(x: jax.Array) -> jax.Array:
-    """[B, L, N, d] -> [S, G, L, d]."""
+    """Groups heads: [B, L, N, d] -> [S, G, L, d]. G follows from the number of heads alone, since B may be symbolic."""
     batch, length, heads, channels = x.shape
-    return x.transpose(2, 0, 1, 3).reshape(-1, math.gcd(batch * heads, _HEADS_PER_STEP), length, channels)
+    group = math.gcd(heads, _HEADS_PER_STEP)
+    return x.transpose(2, 0, 1, 3).reshape(heads // group * batch, group, length, channels)
 
 
 def _from_steps(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[S, G, L, d] -> [B, L, N, d] = shape."""
+    """Undoes _to_steps: [S, G, L, d] -> [B, L, N, d] = shape."""
     batch, length, heads, channels = shape
     return x.reshape(heads, batch, length, channels).transpose(1, 2, 0, 3)

@@ -1,30 +1,34 @@
-"""CAV-MAE, the pretraining model (Gong et al., arXiv 2210.07839): the encoder on kept patches, a decoder that fills in the rest.
+"""Defines CAV-MAE, the pretraining model (Gong et al., arXiv 2210.07839): the encoder on kept patches, a decoder that predicts the rest.
 
-Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L tokens, K kept tokens, D width; a and v mark audio and image.
+Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L tokens, K kept tokens, D width.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.decoder import Decoder
-from avmae_jax.models.encoder import Encoder
-from avmae_jax.models.masking import Mask, mask_from_noise
+from avmae_jax.models.encoder import VECTORS, Encoder
+from avmae_jax.models.layers import Stage
+from avmae_jax.models.masking import Mask, mask_from_noise, num_kept
+from avmae_jax.models.pooling import pool
+from avmae_jax.models.tokens import Tokens
+
+MODALITIES = ("audio", "image")
 
 
 class Pretraining(NamedTuple):
-    """What one masked pass gives; tokens follow the order of the masks' keep_ids."""
+    """The result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
 
-    latent: jax.Array  # float32[B, Ka + Kv, D], the joint stream after its norm
-    contrast_audio: jax.Array  # float32[B, Ka, D], the audio stream after its norm
-    contrast_image: jax.Array  # float32[B, Kv, D]
-    pred_audio: jax.Array  # float32[B, La, P * P]
-    pred_image: jax.Array  # float32[B, Lv, P * P * 3]
-    mask_audio: Mask
-    mask_image: Mask
+    latent: Tokens  # float32[B, K, D] segments, the joint stream after its norm
+    predictions: dict[str, jax.Array]  # modality -> float32[B, L, P * P * C]
+    masks: dict[str, Mask]  # by modality
+    contrast: dict[str, Tokens]  # modality -> float32[B, K, D] segments, its own stream after its norm
+    embed_audio: jax.Array  # float32[B, D], the pooled audio stream, of any length; the contrastive loss compares it ...
+    embed_image: jax.Array  # ... with the pooled image stream
 
 
 class CAVMAE(nnx.Module):
@@ -35,49 +39,63 @@ class CAVMAE(nnx.Module):
       rngs: `nnx.Rngs(seed)`; the stream `params` initialises the weights.
 
     Raises:
-      ValueError: if the config's sizes don't fit each other.
+      ValueError: if the config's sizes don't fit each other, or its modality isn't "both".
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         config.validate()
+        require_both(config)
         self.audio_mask_ratio, self.image_mask_ratio = config.audio_mask_ratio, config.image_mask_ratio
         self.unchained_contrastive = config.unchained_contrastive
         self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, ("audio", "image"), rngs=rngs)
+        self.decoder = Decoder(config, MODALITIES, rngs=rngs)
 
-    def __call__(self, fbank: jax.Array, image: jax.Array, noise_audio: jax.Array, noise_image: jax.Array) -> Pretraining:
-        """The masked pretraining pass.
+    def __call__(self, inputs: Mapping[str, jax.Array], noise: Mapping[str, jax.Array]) -> Pretraining:
+        """Runs the masked pretraining pass.
 
         Args:
-          fbank: normalised log-mel, float[B, T, M].
-          image: normalised image, float[B, H, W, 3].
-          noise_audio: float[B, La]; the patches with the smallest values are seen (models/masking.py makes such noise).
-          noise_image: float[B, Lv].
-
-        Returns:
-          Pretraining.
+          inputs: "audio" -> normalised log-mel, float[B, T, M]; "image" -> normalised image, float[B, H, W, 3].
+          noise: "audio" and "image" -> float[B, L]; the patches with the smallest values are kept (models/masking.py draws such noise).
         """
-        mask_audio = mask_from_noise(noise_audio, self.audio_mask_ratio)
-        mask_image = mask_from_noise(noise_image, self.image_mask_ratio)
-        encoder, unchained = self.encoder, self.unchained_contrastive
-        audio = encoder.audio.separate(encoder.embed_audio(fbank, mask_audio))
-        image = encoder.image.separate(encoder.embed_image(image, mask_image))
-        latent = encoder.joint(jnp.concatenate([audio, image], axis=1))
-        pred_audio, pred_image = self.decoder(latent, (mask_audio, mask_image))
+        ratios = {"audio": self.audio_mask_ratio, "image": self.image_mask_ratio}
+        masks = {modality: mask_from_noise(noise[modality], ratio) for modality, ratio in ratios.items()}
+        encoder = self.encoder
+        tokens = encoder.separate(inputs, masks)
+        latent = encoder.joint(tokens)
+        contrast = {modality: encoder.joint(tokens, modality, unchained=self.unchained_contrastive) for modality in MODALITIES}
         return Pretraining(
             latent=latent,
-            contrast_audio=encoder.joint(audio, "audio", unchained=unchained),
-            contrast_image=encoder.joint(image, "image", unchained=unchained),
-            pred_audio=pred_audio,
-            pred_image=pred_image,
-            mask_audio=mask_audio,
-            mask_image=mask_image,
+            predictions=self.decoder(latent, masks),
+            masks=masks,
+            contrast=contrast,
+            embed_audio=pool(contrast["audio"]),
+            embed_image=pool(contrast["image"]),
         )
 
-    def audio_features(self, fbank: jax.Array) -> jax.Array:
-        """Tokens of unmasked sound for retrieval: float[B, T, M] -> float32[B, La, D]; see Encoder.features."""
-        return self.encoder.features("audio", fbank)
+    def separate(self, inputs: Mapping[str, jax.Array]) -> Tokens:
+        """Computes the tokens of unmasked inputs before the joint blocks, of all given modalities."""
+        return self.encoder.separate(inputs)
 
-    def image_features(self, image: jax.Array) -> jax.Array:
-        """Tokens of an unmasked picture for retrieval: float[B, H, W, 3] -> float32[B, Lv, D]; see Encoder.features."""
-        return self.encoder.features("image", image)
+    def embed(self, inputs: Mapping[str, jax.Array], what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
+        """Computes the vectors of unmasked inputs, of which one modality may be missing: float32[B, D] by kind; see Encoder.vectors."""
+        return self.encoder.vectors(self.separate(inputs), what)
+
+
+def require_both(config: ModelConfig) -> None:
+    """Raises ValueError unless the config is of a model of both modalities."""
+    if config.modality != "both":
+        raise ValueError(f"model.modality is {config.modality!r}, but model.kind {config.kind!r} takes both; set model.kind=mae for one")
+
+
+def stages(config: ModelConfig) -> list[Stage]:
+    """Lists every run of a block stack in one masked pass, for the arithmetic and memory of a step."""
+    shape, joint = config.shape, config.joint_depth
+    grids = {modality: config.grid(modality) for modality in MODALITIES}
+    lengths = {modality: rows * columns for modality, (rows, columns) in grids.items()}
+    audio = num_kept(lengths["audio"], config.audio_mask_ratio)
+    image = num_kept(lengths["image"], config.image_mask_ratio)
+    return [
+        *(Stage(shape.depth - joint, kept, shape.width) for kept in (audio, image)),
+        *(Stage(joint, kept, shape.width) for kept in (audio + image, audio, image)),
+        Stage(shape.decoder_depth, sum(lengths.values()), shape.decoder_width),
+    ]

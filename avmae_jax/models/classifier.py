@@ -1,27 +1,21 @@
-"""The fine-tuned model: the encoder of CAV-MAE and a linear head on the mean of its tokens (Gong et al., arXiv 2210.07839, section 4.2).
+"""Defines the fine-tuned model: CAV-MAE's encoder and a linear head on the mean of its tokens (arXiv 2210.07839, section 4.2).
 
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, L tokens, D width, C classes.
 """
 
-from collections.abc import Iterable
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from avmae_jax.config import Modality, ModelConfig
-from avmae_jax.models.encoder import Encoder
-from avmae_jax.models.layers import MAIN, layer_norm, linear
-
-Mode = Literal["multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly"]
-
-
-def modality_of(mode: Mode) -> Modality:
-    """What a mode looks at; ValueError if there is no such mode."""
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(get_args(Mode))}")
-    return "both" if mode == "multimodal" else "audio" if "audio" in mode else "image"
+from avmae_jax.config import ModelConfig
+from avmae_jax.models.cavmae import require_both
+from avmae_jax.models.encoder import VECTORS, Encoder
+from avmae_jax.models.layers import Stage, layer_norm, linear
+from avmae_jax.models.modes import MULTIMODAL, Mode
+from avmae_jax.models.pooling import pool
+from avmae_jax.models.tokens import Tokens
 
 
 class Head(nnx.Module):
@@ -32,7 +26,7 @@ class Head(nnx.Module):
         self.linear = linear(config.shape.width, classes, jnp.dtype(config.compute_dtype), rngs)
 
     def __call__(self, pooled: jax.Array) -> jax.Array:
-        """Logits of pooled tokens."""
+        """Computes the logits of pooled tokens."""
         return self.linear(self.norm(pooled)).astype(jnp.float32)
 
 
@@ -40,57 +34,64 @@ class CAVMAEClassifier(nnx.Module):
     """CAV-MAE's encoder with a classification head.
 
     Args:
-      config: sizes; what it says of the decoder and of masking has no effect.
+      config: sizes; its fields about the decoder and about masking have no effect.
       classes: C.
       rngs: `nnx.Rngs(seed)`.
 
     Raises:
-      ValueError: if the config's sizes don't fit each other.
+      ValueError: if the config's sizes don't fit each other, or its modality isn't "both".
     """
 
     def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs):
         config.validate()
+        require_both(config)
         self.encoder = Encoder(config, rngs=rngs)
         self.head = Head(config, classes, rngs=rngs)
 
-    def __call__(self, fbank: jax.Array | None = None, image: jax.Array | None = None, *, mode: Mode = "multimodal") -> jax.Array:
-        """Logits: float32[B, C].
+    def __call__(self, inputs: Mapping[str, jax.Array], mode: Mode = MULTIMODAL) -> jax.Array:
+        """Computes logits: float32[B, C].
 
         Args:
-          fbank: normalised log-mel, float[B, T, M]; modes of the picture alone don't look at it.
-          image: normalised image, float[B, H, W, 3]; modes of the sound alone don't look at it.
-          mode: `multimodal`: all tokens of both, each counting alike. `audioonly`, `videoonly`: one modality, with its own norms, for a
-            model tuned on it alone. `missingaudioonly`, `missingvideoonly`: only that modality is given, to a model tuned on both.
+          inputs: "audio" -> normalised log-mel, float[B, T, M]; "image" -> normalised image, float[B, H, W, 3]. Those that the mode doesn't
+            take have no effect.
+          mode: which modalities and norms are used, see models/modes.py.
 
         Raises:
-          ValueError: for an unknown mode, or if a modality that the mode needs isn't given.
+          ValueError: if a modality that the mode needs isn't given.
         """
-        return self.each(fbank, image, [mode])[mode]
+        return self.each(inputs, [mode])[mode]
 
-    def each(self, fbank: jax.Array | None, image: jax.Array | None, modes: Iterable[Mode]) -> dict[Mode, jax.Array]:
-        """The logits of several modes, for which the inputs go through their towers once; see __call__."""
-        wanted = {modality_of(mode) for mode in modes}
-        given = {"audio": fbank, "image": image}
-        tokens = {name: self._separate(name, inputs) for name, inputs in given.items() if wanted & {name, "both"}}
-        return {mode: self.head(final_tokens(self.encoder, tokens, mode).mean(axis=1)) for mode in modes}
+    def each(self, inputs: Mapping[str, jax.Array], modes: Iterable[Mode]) -> dict[Mode, jax.Array]:
+        """Computes the logits of several modes, for which the inputs run through their towers once; raises as __call__."""
+        modes = list(modes)
+        wanted = {modality for mode in modes for modality in mode.inputs}
+        tokens = self.separate({modality: value for modality, value in inputs.items() if modality in wanted})
+        return {mode: self.logits(tokens, mode) for mode in modes}
 
-    def _separate(self, modality: str, inputs: jax.Array | None) -> jax.Array:
-        if inputs is None:
-            raise ValueError(f"this mode needs {modality}, which isn't given; choose a mode of what there is")
-        return self.encoder.separate(modality, inputs)
+    def separate(self, inputs: Mapping[str, jax.Array]) -> Tokens:
+        """Computes the tokens before the joint blocks, of all given modalities."""
+        return self.encoder.separate(inputs)
+
+    def final(self, tokens: Tokens, mode: Mode) -> Tokens:
+        """Computes the float32[B, L, D] segments whose mean the head takes in a mode, audio before image; raises as __call__."""
+        needed = {name: segment for name, segment in tokens.items() if name.split(".")[0] in mode.inputs}
+        if missing := [modality for modality in mode.inputs if not any(name.startswith(f"{modality}.") for name in needed)]:
+            raise ValueError(f"the mode {mode} needs {missing[0]}, which isn't given; choose a mode of what there is")
+        passes = [self.encoder.joint(needed, stream) for stream in mode.streams]
+        return jax.tree.map(lambda *segments: sum(segments[1:], start=segments[0]) / len(segments), *passes) if mode.averaged else passes[0]
+
+    def logits(self, tokens: Tokens, mode: Mode) -> jax.Array:
+        """Computes the logits of the tokens of separate: float32[B, C]."""
+        return self.head(pool(self.final(tokens, mode)))
+
+    def embed(self, inputs: Mapping[str, jax.Array], what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
+        """Computes the vectors of inputs, of which one modality may be missing: float32[B, D] by kind; see Encoder.vectors."""
+        return self.encoder.vectors(self.separate(inputs), what)
 
 
-def final_tokens(encoder: Encoder, tokens: dict[str, jax.Array], mode: Mode) -> jax.Array:
-    """The tokens whose mean is what the head sees in a mode: float32[B, L, D], sound before picture.
-
-    Args:
-      encoder: of the model.
-      tokens: [B, L, D] of each modality that the mode looks at, before the joint blocks.
-      mode: see CAVMAEClassifier.__call__.
-    """
-    modality = modality_of(mode)
-    if modality == "both":
-        return encoder.joint(jnp.concatenate([tokens["audio"], tokens["image"]], axis=1))
-    own = encoder.joint(tokens[modality], modality)
-    # A model tuned on both knows the joint norms; with one modality missing the original takes the mean of both passes.
-    return (own + encoder.joint(tokens[modality], MAIN)) / 2 if mode.startswith("missing") else own
+def stages(config: ModelConfig, mode: Mode) -> list[Stage]:
+    """Lists every run of a block stack in one pass of a mode, for the arithmetic and memory of a step."""
+    shape = config.shape
+    lengths = [rows * columns for rows, columns in map(config.grid, mode.inputs)]
+    towers = [Stage(shape.depth - config.joint_depth, length, shape.width) for length in lengths]
+    return [*towers, Stage(config.joint_depth * len(mode.streams), sum(lengths), shape.width)]

@@ -1,9 +1,10 @@
-"""The decoder: fills in what the encoder didn't see, for any set of modalities.
+"""Defines the decoder: predicts the patches that the encoder didn't see, for any set of modalities.
 
 Axis letters: B batch, P patch, L tokens, K kept tokens, D width, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,15 @@ from avmae_jax.config import ModelConfig
 from avmae_jax.models.layers import MAIN, Block, Position, linear, stream_norms, token_init
 from avmae_jax.models.masking import Mask, restore
 from avmae_jax.models.patches import sincos_positions
+from avmae_jax.models.tokens import PATCHES, Tokens, name_of, through
+
+
+class Reconstruction(NamedTuple):
+    """The result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
+
+    latent: Tokens  # float32 segments after the encoder's norm
+    predictions: dict[str, jax.Array]  # modality -> float32[B, L, P * P * C]
+    masks: dict[str, Mask]  # by modality
 
 
 class Ends(nnx.Module):
@@ -25,9 +35,9 @@ class Ends(nnx.Module):
         self.head = linear(width, config.patch**2 * channels, jnp.dtype(config.compute_dtype), rngs)
 
     def fill(self, kept: jax.Array, mask: Mask, mask_token: jax.Array) -> jax.Array:
-        """Kept tokens in their places, the mask token elsewhere, and where and what each one is: [B, K, D] -> [B, L, D]."""
-        what = self.positions[...] if self.modality is None else self.positions[...] + self.modality[...]
-        return restore(kept, mask, mask_token.astype(kept.dtype)) + what.astype(kept.dtype)
+        """Puts kept tokens in their places and the mask token elsewhere, and adds position and modality: [B, K, D] -> [B, L, D]."""
+        what = self.positions[...] if self.modality is None else self.positions[...] + self.modality[...][None]
+        return restore(kept, mask, mask_token.astype(kept.dtype)) + what.astype(kept.dtype)[None]
 
 
 class Decoder(nnx.Module):
@@ -41,27 +51,25 @@ class Decoder(nnx.Module):
         self.blocks = nnx.List(Block(config, width, config.shape.decoder_heads, rngs=rngs) for _ in range(config.shape.decoder_depth))
         self.norm = stream_norms(width, (MAIN,), config.norm_eps, rngs)
 
-    def __call__(self, latent: jax.Array, masks: Sequence[Mask]) -> list[jax.Array]:
+    def __call__(self, latent: Tokens, masks: Mapping[str, Mask]) -> dict[str, jax.Array]:
         """Predicts every patch of each modality.
 
         Args:
-          latent: [B, prefix + Ka + Kv, D], of the encoder; tokens of no patch come first, and see and are seen by all others.
-          masks: of each modality, in order.
+          latent: of the encoder; segments other than patches take part in attention and are not predicted.
+          masks: of each modality.
 
         Returns:
-          float32[B, L, P * P * C] of each modality.
+          float32[B, L, P * P * C] by modality.
         """
-        tokens, kept = self.embed(latent), [mask.keep_ids.shape[1] for mask in masks]
-        ends, begin = list(self.ends.values()), latent.shape[1] - sum(kept)
-        parts = [tokens[:, :begin]]
-        for end, mask, count in zip(ends, masks, kept, strict=True):
-            parts.append(end.fill(tokens[:, begin : begin + count], mask, self.mask_token[...]))
-            begin += count
-        tokens = jnp.concatenate(parts, axis=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        tokens, begin, predictions = self.norm[MAIN](tokens), parts[0].shape[1], []
-        for end, part in zip(ends, parts[1:], strict=True):
-            predictions.append(end.head(tokens[:, begin : begin + part.shape[1]]).astype(jnp.float32))
-            begin += part.shape[1]
-        return predictions
+        tokens = through(self.embed, latent)
+        for modality, end in self.ends.items():
+            name = name_of(modality, PATCHES)
+            tokens[name] = end.fill(tokens[name], masks[modality], self.mask_token[...])
+
+        def run(sequence: jax.Array) -> jax.Array:
+            for block in self.blocks:
+                sequence = block(sequence)
+            return self.norm[MAIN](sequence)
+
+        tokens = through(run, tokens)
+        return {modality: end.head(tokens[name_of(modality, PATCHES)]).astype(jnp.float32) for modality, end in self.ends.items()}

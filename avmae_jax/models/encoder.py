@@ -1,14 +1,15 @@
-"""The audio-visual encoder: embed, separate, joint. Every mode of every model is a composition of these three steps.
+"""Defines the audio-visual encoder: embed, separate, joint. Every mode of every model is a composition of these three steps.
 
     patches --embed--> tokens of one modality --separate--> through its own blocks --joint--> through the shared blocks
 
-The shared blocks are run once on [audio; image] (stream "main"), and once on each modality alone (streams "audio" and "image"), with
-the same attention and MLP weights and each stream's own norms (Gong et al., arXiv 2210.07839, figure 1).
+The shared blocks run once on [audio; image] (stream "main"), and once on each modality alone (streams "audio" and "image"), with the same
+attention and MLP weights and each stream's own norms (Gong et al., arXiv 2210.07839, figure 1).
 
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L tokens, K kept tokens, D width.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
@@ -18,7 +19,11 @@ from flax import nnx
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.layers import ALL_STREAMS, MAIN, Block, Position, linear, stream_norms, token_init
 from avmae_jax.models.masking import Mask, keep
-from avmae_jax.models.patches import grid_of, patchify, sincos_positions, spectrogram_picture
+from avmae_jax.models.patches import as_picture, grid_of, patchify, sincos_positions
+from avmae_jax.models.pooling import pool, unit_length
+from avmae_jax.models.tokens import GLOBAL, PATCHES, Tokens, name_of, of_modality, through
+
+VECTORS = ("audio", "image", "joint")  # kinds of vector that an encoder computes
 
 
 class Tower(nnx.Module):
@@ -35,19 +40,19 @@ class Tower(nnx.Module):
         stride: int | None = None,
         rngs: nnx.Rngs,
     ):
-        """Makes fresh weights.
+        """Initialises fresh weights.
 
         Args:
           config: sizes.
           modality: "audio" or "image".
           depth: number of blocks.
-          shared: other modalities follow in the same blocks, so that tokens must say which one they are of.
-          prefix: tokens of no patch that come first, their positions included: a class token, for example.
-          stride: see patchify.
+          shared: other modalities follow in the same blocks, so that tokens must carry their modality.
+          prefix: number of tokens of no patch that come first, their positions included: a class token, for example.
+          stride: pixels from one patch to the next, see patchify.
           rngs: for initialisation.
         """
         width = config.shape.width
-        self.patch, self.stride, self.picture = config.patch, stride, config.picture(modality)
+        self.name, self.patch, self.stride, self.picture = modality, config.patch, stride, config.picture(modality)
         height, length, channels = self.picture
         patch_values = config.patch**2 * channels
         bound = 1 / math.sqrt(patch_values)  # torch's default for a convolution's bias, which the original leaves as it is
@@ -59,37 +64,43 @@ class Tower(nnx.Module):
         self.prefix = nnx.Param(token_init(rngs.params(), (prefix, width))) if prefix else None
         self.blocks = nnx.List(Block(config, width, config.shape.heads, rngs=rngs) for _ in range(depth))
 
-    def embed(self, picture: jax.Array, mask: Mask | None = None) -> jax.Array:
-        """Patches to tokens; hidden patches are dropped before anything is computed on them.
+    def embed(self, inputs: jax.Array, mask: Mask | None = None) -> Tokens:
+        """Turns patches into tokens; hidden patches are dropped before anything is computed on them.
 
         Args:
-          picture: [B, H, W, C], for audio the spectrogram picture [B, M, T, 1].
+          inputs: normalised log-mel float[B, T, M], or normalised image float[B, H, W, 3].
           mask: which patches to keep; None keeps all.
 
         Returns:
-          [B, K, D] in the order of mask.keep_ids, or [B, L, D]; the prefix tokens, if there are any, come first.
+          The segments "<modality>.global" [B, prefix, D], where there are such tokens, and "<modality>.patches" [B, K, D] in the order of
+          mask.keep_ids, or [B, L, D].
 
         Raises:
-          ValueError: if the picture isn't of the size that the model was built for.
+          ValueError: if the input isn't of the size that the model was built for.
         """
+        picture = as_picture(self.name, inputs)
         if picture.shape[1:] != self.picture:
-            raise ValueError(f"input has {picture.shape[1:]} (height, width, channels); the model is built for {self.picture}")
-        patches, positions = patchify(picture, self.patch, self.stride), self.positions[...]
+            raise ValueError(f"{self.name} input has {picture.shape[1:]} (height, width, channels); the model is built for {self.picture}")
+        patches, positions = patchify(picture, self.patch, self.stride), self.positions[...][None]
         if mask is not None:
-            patches, positions = keep(patches, mask), positions[mask.keep_ids]
+            patches, positions = keep(patches, mask), positions[0, mask.keep_ids]
+        what = positions if self.modality is None else positions + self.modality[...][None, None]
         tokens = self.patch_embed(patches)
-        what = positions if self.modality is None else positions + jnp.broadcast_to(self.modality[...], positions.shape)
-        tokens = tokens + jnp.broadcast_to(what.astype(tokens.dtype), tokens.shape)
+        embedded = {name_of(self.name, PATCHES): tokens + what.astype(tokens.dtype)}
         if self.prefix is None:
-            return tokens
+            return embedded
         prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))
-        return jnp.concatenate([prefix, tokens], axis=1)
+        return {name_of(self.name, GLOBAL): prefix, **embedded}
 
-    def separate(self, tokens: jax.Array) -> jax.Array:
-        """Through the modality's own blocks: [B, K, D] -> [B, K, D]."""
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
+    def separate(self, tokens: Tokens) -> Tokens:
+        """Runs the modality's own blocks on its segments."""
+
+        def run(sequence: jax.Array) -> jax.Array:
+            for block in self.blocks:
+                sequence = block(sequence)
+            return sequence
+
+        return through(run, tokens)
 
 
 class Encoder(nnx.Module):
@@ -103,36 +114,60 @@ class Encoder(nnx.Module):
         self.blocks = nnx.List(Block(config, shape.width, shape.heads, streams=ALL_STREAMS, rngs=rngs) for _ in range(config.joint_depth))
         self.norm = stream_norms(shape.width, ALL_STREAMS, config.norm_eps, rngs)
 
-    def embed_audio(self, fbank: jax.Array, mask: Mask | None = None) -> jax.Array:
-        """Normalised log-mel [B, T, M] -> tokens [B, K, D]; see Tower.embed."""
-        return self.audio.embed(spectrogram_picture(fbank), mask)
-
-    def embed_image(self, image: jax.Array, mask: Mask | None = None) -> jax.Array:
-        """Normalised image [B, H, W, 3] -> tokens [B, K, D]; see Tower.embed."""
-        return self.image.embed(image, mask)
-
-    def separate(self, modality: str, inputs: jax.Array) -> jax.Array:
-        """All patches of one modality through its own blocks: float[B, T, M] or float[B, H, W, 3] -> [B, L, D]."""
-        if modality == "audio":
-            return self.audio.separate(self.embed_audio(inputs))
-        return self.image.separate(self.embed_image(inputs))
-
-    def features(self, modality: str, inputs: jax.Array) -> jax.Array:
-        """Tokens of one unmasked modality for retrieval: as separate, -> float32[B, L, D]; pool them with metrics.embedding."""
-        return self.joint(self.separate(modality, inputs), modality)
-
-    def joint(self, tokens: jax.Array, stream: str = MAIN, *, unchained: bool = False) -> jax.Array:
-        """Through the joint blocks and the final norm of a stream.
+    def separate(self, inputs: Mapping[str, jax.Array], masks: Mapping[str, Mask] | None = None) -> Tokens:
+        """Runs each given modality through its own tower, audio first.
 
         Args:
-          tokens: [B, K, D] of one modality, or [audio; image] for the stream "main".
+          inputs: "audio" -> float[B, T, M] and "image" -> float[B, H, W, 3], both normalised; either may be missing.
+          masks: which patches of each to keep; None keeps all.
+
+        Returns:
+          The segments of all given modalities, before the joint blocks.
+
+        Raises:
+          ValueError: if there is no input, or one isn't of the model's size.
+        """
+        towers = {"audio": self.audio, "image": self.image}
+        if not inputs:
+            raise ValueError("there is neither audio nor image; give at least one")
+        tokens: Tokens = {}
+        for modality in filter(inputs.__contains__, towers):
+            tower = towers[modality]
+            tokens |= tower.separate(tower.embed(inputs[modality], masks[modality] if masks else None))
+        return tokens
+
+    def joint(self, tokens: Tokens, stream: str = MAIN, *, unchained: bool = False) -> Tokens:
+        """Runs the joint blocks and the final norm of a stream.
+
+        Args:
+          tokens: of separate; the streams "audio" and "image" take that modality's segments alone.
           stream: whose norms are used: "main", "audio" or "image".
           unchained: give every block the unchanged input, so that only the last one counts; the original's contrastive pass does this.
 
         Returns:
-          float32[B, K, D].
+          float32 segments.
         """
         blocks = list(self.blocks)[-1:] if unchained else self.blocks
-        for block in blocks:
-            tokens = block(tokens, stream)
-        return self.norm[stream](tokens)
+
+        def run(sequence: jax.Array) -> jax.Array:
+            for block in blocks:
+                sequence = block(sequence, stream)
+            return self.norm[stream](sequence)
+
+        return through(run, tokens if stream == MAIN else of_modality(tokens, stream))
+
+    def vectors(self, tokens: Tokens, what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
+        """Computes one vector of length 1 per clip: of each modality alone, and of both together where both are given.
+
+        Args:
+          tokens: of separate, unmasked.
+          what: kinds of vector that are wanted, of VECTORS.
+
+        Returns:
+          float32[B, D] by kind; those of "audio" and "image" are what the contrastive loss compares.
+        """
+        there = [modality for modality in ("audio", "image") if name_of(modality, PATCHES) in tokens]
+        found = {modality: self.joint(tokens, modality) for modality in there if modality in what}
+        if "joint" in what and len(there) == 2:
+            found["joint"] = self.joint(tokens)
+        return {kind: unit_length(pool(segments)) for kind, segments in found.items()}

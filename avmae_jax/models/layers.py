@@ -11,7 +11,7 @@ Axis letters: B batch, L tokens, D width, N heads.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,14 @@ ALL_STREAMS = (MAIN, "audio", "image")
 _xavier = nnx.initializers.xavier_uniform()
 _zeros = nnx.initializers.zeros_init()
 token_init = nnx.initializers.normal(0.02)  # of tokens and modality embeddings
+
+
+class Stage(NamedTuple):
+    """A run of a stack of blocks in a model's pass."""
+
+    blocks: int
+    tokens: int  # of one example
+    width: int  # D
 
 
 class Position(nnx.Param):

@@ -17,8 +17,13 @@ _TRAINED = 0.3  # how far training moves a sin-cos position at most, for find_ro
 
 
 def spectrogram_picture(fbank: jax.Array) -> jax.Array:
-    """The log-mel as a picture: [B, T, M] -> [B, M, T, 1]."""
+    """Returns the log-mel as a picture: [B, T, M] -> [B, M, T, 1]."""
     return fbank.swapaxes(1, 2)[..., None]
+
+
+def as_picture(modality: str, inputs: jax.Array) -> jax.Array:
+    """Returns what a modality's patches are cut from: [B, M, T, 1] of a log-mel [B, T, M], images [B, H, W, 3] as they are."""
+    return spectrogram_picture(inputs) if modality == "audio" else inputs
 
 
 def patchify(picture: jax.Array, patch: int, stride: int | None = None) -> jax.Array:

@@ -1,1 +1,1 @@
-"""Every picture that is drawn; the only matplotlib."""
+"""Draws every plot; the only package that imports matplotlib."""

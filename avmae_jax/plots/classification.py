@@ -1,4 +1,4 @@
-"""What a person looks at after an evaluation: which classes are taken for which, how well each is found, and the worst mistakes.
+"""Draws an evaluation of a classifier: which classes it confuses, how well it finds each, and its worst mistakes.
 
 Axis letters: N clips, C classes.
 """
@@ -13,15 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.evals.metrics import average_precision
-from avmae_jax.plots.canvas import DPI, WIDTH, axes_at, save, short_name, write
-from avmae_jax.plots.contact_sheet import CELL, HEIGHT, draw_frame, draw_sound
+from avmae_jax.plots.canvas import WIDTH, Box, axes_at, blank, save, short_name, write
+from avmae_jax.plots.clips import COMMON_SCALE, draw_frame, draw_spectrogram
 
 MOST_CONFUSED = 30  # classes of a matrix whose numbers can still be read
 PANELS = 24  # curves drawn
 _MARGIN, _HEAD, _GAP = 14, 44, 18  # pixels
 _NAMES, _SIDE = 200, 220  # pixels beside a matrix: for the classes' names, and for their figures
 _COLUMNS = 6  # of curves
+_FRAME, _BETWEEN, _SPECTROGRAM = 130, 14, 301  # pixels of a mistake
 
 
 class Mistake(NamedTuple):
@@ -29,16 +29,16 @@ class Mistake(NamedTuple):
 
     clip: Clip
     own: list[tuple[str, float]]  # its classes and their probabilities
-    said: list[tuple[str, float]]  # the likeliest classes and theirs, the likeliest first
+    predicted: list[tuple[str, float]]  # the likeliest classes and theirs, the likeliest first
 
 
 def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, heading: str) -> None:
     """Saves a PNG of a confusion matrix: numbers of clips, shaded by their share of the row.
 
-    Of more than MOST_CONFUSED classes those of the most frequent confusions are shown; what is taken for any other has one column.
+    Of more than MOST_CONFUSED classes those of the most frequent confusions are shown; one column counts the clips taken for any other.
 
     Args:
-      path: of the PNG; its folder is made if need be.
+      path: of the PNG; its folder is created if missing.
       counts: int[C, C], clips of the row's class that are taken for the column's.
       label_names: C of them.
       heading: one line.
@@ -57,9 +57,9 @@ def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, hea
         shown, columns = np.column_stack([shown, counts[chosen].sum(axis=1) - shown.sum(axis=1)]), [*rows, "any other"]
     cell = min(60, (WIDTH - _NAMES - _SIDE) // len(columns))
     top = _HEAD + 26
-    figure = Figure(figsize=(WIDTH / DPI, (top + cell * len(rows) + 150) / DPI), dpi=DPI, facecolor="white")
+    figure = blank(WIDTH, top + cell * len(rows) + 150)
     write(figure, _MARGIN, 22, short_name(heading + note, 200), size=10)
-    axes = axes_at(figure, _NAMES, top, cell * len(columns), cell * len(rows))
+    axes = axes_at(figure, Box(_NAMES, top, cell * len(columns), cell * len(rows)))
     _draw_matrix(axes, shown, rows, columns, size=9 if cell > 40 else 7)
     side = _NAMES + cell * len(columns) + _GAP
     for place, words in zip((0, 60, 120), ("clips", "recall", "precision"), strict=True):
@@ -72,7 +72,7 @@ def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, hea
 
 
 def _most_confused(counts: np.ndarray) -> list[int]:
-    """MOST_CONFUSED classes: those of the largest counts beside the diagonal, and more in their order where these are too few."""
+    """Returns MOST_CONFUSED classes: those of the largest counts off the diagonal, then the first others where these are too few."""
     wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     pairs = np.argsort(-wrong, axis=None, kind="stable")
     ranked = np.column_stack(np.unravel_index(pairs[: np.count_nonzero(wrong)], wrong.shape)).ravel()
@@ -96,23 +96,24 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if whole else "-"
 
 
-def precision_recall(path: Path, scores: np.ndarray, targets: np.ndarray, label_names: Sequence[str], *, heading: str) -> None:
+def precision_recall(
+    path: Path, scores: np.ndarray, targets: np.ndarray, label_names: Sequence[str], precisions: np.ndarray, *, heading: str
+) -> None:
     """Saves a PNG with the precision-recall curve of each class that has a positive, the best first.
 
-    Of more than PANELS classes one half of the panels shows the best and the other the worst, which the heading tells.
+    Of more than PANELS classes one half of the panels shows the best and the other the worst, as the heading then says.
 
     Args:
-      path: of the PNG; its folder is made if need be.
+      path: of the PNG; its folder is created if missing.
       scores: float[N, C], finite.
       targets: [N, C], not 0 where a clip has the class.
       label_names: C of them.
+      precisions: float[C], average precisions; NaN for a class without a positive.
       heading: the beginning of one line.
 
     Raises:
-      ValueError: see average_precision.
       OSError: if the file can't be written.
     """
-    precisions = average_precision(scores, targets)
     order = [int(index) for index in np.argsort(-precisions, kind="stable") if np.isfinite(precisions[index])]
     note = f"precision over recall of {len(order)} classes, by average precision (AP)"
     if len(order) > PANELS:
@@ -122,7 +123,7 @@ def precision_recall(path: Path, scores: np.ndarray, targets: np.ndarray, label_
     width, height, title, ticks = (WIDTH - 2 * _MARGIN - 30 - (_COLUMNS - 1) * _GAP) // _COLUMNS, 170, 36, 24
     rows = max(1, math.ceil(len(order) / _COLUMNS))
     pitch = title + height + ticks
-    figure = Figure(figsize=(WIDTH / DPI, (_HEAD + rows * pitch + 30) / DPI), dpi=DPI, facecolor="white")
+    figure = blank(WIDTH, _HEAD + rows * pitch + 30)
     write(figure, _MARGIN, 22, short_name(f"{heading}: {note}", 170), size=11)
     for place, label in enumerate(order):
         column, row = place % _COLUMNS, place // _COLUMNS
@@ -130,7 +131,7 @@ def precision_recall(path: Path, scores: np.ndarray, targets: np.ndarray, label_
         has = targets[:, label] != 0
         write(figure, left, top + 10, short_name(label_names[label], 28), size=9, weight="bold")
         write(figure, left, top + 25, f"AP {precisions[label]:.3f}, {has.sum()} of {len(has)} clips", size=8, color="0.35")
-        axes = axes_at(figure, left, top + title, width, height - 8)
+        axes = axes_at(figure, Box(left, top + title, width, height - 8))
         _draw_curve(axes, scores[:, label], has)
         axes.tick_params(labelleft=column == 0)
     bottom = _HEAD + rows * pitch + 10
@@ -139,7 +140,7 @@ def precision_recall(path: Path, scores: np.ndarray, targets: np.ndarray, label_
 
 
 def curve(scores: np.ndarray, has: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision at each distinct score that finds more clips, from the highest: float[N], bool[N] -> float64[K], float64[K]."""
+    """Computes recall and precision at each distinct score that adds a hit, from the highest: float[N], bool[N] -> float64[K] twice."""
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     hits = np.cumsum(has[order])[last]
@@ -148,7 +149,7 @@ def curve(scores: np.ndarray, has: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_curve(axes: Axes, scores: np.ndarray, has: np.ndarray) -> None:
-    """As steps, whose area is the average precision."""
+    """Draws precision over recall as steps, whose area is the average precision."""
     recall, precision = curve(scores, has)
     edges = np.concatenate([[0], recall])
     axes.stairs(precision, edges, baseline=0, fill=True, color="C0", alpha=0.2)
@@ -165,31 +166,32 @@ def _draw_curve(axes: Axes, scores: np.ndarray, has: np.ndarray) -> None:
 def mistakes(path: Path, found: Sequence[Mistake], *, heading: str) -> None:
     """Saves a PNG with the middle frame and the spectrogram of each clip, its classes, and those that it is taken for, with probabilities.
 
-    Both are shown whatever the model was given of them.
+    Both halves of a clip are drawn, whichever of them the model was given.
 
     Args:
-      path: of the PNG; its folder is made if need be.
-      found: a handful; none gives a picture of the heading alone.
+      path: of the PNG; its folder is created if missing.
+      found: a handful; without any the heading alone is drawn.
       heading: the beginning of one line.
 
     Raises:
       OSError: if the file can't be written.
     """
-    rows, words = max(1, math.ceil(len(found) / 2)), (WIDTH - 2 * _MARGIN - _GAP) // 2 - CELL - 12
-    height = _HEAD + (rows * (HEIGHT + _GAP + 4) if found else 0)
-    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+    half, pitch = (WIDTH - 2 * _MARGIN + _GAP) // 2, _FRAME + _GAP + 4
+    figure = blank(WIDTH, _HEAD + math.ceil(len(found) / 2) * pitch)
     note = f"; those with the highest loss, {len(found)} of them" if found else ""
     write(figure, _MARGIN, 22, short_name(heading + note, 170), size=11)
     for number, mistake in enumerate(found):
-        left, top = _MARGIN + number % 2 * ((WIDTH - 2 * _MARGIN + _GAP) // 2), _HEAD + number // 2 * (HEIGHT + _GAP + 4)
-        draw_frame(figure, left, top, mistake.clip)
-        draw_sound(figure, left + HEIGHT + 6, top, mistake.clip)
-        _write_words(figure, left + CELL + 12, top, words, mistake)
+        left, top = _MARGIN + number % 2 * half, _HEAD + number // 2 * pitch
+        draw_frame(figure, Box(left, top, _FRAME, _FRAME), mistake.clip)
+        beside = Box(left + _FRAME + _BETWEEN, top, _SPECTROGRAM, _FRAME)
+        draw_spectrogram(figure, beside, mistake.clip, scale=COMMON_SCALE, has_axis=True)
+        right = beside.left + beside.width + 12
+        _write_words(figure, right, top, left + half - _GAP - right, mistake)
     save(figure, path)
 
 
 def _write_words(figure: Figure, left: float, top: float, width: float, mistake: Mistake) -> None:
-    """The clip's name, its classes in green, and under them in red the wrong ones that are likelier."""
+    """Writes the clip's name, its classes in green, and below them in red the wrong ones that are likelier."""
     letters = int(width / 7)
     write(figure, left, top + 8, short_name(mistake.clip.id, letters), size=8, weight="bold")
     own = mistake.own or [("no class", math.nan)]
@@ -197,7 +199,7 @@ def _write_words(figure: Figure, left: float, top: float, width: float, mistake:
     lines = [("is", "0.35")] + [(_line(*pair, letters), "#1a7f37") for pair in own[:2]] + ([(more, "#1a7f37")] if more else [])
     lines += [("is taken for", "0.35")]
     names = [name for name, _ in mistake.own]
-    lines += [(_line(*pair, letters), "#1a7f37" if pair[0] in names else "#c0392b") for pair in mistake.said]
+    lines += [(_line(*pair, letters), "#1a7f37" if pair[0] in names else "#c0392b") for pair in mistake.predicted]
     for number, (line, colour) in enumerate(lines):
         write(figure, left, top + 25 + 15 * number, line, size=8, color=colour)
 

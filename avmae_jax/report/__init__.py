@@ -1,1 +1,1 @@
-"""A run on one HTML page."""
+"""Puts a run on one HTML page."""

@@ -1,6 +1,6 @@
-"""The parts of a page that opens offline: one HTML file without a script, without a link, with all its pictures inside.
+"""Builds a page that opens offline: one HTML file without a script or an outside link, with all its plots inside.
 
-A piece of HTML is a str that has gone through these functions; every other text is escaped by them. Pictures are data URIs, and the page's
+A piece of HTML is a str that one of these functions returned; they escape every other text. Plots are data URIs, and the page's
 Content-Security-Policy forbids a browser to load anything else.
 """
 
@@ -48,12 +48,12 @@ summary { cursor: pointer; color: var(--accent); margin: 0.5rem 0; }
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
-    """The whole file.
+    """Builds the whole file.
 
     Args:
       title: text.
       subtitle: a piece of HTML.
-      sections: their headings, texts, and contents, pieces of HTML; a table of contents leads to them.
+      sections: the heading of each, a text, and its content, a piece of HTML; a table of contents links to them.
     """
     links = "".join(f'<li><a href="#section-{n}">{escape(heading)}</a></li>' for n, (heading, _) in enumerate(sections))
     body = "".join(
@@ -69,33 +69,33 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def paragraph(text: str, *, soft: bool = False) -> str:
-    """Text as a paragraph."""
+    """Wraps text in a paragraph."""
     return f'<p class="soft">{escape(text)}</p>\n' if soft else f"<p>{escape(text)}</p>\n"
 
 
 def missing(text: str, command: str = "") -> str:
-    """What isn't there, and what makes it."""
+    """Names what is missing, and the command that makes it."""
     made = f" It is made by <code>{escape(command)}</code>" if command else ""
     return f'<div class="missing">{escape(text)}{made}</div>\n'
 
 
 def folded(summary: str, content: str, *, is_open: bool = False) -> str:
-    """A piece of HTML that is shown on demand."""
+    """Folds a piece of HTML away until it is clicked."""
     return f"<details{' open' if is_open else ''}><summary>{escape(summary)}</summary>\n{content}</details>\n"
 
 
 def preformatted(text: str) -> str:
-    """Text as it stands."""
+    """Shows text with its spaces and line breaks."""
     return f"<pre>{escape(text)}</pre>\n"
 
 
 def grid(pieces: Iterable[str]) -> str:
-    """Pieces of HTML beside each other as far as there is room."""
+    """Places pieces of HTML side by side as far as there is room."""
     return f'<div class="grid">{"".join(pieces)}</div>\n'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Texts and numbers in rows; it scrolls where the screen is narrow. A column is one of numbers if its first value looks like one."""
+    """Builds a table, which scrolls on a narrow screen. A column is aligned as numbers if its first value looks like one."""
     cells = [list(row) for row in rows]
     numeric = [bool(cells) and column < len(cells[0]) and _is_number(cells[0][column]) for column in range(len(head))]
 
@@ -109,34 +109,34 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return f'<div class="scroll"><table>\n<thead>{line("th", head)}</thead>\n<tbody>{body}</tbody></table></div>\n'
 
 
-def picture(data: bytes, kind: str, alt: str, caption: str = "", *, wide: bool = False) -> str:
-    """A picture inside the page.
+def image(data: bytes, kind: str, alt: str, caption: str = "", *, wide: bool = False) -> str:
+    """Embeds an image into the page.
 
     Args:
       data: the file's bytes.
       kind: png or svg+xml.
-      alt: what is on it, for those who don't see it.
+      alt: what it shows, for those who can't see it.
       caption: above it.
-      wide: it keeps a size at which it can be read, and scrolls on a narrow screen.
+      wide: keeps it at a readable size, so that it scrolls on a narrow screen.
     """
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure{" class=wide" if wide else ""}>{above}<img src="{source}" alt="{escape(alt)}"></figure>\n'
 
 
-def picture_file(path: Path, alt: str, caption: str = "") -> str:
-    """A PNG file inside the page; a note in its place if it can't be read or is none."""
+def image_file(path: Path, alt: str, caption: str = "") -> str:
+    """Embeds a PNG file, or a note in its place if it can't be read or is no PNG."""
     try:
         data = path.read_bytes()
     except OSError as error:
         return missing(f"{path} can't be read ({error.strerror}).")
     if not data.startswith(_PNG):
         return missing(f"{path} is no PNG.")
-    return picture(data, "png", alt, caption, wide=True)
+    return image(data, "png", alt, caption, wide=True)
 
 
 def words(value: Any) -> str:
-    """A value of a JSON file as text; None and what isn't finite, which have no number, are a dash."""
+    """Formats a value of a JSON file as text; None and numbers that aren't finite become a dash."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What stands in a run's folder, read with care: a run may be unfinished, killed while it wrote, or older than this code."""
+"""Reads a run's folder with care: a run may be unfinished, killed while it wrote, or older than this code."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
-from avmae_jax.plots import reconstructions
+from avmae_jax.plots import curves
 from avmae_jax.train.logbook import METRICS_FILE
 
 EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
 
 
-class Run:
-    """What the files of a run's folder say, each {} or empty where it isn't there or can't be read.
+class RunFolder:
+    """Reads the files of a run's folder; a file that is missing or can't be read gives {} or nothing.
 
     Raises:
       ValueError: if the folder holds no run.
@@ -29,7 +29,7 @@ class Run:
         self.config = self._read(note)
         if not all(isinstance(self.config.get(group), dict) for group in ("model", "data", "train")):
             reason = "; ".join(self.damaged) or f"{note} has no model, data or train"
-            raise ValueError(f"{reason}: it is no config of a run, which writes it when it begins")
+            raise ValueError(f"{reason}: it is no config of a run, which writes this file when it starts")
         self.summary = self._read(folder / "summary.json")
         self.evaluation = self._read(folder / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
@@ -39,11 +39,11 @@ class Run:
         self.is_classifier = bool(self.meta.get("label_names")) or any("map" in row for row in self.rows)
 
     def command(self, program: str, *options: str) -> str:
-        """What a person types in a shell."""
+        """Returns a command line of a program of launch/ on this run."""
         return shlex.join(["python", "-m", f"launch.{program}", str(self.folder), *options])
 
-    def newest_picture(self) -> tuple[int, Path] | None:
-        """The reconstructions of the last step that has some."""
+    def newest_reconstructions(self) -> tuple[int, Path] | None:
+        """Finds the last step of which reconstructions were drawn, and their file."""
         found = ((re.fullmatch(r"reconstructions_(\d+)\.png", path.name), path) for path in (self.folder / "pictures").glob("*.png"))
         return max(((int(match[1]), path) for match, path in found if match), default=None)
 
@@ -62,28 +62,28 @@ class Run:
 
     def _metrics(self, path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
         try:
-            return reconstructions.parse_metrics(path) if path.exists() else ([], [])
+            return curves.parse_metrics(path) if path.exists() else ([], [])
         except OSError as error:
             self.damaged.append(f"{path} can't be read: {error}")
             return [], []
 
 
 def group(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An object of a JSON object; {} where there is none."""
+    """Returns an object inside a JSON object; {} where there is none."""
     value = values.get(name)
     return value if isinstance(value, dict) else {}
 
 
 def objects(values: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """The objects of a list of a JSON object."""
+    """Returns the objects of a list inside a JSON object."""
     return [row for row in as_list(values.get(name)) if isinstance(row, dict)]
 
 
 def as_list(value: Any) -> Sequence[Any]:
-    """A list as it is, and nothing else."""
+    """Returns a list unchanged, and [] for anything else."""
     return value if isinstance(value, list) else []
 
 
 def is_real(value: Any) -> TypeGuard[float]:
-    """Whether a value of a JSON file is a number."""
+    """Checks whether a value of a JSON file is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,10 +1,11 @@
-"""Fine-tuning: the classifier's loss, which of its parameters are trained, and what is measured on held-out clips.
+"""Defines fine-tuning: the classifier's losses, which of its parameters are trained, and what is measured on held-out clips.
 
-The recipe is that of Gong et al., arXiv 2210.07839, section 4.2: two rates of learning, the higher one for the head, and an encoder that is
+The recipe is that of Gong et al., arXiv 2210.07839, section 4.2: two learning rates, the higher one for the head, and an encoder that is
 tuned with it or stays as it is (linear probe).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -16,59 +17,63 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals.classification import measure
+from avmae_jax.evals.scores import evaluate_scores
 from avmae_jax.inference.forward import Classify
-from avmae_jax.models.classifier import Mode, modality_of
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
+from avmae_jax.models.modes import Mode, find_mode
+from avmae_jax.models.registry import kind_of, tuned_mode
 from avmae_jax.train import optim
-from avmae_jax.train.step import Metrics
+from avmae_jax.train.snapshots import AVERAGED
+from avmae_jax.train.step import Context, Metrics
 from avmae_jax.train.task import Task
 from avmae_jax.trees import dotted
-
-# Whose norms a mode runs through; one with a missing modality through those of both as well, which a model tuned on both has anyway.
-_STREAM = {"multimodal": MAIN, "audioonly": "audio", "videoonly": "image", "missingaudioonly": "audio", "missingvideoonly": "image"}
+from avmae_jax.weights import io
 
 
 class FinetuningTask(Task):
     """Classification of clips."""
 
-    def __init__(self, config: Config, test: ClipSource | None, label_names: Sequence[str]):
-        """`test` are the held-out clips that are evaluated on; None: none."""
+    def __init__(self, config: Config, test: ClipSource | None, label_names: Sequence[str], workdir: Path):
+        """`test` are the held-out clips that are evaluated on, None: none; `workdir` is the run's folder."""
         config.tune.validate()
         super().__init__(config)
         self.label_names, self._test = tuple(label_names), test
-        self.mode: Mode = cast(Mode, config.tune.mode)  # validated
-        self._weights: dict[Mode, float] = {self.mode: 1.0}  # of the losses
-        if self.mode == "multimodal":
-            alone: dict[Mode, float] = {"missingaudioonly": config.tune.audio_weight, "missingvideoonly": config.tune.image_weight}
-            self._weights |= {mode: weight for mode, weight in alone.items() if weight}
-        self._classify = Classify(config, len(label_names))
+        self._workdir = workdir
+        modes, self.mode = kind_of(config.model).modes, tuned_mode(config)
+        self._weights: dict[Mode, float] = {self.mode: 1.0}
+        if self.mode.given == "both":
+            alone = {"audio": config.tune.audio_weight, "image": config.tune.image_weight}
+            self._weights |= {find_mode(given, modes, self.mode): weight for given, weight in alone.items() if weight}
+        self._classify = Classify(config, len(label_names), self.mode)
 
     @property
     def needs(self) -> Modality:
-        """What the mode looks at."""
-        return modality_of(self.mode)
+        """What the mode takes."""
+        return self.mode.given
 
     @property
     def averaged_epochs(self) -> tuple[int, int]:
-        """See Task."""
+        """Those of the config."""
         return self.config.tune.average_first, self.config.tune.average_last
 
-    def loss(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, Metrics]:
-        """See Task; the mean over clips, and with binary cross-entropy over classes; for several modes their weighted sum, and each."""
-        fbank, image = model_inputs(batch, self.config)
-        if self.mode == "multimodal" and self.config.tune.swap_pictures:
-            image = swap(image, self.config.tune.swap_pictures, key)
-        losses = {mode: self._loss(logits, batch) for mode, logits in model.each(fbank, image, self._weights).items()}
-        if len(losses) == 1:
-            return losses[self.mode], {"loss": losses[self.mode]}
-        total = jnp.stack([self._weights[mode] * loss for mode, loss in losses.items()]).sum()
-        return total, {"loss": total, **{f"loss_{mode}": loss for mode, loss in losses.items()}}
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """The weight of the loss of each mode that is trained."""
+        return {self._loss_name(mode): weight for mode, weight in self._weights.items()}
+
+    def losses(self, model: Any, batch: Mapping[str, jax.Array], context: Context) -> tuple[Metrics, Metrics]:
+        """Computes the loss of each mode that is trained: the mean over clips, and with binary cross-entropy over classes."""
+        inputs = model_inputs(batch, self.config)
+        if self.mode.given == "both" and self.config.tune.swap_pictures:
+            inputs["image"] = swap(inputs["image"], self.config.tune.swap_pictures, context.key)
+        cross_entropy = optax.sigmoid_binary_cross_entropy if self.config.tune.loss == "bce" else optax.softmax_cross_entropy
+        logits = model.each(inputs, self._weights)
+        return {self._loss_name(mode): cross_entropy(own, batch["targets"]).mean() for mode, own in logits.items()}, {}
 
     def trainable(self) -> Any:
-        """The head, and unless it is frozen the encoder with its positions: those of its parameters that the mode runs through.
+        """Returns the filter of the head and, unless it is frozen, the encoder with its positions, as far as a trained mode uses them.
 
-        The others would get a gradient of zero, to which the optimizer adds L2, which Adam turns into steps as long as any.
+        Unused parameters have zero gradient, but L2 would still move them: Adam rescales even that tiny gradient to a full-size step.
         """
 
         def used(path: Sequence[Any], variable: Any) -> bool:
@@ -79,44 +84,51 @@ class FinetuningTask(Task):
 
         return used
 
-    def optimizer(self, steps_per_epoch: float) -> optax.GradientTransformation:
-        """As in pretraining, with a higher rate for the head."""
-        return optim.adam(self.config.optim, steps_per_epoch, head_ratio=self.config.tune.head_lr_ratio)
+    def optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """Returns that of pretraining, with a higher rate for the head."""
+        return optim.adam(self.config.optim, schedule, head_ratio=self.config.tune.head_lr_ratio)
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The loss, "map", how many "classes" that is the mean of, and "accuracy" where each clip has one class; see evaluation.measure.
+        """Measures the loss, "map", the number of "classes" that it is the mean of, and "accuracy" where each clip has one class.
 
-        Probabilities are averaged over the crops and frames that the config asks for.
+        Probabilities are averaged over the crops and frames that the config names.
         """
         if self._test is None:
             return {}
         tune = self.config.tune
         scores = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames))
-        found = measure(scores, self.label_names, tune.loss)
+        found = evaluate_scores(scores, self.label_names, tune.loss)
         figures = {"loss": found.loss, "map": found.map, "classes": float(len(self.label_names) - len(found.no_positive))}
         return figures if found.accuracy is None else figures | {"accuracy": found.accuracy}
 
+    def summary(self, model: Any) -> dict[str, Any]:
+        """Measures the "averaged" weights, where there are some."""
+        folder = self._workdir / AVERAGED
+        if self._test is None or not folder.is_dir():
+            return {}
+        return {"averaged": self.evaluate(io.made(io.read(folder)), dict)}
+
     def better(self, measured: dict[str, float]) -> float | None:
-        """Accuracy where softmax is trained and each clip has one class, else mean average precision."""
+        """Returns the accuracy where softmax is trained and each clip has one class, else the mean average precision."""
         return measured.get("accuracy", measured["map"]) if self.config.tune.loss == "ce" else measured["map"]
 
-    def _loss(self, logits: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-        cross_entropy = optax.sigmoid_binary_cross_entropy if self.config.tune.loss == "bce" else optax.softmax_cross_entropy
-        return cross_entropy(logits, batch["targets"]).mean()
+    def _loss_name(self, mode: Mode) -> str:
+        return f"loss_{mode}" if len(self._weights) > 1 else "loss"
 
     def _unused(self, name: str) -> bool:
-        """Whether a parameter is one that no mode runs through: norms of other streams, the tower of the other modality."""
-        streams = {_STREAM[mode] for mode in self._weights}
+        """Returns True for a parameter that no trained mode uses: norms of other streams, the tower of the other modality."""
+        streams = {stream for mode in self._weights for stream in mode.streams}
         if name.startswith(("encoder.blocks.", "encoder.norm.")):
             return any(f".{other}." in name for other in ALL_STREAMS if other not in streams)
-        return MAIN not in streams and any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other not in streams)
+        towers = {modality for mode in self._weights for modality in mode.inputs}
+        return any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other not in (MAIN, *towers))
 
 
 def swap(images: jax.Array, share: float, key: jax.Array) -> jax.Array:
-    """Gives a share of a batch's clips the picture of the clip before it.
+    """Gives a share of a batch's clips the image of the clip before it.
 
-    A photograph that has been learned by heart is always right in training, and a new one seldom. A classifier of both that has
-    met wrong pictures trusts none of them blindly. Labels stay with the sounds, for the loss of the picture alone as well.
+    A photograph that has been memorised is always right in training, and a new one seldom. A classifier of both that has met wrong images
+    trusts none of them blindly. Labels stay with the audio, for the loss of the image alone as well.
 
     Args:
       images: float[B, H, W, 3].

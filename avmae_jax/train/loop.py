@@ -1,4 +1,4 @@
-"""One step and one loop for every kind of training; the task handed in says what the loss is.
+"""Runs the one loop of every kind of training; the task that is passed in defines the losses.
 
 The loop is made to be killed: everything that decides what comes next (parameters, moments, key, place in the data) is in the
 checkpoint, and random numbers of a step follow from the key and the step's number, so a resumed run repeats the uninterrupted one bit
@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,33 +21,34 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
-from avmae_jax.data.batches import Batch, TrainBatches, eval_batches
+from avmae_jax.data.batches import Batch, EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.errors import NonFiniteLossError
-from avmae_jax.train import memory, optim, sharding
+from avmae_jax.train import memory, sharding
+from avmae_jax.train.clock import Clock
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import Metrics, State, make_step
+from avmae_jax.train.step import Context, Metrics, State, make_loss, make_step
 from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
-    "name", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers", "data.threads",
-    "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every", "train.eval_every",
-    "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches", "train.retrieval_clips",
-    "train.micro_batch",
+    "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
+    "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
+    "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches",
+    "train.retrieval_clips", "train.micro_batch",
 )  # fmt: skip
 
 
 class Reporter(Protocol):
-    """Who is told how the run goes; launch/common/runtime.py draws a bar."""
+    """Shows how the run goes; launch/common/runtime.py draws a bar."""
 
     def start(self, first: int, total: int) -> None:
-        """The run goes from step `first` (0: from nothing) to `total`."""
+        """Begins a run from step `first` (0: from nothing) to `total`."""
         ...
 
     def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
-        """A step is done; `waiting` is the share of time spent waiting for data."""
+        """Reports a step that is done; `waiting` is the share of time spent waiting for data."""
         ...
 
 
@@ -76,24 +76,35 @@ class Trainer:
         memory.require_even(batch, micro_batch, self.groups)
         self.steps_per_epoch = len(train) / batch
         self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
+        epochs = int((self.total_steps + 0.5) / self.steps_per_epoch)  # that end within the run, at the nearest step
+        if task.averaged_epochs[1] > epochs:
+            raise ValueError(f"tune.average_last is {task.averaged_epochs[1]}, but the run has {epochs} whole epochs; change one of them")
         self.step = 0
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
-        optimizer = task.optimizer(self.steps_per_epoch)
+        schedule = task.schedule(self.steps_per_epoch)
+        optimizer = task.optimizer(schedule)
         placed = jax.device_put((params, frozen), sharding.shardings((params, frozen), self.mesh))
         opt_state = jax.eval_shape(optimizer.init, params)
         opt_places = sharding.shardings(opt_state, self.mesh)
-        self.state = State(placed[0], placed[1], jax.jit(optimizer.init, out_shardings=opt_places)(placed[0]))
+        extra = jax.eval_shape(task.init_extra, params)
+        places_of_extra = sharding.shardings(extra, self.mesh)
+        self.state = State(
+            params=placed[0],
+            frozen=placed[1],
+            opt_state=jax.jit(optimizer.init, out_shardings=opt_places)(placed[0]),
+            extra=jax.jit(task.init_extra, out_shardings=places_of_extra)(placed[0]),
+        )
         places = jax.tree.map(lambda x: x.sharding, self.state)
-        step = make_step(self.graph, task.loss, optimizer, micro_batches=batch // micro_batch, groups=self.groups)
+        step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, groups=self.groups)
         self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(self.mesh, PartitionSpec())))
         self.micro_batch = micro_batch
-        self._learning_rate = jax.jit(optim.learning_rate(config.optim, self.steps_per_epoch))
-        self._eval_loss = jax.jit(lambda state, batch, key: task.loss(self.merge(state), batch, key, self.groups)[1])
+        loss = make_loss(self.graph, task)
+        self._eval_loss = jax.jit(
+            lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra))[1]
+        )
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # of a source that has them
-        self.batches = TrainBatches(
-            train, config.model, config.data, batch, config.train.seed,
-            augment=config.augment, classes=len(task.label_names), weights=weights, needs=task.needs,
-        )  # fmt: skip
+        options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options)
         # on all devices: a restored key comes back to where this one is
         self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
 
@@ -133,7 +144,7 @@ class Trainer:
     def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stop_asked: Callable[[], bool]) -> bool:
         train = self.config.train
         snapshots = Snapshots(Path(train.workdir).expanduser(), self._meta, *self.task.averaged_epochs)
-        clock = _Clock(train.batch_size)
+        clock = Clock(train.batch_size)
         running: tuple[int, Any, Metrics] | None = None  # the step under way: its results are read while the next one is computed
 
         def settle() -> None:
@@ -142,7 +153,7 @@ class Trainer:
                 (step, ids, metrics), running = running, None
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 self._require_finite(step, values, ids, checkpoints)
-                logbook.write(step, "train", {**values, "learning_rate": float(self._learning_rate(step - 1))})
+                logbook.write(step, "train", values)
                 clock.done()
                 if reporter:
                     reporter.step(step, values["loss"], clock.pairs_per_second, clock.waiting)
@@ -151,7 +162,7 @@ class Trainer:
             with clock.wait():
                 batch = next(self.batches)
             ids, on_device = batch["id"], put_on_devices(batch, self.mesh)
-            self.state, metrics = self.jitted_step(self.state, on_device, jax.random.fold_in(self.key, self.step))
+            self.state, metrics = self.jitted_step(self.state, on_device, self.key, np.int32(self.step))
             self.step += 1
             settle()
             running = (self.step, ids, metrics)
@@ -204,7 +215,9 @@ class Trainer:
         count = len(self.test_source) // size
         count = min(count, self.config.train.eval_batches or count)
         sums: dict[str, float] = {}
-        for index, batch in enumerate(eval_batches(self.test_source, self.config.model, self.config.data, size, limit=count * size)):
+        for index, batch in enumerate(
+            eval_batches(self.test_source, self.config.model, self.config.data, size, EvalOptions(limit=count * size))
+        ):
             share = host_share(batch)
             metrics = self._eval_loss(self.state, put_on_devices(share, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():
@@ -233,23 +246,34 @@ class Trainer:
 
     def _save(self, checkpoints: Checkpoints) -> None:
         checkpoints.save(
-            self.step, params=self.params, opt_state=self.state.opt_state, rng=self.key, data=self.batches.state, meta=self._meta()
+            self.step,
+            params=self.params,
+            opt_state=self.state.opt_state,
+            extra=self.state.extra,
+            rng=self.key,
+            data=self.batches.state,
+            meta=self._meta(),
         )
 
     def _restore(self, checkpoints: Checkpoints) -> None:
         def check(meta: dict[str, Any]) -> None:
-            saved, now = ({**with_defaults(m["config"]), "train_clips": m["train_clips"]} for m in (meta, self._meta()))
+            saved, now = (
+                {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]}
+                for m in (meta, self._meta())
+            )
             require_same_config(saved, now, ignore=_FREE_FIELDS)
             if meta["micro_batch"] != self.micro_batch:
                 logging.warning(
                     "micro-batches were %d pairs and are now %d: another set of negatives", meta["micro_batch"], self.micro_batch
                 )
 
-        restored: Restored | None = checkpoints.restore(self.params, self.state.opt_state, self.key, check_meta=check)
+        restored: Restored | None = checkpoints.restore(
+            self.params, self.state.opt_state, self.key, extra=self.state.extra, check_meta=check
+        )
         if restored is None:
             return
         params, frozen = nnx.split_state(restored.params, self.task.trainable(), ...)
-        self.state = State(params, frozen, restored.opt_state)
+        self.state = State(params, frozen, restored.opt_state, restored.extra)
         self.key, self.step, self.batches.state = restored.rng, restored.step, restored.data
         logging.info("resumed from step %d", self.step)
 
@@ -278,38 +302,6 @@ def host_share(batch: Batch) -> Batch:
     host, hosts = jax.process_index(), jax.process_count()
     rows = len(batch["id"]) // hosts
     return {name: value[host * rows : (host + 1) * rows] for name, value in batch.items()}
-
-
-class _Clock:
-    """Pairs a second and the share of waiting, over the last steps."""
-
-    def __init__(self, batch_size: int, memory: int = 20):
-        self._batch, self._memory = batch_size, memory
-        self._ends = [time.monotonic()]
-        self._waits: list[float] = [0.0]
-
-    @contextlib.contextmanager
-    def wait(self) -> Iterator[None]:
-        """Around what waits for data."""
-        begin = time.monotonic()
-        yield
-        self._waits[-1] += time.monotonic() - begin
-
-    def done(self) -> None:
-        """A step has ended."""
-        self._ends.append(time.monotonic())
-        self._waits.append(0.0)
-        del self._ends[: -self._memory - 1], self._waits[: -self._memory - 1]
-
-    @property
-    def pairs_per_second(self) -> float:
-        """Over the steps remembered."""
-        return self._batch * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
-
-    @property
-    def waiting(self) -> float:
-        """Share of that time, in [0, 1]."""
-        return float(np.clip(sum(self._waits) / max(self._ends[-1] - self._ends[0], 1e-9), 0, 1))
 
 
 @contextlib.contextmanager

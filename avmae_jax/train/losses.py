@@ -1,27 +1,30 @@
-"""The pretraining losses of Gong et al., arXiv 2210.07839, section 2; all in float32.
+"""Computes the pretraining losses of Gong et al., arXiv 2210.07839, section 2; all in float32.
 
 Axis letters: B batch, L tokens, K kept tokens, D width, P patch, C channels.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from avmae_jax.config import LossConfig
-from avmae_jax.models.cavmae import Pretraining
-from avmae_jax.models.patches import patchify, spectrogram_picture
+from avmae_jax.models.patches import as_picture, patchify
+from avmae_jax.models.pooling import unit_length
 
 _NORM_PIX_EPS = 1e-6
 
 
 def normalise_patches(patches: jax.Array) -> jax.Array:
-    """Each patch to mean 0 and unbiased variance 1, the target of `norm_pix`: [B, L, P * P * C] -> the same."""
+    """Normalises each patch to mean 0 and unbiased variance 1, the target of `norm_pix`: [B, L, P * P * C] -> the same."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return (patches - mean) / jnp.sqrt(variance + _NORM_PIX_EPS)
 
 
 def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, *, patch: int, norm_pix: bool) -> jax.Array:
-    """Mean squared error over the hidden patches.
+    """Computes the mean squared error over the hidden patches.
 
     Args:
       picture: [B, H, W, C], what should have been predicted.
@@ -43,14 +46,14 @@ def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, 
 def contrastive_loss(
     audio: jax.Array, image: jax.Array, *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """InfoNCE between pooled sounds and pictures; the right partner of row i is row i.
+    """Computes InfoNCE between pooled audio and images; the right partner of row i is row i.
 
     Args:
       audio: float[B, D], pooled over tokens, of any length.
       image: float[B, D].
       temperature: what the cosine similarities are divided by.
       bidirectional: False: softmax over audio for each image; True: the mean of both directions.
-      groups: the batch is cut into this many parts and negatives come from the same part only.
+      groups: the batch is cut into this many parts, and negatives come from the same part only.
 
     Returns:
       (loss in nats, share of the batch whose right partner is the most similar), float32[] each.
@@ -70,38 +73,50 @@ def contrastive_loss(
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()
 
 
-def unit_length(rows: jax.Array) -> jax.Array:
-    """Rows over their L2 norm, as torch.nn.functional.normalize: float[B, D] -> float32[B, D]."""
-    rows = rows.astype(jnp.float32)
-    return rows * jax.lax.rsqrt(jnp.maximum(jnp.square(rows).sum(axis=-1, keepdims=True), 1e-24))
+def reconstruction_losses(out: Any, inputs: Mapping[str, jax.Array], config: LossConfig, *, patch: int) -> dict[str, jax.Array]:
+    """Computes "mae_<modality>" of each modality that a masked pass predicts.
+
+    Args:
+      out: of a masked pass, with .predictions and .masks by modality.
+      inputs: the normalised inputs that it saw, by modality.
+      config: its norm_pix counts.
+      patch: P.
+    """
+    return {
+        f"mae_{modality}": reconstruction_loss(
+            as_picture(modality, inputs[modality]), pred, out.masks[modality].hidden, patch=patch, norm_pix=config.norm_pix
+        )
+        for modality, pred in out.predictions.items()
+    }
 
 
-def pretraining_loss(
-    out: Pretraining, fbank: jax.Array, image: jax.Array, config: LossConfig, *, patch: int, groups: int = 1
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The total loss and its parts.
+def pretraining_losses(
+    out: Any, inputs: Mapping[str, jax.Array], config: LossConfig, *, patch: int, groups: int = 1
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Computes the losses of CAV-MAE by name, not weighted.
 
     Args:
       out: of CAVMAE.
-      fbank: normalised log-mel, float[B, T, M].
-      image: normalised image, float[B, H, W, 3].
-      config: weights and options.
+      inputs: the normalised inputs that it saw, by modality.
+      config: options.
       patch: P.
-      groups: see contrastive_loss.
+      groups: into how many parts the batch is cut for the contrastive loss.
 
     Returns:
-      (total, {"loss", "mae_audio", "mae_image", "nce", "contrast_accuracy"}), float32[] each; the parts are not weighted.
+      {"mae_audio", "mae_image", "nce"}, and the metric {"contrast_accuracy"}; float32[] each.
     """
-    mae_audio = reconstruction_loss(
-        spectrogram_picture(fbank), out.pred_audio, out.mask_audio.hidden, patch=patch, norm_pix=config.norm_pix
+    losses = reconstruction_losses(out, inputs, config, patch=patch)
+    losses["nce"], accuracy = contrastive_loss(
+        out.embed_audio, out.embed_image, temperature=config.temperature, bidirectional=config.bidirectional, groups=groups
     )
-    mae_image = reconstruction_loss(image, out.pred_image, out.mask_image.hidden, patch=patch, norm_pix=config.norm_pix)
-    nce, accuracy = contrastive_loss(
-        out.contrast_audio.mean(axis=1),
-        out.contrast_image.mean(axis=1),
-        temperature=config.temperature,
-        bidirectional=config.bidirectional,
-        groups=groups,
-    )
-    total = config.mae_weight * (mae_audio + mae_image) + config.contrast_weight * nce
-    return total, {"loss": total, "mae_audio": mae_audio, "mae_image": mae_image, "nce": nce, "contrast_accuracy": accuracy}
+    return losses, {"contrast_accuracy": accuracy}
+
+
+def pretraining_weights(config: LossConfig) -> dict[str, float]:
+    """Returns the weight of each pretraining loss in the total."""
+    return {"mae_audio": config.mae_weight, "mae_image": config.mae_weight, "nce": config.contrast_weight}
+
+
+def weighted_sum(losses: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
+    """Computes the total loss: float32[]."""
+    return jnp.stack([weights[name] * loss for name, loss in losses.items()]).sum()

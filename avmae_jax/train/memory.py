@@ -1,4 +1,4 @@
-"""What a step costs before it is run: arithmetic, memory, and how many pairs fit at once."""
+"""Estimates what a step costs before it runs: arithmetic, memory, and how many pairs fit at once."""
 
 import time
 from pathlib import Path
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import psutil
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.classifier import Mode, modality_of
-from avmae_jax.models.masking import num_kept
+from avmae_jax.models.modes import Mode
+from avmae_jax.models.registry import kind_of
 
 # Values of a block that are alive at once, in widths of one token: inputs of norms, attention and both linear layers with their gradients
 # (16), and those of the hidden layer around the GELU (4 hidden widths). Set by compiled programs: XLA for CPUs takes 573 MiB a pair for the
@@ -19,50 +19,27 @@ _KEPT_WIDTHS, _KEPT_HIDDEN = 16, 4
 _USABLE_SHARE = 0.7  # of the memory that is free; the rest is for the data, the compiler and everybody else
 
 
-def _stages(config: ModelConfig, mode: Mode | None) -> list[tuple[int, int, int]]:
-    """(blocks, tokens, width) of every run of a block stack in one masked pass, or in a classifier's pass where a mode is given."""
-    shape = config.shape
-    audio, image = (rows * columns for rows, columns in (config.grid("audio"), config.grid("image")))
-    if mode is not None:
-        seen = {"both": (audio, image), "audio": (audio,), "image": (image,)}[modality_of(mode)]
-        towers = [(shape.depth - config.joint_depth, tokens, shape.width) for tokens in seen]
-        return [*towers, (config.joint_depth * (2 if mode.startswith("missing") else 1), sum(seen), shape.width)]
-    kept_audio, kept_image = num_kept(audio, config.audio_mask_ratio), num_kept(image, config.image_mask_ratio)
-    if config.modality != "both":
-        length, kept = (audio, kept_audio) if config.modality == "audio" else (image, kept_image)
-        return [(shape.depth, kept, shape.width), (shape.decoder_depth, length, shape.decoder_width)]
-    separate, joint = shape.depth - config.joint_depth, config.joint_depth
-    return [
-        (separate, kept_audio, shape.width),
-        (separate, kept_image, shape.width),
-        (joint, kept_audio + kept_image, shape.width),
-        (joint, kept_audio, shape.width),
-        (joint, kept_image, shape.width),
-        (shape.decoder_depth, audio + image, shape.decoder_width),
-    ]
-
-
 def step_flops(config: ModelConfig, mode: Mode | None = None) -> float:
-    """Floating-point operations of one pair in a pretraining step, or with a mode in a fine-tuning step: 3 times the forward pass."""
+    """Computes the floating-point operations of one pair in a training step, 3 times the forward pass; `mode` is a classifier's."""
     forward = 0.0
-    for blocks, tokens, width in _stages(config, mode):
+    for blocks, tokens, width in kind_of(config).stages(config, mode):
         linear = 2 * tokens * width**2 * (4 + 2 * config.mlp_ratio)
         forward += blocks * (linear + 4 * tokens**2 * width)
     return 3 * forward
 
 
 def activation_bytes(config: ModelConfig, mode: Mode | None = None) -> float:
-    """Memory that one pair's intermediate values take in a step, roughly; see step_flops."""
+    """Estimates the bytes that one pair's intermediate values take in a training step; `mode` is a classifier's."""
     bytes_each = jnp.dtype(config.compute_dtype).itemsize
     widths = _KEPT_WIDTHS + _KEPT_HIDDEN * config.mlp_ratio
-    stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in _stages(config, mode)]
+    stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in kind_of(config).stages(config, mode)]
     if config.remat and jax.default_backend() != "cpu":  # XLA for CPUs merges the second computation of a block with the first
         return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
     return sum(blocks * size for blocks, size in stages) * widths
 
 
 def usable_memory() -> float:
-    """Bytes that a run may take on each device: of an accelerator's own memory, or of what this machine and its container have free."""
+    """Returns the bytes that a run may take on each device: of an accelerator's memory, or of what machine and container have free."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
         return _USABLE_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -74,7 +51,7 @@ def usable_memory() -> float:
 
 
 def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups: int, memory: float, mode: Mode | None = None) -> int:
-    """The largest part of a batch that fits in memory.
+    """Returns the largest part of a batch that fits in memory.
 
     Args:
       config: sizes of the model.
@@ -118,7 +95,7 @@ def require_even(batch_size: int, micro_batch: int, groups: int) -> None:
 
 
 def matmul_speed(size: int = 1536, repeats: int = 3) -> float:
-    """Floating-point operations a second that a large float32 matrix product reaches here, now."""
+    """Measures the floating-point operations per second that a large float32 matrix product reaches here, now."""
     square = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(square, square).block_until_ready()

@@ -1,4 +1,4 @@
-"""The optimizer of the recipe: torch.optim.Adam with L2 inside the gradient, and MultiStepLR in epochs."""
+"""Defines the optimizer of the recipe: torch.optim.Adam with L2 inside the gradient, and MultiStepLR in epochs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from avmae_jax.trees import dotted
 
 
 def trainable(config: ModelConfig) -> Any:
-    """The nnx filter of what training changes: every parameter, positions only if they are learned."""
+    """Returns the nnx filter of what training changes: every parameter, positions only if they are learned."""
     return nnx.Param if config.learned_positions else nnx.All(nnx.Param, nnx.Not(Position))
 
 
 def learning_rate(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule:
-    """The rate of each step: constant, then times `decay_rate` after epoch `decay_start` and after every `decay_every` more.
+    """Returns the rate of each step: constant, then times `decay_rate` after epoch `decay_start` and after every `decay_every` more.
 
     Args:
       config: rate and decay.
@@ -48,12 +48,12 @@ def learning_rate(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule
 _MAX_DECAYS = 150  # a rate halved this often is 0 in float32
 
 
-def adam(config: OptimConfig, steps_per_epoch: float, *, head_ratio: float = 1.0) -> optax.GradientTransformation:
-    """Adam as torch computes it: L2 is added to the gradient, so that it goes through the moments (this is not AdamW).
+def adam(config: OptimConfig, schedule: optax.Schedule, *, head_ratio: float = 1.0) -> optax.GradientTransformation:
+    """Returns Adam as torch computes it: L2 is added to the gradient, so that it goes through the moments (this is not AdamW).
 
     Args:
-      config: rate, decay and moments.
-      steps_per_epoch: optimizer steps in one pass over the data.
+      config: decay and moments.
+      schedule: the learning rate of each step.
       head_ratio: how many times as high the rate of a classifier's head is.
     """
 
@@ -63,6 +63,6 @@ def adam(config: OptimConfig, steps_per_epoch: float, *, head_ratio: float = 1.0
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
-        optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch)),
+        optax.scale_by_learning_rate(schedule),
         *([] if head_ratio == 1 else [optax.stateless(lambda updates, _: jax.tree.map_with_path(scale, updates))]),
     )

@@ -75,7 +75,7 @@ class Snapshots:
                 shutil.rmtree(path)
             _wait_for_all("newer snapshots are gone")
         with Checkpoints(folder, keep_last=1) as checkpoints:
-            checkpoints.save(step, params=params, opt_state={}, rng={}, data={}, meta=self._meta() | found)
+            checkpoints.save(step, params=params, meta=self._meta() | found)
 
 
 def set_aside(folder: Path) -> None:

@@ -1,47 +1,93 @@
-"""The one training step: gradients of a loss over micro-batches, one optimizer update. A pure function, to be jitted."""
+"""Defines the one training step: gradients of a task's losses over micro-batches, one optimizer update. A pure function, to be jitted."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from avmae_jax.train.losses import weighted_sum
+
 Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """What a step changes, and the parameters it leaves alone."""
+    """What a step changes, and the parameters that it leaves alone."""
 
     params: Any  # nnx.State of the trainable parameters
     frozen: Any  # nnx.State of the others
     opt_state: Any
+    extra: Any  # the task's own state, such as averaged weights or a teacher; {} if it has none
 
 
-def make_step(
-    graph: Any, loss: Callable[..., tuple[jax.Array, Metrics]], optimizer: optax.GradientTransformation, *, micro_batches: int, groups: int
-) -> Callable[[State, Any, jax.Array], tuple[State, Metrics]]:
-    """The update: gradients of the mean loss over the micro-batches, one optimizer step.
+class Context(NamedTuple):
+    """What a task's losses may depend on beside the model and the batch."""
+
+    key: jax.Array  # of this step and micro-batch
+    groups: int  # on how many devices the batch lies in parts
+    extra: Any  # State.extra
+
+
+class Objective(Protocol):
+    """The part of a task that the step needs."""
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """The weight of each loss in the total."""
+        ...
+
+    def losses(self, model: Any, batch: Any, context: Context) -> tuple[Metrics, Metrics]:
+        """Computes losses by name, not weighted, and further metrics."""
+        ...
+
+    def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
+        """Computes the extra state after a step."""
+        ...
+
+
+def make_loss(graph: Any, objective: Objective) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """Returns loss(params, frozen, batch, context) -> (total, metrics), with "loss" and each loss among the metrics.
 
     Args:
       graph: of nnx.split(model, trainable, ...).
-      loss: Task.loss.
-      optimizer: of optim.adam.
+      objective: the task.
+    """
+
+    def loss(params: Any, frozen: Any, batch: Any, context: Context) -> tuple[jax.Array, Metrics]:
+        losses, metrics = objective.losses(nnx.merge(graph, params, frozen), batch, context)
+        total = weighted_sum(losses, objective.loss_weights)
+        return total, {"loss": total, **losses, **metrics}
+
+    return loss
+
+
+def make_step(
+    graph: Any, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, micro_batches: int, groups: int
+) -> Callable[[State, Any, jax.Array, jax.Array], tuple[State, Metrics]]:
+    """Returns the update: gradients of the mean loss over the micro-batches, one optimizer step.
+
+    Args:
+      graph: of nnx.split(model, trainable, ...).
+      objective: the task.
+      optimizer: of the task.
+      schedule: its learning rate, for the log.
       micro_batches: into how many parts the batch is cut and computed one after another.
       groups: on how many devices a batch lies in parts.
 
     Returns:
-      step(state, batch, key) -> (state, metrics), to be jitted; the metrics are those of the loss and "gradient_norm".
+      step(state, batch, key, index) -> (state, metrics), to be jitted; key is the run's, index the number of steps done before. The metrics
+      are those of make_loss, "gradient_norm" and "learning_rate".
     """
+    loss = make_loss(graph, objective)
 
-    def of_params(params: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        return loss(nnx.merge(graph, params, frozen), batch, key, groups)
+    def step(state: State, batch: Any, key: jax.Array, index: jax.Array) -> tuple[State, Metrics]:
+        step_key = jax.random.fold_in(key, index)
 
-    def step(state: State, batch: Any, key: jax.Array) -> tuple[State, Metrics]:
-        def one(index: Any, part: Any) -> tuple[Any, Metrics]:
-            part_key = jax.random.fold_in(key, index)
-            (_, metrics), gradients = jax.value_and_grad(of_params, has_aux=True)(state.params, state.frozen, part, part_key)
+        def one(number: Any, part: Any) -> tuple[Any, Metrics]:
+            context = Context(jax.random.fold_in(step_key, number), groups, state.extra)
+            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, state.frozen, part, context)
             return gradients, metrics
 
         if micro_batches == 1:
@@ -57,8 +103,9 @@ def make_step(
 
             total, _ = jax.lax.scan(add, zero, (jnp.arange(micro_batches), parts))
             gradients, metrics = jax.tree.map(lambda x: x / micro_batches, total)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": jnp.asarray(schedule(index), jnp.float32)}
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        return State(optax.apply_updates(state.params, updates), state.frozen, opt_state), metrics
+        params: Any = optax.apply_updates(state.params, updates)
+        return State(params, state.frozen, opt_state, objective.update_extra(state.extra, params, index)), metrics
 
     return step

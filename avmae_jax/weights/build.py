@@ -1,10 +1,9 @@
-"""Models with given parameters, built without initialising them first.
+"""Builds models with given parameters, without initialising them first.
 
 A model is described by its structure with shapes for arrays, which the parameters must fit.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -15,22 +14,20 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.ast import AST
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.mae import MAE
+from avmae_jax.errors import require_none
+from avmae_jax.models import registry
+from avmae_jax.models.registry import Model
 from avmae_jax.trees import flatten
-from avmae_jax.weights.official import from_official, require_none
+from avmae_jax.weights.official import from_official
 
-Model = CAVMAE | CAVMAEClassifier | MAE | AST
 M = TypeVar("M", bound=nnx.Module)
 
 
 class AnyKey(nnx.Rngs):
-    """The same key for everybody, where only shapes are asked for.
+    """Gives everybody the same key, where only shapes are wanted.
 
-    nnx.Rngs counts its keys, and asks the count for its sharding at each: in a trace JAX answers with an error that tells how the count
-    came about, which takes a second for a base model.
+    nnx.Rngs counts its keys, and reads the count's sharding at each: in a trace JAX answers with an error that describes how the count came
+    about, which takes a second for a base model.
     """
 
     def params(self) -> jax.Array:  # noqa: D102 - a stream of Rngs
@@ -38,28 +35,20 @@ class AnyKey(nnx.Rngs):
 
 
 def described(config: ModelConfig, classes: int = 0) -> Model:
-    """The model that weights belong to, with shapes for arrays; the last few are kept."""
-    return _described_by(json.dumps(dataclasses.asdict(config)), classes)
+    """Returns the model of a config with shapes for arrays; the last few are kept."""
+    return _described(dataclasses.astuple(config), classes)
 
 
 @lru_cache(maxsize=4)
-def _described_by(config: str, classes: int) -> Model:
-    return nnx.eval_shape(partial(_fresh, ModelConfig(**json.loads(config)), classes))
-
-
-def _fresh(config: ModelConfig, classes: int) -> Model:
-    """The model that weights belong to, for its shapes."""
-    rngs = AnyKey()
-    if config.modality == "both":
-        return CAVMAEClassifier(config, classes, rngs=rngs) if classes else CAVMAE(config, rngs=rngs)
-    return AST(config, classes, rngs=rngs) if classes else MAE(config, rngs=rngs)
+def _described(fields: tuple[Any, ...], classes: int) -> Model:
+    return nnx.eval_shape(partial(registry.build, ModelConfig(*fields), classes, rngs=AnyKey()))
 
 
 def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
-    """A model with given parameters, without initialising it first.
+    """Builds a model with given parameters, without initialising it first.
 
     Args:
-      make: gives a fresh model; only its structure is looked at.
+      make: returns a fresh model, of which only the structure is used.
       params: dotted path -> array, as in `flatten(model)`.
 
     Raises:
@@ -69,7 +58,7 @@ def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
 
 
 def fill(model: M, params: Mapping[str, Any]) -> M:
-    """As build, from a model that has shapes for arrays; it stays as it is."""
+    """Returns a copy of a model that has shapes for arrays, with given parameters; raises as build."""
     require_fits(model, params)
     graph, state = nnx.split(model)
     leaves = [jnp.asarray(params[path], leaf.dtype) for path, leaf in flatten(state).items()]
@@ -84,7 +73,7 @@ def set_params(model: nnx.Module, params: Mapping[str, Any]) -> None:
 
 
 def require_fits(model: nnx.Module, params: Mapping[str, Any]) -> None:
-    """Raises WeightsError, as build does."""
+    """Raises WeightsError that lists every missing, unexpected and misshapen parameter."""
     wanted = flatten(nnx.state(model, nnx.Param))
     problems = [f"missing: {path}" for path in wanted if path not in params] + [
         f"unexpected: {path}" for path in params if path not in wanted
@@ -98,6 +87,6 @@ def require_fits(model: nnx.Module, params: Mapping[str, Any]) -> None:
 
 
 def build_official(make: Callable[[], M], tensors: Mapping[str, np.ndarray]) -> M:
-    """A model with the weights of an official state dict; see build and from_official."""
+    """Builds a model with the weights of an official state dict; raises as build and from_official."""
     shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(make)).items()}
     return build(make, from_official(tensors, shapes))

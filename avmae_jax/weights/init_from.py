@@ -11,23 +11,25 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.errors import WeightsError
-from avmae_jax.models.ast import AST
+from avmae_jax.config import ModelConfig
+from avmae_jax.errors import WeightsError, require_none
+from avmae_jax.models.registry import kind_of
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
 from avmae_jax.weights.build import set_params
-from avmae_jax.weights.official import require_none
+from avmae_jax.weights.official import is_official
+from avmae_jax.weights.tensor_files import read_tensors
 from avmae_jax.weights.vit import initialise
 
-_OFFICIAL = "patch_embed_a."  # in names of the original CAV-MAE's files and in no other transformer's
 _PARTS = ("decoder", "head")  # what a model may have and the file not, and the other way round
 
 
-def initialise_from(model: nnx.Module, path: str | Path) -> None:
+def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) -> None:
     """Sets a fresh model's parameters in place to those of a file, and logs what went where.
 
     Args:
-      model: any of avmae_jax.models, before it is placed on devices.
+      config: of the model.
+      model: of any kind, before it is placed on devices.
       path: a run's folder, a file of the original CAV-MAE, or an image MAE's (facebookresearch/mae, timm or transformers); .pth, .pt, .bin
         or .safetensors.
 
@@ -35,10 +37,10 @@ def initialise_from(model: nnx.Module, path: str | Path) -> None:
       WeightsError: naming the path and what is wrong, every tensor that doesn't fit if that is it.
     """
     path = Path(path).expanduser()
-    tensors = {} if path.is_dir() else io.read_tensors(path)
+    tensors = {} if path.is_dir() else read_tensors(path)
     try:
-        official = path.is_dir() or any(_OFFICIAL in name for name in tensors)
-        lines = _take_all(model, path) if official else initialise(model, tensors)
+        official = path.is_dir() or is_official(tensors)
+        lines = _take_all(config, model, path) if official else initialise(config, model, tensors)
     except WeightsError as error:
         raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     logging.info("weights from %s", path)
@@ -80,29 +82,15 @@ def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
     return [f"all of {', '.join(dict.fromkeys(path.split('.')[0] for path in wanted))}", *lines]
 
 
-def _take_all(model: Any, path: Path) -> list[str]:
-    """From a run, or a file of the original: what no tensor tells, such as the number of heads, must be as in the model."""
-    modality = _modality(model)
-    tower = model.encoder.audio if modality == "both" else model.tower
-    blocks, decoder_blocks = tower.blocks or model.encoder.blocks, model.decoder.blocks if hasattr(model, "decoder") else ()
-    found = io.read(
-        path,
-        heads=_heads(blocks),
-        decoder_heads=_heads(decoder_blocks),
-        mel_bins=128 if modality == "image" else tower.picture[0],
-    )
-    own = {"modality": modality, "patch": tower.patch} | ({} if modality == "image" else {"mel_bins": tower.picture[0]})
-    for name, value in own.items():
-        if (given := getattr(found.config, name)) != value:
-            raise WeightsError(f"holds a model whose model.{name} is {given}, this one's is {value}")
-    if modality != "image":
-        found = io.with_audio_frames(found, tower.picture[1])
+def _take_all(config: ModelConfig, model: nnx.Module, path: Path) -> list[str]:
+    """Takes all parameters of a run or of an official file; what no tensor shows, such as the heads, must agree."""
+    spec, shape = kind_of(config), config.shape
+    takes_audio = "audio" in spec.inputs(config)
+    sizes = {"heads": shape.heads, "decoder_heads": shape.decoder_heads if spec.task == "pretraining" else 0}
+    found = io.read(path, **sizes, mel_bins=config.mel_bins if takes_audio else 128)
+    for name in ("modality", "patch", *(("mel_bins",) if takes_audio else ())):
+        if (given := getattr(found.config, name)) != getattr(config, name):
+            raise WeightsError(f"holds a model whose model.{name} is {given}, this one's is {getattr(config, name)}")
+    if takes_audio:
+        found = io.with_audio_frames(found, config.audio_frames)
     return take(model, found.params)
-
-
-def _modality(model: Any) -> str:
-    return "audio" if isinstance(model, AST) else getattr(model, "modality", "both")
-
-
-def _heads(blocks: Any) -> int:
-    return blocks[0].attn.qkv.kernel.shape[2] if blocks else 0

@@ -23,18 +23,15 @@ from flax import nnx
 
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.errors import CheckpointError, WeightsError
-from avmae_jax.models.ast import STRIDE
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.errors import CheckpointError, WeightsError, require_none, some
 from avmae_jax.models.patches import grid_of, interpolate_columns
+from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights.build import Model, described, fill, require_fits
+from avmae_jax.weights import vit, vit_config
+from avmae_jax.weights.build import described, fill, require_fits
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
-from avmae_jax.weights.official import from_official, infer_sizes, is_unused, some, to_official
-from avmae_jax.weights.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, read_tensors, require_new, save_tensors, write_new
-
-__all__ = ["Weights", "load_pretrained", "made", "read", "read_tensors", "require_new", "save_torch", "with_audio_frames", "write"]
+from avmae_jax.weights.official import from_official, infer_sizes, is_official, is_unused, to_official
+from avmae_jax.weights.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, require_new, save_tensors, write_new
 
 _HEAD = "mlp_head.1.weight"  # [C, D]
 # Axes of the tensors that the sizes are taken from.
@@ -44,7 +41,7 @@ _RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "pos_e
 }
 _SOUND_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
 _CLEANUPS = 20  # tenths of a second after a failed save of a folder
-_SIZED = ("modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch")
+_SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch")
 
 
 class Weights(NamedTuple):
@@ -80,7 +77,10 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
     else:
         tensors, note = read_file(path)
         try:
-            weights = _from_tensors(tensors, note, heads, decoder_heads, mel_bins)
+            if is_official(tensors):
+                weights = _from_tensors(tensors, note, heads, decoder_heads, mel_bins)
+            else:
+                weights = _from_vit(tensors, heads, decoder_heads, mel_bins)
         except ValueError as error:
             raise WeightsError(f"{path}: {error}") from error
         _log_unused(path, tensors)
@@ -113,15 +113,15 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
     before = weights.config
     if audio_frames == before.audio_frames:
         return weights
-    if before.modality == "image":
-        raise WeightsError(f"holds a model of pictures alone, which can't have audio_frames {audio_frames}")
+    spec = kind_of(before)
+    if "audio" not in spec.inputs(before):
+        raise WeightsError(f"holds a model of images alone, which can't have audio_frames {audio_frames}")
     config = dataclasses.replace(before, audio_frames=audio_frames)
     try:
         config.validate()
     except ValueError as error:
         raise WeightsError(str(error)) from error
-    stride = STRIDE if before.modality == "audio" and weights.classes else None  # an AST's patches overlap
-    grid, new_grid = (grid_of(*sizes.picture("audio")[:2], sizes.patch, stride) for sizes in (before, config))
+    grid, new_grid = (grid_of(*sizes.picture("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
     tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _SOUND_POSITIONS if name in weights.params}
     logging.info(
         "positions of sound interpolated from %d to %d columns of time (%d to %d frames): %s",
@@ -171,11 +171,11 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
 
 
 def made(weights: Weights) -> Model:
-    """The model of weights."""
+    """Builds the model of weights."""
     return fill(described(weights.config, weights.classes), weights.params)
 
 
-def save_torch(model: CAVMAE | CAVMAEClassifier, path: str | Path) -> None:
+def save_torch(model: Model, path: str | Path) -> None:
     """Writes a model as the state dict of the original: float32, official names, the norms that the original never uses included.
 
     Args:
@@ -197,10 +197,9 @@ def _read_run(path: Path) -> Weights:
     checkpoints = path / "checkpoints"
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
-        config = model_config(restored.meta)
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
-        head = params.get("head.linear.bias")
-        classes = 0 if head is None else head.size
+        classes = params["head.linear.bias"].size if "head.linear.bias" in params else 0
+        config = model_config(restored.meta, classifies=classes > 0)
         weights = Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
         require_fits(described(config, classes), params)
     except CheckpointError as error:
@@ -218,13 +217,21 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
     classes = len(tensors[_HEAD]) if _HEAD in tensors else 0
     if note:
         meta = _parse(note)
-        config, notes = model_config(meta), from_meta(meta, classes)
+        config, notes = model_config(meta, classifies=classes > 0), from_meta(meta, classes)
         _require_sizes(config, tensors)
     else:
         config, notes = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins), Notes()
         config.validate()
     shapes = {path: leaf.shape for path, leaf in flatten(described(config, classes)).items()}
     return Weights(config, classes, from_official(tensors, shapes), notes)
+
+
+def _from_vit(tensors: Tensors, heads: int, decoder_heads: int, mel_bins: int) -> Weights:
+    """Converts the weights of an MAE or an AST, by the names of timm, facebookresearch/mae or transformers."""
+    found = vit_config.identify(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins)
+    pulled = vit.pull(found.config, described(found.config, found.classes), tensors)
+    require_none([f"missing: the file has nothing for {path}" for path in pulled.fresh])
+    return Weights(found.config, found.classes, pulled.params, found.notes)
 
 
 def _parse(note: str) -> dict[str, Any]:
@@ -293,7 +300,7 @@ def _save_run(params: Tensors, meta: dict[str, Any], path: Path) -> None:
     try:
         with Checkpoints(path) as checkpoints:
             arrays = {name: jnp.asarray(tensor) for name, tensor in params.items()}
-            checkpoints.save(0, params=arrays, opt_state={}, rng={}, data={}, meta=meta)
+            checkpoints.save(0, params=arrays, meta=meta)
     except CheckpointError:
         for _ in range(_CLEANUPS):  # Orbax's other writers don't hear of the failure and make the folder again
             shutil.rmtree(path, ignore_errors=True)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig
-from avmae_jax.weights.official import some
+from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig, older_kind
+from avmae_jax.errors import some
+from avmae_jax.models.registry import kind_of
 
 _FIELDS = {"data": ("audio_mean", "audio_std"), "loss": ("norm_pix",), "tune": ("mode", "loss")}  # groups of Config
 
@@ -32,8 +33,18 @@ class Notes:
         )
 
 
-def model_config(meta: Mapping[str, Any]) -> ModelConfig:
-    """The model's config that was noted beside weights; fields that didn't exist when it was noted have their defaults.
+def notes_of(config: Config, label_names: Sequence[str]) -> Notes:
+    """Extracts from a config what must be stored beside weights."""
+    values = {name: getattr(getattr(config, group), name) for group, names in _FIELDS.items() for name in names}
+    return Notes(**values, label_names=tuple(label_names))
+
+
+def model_config(meta: Mapping[str, Any], *, classifies: bool) -> ModelConfig:
+    """Reads the model's config that is stored beside weights; fields that didn't exist when it was stored have their defaults.
+
+    Args:
+      meta: of a checkpoint or a file.
+      classifies: whether the weights have a classification head, from which the kind of older models is derived.
 
     Raises:
       ValueError: naming the field that can't be.
@@ -49,7 +60,10 @@ def model_config(meta: Mapping[str, Any]) -> ModelConfig:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"its config says that model.{name} is {str(value)[:40]!r}, which it can't be")
     config = ModelConfig(**fields)
+    if "kind" not in fields:
+        config.kind = older_kind(config.modality, classifies=classifies)
     config.validate()
+    kind_of(config)
     return config
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from avmae_jax.config import SIZES, ModelConfig
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import WeightsError, require_none, some
 from avmae_jax.models.patches import find_rows
 
 _STREAMS = {"": "main", "_a": "audio", "_v": "image"}
@@ -48,6 +48,11 @@ _OURS_OF = _STACKS | _IN_BLOCK | _LAYERS
 _OFFICIAL_OF = {ours: name for name, ours in (_OURS_OF | _TENSORS).items()}
 # Every official block carries three norm pairs; outside the joint blocks only the first is used.
 _UNUSED = re.compile(r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)")
+
+
+def is_official(tensors: Iterable[str]) -> bool:
+    """Returns True for the names of a CAV-MAE, pretrained or fine-tuned; no other transformer has a patch embedding for each modality."""
+    return any("patch_embed_a." in name or "patch_embed_v." in name for name in tensors)
 
 
 def is_unused(name: str) -> bool:
@@ -143,12 +148,6 @@ def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return official
 
 
-def require_none(problems: list[str]) -> None:
-    """Raises WeightsError with all problems, if there are any."""
-    if problems:
-        raise WeightsError(f"{len(problems)} tensors don't fit the model:\n  " + "\n  ".join(problems))
-
-
 def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the official tensor of a parameter has; a comparison of sizes alone would let a transposed one through."""
     size = math.prod(ours)
@@ -185,20 +184,21 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
     found_bins = find_rows(tensors["pos_embed_a"][0]) * patch
     if found_bins not in (0, mel_bins):
         raise WeightsError(f"its positions are of sound with {found_bins} mel bins, not {mel_bins}; set mel_bins to {found_bins}")
-    joint_depth = _count_blocks(tensors, "blocks_u")
+    joint_depth = count_blocks(tensors, "blocks_u")
     decoder: dict[str, Any] = {}
     if "decoder_embed.weight" in tensors:
         decoder_width = tensors["decoder_embed.weight"].shape[0]
         decoder = {
             "decoder_width": decoder_width,
-            "decoder_depth": _count_blocks(tensors, "decoder_blocks"),
-            "decoder_heads": decoder_heads or _published_heads(decoder_width, "decoder_"),
+            "decoder_depth": count_blocks(tensors, "decoder_blocks"),
+            "decoder_heads": decoder_heads or published_heads(decoder_width, "decoder_"),
         }
     return ModelConfig(
-        depth=_count_blocks(tensors, "blocks_a") + joint_depth,
+        kind="cavmae_classifier" if "mlp_head.1.weight" in tensors else "cavmae",
+        depth=count_blocks(tensors, "blocks_a") + joint_depth,
         joint_depth=joint_depth,
         width=width,
-        heads=heads or _published_heads(width, ""),
+        heads=heads or published_heads(width, ""),
         mlp_ratio=tensors["blocks_u.0.mlp.fc1.weight"].shape[0] / width,
         audio_frames=tensors["pos_embed_a"].shape[1] * patch // mel_bins * patch,
         mel_bins=mel_bins,
@@ -208,18 +208,14 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
     )
 
 
-def _published_heads(width: int, kind: str) -> int:
+def published_heads(width: int, kind: str) -> int:
+    """Returns the heads of the published model of a width; `kind` is "" or "decoder_". Raises WeightsError if there is none."""
     for size in SIZES.values():
         if getattr(size, f"{kind}width") == width:
             return getattr(size, f"{kind}heads")
     raise WeightsError(f"no published model has a {kind}width of {width}, so the number of heads must be given: {kind}heads")
 
 
-def some(names: Iterable[Any]) -> str:
-    """The first three of some names, and how many more there are."""
-    listed = [str(name) for name in names]
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"
-
-
-def _count_blocks(tensors: Mapping[str, np.ndarray], stack: str) -> int:
+def count_blocks(tensors: Mapping[str, np.ndarray], stack: str) -> int:
+    """Counts the blocks of a stack, such as "blocks_a", in a state dict."""
     return len({name.split(".")[1] for name in tensors if name.startswith(f"{stack}.")})

@@ -1,16 +1,15 @@
-"""Files of named tensors, .pth and .safetensors: read from anybody, written without a trace of half a file.
+"""Reads and writes files of named tensors, .pth and .safetensors.
 
-Nothing in a file is ever executed, and what it claims is held against its size. What is written appears under its name only when it is
-complete, and nothing that exists is overwritten.
+A file may come from anybody: nothing in it is ever executed, and the sizes that it claims are compared with its own. A written file
+appears under its name only when it is complete, and nothing that exists is overwritten.
 """
 
 import importlib
 import os
 import re
-import tempfile
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,20 @@ from absl import logging
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
-from avmae_jax.errors import CheckpointError, WeightsError, first_line
-from avmae_jax.weights.official import some
+from avmae_jax.errors import CheckpointError, WeightsError, first_line, some
+from avmae_jax.files import replacing
 
 Tensors = dict[str, np.ndarray]
 
 TORCH = (".pth", ".pt", ".bin")
 SAFETENSORS = ".safetensors"
-_NOTE = "avmae_jax.meta"  # the key of our note among a safetensors file's own
+_NOTE = "avmae_jax.meta"  # key of our note in the metadata of a safetensors file
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _WRAPPERS = ("model", "state_dict")  # entries that training programs put a state dict under
 
 
 def read_tensors(path: str | Path) -> Tensors:
-    """The floating-point tensors of a .pth, .pt, .bin or .safetensors file by name, as float32.
+    """Reads the floating-point tensors of a .pth, .pt, .bin or .safetensors file: float32 by name.
 
     A state dict inside "model" or "state_dict" is taken out of it, and "module." before the names is dropped.
 
@@ -44,10 +43,10 @@ def read_tensors(path: str | Path) -> Tensors:
 
 
 def read_file(path: Path) -> tuple[Tensors, str]:
-    """The tensors of a file and, of a safetensors file that this project wrote, its note of the config."""
+    """Reads the tensors of a file, and the note of the config that this project stores in safetensors files; raises as read_tensors."""
     try:
         if path.exists() and not path.is_file():
-            raise WeightsError(f"{path}: is no file; give one, or the folder of a run")
+            raise WeightsError(f"{path}: is not a file; give one, or the folder of a run")
         with path.open("rb") as file:
             if not file.read(1):
                 raise WeightsError(f"{path}: is empty (0 bytes)")
@@ -59,7 +58,7 @@ def read_file(path: Path) -> tuple[Tensors, str]:
     elif suffix == SAFETENSORS:
         stored, left_out, note = _load_safetensors(path)
     else:
-        raise WeightsError(f"{path}: its suffix doesn't tell its format; files end in {', '.join((*TORCH, SAFETENSORS))}")
+        raise WeightsError(f"{path}: its suffix doesn't say which format it has; files end in {', '.join((*TORCH, SAFETENSORS))}")
     if left_out:
         logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), some(left_out))
     if not stored:
@@ -71,11 +70,11 @@ def read_file(path: Path) -> tuple[Tensors, str]:
 
 
 def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
-    """Tensors by name, and the names of everything else."""
+    """Returns tensors by name, and the names of everything else."""
     torch = _torch(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of it refuses as well
+            warnings.simplefilter("ignore")  # torch refuses whatever it warns about
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises anything: KeyError for a text, OSError for a short archive
         if code := re.search(r"GLOBAL (\S+)", str(error)):
@@ -94,7 +93,7 @@ def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
     for name, value in content.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
             left_out.append(str(name))
-        elif value.numel() > limit:  # one number shown as many: a few bytes could claim all memory
+        elif value.numel() > limit:  # a view that repeats one number: a few bytes could claim all memory
             raise WeightsError(f"{path}: {name} claims {value.numel()} values, more than the file has bytes")
         else:
             tensors[str(name)] = value.detach().to(torch.float32).numpy()
@@ -102,11 +101,11 @@ def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
 
 
 def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
-    """Tensors by name, the names of everything else, and the note of the config."""
+    """Returns tensors by name, the names of everything else, and the note of the config."""
     try:
         with safe_open(path, framework="numpy") as file:
             note = (file.metadata() or {}).get(_NOTE, "")
-        # safe_open gives no bfloat16 as NumPy; the order is another one every time
+        # safe_open can't return bfloat16 as NumPy arrays; deserialize returns tensors in random order
         stored = sorted(deserialize(path.read_bytes()), key=lambda item: item[0])
     except SafetensorError as error:
         raise WeightsError(
@@ -130,31 +129,55 @@ def require_new(path: str | Path) -> None:
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` write under a temporary name beside the path, and renames what it wrote."""
+    """Writes a new file or folder atomically.
+
+    Args:
+      path: where nothing is yet.
+      write: is called with a temporary path beside it, and writes a file or a folder there.
+
+    Raises:
+      WeightsError: if the path exists or can't be written; nothing is left there then.
+    """
     require_new(path)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            unfinished = Path(folder) / path.name
-            write(unfinished)
-            require_new(path)
-            unfinished.rename(path)
+        with replacing(path) as unfinished:
+            try:
+                write(unfinished)
+                require_new(path)  # somebody else may have written it in the meantime
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)  # a folder; a file is removed by `replacing`
+                raise
     except (OSError, RuntimeError, CheckpointError) as error:  # RuntimeError is torch's
         raise WeightsError(f"{path}: can't be written, and nothing was left there: {first_line(error)}") from error
 
 
 def save_tensors(tensors: Tensors, path: Path, note: str = "") -> None:
-    """Writes tensors to a new .pth, .pt, .bin or .safetensors file, of which only the last holds a note; see write_new for errors."""
+    """Writes tensors to a new file.
+
+    Args:
+      tensors: name -> array.
+      path: .pth, .pt, .bin or .safetensors.
+      note: text that is stored in the file's header, which only a .safetensors file has.
+
+    Raises:
+      WeightsError: if the path exists or can't be written; nothing is left there then.
+    """
     if path.suffix.lower() == SAFETENSORS:
-        content = save(tensors, {"format": "pt", _NOTE: note})  # "format" is what other libraries look for
+        content = save(tensors, {"format": "pt", _NOTE: note})  # other libraries look for "format"
         write_new(path, lambda unfinished: unfinished.write_bytes(content))
-    else:
-        torch = _torch(path)
-        copies = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
-        write_new(path, partial(torch.save, copies))
+        return
+    torch = _torch(path)
+    copies = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:  # given a path, torch stores its name inside the file
+            torch.save(copies, file)
+
+    write_new(path, write)
 
 
 def _torch(path: Path) -> Any:
-    """PyTorch, which only these files need."""
+    """Imports PyTorch, which only these files need; raises WeightsError that says how to install it."""
     try:
         return importlib.import_module("torch")
     except ImportError as error:

@@ -1,39 +1,71 @@
-"""A trained model with all that whoever applies it must know."""
+"""Holds a trained model together with everything that is needed to apply it."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from flax import nnx
+
 from avmae_jax.config import Config
-from avmae_jax.data.sources import read_labels
+from avmae_jax.data.catalog.labels import read_labels
 from avmae_jax.errors import WeightsError
+from avmae_jax.models.modes import Mode
+from avmae_jax.models.registry import Kind, Model, kind_of, tuned_mode
+from avmae_jax.trees import flatten
 from avmae_jax.weights import io
-from avmae_jax.weights.build import Model
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Trained:
-    """What load_trained found; like itself alone, so that compiled functions can be kept by it."""
+    """A loaded model with its config and labels. Compared by identity, so it can be a cache key."""
 
     path: str
-    model: Model
-    config: Config  # of the model, and what notes.Notes has
+    module: Model  # the flax.nnx module
+    config: Config  # of the model, and what weights/notes.py stores beside weights
     classes: int  # C; 0: a pretraining model
-    label_names: tuple[str, ...]  # C names; "class 0", ... where nobody noted them
+    label_names: tuple[str, ...]  # C names; "class 0", ... where none are stored
     step: int | None = None  # of the checkpoint, where it is one of a run
+
+    @property
+    def kind(self) -> str:
+        """The kind of model, a row of models/registry.py."""
+        return self.config.model.kind
+
+    @property
+    def spec(self) -> Kind:
+        """What can be done with this kind of model."""
+        return kind_of(self.config.model)
+
+    @property
+    def tuned(self) -> Mode | None:
+        """The mode in which a classifier was tuned; None for a pretraining model."""
+        return tuned_mode(self.config) if self.spec.modes else None
+
+    def __repr__(self) -> str:
+        model, count = self.config.model, sum(leaf.size for leaf in flatten(nnx.state(self.module, nnx.Param)).values())
+        lines = [f"{self.spec.title} ({self.kind}), {count / 1e6:.1f} M parameters, from {self.path}"]
+        shape = model.shape
+        sizes = [f"{shape.depth} blocks of width {shape.width}"]
+        sizes += [f"audio {model.audio_frames} x {model.mel_bins}"] if "audio" in self.spec.inputs(model) else []
+        sizes += [f"image {model.image_size} x {model.image_size}"] if "image" in self.spec.inputs(model) else []
+        lines.append(", ".join(sizes))
+        if self.classes:
+            more = ", ..." if self.classes > 3 else ""
+            lines.append(f"{self.classes} classes ({', '.join(self.label_names[:3])}{more}), tuned as {self.tuned}")
+        return f"<{'; '.join(lines)}>"
 
 
 def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Trained:
-    """A model with the weights of a file or a run, ready to be applied.
+    """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
-      path: a run's folder, its best/ or averaged/, one step of it; .pth, .pt, .bin or .safetensors; see weights.read.
-      labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those noted in the file.
-      audio_frames: T; see load_pretrained.
-      **sizes: heads, decoder_heads, mel_bins; see weights.read.
+      path: a run's folder, its best/ or averaged/, one step of it; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
+      labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
+      audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
+      **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
-      WeightsError: see weights.read; or if the names are of another number of classes.
+      WeightsError: if the file can't be read, or the names are of another number of classes.
       DatasetError: if the names can't be read.
     """
     found = io.read(path, audio_frames=audio_frames, **sizes)

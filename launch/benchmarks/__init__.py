@@ -1,1 +1,1 @@
-"""What launch.benchmark measures."""
+"""Measurements of launch.benchmark."""

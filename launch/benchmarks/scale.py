@@ -1,132 +1,73 @@
-"""Whether a large data set is read as well as a small one: the table of `python -m launch.benchmark --data scale`.
+"""Checks that a large data set is read as well as a small one: `--data scale`. Its clips are tiny, so that only their number counts."""
 
-The examples are made up and tiny, so that it is the number of them that is measured.
-"""
-
-import functools
 import io
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from avmae_jax.config import DataConfig, ModelConfig
 from avmae_jax.data.batches import TrainBatches
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Job, write_dataset
+
+from .data import store
+from .measuring import show
 
 _MODEL = ModelConfig(audio_frames=16, image_size=16)
-_SAMPLES = 400  # of a clip
-_BATCH = 500
-_SEED = 1
-_WARM = 5  # one part in so many of an epoch is read before memory counts as settled
-
-
-class Findings(NamedTuple):
-    """What came of an epoch."""
-
-    open_seconds: float
-    first_seconds: float  # from there to the first batch
-    epoch_seconds: float
-    times_seen: np.ndarray  # int[N], how often each clip came
-    in_place: int  # clips that came at the place where they are stored; a shuffle leaves about one there
-    settled_bytes: int  # memory of this process, once a fifth of the epoch was read
-    end_bytes: int  # at its end
-    resume_seconds: float  # from the making of a reader that goes on in the middle to its first batch
-    resumed_alike: bool  # whether that batch is the one that came there in the epoch
+_EXAMPLES, _BATCH, _SAMPLES = 100_000, 500, 400
 
 
 def write_examples(folder: Path, count: int) -> None:
-    """Writes a data set of `count` tiny clips whose ids are their numbers."""
-    picture = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (_MODEL.image_size, _MODEL.image_size, 3), np.uint8)).save(picture, "jpeg")
-    jobs = {"train": [Job(str(index)) for index in range(count)]}
-    make = functools.partial(_tiny, jpeg=picture.getvalue())
-    write_dataset(folder, name="tiny", jobs=jobs, make=make, label_names=(), settings={}, workers=0)
+    """Writes a data set of tiny clips whose ids are their numbers."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).save(image := io.BytesIO(), "jpeg")
+    store(folder, {"train": [Job(str(index)) for index in range(count)]}, partial(_tiny, jpeg=image.getvalue()))
 
 
 def _tiny(job: Job, *, jpeg: bytes) -> list[Clip]:
     return [Clip(job.id, np.full(_SAMPLES, int(job.id) % 30_000, np.int16), (jpeg,), ())]
 
 
-def read_epoch(folder: Path, data: DataConfig, batch_size: int = _BATCH) -> Findings:
-    """Opens the data set, reads every clip once as training would, and goes on in the middle of it with a second reader.
+def read_epoch(folder: Path, data: DataConfig, batch_size: int = _BATCH) -> tuple[np.ndarray, dict[str, Any]]:
+    """Reads what write_examples wrote once, as training would, and resumes in the middle with a second reader.
 
-    Args:
-      folder: as write_examples leaves it, with a multiple of `batch_size` clips.
-      data: threads, processes and batches ahead.
-      batch_size: clips a batch.
+    Returns:
+      The ids in the order in which they were read, and what was found, by name.
     """
-    begin = time.perf_counter()
-    source = PreparedSource(folder, "train")
-    opened = time.perf_counter()
-    count, middle, settled_bytes = len(source) // batch_size, len(source) // batch_size // 2, 0
-    order, state, first = [], {}, opened
-    batches = TrainBatches(source, _MODEL, data, batch_size, _SEED)
-    try:
-        for number in track(range(count), "reading an epoch", transient=True):
-            if number == middle:
-                state = batches.state
-            order.append(next(batches)["id"].astype(int))
-            first = time.perf_counter() if number == 0 else first
-            if number == count // _WARM:
-                settled_bytes = memory()
-        epoch, end_bytes = time.perf_counter(), memory()
-    finally:
-        batches.close()
-    again = time.perf_counter()
-    resumed = TrainBatches(PreparedSource(folder, "train"), _MODEL, data, batch_size, _SEED)
-    try:
-        resumed.state = state
-        ids = next(resumed)["id"].astype(int)
-        resume = time.perf_counter() - again
-    finally:
-        resumed.close()
-    seen = np.concatenate(order)
-    return Findings(
-        open_seconds=opened - begin,
-        first_seconds=first - opened,
-        epoch_seconds=epoch - opened,
-        times_seen=np.bincount(seen, minlength=len(source)),
-        in_place=int(np.sum(seen == np.arange(len(seen)))),
-        settled_bytes=settled_bytes,
-        end_bytes=end_bytes,
-        resume_seconds=resume,
-        resumed_alike=np.array_equal(ids, order[middle]),
-    )
+    memory, times, order, state, settled = psutil.Process().memory_info, [time.perf_counter()], [], {}, 0
+    count = len(source := PreparedSource(folder, "train")) // batch_size
+    times.append(time.perf_counter())
+    batches = TrainBatches(source, _MODEL, data, batch_size, seed=1)
+    for number in range(count):
+        state = batches.state if number == count // 2 else state
+        order.append(next(batches)["id"].astype(int))
+        settled = memory().rss if number == count // 5 else settled
+    grown = (memory().rss - settled) / 2**20
+    times.append(time.perf_counter())
+    batches.close()
+    again = TrainBatches(PreparedSource(folder, "train"), _MODEL, data, batch_size, seed=1)
+    again.state = state
+    resumed = next(again)["id"].astype(int)
+    times.append(time.perf_counter())
+    again.close()
+    return np.concatenate(order), {
+        **dict(zip(("opening s", "an epoch s", "resuming in the middle s"), np.diff(times), strict=True)),
+        "first batch after resuming": "the same" if np.array_equal(resumed, order[count // 2]) else "ANOTHER ONE",
+        "examples read exactly once": int(np.sum(np.bincount(np.concatenate(order)) == 1)),
+        "memory from a fifth to the end, MiB": grown,
+    }
 
 
-def memory() -> int:
-    """Bytes of memory that this process occupies."""
-    return psutil.Process().memory_info().rss
-
-
-def show(count: int, data: DataConfig) -> None:
-    """Writes `count` examples into a temporary folder and prints what reading them finds."""
+def show_scale(data: DataConfig, count: int = _EXAMPLES) -> None:
+    """Writes examples into a temporary folder and prints how they are read."""
     with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
-        write_examples(Path(folder, "tiny"), count)
-        written = time.perf_counter() - begin
-        size = sum(file.stat().st_size for file in Path(folder, "tiny").iterdir())
-        shards = len(list(Path(folder, "tiny").glob("*.array_record*")))
-        found = read_epoch(Path(folder, "tiny"), data)
-    once = int(np.sum(found.times_seen == 1))
-    table = Table("quantity", "value", title=f"{count:,} examples, {data.threads} threads, {data.workers} processes, batches of {_BATCH}")
-    table.add_row("writing them", f"{written:.0f} s, {size / 2**20:.0f} MiB in {shards} shards")
-    table.add_row("opening", f"{found.open_seconds:.2f} s")
-    table.add_row("the first batch", f"{found.first_seconds:.2f} s")
-    table.add_row("an epoch", f"{found.epoch_seconds:.0f} s")
-    table.add_row("came exactly once", f"{once:,} of {count:,}; {found.in_place} at their own place")
-    growth = (found.end_bytes - found.settled_bytes) / 2**20
-    table.add_row("memory after a fifth, at the end", f"{found.settled_bytes / 2**20:.0f} MiB, {growth:+.1f} MiB")
-    how = "the same batch" if found.resumed_alike else "ANOTHER BATCH"
-    table.add_row("from opening to the first batch in the middle", f"{found.resume_seconds:.2f} s, {how}")
-    Console(width=140).print(table)
+        write_examples(Path(folder), count)
+        _, found = read_epoch(Path(folder), data)
+    note = f"{data.threads} threads, {data.workers} processes, batches of {_BATCH}"
+    show(f"{count:,} examples", ["quantity", "value"], found.items(), note)

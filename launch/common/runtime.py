@@ -1,4 +1,6 @@
-"""What every launch program does first and last: logging, devices, progress."""
+"""Sets up what every program needs: logging, the cache of compiled programs, progress bars."""
+
+from __future__ import annotations
 
 import os
 import sys
@@ -6,18 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import WARNING, Formatter, LogRecord
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-from absl import app, logging
+from absl import logging
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from avmae_jax.data.store.writer import OnProgress
-from avmae_jax.train.allocator import keep_freed_memory
+if TYPE_CHECKING:
+    from avmae_jax.files import OnProgress
 
 
 def start() -> None:
-    """Logs to the standard error, at the level of a person's interest, and sets up the process for a step's large buffers."""
+    """Logs progress to standard error, and prepares the allocator for the large buffers of a step."""
+    from avmae_jax.train.allocator import keep_freed_memory
+
     keep_freed_memory()
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
@@ -27,7 +31,9 @@ def start() -> None:
 
 
 def cache_programs() -> None:
-    """Keeps compiled programs in ~/.cache/avmae_jax/programs, or in $JAX_COMPILATION_CACHE_DIR, so that a second call needn't compile."""
+    """Caches compiled programs in ~/.cache/avmae_jax/programs, or in $JAX_COMPILATION_CACHE_DIR, so that a second call needn't compile."""
+    import jax
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/avmae_jax/programs").expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -35,27 +41,12 @@ def cache_programs() -> None:
 
 
 def _ours_or_serious(record: LogRecord) -> bool:
-    """Keeps the libraries' small talk off the screen; their warnings stay."""
+    """Drops the log lines of other libraries that are not at least warnings."""
     return record.levelno >= WARNING or bool({"avmae_jax", "launch"} & set(Path(record.pathname).parts))
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """app.run's parser, with a line where it has a traceback: a field that the config doesn't have, or a value in place of a group."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (KeyError, TypeError, ValueError) as error:
-        sys.exit(f"--config: {error.args[0]}; the fields are in avmae_jax/config.py")
-
-
-def device_line() -> str:
-    """What the run runs on, in words."""
-    device = jax.devices()[0]
-    kind = f"{jax.device_count()} x {device.device_kind}" if device.platform != "cpu" else f"CPU, {jax.device_count()} device(s)"
-    return f"{kind}; jax {jax.__version__}, process {jax.process_index() + 1} of {jax.process_count()}"
-
-
 class TrainingBar:
-    """train.Reporter as a bar on a terminal, or lines where there is none: of the first step, the last, and every so many."""
+    """Shows training as a bar on a terminal; elsewhere logs the first step, the last, and one in `every`. Implements train.Reporter."""
 
     def __init__(self, every: int):
         self._progress = Progress(
@@ -70,23 +61,31 @@ class TrainingBar:
             disable=not sys.stderr.isatty(),
         )
         self._every, self._first, self._total = every, 0, 0
+        self._generation: TaskID | None = None
         self._task = self._progress.add_task("training", total=None, numbers="compiling ...")
 
+    def generating(self, done: int, failed: int, total: int) -> None:
+        """Follows the generation of the built-in set, before training begins."""
+        if self._generation is None:
+            logging.info("generating %d clips of the built-in set", total)
+            self._generation = self._progress.add_task("generating", total=total, numbers="")
+        self._progress.update(self._generation, completed=done, numbers=f"{failed} failed" if failed else "")
+
     def start(self, first: int, total: int) -> None:
-        """See train.Reporter."""
+        """Sets the steps that are done already and those in all."""
         self._first, self._total = first, total
         self._progress.update(self._task, total=total, completed=first)
 
     def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
-        """See train.Reporter."""
+        """Shows the loss, the speed and the share of time spent waiting for data after a step."""
         numbers = f"loss {loss:.4f}  {pairs_per_second:.1f} pairs/s  waiting for data {waiting:.0%}"
         self._progress.update(self._task, completed=step, numbers=numbers)
         if self._progress.disable and (step % self._every == 0 or step in (self._first + 1, self._total)):
             logging.info("step %d of %d: %s", step, self._total, numbers)
 
     @contextmanager
-    def shown(self) -> Iterator["TrainingBar"]:
-        """The bar is on the screen inside the block."""
+    def shown(self) -> Iterator[TrainingBar]:
+        """Shows the bar inside the block."""
         with self._progress:
             yield self
 

@@ -1,4 +1,4 @@
-"""What launch.predict says of files: as records, on the screen, as JSON, as CSV."""
+"""Writes the predictions of launch.predict: as records, on the screen, as JSON, as CSV."""
 
 import csv
 import json
@@ -17,23 +17,23 @@ from avmae_jax.errors import ClipError
 from avmae_jax.files import replacing
 from avmae_jax.inference.predict import Prediction
 
-_TALL = 20  # files; of more the classes of each stand on one line
-_DIGITS = 6  # of a number written
+_TALL = 20  # files; with more of them the classes of each are on one line
+_DIGITS = 6  # decimals of a number in JSON and CSV
 
 
 def record(file: str, found: Prediction | Exception, top: int, place: tuple[int, int] | None) -> dict[str, Any]:
-    """What is told of one file, ready for JSON.
+    """Returns the record of one file, ready for JSON.
 
     Args:
       file: its name.
-      found: its prediction, or why there is none.
-      top: classes told of each second.
-      place: the rank of its picture for its sound, and among how many; None where there is nothing to compare.
+      found: its prediction, or the error that prevented one.
+      top: classes listed for each second.
+      place: the rank of the file's image for its audio, and the number of images compared; None if there is nothing to compare.
     """
     if isinstance(found, Exception):
         reason = found.reason if isinstance(found, ClipError) else str(found)
         return {"file": file, "error": reason, "stage": found.stage if isinstance(found, ClipError) else "model"}
-    told = {
+    entry = {
         "file": file,
         "classes": [{"class": name, "probability": round(value, _DIGITS)} for name, value in found.top],
         "seen": found.seen,
@@ -45,14 +45,14 @@ def record(file: str, found: Prediction | Exception, top: int, place: tuple[int,
         "match_among": place[1] if place else None,
     }
     if found.timeline is None:
-        return told
+        return entry
     seconds = [(second, _top(row, found.label_names, top)) for second, row in enumerate(found.timeline)]
-    return told | {"timeline": [{"second": second, "classes": classes} for second, classes in seconds]}
+    return entry | {"timeline": [{"second": second, "classes": classes} for second, classes in seconds]}
 
 
 def write_json(path: str, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes {**about, "failed": how many, "files": records}; nothing without a path; raises OSError."""
-    failed = sum("error" in told for told in records)
+    """Writes {**about, "failed": count, "files": records}, if there is a path; raises OSError."""
+    failed = sum("error" in entry for entry in records)
     with _written(path) as file:
         if file:
             json.dump({**about, "failed": failed, "files": records}, file, indent=1, allow_nan=False)
@@ -60,7 +60,7 @@ def write_json(path: str, about: Mapping[str, Any], records: Sequence[Mapping[st
 
 
 def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, timeline: bool) -> None:
-    """Writes a row for each file, and under it one for each second if there is a timeline; nothing without a path; raises OSError."""
+    """Writes a row for each file, each followed by those of its seconds with `timeline`, if there is a path; raises OSError."""
     numbers = range(1, top + 1)
     columns = ["file", *(["second"] if timeline else []), *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))]
     columns += ["seen", "mode", "windows", "match", "match_rank", "match_among", "error"]
@@ -68,43 +68,43 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
         if file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
-            for told in records:
-                writer.writerow({**told, **_cells(told.get("classes", ()))})
-                for row in told.get("timeline", ()):
-                    writer.writerow({"file": told["file"], "second": row["second"], **_cells(row["classes"])})
+            for entry in records:
+                writer.writerow({**entry, **_cells(entry.get("classes", ()))})
+                for row in entry.get("timeline", ()):
+                    writer.writerow({"file": entry["file"], "second": row["second"], **_cells(row["classes"])})
 
 
 def show(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
-    """Prints the predictions as a table, timelines as one for each file, and the files that failed with their reasons."""
-    good, bad = [told for told in records if "error" not in told], [told for told in records if "error" in told]
+    """Prints a table of the predictions, a table of each timeline, and the files that failed with their reasons."""
+    good, bad = [entry for entry in records if "error" not in entry], [entry for entry in records if "error" in entry]
     if good:
         console.print(_table(good))
-    for told in good:
-        if "timeline" in told:
-            console.print(_timeline(told))
-    for told in bad:
-        console.print(f"failed [{told['stage']}] {told['file']}: {told['error']}", markup=False, highlight=False, soft_wrap=True)
+    for entry in good:
+        if "timeline" in entry:
+            console.print(_timeline(entry))
+    for entry in bad:
+        console.print(f"failed [{entry['stage']}] {entry['file']}: {entry['error']}", markup=False, highlight=False, soft_wrap=True)
     if bad:
         console.print(f"{len(bad)} of {len(records)} files failed")
 
 
 def _table(records: Sequence[Mapping[str, Any]]) -> Table:
-    matches, ranked = (any(told[name] is not None for told in records) for name in ("match", "match_rank"))
+    matches, ranked = (any(entry[name] is not None for entry in records) for name in ("match", "match_rank"))
     table = Table(
-        "file", "seen", *(["classes"] if records[0]["classes"] else []), *(["match"] * matches), *(["rank of its picture"] * ranked)
+        "file", "seen", *(["classes"] if records[0]["classes"] else []), *(["match"] * matches), *(["rank of its image"] * ranked)
     )
-    for told in records:
-        classes = [f"{row['probability']:6.1%}  {row['class']}" for row in told["classes"]]
+    for entry in records:
+        classes = [f"{row['probability']:6.1%}  {row['class']}" for row in entry["classes"]]
         cells = ["\n".join(classes) if len(records) <= _TALL else ", ".join(map(str.strip, classes))] if classes else []
-        cells += ["-" if told["match"] is None else f"{told['match']:.3f}"] * matches
-        cells += ["-" if told["match_rank"] is None else f"{told['match_rank']} of {told['match_among']}"] * ranked
-        table.add_row(escape(told["file"]), told["seen"], *map(escape, cells))
+        cells += ["-" if entry["match"] is None else f"{entry['match']:.3f}"] * matches
+        cells += ["-" if entry["match_rank"] is None else f"{entry['match_rank']} of {entry['match_among']}"] * ranked
+        table.add_row(escape(entry["file"]), entry["seen"], *map(escape, cells))
     return table
 
 
-def _timeline(told: Mapping[str, Any]) -> Table:
-    table = Table("second", "class", "probability", title=escape(told["file"]))
-    for row in told["timeline"]:
+def _timeline(entry: Mapping[str, Any]) -> Table:
+    table = Table("second", "class", "probability", title=escape(entry["file"]))
+    for row in entry["timeline"]:
         best = row["classes"][0]
         table.add_row(str(row["second"]), escape(best["class"]), f"{best['probability']:.1%}")
     return table
@@ -121,7 +121,7 @@ def _cells(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _written(path: str) -> Iterator[TextIO | None]:
-    """A file that has its name once it is whole, the standard output for "-", nothing for ""."""
+    """Opens a file that gets its name once it is complete; standard output for "-", None for ""."""
     if path in ("", "-"):
         yield sys.stdout if path else None
         return

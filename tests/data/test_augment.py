@@ -123,7 +123,7 @@ def mixture(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     offset=st.integers(-20_000, 20_000),
     seed=st.integers(0, 99),
 )
-def test_mixing_sounds_is_the_plain_formula(lengths: tuple[int, int], share: float, offset: int, seed: int) -> None:
+def test_mixing_audio_is_the_plain_formula(lengths: tuple[int, int], share: float, offset: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     sounds = [rng.integers(-9000, 9000, length).astype(np.int16) + np.int16(offset) for length in lengths]
     a, b = (jnp.asarray(np.pad(sound, (0, 60 - len(sound))))[None] for sound in sounds)
@@ -153,7 +153,7 @@ def test_a_clip_that_stays_alone_needs_no_partner() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(share=st.floats(0, 1, width=32), seed=st.integers(0, 9))
-def test_mixing_pictures_is_a_weighted_mean(share: float, seed: int) -> None:
+def test_mixing_images_is_a_weighted_mean(share: float, seed: int) -> None:
     a, b = np.random.default_rng(seed).integers(0, 256, (2, 1, 4, 4, 3)).astype(np.uint8)
     got = np.asarray(mix_images(jnp.asarray(a), jnp.asarray(b), jnp.array([share], jnp.float32)))
     np.testing.assert_allclose(got, share * a.astype(float) + (1 - share) * b.astype(float), atol=1e-4)

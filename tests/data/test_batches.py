@@ -18,9 +18,10 @@ from PIL import Image
 
 from avmae_jax.config import AugmentConfig, DataConfig, ModelConfig
 from avmae_jax.data.augment import soft_targets
-from avmae_jax.data.batches import EVAL_FRAME, Batch, TrainBatches, eval_batches, example
-from avmae_jax.data.clip import NUM_FRAMES, Clip, ClipSource
+from avmae_jax.data.batches import Batch, EvalOptions, TrainBatches, TrainOptions, eval_batches, example
+from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
+from tests import support
 from tests.support import Clips
 
 MODEL = ModelConfig(audio_frames=64, image_size=32)
@@ -83,7 +84,7 @@ def test_each_epoch_shows_another_frame_of_most_clips() -> None:
     first, second = frames(take(batches, 2)), frames(take(batches, 2))
     batches.close()
     assert sum(first[name] != second[name] for name in first) > 20
-    assert set(first.values()) | set(second.values()) == set(range(NUM_FRAMES))
+    assert set(first.values()) | set(second.values()) == set(range(support.FRAMES))
 
 
 def test_an_epoch_that_the_batch_does_not_divide_runs_on_into_the_next() -> None:
@@ -171,23 +172,23 @@ def test_evaluation_reads_all_clips_in_order_with_the_middle_frame() -> None:
     batches = list(eval_batches(Clips(10), MODEL, DataConfig(), 4))
     assert [len(batch["id"]) for batch in batches] == [4, 4, 2]
     assert ids(batches) == [f"clip{n}" for n in range(10)]
-    assert set(frames(batches).values()) == {EVAL_FRAME}
+    assert set(frames(batches).values()) == {support.FRAMES // 2}
     assert_same(list(eval_batches(Clips(10), MODEL, DataConfig(threads=1), 4)), batches)
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(0, [3]), (2, [2]), (9, [3])])
 def test_a_held_out_set_smaller_than_the_batch_is_one_batch(limit: int, sizes: list[int]) -> None:
-    assert [len(batch["id"]) for batch in eval_batches(Clips(3), MODEL, DataConfig(), 8, limit=limit)] == sizes
+    assert [len(batch["id"]) for batch in eval_batches(Clips(3), MODEL, DataConfig(), 8, EvalOptions(limit=limit))] == sizes
 
 
 @pytest.mark.parametrize(("limit", "read"), [(6, range(6)), (3, (0, 3, 6)), (1, (0,))])
 def test_a_limit_takes_clips_spread_over_the_set(limit: int, read: Sequence[int]) -> None:
-    assert ids(list(eval_batches(Clips(10), MODEL, DataConfig(), 4, limit=limit))) == [f"clip{n}" for n in read]
+    assert ids(list(eval_batches(Clips(10), MODEL, DataConfig(), 4, EvalOptions(limit=limit)))) == [f"clip{n}" for n in read]
 
 
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 500])
 @pytest.mark.parametrize("start", [0, 60])
-def test_a_longer_sound_is_cut_and_a_shorter_one_padded(length: int, start: int) -> None:
+def test_longer_audio_is_cut_and_a_shorter_one_padded(length: int, start: int) -> None:
     sound = np.arange(1, length + 1, dtype=np.int16)
     clip = Clip("a", sound, Clips(1)[0].frames, ())
     made = example(clip, 0, samples=100, image_size=32, start=start)
@@ -218,7 +219,7 @@ SAMPLES = num_samples(64)
 COUNTING = np.arange(SAMPLES + 300, dtype=np.int16)  # a sample says where it was cut
 
 
-def test_training_cuts_a_longer_sound_anywhere() -> None:
+def test_training_cuts_longer_audio_anywhere() -> None:
     batches = train_batches(Listed(Clip("long", COUNTING, FRAMES, ()), Clip("short", COUNTING[:50], FRAMES, ())), 400, prefetch=1)
     batch = next(batches)
     batches.close()
@@ -247,21 +248,21 @@ def test_evaluation_crops_stand_next_to_each_other(crops: int, starts: list[int]
     source = Listed(
         *(Clip(name, COUNTING[:length], FRAMES, ()) for name, length in (("a", SAMPLES + 300), ("b", 700), ("c", SAMPLES + 300)))
     )
-    batches = list(eval_batches(source, MODEL, DataConfig(), batch_size, crops=crops))
+    batches = list(eval_batches(source, MODEL, DataConfig(), batch_size, EvalOptions(crops=crops)))
     assert [len(batch["id"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert ids(batches) == ["a"] * crops + ["b"] + ["c"] * crops
     assert [int(row[0]) for batch in batches for row in batch["waveform"]] == [*starts, 0, *starts]
-    assert set(frames(batches).values()) == {EVAL_FRAME}
+    assert set(frames(batches).values()) == {support.FRAMES // 2}
 
 
 def test_evaluation_can_show_every_frame_with_every_crop() -> None:
     source = Listed(Clip("a", COUNTING, FRAMES[:3], ()), Clip("b", COUNTING[:SAMPLES], FRAMES, ()))
-    batches = list(eval_batches(source, MODEL, DataConfig(), 5, crops=2, frames="all"))
+    batches = list(eval_batches(source, MODEL, DataConfig(), 5, EvalOptions(crops=2, frames="all")))
     assert ids(batches) == ["a"] * 6 + ["b"] * 10
     assert [int(row[0]) for batch in batches for row in batch["waveform"]] == [0] * 3 + [300] * 3 + [0] * 10
     assert [int(row[0, 0, 1]) // 20 for batch in batches for row in batch["image"]] == [0, 1, 2] * 2 + list(range(10))
     with pytest.raises(ValueError, match="crops is 0"):
-        eval_batches(source, MODEL, DataConfig(), 5, crops=0)
+        eval_batches(source, MODEL, DataConfig(), 5, EvalOptions(crops=0))
 
 
 def of_modality(name: str) -> ModelConfig:
@@ -272,16 +273,16 @@ def test_one_modality_reads_only_its_own() -> None:
     deaf, blind = Clip("deaf", np.zeros(0, np.int16), FRAMES, ()), Clip("blind", COUNTING, (), ())
     for clip, modality, carried in ((deaf, "image", {"image"}), (blind, "audio", {"waveform", "samples"})):
         for augment, partner in ((AugmentConfig(), set()), (AugmentConfig(mixup=1.0), {f"{name}_b" for name in carried} | {"mix"})):
-            batches = TrainBatches(Listed(clip), of_modality(modality), DataConfig(), 2, 0, augment=augment)
+            batches = TrainBatches(Listed(clip), of_modality(modality), DataConfig(), 2, 0, TrainOptions(augment=augment))
             assert next(batches).keys() == {"id"} | carried | partner
             batches.close()
-        (batch,) = eval_batches(Listed(clip), of_modality(modality), DataConfig(), 40, frames="all", crops=3)
+        (batch,) = eval_batches(Listed(clip), of_modality(modality), DataConfig(), 40, EvalOptions(frames="all", crops=3))
         assert batch.keys() == {"id"} | carried
         assert len(batch["id"]) == {"image": 10, "audio": 3}[modality]
 
 
-@pytest.mark.parametrize(("sound", "pictures", "modality", "lacks"), [(0, 10, "both", "sound"), (5, 0, "both", "picture"),
-                                                                      (0, 10, "audio", "sound"), (5, 0, "image", "picture")])  # fmt: skip
+@pytest.mark.parametrize(("sound", "pictures", "modality", "lacks"), [(0, 10, "both", "audio"), (5, 0, "both", "image"),
+                                                                      (0, 10, "audio", "audio"), (5, 0, "image", "image")])  # fmt: skip
 def test_what_a_clip_lacks_is_never_made_up(sound: int, pictures: int, modality: str, lacks: str) -> None:
     source = Listed(Clip("poor", COUNTING[:sound], FRAMES[:pictures], ()))
     with pytest.raises(ValueError, match=f"clip poor has no {lacks}"):
@@ -294,7 +295,7 @@ def test_what_a_clip_lacks_is_never_made_up(sound: int, pictures: int, modality:
 
 def test_a_damaged_frame_is_named() -> None:
     source = Listed(Clip("torn", COUNTING, (*FRAMES[:5], FRAMES[5][:60], *FRAMES[6:]), ()))
-    with pytest.raises(ValueError, match=r"clip torn, frame 5: the picture can't be decoded \(60 bytes\)"):
+    with pytest.raises(ValueError, match=r"clip torn, frame 5: the image can't be decoded \(60 bytes\)"):
         next(eval_batches(source, MODEL, DataConfig(), 1))
 
 
@@ -314,7 +315,7 @@ def augmented(
 ) -> TrainBatches:
     weights = np.array([1.0, 2, 0, 4, 3])
     source, data = source or labelled(), data or DataConfig(prefetch=1)
-    return TrainBatches(source, MODEL, data, batch_size, 0, augment=augment, classes=4, weights=weights)
+    return TrainBatches(source, MODEL, data, batch_size, 0, TrainOptions(augment=augment, classes=4, weights=weights))
 
 
 def test_a_mixed_batch_carries_partners_shares_and_targets() -> None:
@@ -370,7 +371,7 @@ def test_balanced_sampling_of_two_million_clips_opens_at_once() -> None:
             return 2_000_000
 
     begin = time.process_time()
-    batches = TrainBatches(Many(1), MODEL, DataConfig(), 4, 0, augment=AugmentConfig(balanced=True), weights=np.ones(2_000_000))
+    batches = TrainBatches(Many(1), MODEL, DataConfig(), 4, 0, TrainOptions(augment=AugmentConfig(balanced=True), weights=np.ones(2000000)))
     assert time.process_time() - begin < 2
     batches.close()
 
@@ -387,7 +388,7 @@ def test_balanced_sampling_of_two_million_clips_opens_at_once() -> None:
 )
 def test_weights_that_do_not_fit_are_refused(weights: np.ndarray | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TrainBatches(Clips(5), MODEL, DataConfig(), 2, 0, augment=AugmentConfig(balanced=True), weights=weights)
+        TrainBatches(Clips(5), MODEL, DataConfig(), 2, 0, TrainOptions(augment=AugmentConfig(balanced=True), weights=weights))
 
 
 def test_only_what_is_switched_on_is_in_the_batch() -> None:
@@ -402,15 +403,15 @@ def test_only_what_is_switched_on_is_in_the_batch() -> None:
         batches = augmented(augment)
         assert next(batches).keys() == plain | {"targets"} | more
         batches.close()
-    assert next(eval_batches(labelled(), MODEL, DataConfig(), 2, classes=4)).keys() == plain | {"targets"}
+    assert next(eval_batches(labelled(), MODEL, DataConfig(), 2, EvalOptions(classes=4))).keys() == plain | {"targets"}
 
 
 def test_evaluation_targets_are_the_labels() -> None:
-    (batch,) = eval_batches(labelled(), MODEL, DataConfig(), 9, classes=4)
+    (batch,) = eval_batches(labelled(), MODEL, DataConfig(), 9, EvalOptions(classes=4))
     assert [tuple(np.flatnonzero(row)) for row in batch["targets"]] == [*LABELS]
     assert set(batch["targets"].ravel()) == {0, 1}
     with pytest.raises(ValueError, match=r"clip clip1: labels are \(1, 3\); one or more in \[0, 3\)"):
-        list(eval_batches(labelled(), MODEL, DataConfig(), 9, classes=3))
+        list(eval_batches(labelled(), MODEL, DataConfig(), 9, EvalOptions(classes=3)))
 
 
 @settings(deadline=None, max_examples=10)
@@ -481,7 +482,7 @@ def test_pictures_are_cut_and_mirrored_in_training_alone() -> None:
             return super().__getitem__(index)._replace(frames=(file.getvalue(),))
 
     def slopes(**options: Any) -> np.ndarray:
-        batches = TrainBatches(Ramps(8), MODEL, DataConfig(threads=1), 8, 0, augment=AugmentConfig(**options))
+        batches = TrainBatches(Ramps(8), MODEL, DataConfig(threads=1), 8, 0, TrainOptions(augment=AugmentConfig(**options)))
         pictures = np.concatenate([next(batches)["image"] for _ in range(4)]).astype(np.float64)
         batches.close()
         assert np.ptp(pictures, axis=1).max() <= 1  # rows stay alike

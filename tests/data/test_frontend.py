@@ -12,8 +12,8 @@ from flax import nnx
 
 from avmae_jax.config import AugmentConfig, Config
 from avmae_jax.data.augment import mix_images, mix_waveforms
-from avmae_jax.data.batches import TrainBatches, eval_batches
-from avmae_jax.data.fbank import normalised_fbank, num_frames, padded_fbank
+from avmae_jax.data.batches import TrainBatches, TrainOptions, eval_batches
+from avmae_jax.data.fbank import num_frames, padded_fbank
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD, model_inputs
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.train.pretraining import PretrainingTask, make_model, make_task
@@ -32,7 +32,7 @@ def arrays(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def train_batch(augment: AugmentConfig, *, seconds: float = 0.7, size: int = 8) -> dict[str, jax.Array]:
-    batches = TrainBatches(Clips(20, seconds=seconds), CONFIG.model, CONFIG.data, size, 0, augment=augment)
+    batches = TrainBatches(Clips(20, seconds=seconds), CONFIG.model, CONFIG.data, size, 0, TrainOptions(augment=augment))
     batch = arrays(next(batches))
     batches.close()
     return batch
@@ -51,7 +51,8 @@ def test_a_batch_is_normalised() -> None:
     batch = train_batch(AugmentConfig())
     fbank, image = inputs(batch, AugmentConfig())
     assert (fbank.dtype, fbank.shape) == (np.float32, (8, 64, 128))
-    np.testing.assert_array_equal(fbank, jax.jit(lambda w, s: normalised_fbank(w, s, 64))(batch["waveform"], batch["samples"]))
+    normalised = jax.jit(lambda waveform, samples: (padded_fbank(waveform, samples, 64) + 5.081) / 4.4849)
+    np.testing.assert_array_equal(fbank, normalised(batch["waveform"], batch["samples"]))
     np.testing.assert_allclose(image, (np.asarray(batch["image"]) / 255 - IMAGENET_MEAN) / IMAGENET_STD, atol=1e-5)
 
 
@@ -136,7 +137,7 @@ def test_one_modality_is_trained_and_drawn_without_the_other(modality: str, tmp_
     config.model = dataclasses.replace(config.model, modality=modality)
     model: Any = make_model(config.model, 0)
     task = make_task(config, Clips(6), tmp_path)
-    batches = TrainBatches(Clips(8), config.model, config.data, 4, 0, augment=config.augment)
+    batches = TrainBatches(Clips(8), config.model, config.data, 4, 0, TrainOptions(augment=config.augment))
     batch = arrays(next(batches))
     batches.close()
     fbank, image = model_inputs(batch, config)
@@ -145,3 +146,28 @@ def test_one_modality_is_trained_and_drawn_without_the_other(modality: str, tmp_
     assert np.isfinite(total)
     task.draw(model, 1)
     assert (tmp_path / "pictures" / "reconstructions_0000001.png").is_file()
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(), ALL_ON])
+def test_several_frames_a_clip_are_as_many_rows(augment: AugmentConfig) -> None:
+    rows, options = train_batch(augment), with_options(augment)
+    per_clip = {"mix", "augment_seed"} & rows.keys()
+    folded = {name: value if name in per_clip else value.reshape(4, 2, *value.shape[1:]) for name, value in rows.items()}
+    folded |= {name: rows[name][::2] for name in per_clip}
+    rows |= {name: jax.numpy.repeat(rows[name][::2], 2) for name in per_clip}
+    (fbank, image), (each_fbank, each_image) = model_inputs(folded, options), model_inputs(rows, options)
+    assert (fbank.shape, image.shape) == ((4, 2, *each_fbank.shape[1:]), (4, 2, *each_image.shape[1:]))
+    np.testing.assert_array_equal(image.reshape(each_image.shape), each_image)
+    if not per_clip:
+        np.testing.assert_array_equal(fbank.reshape(each_fbank.shape), each_fbank)
+    else:  # the windows of a clip are masked independently
+        windows = np.asarray(fbank)
+        assert not any(np.array_equal(*((clip == clip.min()).all(axis=-1) for clip in pair)) and np.array_equal(*pair) for pair in windows)
+        again, _ = model_inputs({name: value[1:3] for name, value in folded.items()}, options)
+        np.testing.assert_allclose(again, fbank[1:3], atol=1e-4)
+
+
+def test_frames_with_the_whole_audio_of_their_clip() -> None:
+    batch = train_batch(AugmentConfig())
+    fbank, image = model_inputs(batch | {"image": jax.numpy.stack([batch["image"]] * 3, axis=1)}, CONFIG)
+    assert (fbank.shape, image.shape) == ((8, 64, 128), (8, 3, 32, 32, 3))

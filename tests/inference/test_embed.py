@@ -17,13 +17,13 @@ from avmae_jax.data.batches import eval_batches
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import WeightsError
-from avmae_jax.evals import metrics
 from avmae_jax.inference.embed import KINDS, Embed, Part, encoder_of, fingerprint, kinds_of, needs_of, note_of
 from avmae_jax.inference.embedding_files import Embeddings, collect, read_embeddings, write_embeddings
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.mae import MAE
+from avmae_jax.models.pooling import embedding
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
@@ -84,7 +84,7 @@ def test_the_vectors_are_pooled_features(trained: Trained, embedded: tuple[list[
         fbank, image = model_inputs(batch, trained.config)
         tokens = jnp.concatenate([encoder.separate("audio", fbank), encoder.separate("image", image)], axis=1)
         own = {"audio": encoder.features("audio", fbank), "image": encoder.features("image", image), "joint": encoder.joint(tokens)}
-        return {kind: metrics.embedding(values) for kind, values in own.items()}
+        return {kind: embedding(values) for kind, values in own.items()}
 
     expected = features(encoder_of(trained), arrays)
     assert found.ids[:2] == ["clip0", "clip1"]
@@ -241,7 +241,7 @@ def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
 
     (part,) = Embed(trained, ("audio",), 4)(Damaged(2))
     assert set(part.vectors) == {"audio"}
-    with pytest.raises(ValueError, match="clip clip0, frame 0: the picture can't be decoded"):
+    with pytest.raises(ValueError, match="clip clip0, frame 0: the image can't be decoded"):
         list(Embed(trained, ("image",), 4)(Damaged(2)))
 
 

@@ -1,22 +1,20 @@
-"""Explanations: shares that add up to the logit, cosines that are those of the vectors, and pictures of any kind of medium."""
+"""Explanations: shares that add up to the logit, cosines that are those of the vectors."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import Image
 
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals.metrics import embedding
-from avmae_jax.inference.explain import Explainer, Explanation, draw, painted, shares
+from avmae_jax.inference.explain import Explainer, Explanation, shares, subject
 from avmae_jax.inference.predict import Prediction, Predictor
 from avmae_jax.inference.windows import of_parts
 from avmae_jax.models.classifier import Head
+from avmae_jax.models.pooling import embedding
 from avmae_jax.weights import io
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.trained import Trained
@@ -79,6 +77,7 @@ def test_the_logit_of_the_first_class_is_divided_among_the_patches_of_what_there
     model: Any = classifier.model
     logits = np.asarray(nnx.jit(partial(type(model).__call__, mode=prediction.mode))(model, fbank, image))[0]
     assert prediction.top[0][0] == NAMES[logits.argmax()]
+    assert subject(prediction).startswith(NAMES[logits.argmax()])
     assert found.constant is not None
     assert sum(heat.sum() for heat in found.heat.values()) + found.constant == pytest.approx(logits.max(), abs=1e-3)
 
@@ -95,6 +94,7 @@ def test_a_pretraining_model_shows_cosines_with_the_other_modality() -> None:
         np.testing.assert_allclose(found.heat[name].ravel(), expected, atol=1e-4)
     assert found.constant is None
     assert prediction.top == ()
+    assert f"{prediction.match:.2f}" in subject(prediction)
 
 
 def test_the_window_that_speaks_most_is_explained(classifier: Trained) -> None:
@@ -104,23 +104,3 @@ def test_the_window_that_speaks_most_is_explained(classifier: Trained) -> None:
     assert found.row.start == prediction.start
     with pytest.raises(ValueError, match="there is no class and no match"):
         Explainer(classifier)(of_parts(SOUND, None), Prediction((), np.zeros(0), (), "audio", None, 1, 0.0, None, None, None))
-
-
-@pytest.mark.parametrize("parts", [{"audio": SOUND, "image": PICTURE}, {"audio": SOUND}, {"image": PICTURE}])
-def test_a_picture_is_drawn_whatever_the_name(parts: dict[str, Any], classifier: Trained, tmp_path: Path) -> None:
-    prediction, found = asked(classifier, **parts)
-    draw(tmp_path / "new" / "x.png", found, prediction, "a $b_{c}$\n" + "very long " * 40)
-    with Image.open(tmp_path / "new" / "x.png") as picture:
-        assert picture.size[1] == 454
-        assert len(picture.convert("RGB").getcolors(2**20) or ()) > 50
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
-
-
-def test_colours_say_for_and_against() -> None:
-    grey = np.full((4, 4, 3), 0.5, np.float32)
-    found = painted(grey, np.array([[-1.0, 0.0], [0.5, 1.0]], np.float32), -1, 1)
-    against, nothing, little, much = found[0, 0], found[0, 3], found[3, 0], found[3, 3]
-    assert against[2] > 0.9 > 0.2 > against[0]
-    assert much[0] > 0.9 > 0.2 > much[2]
-    np.testing.assert_allclose(nothing, 0.5)
-    assert 0.5 < little[0] < much[0]

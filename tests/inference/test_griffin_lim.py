@@ -1,4 +1,4 @@
-"""Sound from a log-mel: it has that log-mel again."""
+"""Audio from a log-mel: it has that log-mel again."""
 
 import wave
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import log_mel, mel_filters, num_samples
-from avmae_jax.inference.griffin_lim import griffin_lim, inverse_spectrum, mel_to_power, mel_to_sound, save_wav, spectrum
+from avmae_jax.inference.griffin_lim import griffin_lim, inverse_spectrum, mel_to_power, mel_to_waveform, save_wav, spectrum
 
 FRAMES = 96
 
@@ -22,12 +22,12 @@ def tone(hertz: float, samples: int = num_samples(FRAMES)) -> np.ndarray:
 def melody(seed: int = 0) -> np.ndarray:
     """Notes with overtones that fade, over a little noise: float32[S]."""
     rng, time = np.random.default_rng(seed), np.arange(num_samples(FRAMES)) / SAMPLE_RATE
-    sound = 0.003 * rng.standard_normal(len(time))
+    waveform = 0.003 * rng.standard_normal(len(time))
     for start, pitch in zip(np.arange(4) / 4, rng.uniform(200, 900, 4), strict=True):
         since = np.maximum(time - start, 0)
         for overtone in range(1, 6):
-            sound += 0.2 / overtone * np.sin(2 * np.pi * pitch * overtone * since) * np.exp(-4 * since) * (time >= start)
-    return sound.astype(np.float32)
+            waveform += 0.2 / overtone * np.sin(2 * np.pi * pitch * overtone * since) * np.exp(-4 * since) * (time >= start)
+    return waveform.astype(np.float32)
 
 
 def distance(waveform: np.ndarray, magnitude: np.ndarray) -> float:
@@ -54,16 +54,16 @@ def test_the_power_has_the_mel_energies_that_were_given() -> None:
 @pytest.mark.parametrize("hertz", [220.0, 1000.0, 3500.0])
 def test_a_tone_keeps_its_pitch(hertz: float) -> None:
     given_mel = log_mel(tone(hertz))
-    sound = mel_to_sound(given_mel, 20)
-    assert len(sound) == num_samples(FRAMES)
-    found = log_mel(sound.astype(np.float32))
+    waveform = mel_to_waveform(given_mel, 20)
+    assert len(waveform) == num_samples(FRAMES)
+    found = log_mel(waveform.astype(np.float32))
     np.testing.assert_allclose(found[5:-5].argmax(axis=1), given_mel[5:-5].argmax(axis=1), atol=1)  # bins are 20 to 200 Hz apart
-    assert np.sqrt(np.mean(sound**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.25)  # loudness is not normalised away
+    assert np.sqrt(np.mean(waveform**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.25)  # loudness is not normalised away
 
 
-def test_the_sound_of_a_log_mel_has_this_log_mel() -> None:
+def test_the_audio_of_a_log_mel_has_this_log_mel() -> None:
     given_mel = log_mel(melody())
-    found = log_mel(mel_to_sound(given_mel).astype(np.float32))
+    found = log_mel(mel_to_waveform(given_mel).astype(np.float32))
     assert np.corrcoef(found.ravel(), given_mel.ravel())[0, 1] > 0.97
 
 
@@ -74,17 +74,17 @@ def test_iterations_bring_the_spectrum_nearer() -> None:
     assert distances[2] < 0.15
 
 
-def test_the_seed_decides_the_sound() -> None:
+def test_the_seed_decides_the_waveform() -> None:
     given_mel = log_mel(melody())
-    first, again, other = (mel_to_sound(given_mel, 3, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (mel_to_waveform(given_mel, 3, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
 
 
 @pytest.mark.parametrize("broken", [np.full((4, 128), np.nan), np.full((4, 128), 90.0), np.zeros((0, 128)), np.zeros(128)])
 def test_what_is_no_log_mel_is_refused(broken: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="can't be made into sound"):
-        mel_to_sound(broken)
+    with pytest.raises(ValueError, match="log-mel"):
+        mel_to_waveform(broken)
 
 
 def test_a_wav_holds_the_samples(tmp_path: Path) -> None:
@@ -99,6 +99,6 @@ def test_a_wav_holds_the_samples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sample", [1.01, np.nan])
 def test_samples_that_would_be_cut_off_are_refused(tmp_path: Path, sample: float) -> None:
-    with pytest.raises(ValueError, match="scale it first"):
+    with pytest.raises(ValueError, match="scale"):
         save_wav(tmp_path / "a.wav", np.array([0, sample]))
     assert not list(tmp_path.iterdir())

@@ -23,12 +23,13 @@ from avmae_jax import embed, predict
 from avmae_jax.config import ModelConfig
 from avmae_jax.data.batches import example
 from avmae_jax.data.decode.many_clips import cut_clips
+from avmae_jax.data.decode.one_clip import ClipForm
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
-from avmae_jax.evals.metrics import embedding
 from avmae_jax.inference.predict import Predictor, by_second
 from avmae_jax.inference.stream import Ahead, Found
 from avmae_jax.inference.windows import Row, of_file, of_parts, rows_of
+from avmae_jax.models.pooling import embedding
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.trained import Trained, load_trained
@@ -90,7 +91,7 @@ def tuned_on(trained: Trained, mode: str) -> Trained:
 def by_hand(trained: Trained, path: Path, stride: float = LENGTH) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [n, C] of the windows of a file with both, and the cosines of sound and picture."""
     samples = (SMALL.audio_frames - 1) * 160 + 400
-    clips = cut_clips(path, clip_id="x", seconds=LENGTH, stride=stride, frame_size=SMALL.image_size)
+    clips = cut_clips(path, clip_id="x", stride=stride, form=ClipForm(seconds=LENGTH, frame_size=SMALL.image_size))
     rows = [example(clip, len(clip.frames) // 2, samples=samples, image_size=SMALL.image_size) for clip in clips]
     batches = [{name: jnp.asarray(row[name])[None] for name in ("waveform", "samples", "image")} for row in rows]
     logits, audio, image = zip(*(one_by_hand(trained.model, *model_inputs(batch, trained.config)) for batch in batches), strict=True)
@@ -134,7 +135,7 @@ def test_each_second_has_the_classes_of_the_window_around_it(trained: Trained, f
 @pytest.mark.parametrize(("frames", "shots"), [("first", [0]), ("middle", [5]), ("all", list(range(10)))])
 def test_the_frames_asked_for_are_looked_at(frames: Any, shots: list[int], folder: Path) -> None:
     film = folder / "media/deep/short.mp4"
-    (clip,) = cut_clips(film, clip_id="x", seconds=LENGTH, stride=LENGTH, frame_size=SMALL.image_size)
+    (clip,) = cut_clips(film, clip_id="x", stride=LENGTH, form=ClipForm(seconds=LENGTH, frame_size=SMALL.image_size))
     rows = list(rows_of(of_file(film), 0, SMALL, frames=frames, timeline=False))
     for row, shot in zip(rows, shots, strict=True):
         expected = example(clip, shot, samples=len(row.arrays["waveform"]), image_size=SMALL.image_size)
@@ -155,7 +156,10 @@ def test_the_window_of_a_second_is_the_one_whose_centre_is_nearest(count: int, l
 
 
 def test_all_frames_count_alike_within_a_window(trained: Trained, folder: Path) -> None:
-    clips = [(clip.waveform, clip.frames) for clip in cut_clips(folder / "media/film.mp4", clip_id="x", seconds=LENGTH, stride=LENGTH)]
+    clips = [
+        (clip.waveform, clip.frames)
+        for clip in cut_clips(folder / "media/film.mp4", clip_id="x", stride=LENGTH, form=ClipForm(seconds=LENGTH))
+    ]
     found = predict(trained, folder / "media/film.mp4", frames="all")
     assert found.windows == 3
     first = []

@@ -25,7 +25,7 @@ def test_a_model_can_be_converted_to_sounds_of_another_length(program: Program, 
     done = program("-m", "launch.convert", tmp_path / "run", tmp_path / "w.safetensors", "--audio_frames=40")
     assert done.returncode == 0, done.stderr
     assert "positions of sound interpolated from 3 to 5 columns of time (24 to 40 frames)" in done.stderr
-    assert "; sound of 40 frames x 16 mel bins; " in done.stdout
+    assert "; audio of 40 frames x 16 mel bins; " in done.stdout
     assert read(tmp_path / "w.safetensors").config == dataclasses.replace(ODD, audio_frames=40)
 
 
@@ -56,10 +56,10 @@ def test_a_description_names_kind_sizes_and_parameters() -> None:
     count = sum(x.size for x in made().params.values()) / 1e6
     assert describe(made()) == (
         "CAV-MAE, pretraining model; 3 blocks (2 joint); width 16, 2 heads; decoder of 2 blocks, width 8, 2 heads; "
-        f"sound of 24 frames x 16 mel bins; pictures of 16 x 16; patches of 8; {count:.3f} M parameters"
+        f"audio of 24 frames x 16 mel bins; images of 16 x 16; patches of 8; {count:.3f} M parameters"
     )
-    assert describe(made(classes=7)).startswith("CAV-MAE, classifier with 7 classes; 3 blocks (2 joint); width 16, 2 heads; sound")
+    assert describe(made(classes=7)).startswith("CAV-MAE, classifier with 7 classes; 3 blocks (2 joint); width 16, 2 heads; audio")
     alone = made()._replace(config=dataclasses.replace(ODD, modality="image"))
     assert describe(alone).startswith("image model, pretraining model; 3 blocks; width 16, 2 heads; decoder")
-    assert "; pictures of 16 x 16; patches" in describe(alone)
-    assert "sound" not in describe(alone)
+    assert "; images of 16 x 16; patches" in describe(alone)
+    assert "audio of" not in describe(alone)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from absl import app
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store import writer
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.weights.io import read, write
 from avmae_jax.weights.notes import Notes
 from launch import evaluate
@@ -33,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six test clips of two classes and one without pictures; no test clip has the third class."""
     out = tmp_path_factory.mktemp("data") / "set"
     jobs = {"train": [Job("t", (0,))], "test": [*(Job(f"e{n}", (n,)) for n in range(6)), Job("blind", (6,))]}
-    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0)
+    write_dataset(out, DatasetSpec("clips", jobs, make, NAMES))
     return out
 
 
@@ -87,7 +89,7 @@ def test_a_mode_and_a_place_can_be_chosen(call: Call, data: Path, tmp_path: Path
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
     call(file, f"--data={data}", "--batch_size=6", f"--out={tmp_path / 'o'}", "--mode=videoonly", "--frames=first", "--frames=middle")
     assert {folder.name for folder in (tmp_path / "o").iterdir()} == {"evaluation.json", "videoonly_first", "videoonly_middle"}
-    assert "was tuned on audioonly, as far as it says; videoonly asks it what it has not learned" in caplog.text
+    assert re.search("tuned on audioonly.*videoonly", caplog.text)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from PIL import Image
 
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store import writer
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import CorruptRecordError
 from avmae_jax.weights.io import write
 from launch import inpaint
@@ -89,7 +90,7 @@ def test_clips_of_a_data_set_are_found_by_their_ids(
     call: Call, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = {"train": [Job("t", (0,))], "test": [Job(f"e/{n}.mp4", (n,)) for n in range(3)]}
-    writer.write_dataset(tmp_path / "set", name="clips", jobs=jobs, make=make, label_names=[], settings={}, workers=0)
+    write_dataset(tmp_path / "set", DatasetSpec("clips", jobs, make))
     common = (model, "--data", tmp_path / "set", "--out", tmp_path / "out")
     call(*common, "--clips=e/2.mp4,e/0.mp4", "--mask_mode=freq")  # as above, which is compiled
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"e_2.mp4.png", "e_0.mp4.png"}

@@ -16,9 +16,10 @@ from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
 from avmae_jax.data.statistics import audio_statistics
-from avmae_jax.data.store import writer
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ClipError
 from tests.support import cells, completed
 
@@ -43,7 +44,7 @@ def make(job: Job) -> Iterator[Clip]:
 
 def prepare(out: Path, names: list[str]) -> Path:
     jobs = {"train": [Job(name, (number,)) for number, name in enumerate(names)], "test": [Job("t", (99,))]}
-    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=NAMES, settings={}, workers=0, shard_size=3)
+    write_dataset(out, DatasetSpec("clips", jobs, make, NAMES, shard_size=3))
     return out
 
 
@@ -57,7 +58,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_inspect_tells_what_there_is_and_draws_it(mixed: Path, tmp_path: Path) -> None:
-    done = run("inspect", str(mixed), "--verify", f"--out={tmp_path / 'sheet.png'}")
+    done = run("inspect_data", str(mixed), "--verify", f"--out={tmp_path / 'sheet.png'}")
     assert done.returncode == 0, done.stderr
     lines = cells(done.stdout)
     assert f"{mixed}: 7 files in = 6 written + 1 failed" in done.stdout
@@ -76,12 +77,12 @@ def test_inspect_finds_a_shard_that_is_not_what_was_written(mixed: Path, tmp_pat
     content = bytearray(shard.read_bytes())
     content[-3] ^= 1
     shard.write_bytes(content)
-    done = run("inspect", str(out), "--verify", "--clips=0")
+    done = run("inspect_data", str(out), "--verify", "--clips=0")
     assert done.returncode == 1
     assert f"{shard} is damaged" in done.stdout.replace("\n", "")
 
 
-@pytest.mark.parametrize("program", ["inspect", "statistics"])
+@pytest.mark.parametrize("program", ["inspect_data", "data_statistics"])
 def test_what_is_no_data_set_is_named(program: str, tmp_path: Path) -> None:
     done = run(program, str(tmp_path / "nothing"))
     assert done.returncode == 1
@@ -90,7 +91,7 @@ def test_what_is_no_data_set_is_named(program: str, tmp_path: Path) -> None:
 
 def test_statistics_are_stored_with_the_data_set(mixed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(mixed, tmp_path / "out"))
-    done = run("statistics", str(out))
+    done = run("data_statistics", str(out))
     assert done.returncode == 0, done.stderr
     values = np.concatenate([log_mel(clip(number).waveform.astype(np.float32) / 32768).ravel() for number in (0, 2, 4, 5)])
     found = json.loads((out / "statistics.json").read_text())
@@ -105,16 +106,16 @@ def test_statistics_are_stored_with_the_data_set(mixed: Path, tmp_path: Path) ->
 
 def test_without_all_labels_there_are_no_weights(tmp_path: Path) -> None:
     out = prepare(tmp_path / "out", ["a", "bare b"])
-    done = run("statistics", str(out))
+    done = run("data_statistics", str(out))
     assert "no weights: some clips have no label" in done.stdout
     assert PreparedSource(out, "train").weights is None
 
 
-def test_sounds_of_any_level_give_exact_statistics() -> None:
+def test_audio_of_any_level_give_exact_statistics() -> None:
     clips = [clip(number)._replace(waveform=np.full(16_000, 20_000, np.int16) + clip(0).waveform[:1]) for number in range(3)]
     clips += [clip(7)]
     values = np.concatenate([log_mel(each.waveform.astype(np.float32) / 32768).astype(np.float64).ravel() for each in clips])
     found = audio_statistics(clips)
     assert (found.mean, found.std) == pytest.approx((values.mean(), values.std()), rel=1e-12)
-    with pytest.raises(ValueError, match="no clip has sound"):
+    with pytest.raises(ValueError, match="no clip has audio"):
         audio_statistics([clip(0, silent=True)])

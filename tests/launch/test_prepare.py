@@ -15,6 +15,7 @@ from PIL import Image
 import launch.prepare
 from avmae_jax.data.decode.one_clip import frame_indices
 from avmae_jax.data.sources import PreparedSource
+from avmae_jax.data.store.plan import read_plan
 from tests.media import number_of, numbered, tone, write_clip, write_media
 from tests.support import completed
 
@@ -49,9 +50,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FAILURES = {
     "harp/folder": ("open", "is a link that leaves"),
     "harp/link.mp4": ("open", "is a link that leaves"),
-    "oboe/blind.mp4": ("video", "has no moving pictures"),
+    "oboe/blind.mp4": ("video", "has no moving images"),
     "oboe/empty.mp4": ("open", "is empty (0 bytes)"),
-    "oboe/mute.mp4": ("audio", "has no sound"),
+    "oboe/mute.mp4": ("audio", "has no audio"),
     "oboe/text.mp4": ("open", "can't be opened as a media file"),
 }
 
@@ -90,6 +91,17 @@ def test_frame_size_and_seconds_reach_the_clips(videos: Path, tmp_path: Path) ->
     clip = PreparedSource(tmp_path / "out", "train")[0]
     assert (clip.id, clip.labels) == ("x.mp4", ())
     assert [number_of(frame) for frame in clip.frames] == [20 + index for index in frame_indices(5)]
+
+
+def test_the_number_of_frames_reaches_the_clips_and_the_plan(tmp_path: Path) -> None:
+    write_clip(tmp_path / "videos/x.mp4", 1.0)
+    assert prepare(tmp_path / "videos", tmp_path / "out", "--frames=4", "--frame_size=96", "--test_percent=0").returncode == 0
+    (clip,) = PreparedSource(tmp_path / "out", "train")
+    assert [number_of(frame) for frame in clip.frames] == list(frame_indices(10, 4))
+    assert clip.frame_times == pytest.approx([index / 10 for index in frame_indices(10, 4)])
+    assert read_plan(tmp_path / "out")["frames"] == 4
+    run = prepare(tmp_path / "videos", tmp_path / "out", "--frame_size=96", "--test_percent=0")
+    assert "frames = 4, but this run has frames = 10" in run.stderr
 
 
 def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
@@ -156,7 +168,7 @@ def test_a_long_file_is_cut_and_a_lone_modality_is_allowed_when_asked_for(tmp_pa
     Image.fromarray(numbered(5)).save(tmp_path / "videos/harp/still.png")
     run = prepare(tmp_path / "videos", tmp_path / "cut", "--clip_stride=2", "--test_percent=0")
     assert "3 clips written (3 train) from 1 of 2 files, 1 failed" in run.stdout
-    assert "ignored 2 files that are sounds or pictures alone, which --allow_missing takes: harp/still.png, harp/tone.wav" in run.stdout
+    assert "--allow_missing accepts: harp/still.png, harp/tone.wav" in run.stdout
     assert [clip.start for clip in PreparedSource(tmp_path / "cut", "train")] == [0, 2, 4]
     run = prepare(tmp_path / "videos", tmp_path / "all", "--allow_missing", "--test_percent=0", "--frame_size=96")
     assert "4 clips written (4 train) from 4 of 4 files, 0 failed" in run.stdout

@@ -1,4 +1,4 @@
-"""The AST: overlapping patches against a plain loop, the order of its tokens, and what is classified."""
+"""Tests the AST: overlapping patches against a plain loop, the order of its tokens, and what it classifies."""
 
 import dataclasses
 
@@ -75,7 +75,7 @@ def test_the_mean_of_both_first_tokens_is_classified(model: AST, fbank: jax.Arra
 
 
 def test_a_spectrogram_of_another_size_is_refused(model: AST) -> None:
-    with pytest.raises(ValueError, match=r"the model is built for \(32, 64, 1\)"):
+    with pytest.raises(ValueError, match=r"\(32, 64, 1\)"):
         model(jnp.zeros((1, 80, 32)))
     with pytest.raises(ValueError, match=r"multiple of model\.patch"):
         AST(dataclasses.replace(CONFIG, audio_frames=65), 5, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""Attention: one result whatever path computes it, gradients included."""
+"""Tests that every path of attention computes the same result and the same gradients."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,18 +19,18 @@ from jax.typing import ArrayLike
 from avmae_jax.models import attention as module
 from avmae_jax.models.attention import attention
 
-# The paths that a CPU can run; `attention` chooses the first on one device and the second on several.
+# The paths that a CPU can run: `attention` chooses the first on one device and the second on several.
 PATHS = {"looped": module._looped, "plain": jax.nn.dot_product_attention}
 
 
 def _draw(shape: tuple[int, ...], seed: int = 0, size: float = 1.0) -> list[np.ndarray]:
-    """Query, key, value and a gradient of the output."""
+    """Makes query, key, value and a gradient of the output."""
     rng = np.random.default_rng(seed)
     return [(size * rng.standard_normal(shape)).astype(np.float32) for _ in range(4)]
 
 
 def _reference(query: np.ndarray, key: np.ndarray, value: np.ndarray, out_grad: np.ndarray) -> list[np.ndarray]:
-    """Output and the three gradients in float64, straight from the definition."""
+    """Computes the output and the three gradients in float64 by the definition."""
     query, key, value, out_grad = (x.astype(np.float64) for x in (query, key, value, out_grad))
     scale = query.shape[-1] ** -0.5
     logits = np.einsum("bqnd,bknd->bnqk", query, key) * scale
@@ -46,7 +47,7 @@ def _reference(query: np.ndarray, key: np.ndarray, value: np.ndarray, out_grad: 
 
 
 def _assert_close(got: list[jax.Array], wanted: list[np.ndarray], tolerance: float) -> None:
-    # Gradients that cancel to nothing (L = 1) leave the rounding of their terms, which are about one in size.
+    # Where gradients cancel (L = 1), the rounding of their terms remains, which are of size one.
     for name, x, y in zip(("output", "query", "key", "value"), got, wanted, strict=True):
         error = np.abs(np.asarray(x, np.float64) - y).max() / max(np.abs(y).max(), 0.1)
         assert error < tolerance, f"{name} differs by {error:.1e}"
@@ -100,7 +101,7 @@ def test_bfloat16_in_and_out_float32_in_between() -> None:
     arrays = [jnp.asarray(x, jnp.bfloat16) for x in _draw((2, 200, 2, 32))]
     got = _output_and_grads(attention, *arrays)
     assert {x.dtype for x in got} == {jnp.dtype(jnp.bfloat16)}
-    # Half a unit in bfloat16's last place: only the result was rounded, not the softmax.
+    # Half a unit in bfloat16's last place: only the result is rounded, not the softmax.
     _assert_close(got, _reference(*(np.asarray(x, np.float32) for x in arrays)), 2**-8)
 
 
@@ -118,7 +119,7 @@ def test_works_inside_checkpoint_and_value_and_grad_under_strict_promotion() -> 
 
 
 def test_one_cpu_device_never_holds_the_logits_of_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "device_count", lambda _: 1)
     batch, length, heads, channels = 4, 256, 8, 16
     shape = jax.ShapeDtypeStruct((batch, length, heads, channels), jnp.float32)
     gradient = jax.jit(jax.grad(lambda *arrays: attention(*arrays).sum(), (0, 1, 2)))
@@ -139,11 +140,11 @@ def test_refuses_arrays_that_differ_and_says_how(key: jax.Array, message: str) -
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a machine without a GPU lower for CUDA, as far as cuDNN's custom call; it says nothing about what cuDNN does with it."""
+    """Lowers for CUDA on a machine without a GPU, down to cuDNN's custom call; what cuDNN does with it isn't tested."""
     from jax._src.cudnn import fused_attention_stablehlo
 
     monkeypatch.setattr(fused_attention_stablehlo, "cuda_versions", types.SimpleNamespace(cudnn_get_version=lambda: 91000))
-    monkeypatch.setattr(module, "get_backend", lambda: types.SimpleNamespace(platform="gpu", platform_version="cuda 12080"))
+    monkeypatch.setattr(module, "_CUDNN_PLUGINS", ("jax",))
 
 
 @pytest.mark.usefixtures("cuda")
@@ -152,16 +153,26 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *((length, 64, jnp.bfloat16, True) for length in (1, 49, 128, 177, 708)),
         (708, 32, jnp.bfloat16, True),
-        (128, 20, jnp.bfloat16, False),  # no such head size in cuDNN
+        (128, 20, jnp.bfloat16, False),  # cuDNN doesn't support this head size
         (177, 64, jnp.float32, False),
     ],
 )
 def test_lowers_for_cuda_with_gradient(length: int, channels: int, dtype: jnp.dtype, uses_cudnn: bool) -> None:
     x = jax.ShapeDtypeStruct((2, length, 3, channels), dtype)
     gradient = jax.jit(lambda *arrays: jax.vjp(attention, *arrays[:3])[1](arrays[3]))
-    with jax.numpy_dtype_promotion("standard"):  # jax's own plain attention mixes bfloat16 and float32
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own plain attention mixes bfloat16 and float32
         text = gradient.trace(x, x, x, x).lower(lowering_platforms=("cuda",)).as_text()
     assert ("__cudnn$fmhaSoftmaxBackward" in text) == uses_cudnn
+
+
+@pytest.mark.parametrize("batch", ["2", "b"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_platform_of_the_program_chooses_the_path(monkeypatch: pytest.MonkeyPatch, platform: str, batch: str) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda _: 1)
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"{batch}, 9, 4, 16"), jnp.float32)
+    gradient = jax.jit(lambda *arrays: jax.vjp(attention, *arrays[:3])[1](arrays[3]))
+    text = jax.export.export(gradient, platforms=[platform])(x, x, x, x).mlir_module()
+    assert ("stablehlo.while" in text) == (platform == "cpu")
 
 
 SHARDED = """

@@ -1,4 +1,4 @@
-"""The pretraining model as a whole: sizes and parameter counts, what it may and may not see, where the decoder puts tokens, precisions."""
+"""Tests the pretraining model: sizes, parameter counts, what each output depends on, where the decoder puts tokens, precisions."""
 
 import dataclasses
 import math
@@ -37,7 +37,7 @@ def _inputs(config: ModelConfig = CONFIG, batch: int = 4) -> Inputs:
 
 
 def _loss(model: CAVMAE, fbank: jax.Array, image: jax.Array, *noise: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    # the contrastive loss counts fully here, so that its gradients show
+    # the contrastive loss has full weight, so that its gradients show
     return pretraining_loss(model(fbank, image, *noise), fbank, image, LossConfig(contrast_weight=1.0), patch=16)
 
 
@@ -50,7 +50,7 @@ def _initial(seed: int = 0, **changes: Any) -> CAVMAE:
 
 
 def _model(**changes: Any) -> CAVMAE:
-    """A model whose norms and biases are random too, so that a wrong stream or a forgotten bias shows."""
+    """Makes a model with random norms and biases too, so that a wrong stream or a forgotten bias shows."""
     model, rng = _initial(**changes), np.random.default_rng(1)
     for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         if path[-1] in ("scale", "bias"):
@@ -70,7 +70,7 @@ def out(model: CAVMAE) -> Pretraining:
 
 @pytest.fixture(scope="module")
 def step(model: CAVMAE) -> tuple[Any, Any]:
-    """((loss, parts), gradients)"""
+    """Computes ((loss, parts), gradients)."""
     return _step(model, *_inputs())
 
 
@@ -129,13 +129,13 @@ def test_odd_sizes_build_and_keep_the_share_that_the_ratios_say(changes: dict[st
 
 
 def test_a_config_that_does_not_fit_is_refused_before_anything_is_built() -> None:
-    with pytest.raises(ValueError, match=r"model\.width is 16; it must be a multiple of model\.heads = 3"):
+    with pytest.raises(ValueError, match=r"model\.width.*16.*model\.heads.*3"):
         _initial(heads=3)
 
 
 def test_a_ratio_that_keeps_nothing_is_refused() -> None:
     config = dataclasses.replace(CONFIG, image_mask_ratio=0.9)
-    with pytest.raises(ValueError, match=r"mask ratio 0\.9 keeps 0 of 4 tokens"):
+    with pytest.raises(ValueError, match=r"0\.9 keeps 0 of 4"):
         nnx.eval_shape(lambda model, *inputs: model(*inputs), described(config), *_inputs(config))
 
 
@@ -172,7 +172,7 @@ def test_contrastive_streams_see_their_own_modality_and_the_latent_sees_both(mod
     np.testing.assert_array_equal(changed.contrast_audio, out.contrast_audio)
     for name in ("contrast_image", "latent", "pred_audio", "pred_image"):
         assert np.abs(getattr(changed, name) - getattr(out, name)).max() > 1e-4, name
-    assert np.abs(changed.latent[:, :2] - out.latent[:, :2]).max() > 1e-4  # the audio tokens of the joint pass too
+    assert np.abs(changed.latent[:, :2] - out.latent[:, :2]).max() > 1e-4  # the joint pass changes the audio tokens too
     changed = _run(model, fbank + 1, image, *noise)
     np.testing.assert_array_equal(changed.contrast_image, out.contrast_image)
 
@@ -270,7 +270,7 @@ def test_bfloat16_is_close_with_float32_parameters_losses_and_gradients(step: tu
     for name, value in parts.items():
         assert value.dtype == jnp.float32
         assert float(value) == pytest.approx(float(step[0][1][name]), rel=0.05, abs=0.05), name
-    assert any(float(value) != float(step[0][1][name]) for name, value in parts.items())  # it did compute otherwise
+    assert any(float(value) != float(step[0][1][name]) for name, value in parts.items())  # the computation did differ
     exact, ours = ({name: np.asarray(value) for name, value in flatten(state).items()} for state in (step[1], grads))
     assert {value.dtype for value in ours.values()} == {np.dtype("float32")}
     norm = math.sqrt(sum(float(np.square(value).sum()) for value in exact.values()))

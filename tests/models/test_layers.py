@@ -1,4 +1,4 @@
-"""The block against NumPy in torch's layout, its norm streams, its initialisation, its precisions."""
+"""Tests the block against NumPy in torch's layout, its norm streams, its initialisation, its precisions."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def _fresh(width: int = WIDTH, streams: tuple[str, ...] = ("main",), **settings:
 
 
 def _block(**settings: Any) -> Block:
-    """A joint block whose biases and norms are random too, so that leaving one out shows."""
+    """Makes a joint block with random biases and norms too, so that a missing one shows."""
     block = _fresh(streams=ALL_STREAMS, **settings)
     rng = np.random.default_rng(1)
     for path, value in nnx.to_flat_state(nnx.state(block, nnx.Param)):
@@ -51,7 +51,7 @@ def _layer_norm(tokens: np.ndarray, params: Mapping[str, np.ndarray], name: str)
 
 
 def _attention(tokens: np.ndarray, params: Mapping[str, np.ndarray]) -> np.ndarray:
-    """timm's Attention: one fused linear [3D, D], its output read as (q/k/v, head, channel)."""
+    """Computes timm's Attention: one fused linear [3D, D], whose output is (q/k/v, head, channel)."""
     weight, bias = params["qkv.kernel"].reshape(WIDTH, 3 * WIDTH).T, params["qkv.bias"].reshape(3 * WIDTH)
     fused, channels, out = tokens @ weight.T + bias, WIDTH // HEADS, []
     for head in range(HEADS):
@@ -74,7 +74,7 @@ def _params(module: nnx.Module, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def _reference(block: Block, inputs: jax.Array, stream: str) -> np.ndarray:
-    """The pre-norm block in float64."""
+    """Computes the pre-norm block in float64."""
     params = _params(block)
     tokens = np.asarray(inputs, np.float64)
     tokens = tokens + _attention(_layer_norm(tokens, params, f"norm1.{stream}"), _params(block, "attn."))
@@ -101,7 +101,7 @@ def test_gelu_is_exact() -> None:
 
 def test_layer_norm_adds_1e_5_to_the_biased_variance() -> None:
     norm = layer_norm(4, ModelConfig().norm_eps, nnx.Rngs(0))
-    tokens = np.array([[1.0, -1.0, 1.0, -1.0]], np.float32) * np.float32(2e-3)  # variance 4e-6: here eps decides
+    tokens = np.array([[1.0, -1.0, 1.0, -1.0]], np.float32) * np.float32(2e-3)  # variance 4e-6, less than eps
     np.testing.assert_allclose(_call(norm, tokens), tokens / math.sqrt(4e-6 + 1e-5), rtol=1e-5)
 
 

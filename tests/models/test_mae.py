@@ -1,4 +1,4 @@
-"""The masked autoencoder of one modality: what it sees, what its class token does, and that it trains through the same task and loop."""
+"""Tests the masked autoencoder of one modality: what it sees, its class token, and training by the common task and loop."""
 
 import dataclasses
 import json
@@ -91,7 +91,7 @@ def test_the_class_token_comes_first_and_takes_part() -> None:
     np.testing.assert_array_equal(embedded[:, 1:], _without_prefix(model).tower.embed(inputs))
     out = _run(model, inputs, noise)
     model.tower.prefix[...] = -model.tower.prefix[...]
-    assert np.abs(_run(model, inputs, noise).pred - out.pred).max() > 1e-3  # seen by all others, in the decoder too
+    assert np.abs(_run(model, inputs, noise).pred - out.pred).max() > 1e-3  # all other tokens depend on it, in the decoder too
 
 
 def _without_prefix(model: MAE) -> MAE:
@@ -102,7 +102,7 @@ def _without_prefix(model: MAE) -> MAE:
 
 @all_configs
 def test_every_parameter_has_a_gradient(config: ModelConfig) -> None:
-    """Without learned positions those are frozen, and nothing else is."""
+    """Without learned positions, the positions are frozen and nothing else is."""
     inputs, noise = _inputs(config)
     model = _model(config)
     picture = spectrogram_picture(inputs) if config.modality == "audio" else inputs
@@ -120,7 +120,7 @@ def test_every_parameter_has_a_gradient(config: ModelConfig) -> None:
 
 
 def test_both_modalities_are_refused() -> None:
-    with pytest.raises(ValueError, match="which CAVMAE is for"):
+    with pytest.raises(ValueError, match=r"modality.*both"):
         MAE(dataclasses.replace(AUDIO, modality="both"), rngs=nnx.Rngs(0))
 
 
@@ -155,4 +155,4 @@ def test_the_mask_mode_is_for_sound_alone() -> None:
     hidden = mask_from_noise(task.noise("audio", 4, jax.random.key(0)), 0.75).hidden.reshape(4, rows, columns)
     assert (hidden.min(axis=1).sum(axis=1) == 3).all()  # whole columns, 3 of 4
     image = task.noise("image", 4, jax.random.key(0))
-    assert float(image.max()) < 1  # no cell was pushed behind others
+    assert float(image.max()) < 1  # no cell was pushed behind the others

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from avmae_jax.config import Config, DataConfig
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store import writer
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.plots.canvas import save
 from avmae_jax.report.build import report
 from avmae_jax.weights.io import write
@@ -97,8 +98,8 @@ def classifier(folder: Path, name: str = HOSTILE, view: str = "multimodal_middle
     clip = {"id": f"{name}.mp4", "classes": [name], "probabilities": [0.1], "top": "absent", "top_probability": 0.9, "loss": 2.3}
     figures = {"mode": "multimodal", "frames": "middle", "crops": 1, "clips": 3, "map": 0.75, "accuracy": 0.5, "loss": 1.2}
     found = {"data": name, "split": "test", "views": [{"view": view, **figures, "per_class": per_class, "per_clip": [clip]}]}
-    for picture in ("confusion", "precision_recall", "mistakes"):
-        draw(run / "evaluation" / "multimodal_middle" / f"{picture}.png")
+    for plot in ("confusion", "precision_recall", "mistakes"):
+        draw(run / "evaluation" / "multimodal_middle" / f"{plot}.png")
     (run / "evaluation/evaluation.json").write_text(json.dumps(found))
     return run
 
@@ -115,7 +116,7 @@ def test_names_from_files_are_text(tmp_path: Path) -> None:
 
 
 def change(run: Path, view: dict[str, Any] | None = None, **notes: Any) -> Page:
-    """The page of a run once its evaluation says something else."""
+    """The page of a run after a change of its evaluation."""
     path = run / "evaluation/evaluation.json"
     found = json.loads(path.read_text())
     found["views"][0] |= view or {}
@@ -123,15 +124,15 @@ def change(run: Path, view: dict[str, Any] | None = None, **notes: Any) -> Page:
     return Page(report(run))
 
 
-def test_an_evaluation_of_an_older_step_is_told(tmp_path: Path) -> None:
+def test_an_evaluation_of_an_older_step_is_noted(tmp_path: Path) -> None:
     run = classifier(tmp_path / "run")
     (run / "checkpoints/480").mkdir(parents=True)
-    assert "at which step isn't noted" in Page(report(run)).text
+    assert "the step isn't recorded" in Page(report(run)).text
     text = change(run, model=HOSTILE, step=300).text
-    assert f"Measured: {HOSTILE} at step 300." in text
-    assert f"measured at step 300; the run is at step 480: python -m launch.evaluate {run} measures again" in text
-    assert "measures again" not in change(run, step=480).text
-    assert "was stopped before a, b: " in change(run, lacking=["a", "b"]).text
+    assert f"{HOSTILE} at step 300." in text
+    assert re.search(rf"step 300; .* step 480: python -m launch.evaluate {re.escape(str(run))} ", text)
+    assert "step 300" not in change(run, step=480).text
+    assert "stopped before a, b" in change(run, lacking=["a", "b"]).text
 
 
 def test_what_is_left_out_is_shown_where_there_is_something(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
 def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
     page = Page(report(start(tmp_path / "my run")))
     for expected in (
-        "No step is noted yet",
+        "No step is logged yet",
         "metrics.jsonl has no line yet",
         f"python -m launch.retrieve '{tmp_path}/my run'",
         f"python -m launch.inpaint '{tmp_path}/my run' FILE --out DIR",
@@ -201,12 +202,12 @@ def test_a_pretraining_run_is_shown_whole(tmp_path: Path) -> None:
     draw(run / "retrieval/gallery.png")
     page = Page(report(run))
     assert "audio to image 37.5%" in page.text
-    assert "The test clips of d, 5 of each class; measured: runs/m." in page.text
+    assert "The test clips of d, 5 of each class; evaluated: runs/m." in page.text
     assert "audio to image, any clip of the class 75.0%" in page.text
-    assert "12.5%" not in page.text  # told once
+    assert "12.5%" not in page.text  # shown once
 
 
-def test_numbers_that_are_not_finite_and_damaged_lines_are_told(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_and_damaged_lines_are_shown(tmp_path: Path) -> None:
     lines = row(1, loss=1.0) + row(2, loss=math.nan) + row(3, loss=math.inf) + '{"step": 4, "spl\n' + "[]\n" + row(5, loss=0.5, odd_name=1)
     page = Page(report(start(tmp_path, lines)))
     assert "2 damaged lines are left out (line 4, 5)" in page.text
@@ -224,7 +225,7 @@ def test_half_written_results_dont_spoil_the_page(tmp_path: Path, broken: str) -
     assert ("can't be read" in page.text or "no JSON object" in page.text) == (not broken.startswith('{"'))
 
 
-def test_pictures_lie_in_the_run_and_are_pngs(tmp_path: Path) -> None:
+def test_plots_lie_in_the_run_and_are_pngs(tmp_path: Path) -> None:
     draw(tmp_path / "mistakes.png")
     draw(tmp_path / "run/evaluation/multimodal_middle/confusion.png")
     page = Page(report(classifier(tmp_path / "run", view="../..")))
@@ -241,7 +242,7 @@ def test_fields_that_differ_from_the_defaults_come_first(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "it has no config.json"), ("{}", "no config of a run"), ("{", "can't be read: .* no config of a run")]
+    ("content", "message"), [(None, "config.json"), ("{}", "model, data or train"), ("{", "config.json can't be read")]
 )
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
@@ -270,7 +271,7 @@ def make(job: Job) -> Iterator[Clip]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "set"
     jobs = {"train": [Job("t", (0,))], "test": [Job(f"e{n}", (n,)) for n in range(4)]}
-    writer.write_dataset(out, name="clips", jobs=jobs, make=make, label_names=[HOSTILE, "oboe"], settings={}, workers=0)
+    write_dataset(out, DatasetSpec("clips", jobs, make, [HOSTILE, "oboe"]))
     return out
 
 
@@ -296,8 +297,9 @@ def test_the_program_makes_what_is_missing(call: Call, data: Path, tmp_path: Pat
 
 def test_a_page_is_made_without_data(call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = start(tmp_path / "run", model=ODD, data=DataConfig(source="prepared", path=str(tmp_path / "gone")))
+    checkpoint(run, 0)
     call(run, "--out", tmp_path / "elsewhere/page.html")
-    assert "the page lacks what couldn't be computed" in caplog.text
+    assert re.search("DatasetError: .*gone", caplog.text)
     assert "launch.retrieve" in Page((tmp_path / "elsewhere/page.html").read_text(encoding="utf-8")).text
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["page.html"]
     caplog.clear()
@@ -306,7 +308,7 @@ def test_a_page_is_made_without_data(call: Call, tmp_path: Path, caplog: pytest.
 
 
 def test_the_program_refuses_what_is_no_run(call: Call, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"ValueError: .* is no run: it has no config\.json"):
+    with pytest.raises(SystemExit, match=r"ValueError: .*config\.json"):
         call(tmp_path)
     with pytest.raises(app.UsageError):
         call()

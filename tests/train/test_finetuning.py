@@ -13,13 +13,13 @@ import optax
 import pytest
 from flax import nnx
 
-import launch.finetune
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data.batches import example
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store import writer
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError
 from avmae_jax.inference.forward import Classify, logits, probabilities
 from avmae_jax.models.classifier import CAVMAEClassifier, Mode
@@ -27,7 +27,7 @@ from avmae_jax.train import optim
 from avmae_jax.train.finetuning import FinetuningTask, swap
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import load_trained
-from configs.finetune_instruments import get_config
+from launch.common import training
 from tests.support import Clips, Program, apply
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -226,7 +226,7 @@ def finetune(program: Program, out: Path, *more: str) -> subprocess.CompletedPro
 
 def test_a_classifier_learns_what_it_is_shown(program: Program, tmp_path: Path) -> None:
     jobs = {"train": [Job(f"t{n}", (n,)) for n in range(32)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}
-    writer.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=["low", "high"], settings={}, workers=0)
+    write_dataset(tmp_path / "set", DatasetSpec("tones", jobs, make, ["low", "high"]))
     mean = ["--config.tune.average_first=10", "--config.tune.average_last=12"]
     run = ["--config.train.epochs=12", "--config.train.checkpoint_every=48", "--config.optim.learning_rate=0.001"]
     done = finetune(program, tmp_path / "run", *run, *mean)
@@ -243,8 +243,8 @@ MEAN_OF_ONE = ["--config.tune.average_first=1", "--config.tune.average_last=1"]
 
 def test_a_classifier_of_sound_needs_no_pictures(program: Program, tmp_path: Path) -> None:
     jobs = {"train": [Job(f"t{n}", (n,)) for n in range(19)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}  # 2.4 steps an epoch
-    heard: dict[str, Any] = {"jobs": jobs, "make": make_heard, "label_names": ["low", "high"], "settings": {}, "workers": 0}
-    writer.write_dataset(tmp_path / "set", name="tones", **heard)
+    heard: dict[str, Any] = {"jobs": jobs, "make": make_heard, "label_names": ["low", "high"]}
+    write_dataset(tmp_path / "set", DatasetSpec("tones", **heard))
     done = finetune(program, tmp_path / "run", "--config.tune.mode=audioonly", "--config.train.epochs=1", *MEAN_OF_ONE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "19 training clips of 2 classes, 8 held out" in done.stderr
@@ -260,18 +260,18 @@ def test_a_classifier_of_sound_needs_no_pictures(program: Program, tmp_path: Pat
 )
 def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, value: object, said: str, tmp_path: Path) -> None:
     jobs = {"train": [Job(f"t{n}", (n,)) for n in range(8)], "test": [Job("e", (1,))]}
-    writer.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=["low", "high"], settings={}, workers=0)
+    write_dataset(tmp_path / "set", DatasetSpec("tones", jobs, make, ["low", "high"]))
     config = get_config()
     apply(config, {f"model.{name}": getattr(TINY, name) for name in ("size", "width", "heads", "depth", "audio_frames", "image_size")})
     apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run"), "train.batch_size": 8, field: value})
     with pytest.raises(ValueError, match=said):
-        launch.finetune.finetune(config)
+        training.finetune(config)
 
 
 def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
     jobs = {"train": [Job("t", (0,))], "test": [Job("e", (1,))]}
-    writer.write_dataset(tmp_path / "set", name="tones", jobs=jobs, make=make, label_names=[], settings={}, workers=0)
+    write_dataset(tmp_path / "set", DatasetSpec("tones", jobs, make))
     config = get_config()
     apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run")})
     with pytest.raises(DatasetError, match="the training clips have no labels"):
-        launch.finetune.finetune(config)
+        training.finetune(config)

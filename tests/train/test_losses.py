@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from avmae_jax.config import LossConfig
 from avmae_jax.models.cavmae import Pretraining
 from avmae_jax.models.masking import mask_from_noise
-from avmae_jax.train.losses import contrastive_loss, normalise_patches, pretraining_loss, reconstruction_loss, unit_length
+from avmae_jax.train.losses import contrastive_loss, normalise_patches, pretraining_loss, reconstruction_loss
 
 PATCH = 4
 _contrast = jax.jit(contrastive_loss, static_argnames=("bidirectional", "groups"))
@@ -142,18 +142,6 @@ def test_right_pairs_cost_nothing_and_chance_costs_log_batch() -> None:
 def test_a_batch_that_does_not_divide_into_groups_is_refused() -> None:
     with pytest.raises(ValueError, match="batch of 6 can't be cut into 4 groups"):
         contrastive_loss(jnp.ones((6, 8)), jnp.ones((6, 8)), groups=4)
-
-
-def test_unit_length_is_torchs_normalize_also_at_zero() -> None:
-    rows = jnp.asarray([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-13]])
-    np.testing.assert_allclose(unit_length(rows), [[0.6, 0.8], [0, 0], [0, 0.1]], rtol=1e-6)
-    assert unit_length(rows.astype(jnp.bfloat16)).dtype == jnp.float32
-
-
-def test_the_gradient_of_unit_length_at_zero_is_finite() -> None:
-    # torch gives 1e12 here, the slope of x / 1e-12
-    grads = jax.grad(lambda rows: unit_length(rows).sum())(jnp.zeros((1, 3)))
-    assert np.isfinite(grads).all()
 
 
 def _pretraining() -> tuple[Pretraining, jax.Array, jax.Array]:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from avmae_jax.config import Config
 from avmae_jax.data.batches import eval_batches
-from avmae_jax.evals import metrics
+from avmae_jax.evals.ranking import rank_partners
 from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.pooling import embedding
 from avmae_jax.train.pretraining import PretrainingTask
 from tests.support import TINY, Clips, apply
 
@@ -73,7 +74,7 @@ def test_the_loss_weighs_its_parts_and_takes_negatives_from_where_it_should(
     assert parts.keys() == {"loss", "mae_audio", "mae_image", "nce", "contrast_accuracy"}
     np.testing.assert_allclose(total, 2 * (parts["mae_audio"] + parts["mae_image"]) + 0.3 * parts["nce"], rtol=1e-6)
     assert parts["loss"] == total
-    audio, image = (np.asarray(metrics.embedding(tokens)) for tokens in (out.contrast_audio, out.contrast_image))
+    audio, image = (np.asarray(embedding(tokens)) for tokens in (out.contrast_audio, out.contrast_image))
     size = 8 // groups if negatives == "shard" else 8
     expected = []
     for start in range(0, 8, size):
@@ -106,10 +107,10 @@ def test_retrieval_does_not_depend_on_batches(model: CAVMAE, batch: dict[str, ja
     task = PretrainingTask(CONFIG, Clips(8), Path("unused"))
     audio, image = (np.asarray(rows)[:clips] for rows in nnx.jit(task.embeddings)(model, batch))
     found = task.retrieve(model, clips, batch_size)
-    sound_first, picture_first = metrics.retrieval(audio, image), metrics.retrieval(image, audio)
-    for name in ("r1", "r5", "r10", "median_rank"):
-        assert found[f"audio_to_image_{name}"] == getattr(sound_first, name)
-        assert found[f"image_to_audio_{name}"] == getattr(picture_first, name)
+    by_audio, by_image = rank_partners(audio, image).figures, rank_partners(image, audio).figures
+    for name in ("r1", "r5", "r10", "median_rank", "ties"):
+        assert found[f"audio_to_image_{name}"] == by_audio[name]
+        assert found[f"image_to_audio_{name}"] == by_image[name]
     assert found["clips"] == clips
 
 

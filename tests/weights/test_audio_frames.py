@@ -150,11 +150,11 @@ def test_a_model_of_10_s_hears_sounds_of_other_lengths(audio_frames: int, source
     )
     assert (said in logged.text) == (audio_frames != 1024)
     sound = np.random.default_rng(0).standard_normal((2, audio_frames, 32)).astype(np.float32)
-    features = model.audio_features(jnp.asarray(sound))
-    assert features.shape == (2, 2 * columns, 16)
-    assert np.isfinite(features).all()
-    with pytest.raises(ValueError, match=f"the model is built for \\(32, {audio_frames}, 1\\)"):
-        model.audio_features(jnp.zeros((1, audio_frames + 16, 32)))
+    tokens = model.separate({"audio": jnp.asarray(sound)})
+    assert tokens["audio.patches"].shape == (2, 2 * columns, 16)
+    assert np.isfinite(tokens["audio.patches"]).all()
+    with pytest.raises(ValueError, match=f"\\(32, {audio_frames}, 1\\)"):
+        model.separate({"audio": jnp.zeros((1, audio_frames + 16, 32))})
 
 
 def test_a_longer_model_sees_the_range_that_it_learned_and_a_fresh_one_its_own(source: Path) -> None:
@@ -170,15 +170,16 @@ def test_a_longer_model_sees_the_range_that_it_learned_and_a_fresh_one_its_own(s
 @pytest.mark.parametrize("name", ["run", "noted.safetensors", "w.safetensors"])
 def test_a_run_starts_from_a_model_of_another_length(name: str, audio_frames: int, source: Path, logged: pytest.LogCaptureFixture) -> None:
     model = CAVMAE(config(audio_frames=audio_frames), rngs=nnx.Rngs(0))
-    initialise_from(model, source / name)
+    initialise_from(config(audio_frames=audio_frames), model, source / name)
     assert_lengthened(params_of(model), read(source / "run").params, audio_frames // 16)
     assert ("positions of sound interpolated from 64 to" in logged.text) == (audio_frames != 1024)
     assert f"weights from {source / name}" in logged.text
 
 
 def test_a_classifier_takes_the_encoder_of_a_model_of_another_length(source: Path) -> None:
-    model = CAVMAEClassifier(config(audio_frames=96), 3, rngs=nnx.Rngs(0))
-    initialise_from(model, source / "run")
+    sizes = config(audio_frames=96, kind="cavmae_classifier")
+    model = CAVMAEClassifier(sizes, 3, rngs=nnx.Rngs(0))
+    initialise_from(sizes, model, source / "run")
     got = {path: value for path, value in params_of(model).items() if path.startswith("encoder.")}
     assert_lengthened(got, read(source / "run").params, 6)
 
@@ -186,7 +187,7 @@ def test_a_classifier_takes_the_encoder_of_a_model_of_another_length(source: Pat
 @pytest.mark.parametrize("classes", [0, 3])
 def test_there_and_back_through_files_it_keeps_its_length(classes: int, tmp_path: Path) -> None:
     weights = with_audio_frames(made(config(audio_frames=128), classes), 96)
-    assert weights.config == config(audio_frames=96)
+    assert weights.config == config(audio_frames=96, kind=weights.config.kind)
     write(weights, tmp_path / "run")
     write(read(tmp_path / "run"), tmp_path / "w.safetensors")
     save_file(load_file(tmp_path / "w.safetensors"), tmp_path / "bare.safetensors")
@@ -202,7 +203,7 @@ def test_a_state_dict_of_torch_keeps_the_length(source: Path, tmp_path: Path) ->
     assert isinstance(model, CAVMAE)
     save_torch(model, tmp_path / "w.pth")
     again = CAVMAE(config(audio_frames=400), rngs=nnx.Rngs(0))
-    initialise_from(again, tmp_path / "w.pth")
+    initialise_from(config(audio_frames=400), again, tmp_path / "w.pth")
     for path, value in params_of(again).items():
         np.testing.assert_array_equal(value, params_of(model)[path], strict=True)
 
@@ -215,16 +216,18 @@ def test_one_modality_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.tower.positions[...], expected(hearing.params["tower.positions"], 2, 6), rtol=0, atol=1e-6)
     ast = made(config(modality="audio", audio_frames=128), 3)  # patches every 10 pixels: 2 rows of 12, to 9
     write(ast, tmp_path / "ast")
-    model = AST(config(modality="audio", audio_frames=96), 3, rngs=nnx.Rngs(0))
-    initialise_from(model, tmp_path / "ast")
+    sizes = config(kind="ast", modality="audio", audio_frames=96)
+    model = AST(sizes, 3, rngs=nnx.Rngs(0))
+    initialise_from(sizes, model, tmp_path / "ast")
     np.testing.assert_allclose(model.tower.positions[...], expected(ast.params["tower.positions"], 2, 9), rtol=0, atol=1e-6)
-    assert model(jnp.ones((1, 96, 32))).shape == (1, 3)
+    assert model({"audio": jnp.ones((1, 96, 32))}).shape == (1, 3)
     seeing = made(config(modality="image"))
     write(seeing, tmp_path / "image")
-    with pytest.raises(WeightsError, match=r"image: holds a model of pictures alone, which can't have audio_frames 96"):
+    with pytest.raises(WeightsError, match=r"image: holds a model of images alone.*audio_frames 96"):
         load_pretrained(tmp_path / "image", 96)
-    model = MAE(config(modality="image", audio_frames=96), rngs=nnx.Rngs(0))
-    initialise_from(model, tmp_path / "image")  # its audio_frames mean nothing
+    sizes = config(kind="mae", modality="image", audio_frames=96)
+    model = MAE(sizes, rngs=nnx.Rngs(0))
+    initialise_from(sizes, model, tmp_path / "image")  # its audio_frames mean nothing
 
 
 # --- what can't be ----------------------------------------------------------------------------------------------------------------------
@@ -250,10 +253,11 @@ def test_a_length_that_no_model_can_have_is_refused(audio_frames: int, source: P
     ],
 )
 def test_a_model_that_differs_in_more_than_length_is_refused(name: str, changes: dict[str, Any], said: str, source: Path) -> None:
-    model = CAVMAE(config(audio_frames=96, **changes), rngs=nnx.Rngs(0))
+    sizes = config(audio_frames=96, **changes)
+    model = CAVMAE(sizes, rngs=nnx.Rngs(0))
     before = params_of(model)
     with pytest.raises(WeightsError, match=re.escape(said)) as caught:
-        initialise_from(model, source / name)
+        initialise_from(sizes, model, source / name)
     assert str(source / name) in str(caught.value)
     for path, value in params_of(model).items():
         np.testing.assert_array_equal(value, before[path])

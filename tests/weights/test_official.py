@@ -132,7 +132,7 @@ def test_every_tensor_arrives_in_our_layout(official: dict[str, np.ndarray], mod
 def test_the_patch_embedding_is_the_original_convolution(official: dict[str, np.ndarray], model: CAVMAE) -> None:
     image = np.random.default_rng(1).standard_normal((1, 16, 16, 3)).astype(np.float32)
     weight, bias = official["patch_embed_v.proj.weight"], official["patch_embed_v.proj.bias"]
-    ours = nnx.jit(lambda model, image: model.encoder.embed_image(image))(model, image)
+    ours = nnx.jit(lambda model, image: model.encoder.image.embed(image)["image.patches"])(model, image)
     for token, (y, x) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8)]):
         patch = image[0, y : y + 8, x : x + 8].transpose(2, 0, 1)  # torch: channels first
         expected = (weight * patch).sum(axis=(1, 2, 3)) + bias + official["pos_embed_v"][0, token] + official["modality_v"][0, 0]
@@ -140,9 +140,10 @@ def test_the_patch_embedding_is_the_original_convolution(official: dict[str, np.
 
 
 def test_a_built_model_runs(model: CAVMAE) -> None:
-    noise = jax.random.uniform(jax.random.key(0), (2, LA)), jax.random.uniform(jax.random.key(1), (2, LV))
-    out = nnx.jit(lambda model, *inputs: model(*inputs))(model, jnp.ones((2, 24, 16)), jnp.ones((2, 16, 16, 3)), *noise)
-    assert all(np.isfinite(x).all() for x in out[:5])
+    noise = {"audio": jax.random.uniform(jax.random.key(0), (2, LA)), "image": jax.random.uniform(jax.random.key(1), (2, LV))}
+    inputs = {"audio": jnp.ones((2, 24, 16)), "image": jnp.ones((2, 16, 16, 3))}
+    out = nnx.jit(lambda model, *inputs: model(*inputs))(model, inputs, noise)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
 
 
 def test_unused_norms_may_be_left_out(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:

@@ -17,12 +17,13 @@ from avmae_jax.errors import WeightsError
 from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import sincos_positions
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io, vit
+from avmae_jax.weights.build import described
 from avmae_jax.weights.init_from import initialise_from, take
-from tests.support import TINY, apply
+from avmae_jax.weights.vit_names import canonical
+from tests.support import TINY, apply, made
 
 DEPTH, WIDTH, DECODER_WIDTH, PATCH, IMAGE = 3, 8, 4, 4, 8
 SIZES: dict[str, Any] = {
@@ -82,8 +83,10 @@ def audio_transformer(classes: int = 5) -> Tensors:
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def abstract(kind: Any, sizes: ModelConfig, *classes: int, **options: int) -> Any:
-    return nnx.eval_shape(lambda: kind(sizes, *classes, rngs=nnx.Rngs(0), **options))
+def pull(tensors: Tensors, kind: str = "cavmae", *, classes: int = 0, **changes: Any) -> vit.Pulled:
+    """What a model of this kind takes; only its shapes are needed."""
+    sizes = config(kind=kind, **changes)
+    return vit.pull(sizes, described(sizes, classes), tensors)
 
 
 def params_of(model: nnx.Module) -> Tensors:
@@ -115,7 +118,7 @@ def assert_block(params: Tensors, ours: str, tensors: Tensors, theirs: str, stre
 @pytest.mark.parametrize("joint", [1, 2, 3])
 def test_cavmae_starts_from_an_image_mae_as_the_paper_says(joint: int) -> None:
     tensors = image_mae()
-    params, fresh, _ = vit.pull(abstract(CAVMAE, config(joint_depth=joint)), tensors)
+    params, fresh, _ = pull(tensors, joint_depth=joint)
     separate = DEPTH - joint
     for number in range(separate):
         for modality in ("audio", "image"):
@@ -145,7 +148,7 @@ def test_cavmae_starts_from_an_image_mae_as_the_paper_says(joint: int) -> None:
 
 
 def test_the_lines_say_what_went_where() -> None:
-    _, _, lines = vit.pull(abstract(CAVMAE, config()), image_mae())
+    _, _, lines = pull(image_mae())
     assert "blocks.0 to blocks.1 -> encoder.audio.blocks, encoder.image.blocks" in lines
     assert "blocks.2 -> encoder.blocks (its norms to every stream)" in lines
     assert "patch_embed.proj -> encoder.audio.patch_embed (summed over RGB), encoder.image.patch_embed" in lines
@@ -157,7 +160,7 @@ def test_the_lines_say_what_went_where() -> None:
 
 def test_a_classifier_takes_the_encoder_and_keeps_its_head() -> None:
     tensors = image_mae()
-    params, fresh, lines = vit.pull(abstract(CAVMAEClassifier, config(), 5), tensors)
+    params, fresh, lines = pull(tensors, "cavmae_classifier", classes=5)
     assert_block(params, "encoder.blocks.0", tensors, "blocks.2", ("main", "audio", "image"))
     assert {path.split(".")[0] for path in params} == {"encoder"}
     assert {"head.norm.scale", "head.linear.kernel", "encoder.audio.positions"} < set(fresh)
@@ -168,7 +171,7 @@ def test_a_file_without_decoder_leaves_it_fresh() -> None:
     tensors = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
     model = CAVMAE(config(), rngs=nnx.Rngs(0))
     before = {path: np.asarray(value) for path, value in flatten(nnx.state(model)).items()}
-    (line,) = [line for line in vit.initialise(model, tensors) if line.startswith("fresh")]
+    (line,) = [line for line in vit.initialise(config(), model, tensors) if line.startswith("fresh")]
     assert "decoder.blocks" in line
     for path, value in flatten(nnx.state(model)).items():
         same = np.array_equal(value, before[path])
@@ -182,7 +185,7 @@ def test_a_file_without_decoder_leaves_it_fresh() -> None:
 @pytest.mark.parametrize("class_token", [True, False])
 def test_an_image_mae_takes_everything(class_token: bool) -> None:
     tensors = image_mae()
-    params, fresh, lines = vit.pull(abstract(MAE, config(modality="image", class_token=class_token)), tensors)
+    params, fresh, lines = pull(tensors, "mae", modality="image", class_token=class_token)
     assert fresh == []
     assert_block(params, "tower.blocks.2", tensors, "blocks.2")
     np.testing.assert_array_equal(params["decoder.ends.image.head.bias"], tensors["decoder_pred.bias"])
@@ -194,8 +197,8 @@ def test_an_image_mae_takes_everything(class_token: bool) -> None:
 
 def test_an_audio_mae_takes_what_cavmaes_sound_takes() -> None:
     tensors = image_mae()
-    alone, fresh, _ = vit.pull(abstract(MAE, config(modality="audio", class_token=True)), tensors)
-    both = vit.pull(abstract(CAVMAE, config()), tensors).params
+    alone, fresh, _ = pull(tensors, "mae", modality="audio", class_token=True)
+    both = pull(tensors).params
     np.testing.assert_array_equal(alone["tower.patch_embed.kernel"], both["encoder.audio.patch_embed.kernel"])
     np.testing.assert_array_equal(alone["decoder.ends.audio.head.kernel"], both["decoder.ends.audio.head.kernel"])
     assert sorted(fresh) == ["decoder.ends.audio.positions", "tower.positions"]
@@ -203,7 +206,8 @@ def test_an_audio_mae_takes_what_cavmaes_sound_takes() -> None:
 
 def test_an_ast_takes_both_tokens_with_their_positions_and_its_head() -> None:
     tensors = audio_transformer()
-    params, fresh, _ = vit.pull(abstract(AST, config(modality="audio"), 5, stride=2), tensors)
+    sizes = config(kind="ast", modality="audio")
+    params, fresh, _ = vit.pull(sizes, nnx.eval_shape(lambda: AST(sizes, 5, stride=2, rngs=nnx.Rngs(0))), tensors)
     assert fresh == []
     tokens = np.concatenate([tensors["cls_token"][0], tensors["dist_token"][0]]) + tensors["pos_embed"][0, :2]
     np.testing.assert_array_equal(params["tower.prefix"], tokens)
@@ -211,16 +215,6 @@ def test_an_ast_takes_both_tokens_with_their_positions_and_its_head() -> None:
     np.testing.assert_array_equal(params["tower.patch_embed.kernel"], tensors["patch_embed.proj.weight"].reshape(WIDTH, -1).T)
     np.testing.assert_array_equal(params["head.norm.scale"], tensors["mlp_head.0.weight"])
     np.testing.assert_array_equal(params["head.linear.kernel"], tensors["mlp_head.1.weight"].T)
-    model = vit.build_ast(config(modality="audio"), tensors, stride=2)
-    np.testing.assert_array_equal(params_of(model)["head.linear.bias"], tensors["mlp_head.1.bias"])
-
-
-def test_building_exactly_refuses_what_would_stay_fresh() -> None:
-    tensors = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
-    with pytest.raises(WeightsError, match=r"nothing in the file is for decoder\.embed\.kernel"):
-        vit.build_mae(config(modality="image"), tensors)
-    with pytest.raises(WeightsError, match="head"):
-        vit.build_ast(config(modality="audio"), tensors)
 
 
 # --- what doesn't fit -------------------------------------------------------------------------------------------------------------------
@@ -233,7 +227,7 @@ def test_all_problems_are_listed_at_once() -> None:
     tensors["head.weight"] = np.zeros((10, WIDTH), np.float32)
     del tensors["norm.bias"]
     with pytest.raises(WeightsError) as caught:
-        vit.pull(abstract(CAVMAE, config()), tensors)
+        pull(tensors)
     assert str(caught.value).splitlines() == [
         "4 tensors don't fit the model:",
         "  misshapen: blocks.0.mlp.fc1.weight is (8, 16), the model's is (16, 8)",
@@ -249,25 +243,25 @@ def test_a_misshapen_tensor_is_named(name: str, part: Any) -> None:
     tensors = image_mae()
     tensors[name] = tensors[name][part]
     with pytest.raises(WeightsError, match=f"misshapen: {re.escape(name)} is"):
-        vit.pull(abstract(MAE, config(modality="image", class_token=True)), tensors)
+        pull(tensors, "mae", modality="image", class_token=True)
 
 
 def test_a_class_token_with_a_position_in_the_decoder_has_no_place() -> None:
     tensors = image_mae()
     tensors["decoder_pos_embed"][0, 0, 1] = 0.1
     with pytest.raises(WeightsError, match="no place: decoder_pos_embed"):
-        vit.pull(abstract(MAE, config(modality="image", class_token=True)), tensors)
-    vit.pull(abstract(MAE, config(modality="image")), tensors)  # it goes with the token
+        pull(tensors, "mae", modality="image", class_token=True)
+    pull(tensors, "mae", modality="image")  # it goes with the token
 
 
 def test_fixed_positions_of_another_size_stay_and_learned_ones_are_refused() -> None:
     tensors = image_mae(side=3)
-    _, fresh, lines = vit.pull(abstract(CAVMAE, config()), tensors)
+    _, fresh, lines = pull(tensors)
     assert {"encoder.image.positions", "decoder.ends.image.positions"} < set(fresh)
     assert "pos_embed is sin-cos of 3 x 3 patches: encoder.image.positions keeps its own sin-cos of 2 x 2" in lines
     tensors["pos_embed"][0, 3] += 0.01
-    with pytest.raises(WeightsError, match="pos_embed has learned positions of 3 x 3 patches; give the model an image_size of 12"):
-        vit.pull(abstract(CAVMAE, config()), tensors)
+    with pytest.raises(WeightsError, match=r"pos_embed is \(1, 10, 8\).*image_size of 12"):
+        pull(tensors)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------------------------
@@ -307,20 +301,20 @@ def as_transformers(tensors: Tensors, stem: str, style: str) -> Tensors:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(("stem", "tensors"), [("vit.", image_mae()), ("audio_spectrogram_transformer.", audio_transformer())])
 def test_names_of_transformers_mean_the_same(style: str, stem: str, tensors: Tensors) -> None:
-    got = vit.canonical(as_transformers(tensors, stem, style))
+    got = canonical(as_transformers(tensors, stem, style))
     assert got.keys() == tensors.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(got[name], tensor)
-    assert vit.canonical(tensors).keys() == tensors.keys()
+    assert canonical(tensors).keys() == tensors.keys()
 
 
 def test_an_encoder_alone_and_a_lacking_key_are_understood() -> None:
     encoder = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
     renamed = as_transformers(encoder, "", "saved by version 5")
-    assert vit.canonical(renamed).keys() == encoder.keys()
+    assert canonical(renamed).keys() == encoder.keys()
     del renamed["encoder.layer.0.attention.attention.key.bias"]
     with pytest.raises(WeightsError, match=r"missing: blocks\.0\.attn\.qkv\.bias\n.*not used: blocks\.0\.attn\.q\.bias"):
-        vit.pull(abstract(MAE, config(modality="image")), renamed)
+        pull(renamed, "mae", modality="image")
 
 
 # --- init_from --------------------------------------------------------------------------------------------------------------------------
@@ -335,12 +329,12 @@ def test_initialise_from_tells_files_apart(name: str, tmp_path: Path, caplog: py
     else:
         io.write(io.Weights(config(), 0, params_of(source)), path)
     with caplog.at_level(logging.INFO, logger="absl"):
-        initialise_from(model, path)
+        initialise_from(config(), model, path)
     assert f"weights from {path}" in caplog.text
     after = params_of(model)
     if name.startswith("image"):
         assert "(summed over RGB)" in caplog.text
-        expected = before | vit.pull(model, image_mae()).params
+        expected = before | vit.pull(config(), model, image_mae()).params
     else:
         expected = params_of(source)
     for place, value in after.items():
@@ -374,12 +368,12 @@ def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
     assert "  misshapen: encoder.image.positions is (9, 8), the model's is (4, 8)" in lines
     for place, value in params_of(model).items():
         np.testing.assert_array_equal(value, before[place])
-    io.write(io.Weights(config(modality="image"), 0, params_of(MAE(config(modality="image"), rngs=nnx.Rngs(0)))), tmp_path / "run")
+    io.write(made(config(modality="image")), tmp_path / "run")
     with pytest.raises(WeightsError, match=r"run: holds a model whose model\.modality is image, this one's is both"):
-        initialise_from(model, tmp_path / "run")
+        initialise_from(config(), model, tmp_path / "run")
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"missing\.pth: can't be read"):
-        initialise_from(CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")
+        initialise_from(config(), CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")
     assert apply(Config(), TINY).init_from == ""

@@ -1,1 +1,1 @@
-"""Which clips a data set consists of."""
+"""Finds out which clips a data set consists of."""

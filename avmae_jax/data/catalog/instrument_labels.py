@@ -1,6 +1,6 @@
-"""Which labels of AudioSet and VGGSound are musical instruments, by name, since indices differ between label files."""
+"""Names the labels of AudioSet and VGGSound that are musical instruments; by name, since indices differ between label files."""
 
-# AudioSet: "Musical instrument" and all that its ontology has below it, with Choir and Cowbell, which stand elsewhere in it: 80 of 527.
+# AudioSet: "Musical instrument" and all that its ontology has below it, with Choir and Cowbell, which are elsewhere in it: 80 of 527.
 AUDIOSET = (
     *("Choir", "Cowbell", "Musical instrument"),
     *("Plucked string instrument", "Guitar", "Electric guitar", "Bass guitar", "Acoustic guitar", "Steel guitar, slide guitar"),

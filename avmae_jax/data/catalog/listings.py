@@ -1,7 +1,7 @@
-"""Which clips a data set consists of: public lists of ids and labels, or the folders that media lie in.
+"""Lists the clips of a data set: from public lists of ids and labels, or from the folders that media lie in.
 
-A list says which clips there should be, the folder of downloaded media which of them there are: listed = found + missing. How files are
-recognised is said in media_folder.
+A list says which clips there should be, the folder of downloaded media which of them there are: listed = found + missing. media_folder
+defines how files are recognised.
 """
 
 import csv
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avmae_jax.data.catalog import instrument_labels
-from avmae_jax.data.catalog.media_folder import RANK, TIME, Entry, Listed, Listing, as_text, look_up, walk
-from avmae_jax.data.sources import read_labels
+from avmae_jax.data.catalog.labels import label_indices, read_labels
+from avmae_jax.data.catalog.media_folder import TIME, Entry, Listed, Listing, look_up, walk
+from avmae_jax.data.decode.media import RANK
 from avmae_jax.errors import DatasetError
+from avmae_jax.files import as_text
 
 _VGG_SECONDS = 10.0  # length of every clip of VGGSound
 _VGG_LINE = re.compile(r"(?P<video>[0-9A-Za-z_-]+)_(?P<start>[0-9]{1,9}),(?P<instrument>.+)")
@@ -26,15 +28,15 @@ _VIDEO = re.compile(r"[0-9A-Za-z_-]+")
 
 
 def held_out(percent: int) -> Callable[[str], bool]:
-    """Whether a video belongs to the test split: by a hash of its id, so that the choice stays when others are added."""
+    """Returns a test of whether a video is held out, by a hash of its id, so that the choice stays when others are added."""
     return lambda video: int.from_bytes(hashlib.sha256(video.encode()).digest()[:8]) % 100 < percent
 
 
 def av_folder(root: str | Path, *, is_test: Callable[[str], bool] | None = None, test_percent: int = 10) -> Listing:
-    """Every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels.
+    """Lists every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels.
 
     A file's id, and its video's, is its path under root. A link to a folder is listed as if it were a video, since whoever made it meant
-    what lies behind it; it isn't followed, and reading it will fail.
+    its content; it isn't followed, and reading it fails.
 
     Args:
       root: the folder.
@@ -70,7 +72,7 @@ def av_folder(root: str | Path, *, is_test: Callable[[str], bool] | None = None,
 
 
 def audioset(segments: Mapping[str, Sequence[str | Path]], labels_csv: str | Path, root: str | Path) -> Listing:
-    """AudioSet.
+    """Lists the clips of AudioSet.
 
     Args:
       segments: for "train" and "test", lists of segments: CSV files with the fields YTID, start_seconds, end_seconds, "mid,mid", or
@@ -95,7 +97,7 @@ def audioset(segments: Mapping[str, Sequence[str | Path]], labels_csv: str | Pat
 
 
 def vggsound(csv_file: str | Path, labels_csv: str | Path, root: str | Path) -> Listing:
-    """VGGSound; a clip's id is <video>_<start in s, six digits>.
+    """Lists the clips of VGGSound; a clip's id is <video>_<start in s, six digits>.
 
     Args:
       csv_file: the public list, without a header: youtube_id,start_seconds,label,train|test.
@@ -122,7 +124,7 @@ def vggsound(csv_file: str | Path, labels_csv: str | Path, root: str | Path) -> 
 
 
 def vgginstruments(files: Mapping[str, str | Path], root: str | Path) -> Listing:
-    """VGG-Instruments: for "train" and "test", a text file with a line <video>_<start in s>,<instrument> for each clip.
+    """Lists the clips of VGG-Instruments: each of "train" and "test" is a text file with a line <video>_<start in s>,<instrument> a clip.
 
     Labels are the names of instruments that the files have, sorted.
 
@@ -153,7 +155,7 @@ def music21(
     is_test: Callable[[str], bool] | None = None,
     test_percent: int = 10,
 ) -> Listing:
-    """MUSIC-21: whole videos by instrument, `{"videos": {instrument: [video]}}`. Labels are the instruments, sorted.
+    """Lists MUSIC-21: whole videos by instrument, `{"videos": {instrument: [video]}}`. Labels are the instruments, sorted.
 
     Args:
       json_files: a file for each of "train" and "test", or one file whose videos are split here.
@@ -178,7 +180,7 @@ def music21(
 
 
 def only_instruments(listing: Listing, kind: Literal["audioset", "vggsound"]) -> Listing:
-    """The clips with at least one label that is an instrument, and of their labels those: 80 of AudioSet, 55 of VGGSound.
+    """Keeps the clips with at least one label that is an instrument, and of their labels those: 80 of AudioSet, 55 of VGGSound.
 
     VGGSound's timpani and tympani become one label. Labels keep their order; `missing` is filtered as the clips are.
 
@@ -210,7 +212,7 @@ def _read_segments(file: str | Path, split: str, mids: Mapping[str, int]) -> Ite
     for place, row in _read_rows(file, 4, 'YTID, start_seconds, end_seconds, "mid,mid"'):
         where = f"{file}: {place}"
         video, start, end = _video(row[0], where), _seconds(row[1], "start_seconds", where), _seconds(row[2], "end_seconds", where)
-        yield Listed(video, split, video, start, end, _labels(row[3], mids, f"{where} ({video}): positive_labels"), file, place)
+        yield Listed(video, split, video, start, end, label_indices(row[3], mids, f"{where} ({video}): positive_labels"), file, place)
 
 
 def _read_manifest(file: str | Path, split: str, mids: Mapping[str, int]) -> Iterator[Listed]:
@@ -219,12 +221,12 @@ def _read_manifest(file: str | Path, split: str, mids: Mapping[str, int]) -> Ite
         video, labels = (entry.get(key) if isinstance(entry, dict) else None for key in ("video_id", "labels"))
         if not isinstance(video, str) or not isinstance(labels, str):
             raise DatasetError(f"{file}: {place} is {entry!r}; it must be an object with video_id and labels as text")
-        numbers = _labels(labels, mids, f"{file}: {place} ({video}): labels") if labels else ()
+        numbers = label_indices(labels, mids, f"{file}: {place} ({video}): labels") if labels else ()
         yield Listed(video, split, _video(video, f"{file}: {place}"), None, None, numbers, file, place)
 
 
 def _read_videos(file: str | Path) -> dict[str, list[str]]:
-    """The ids of videos by instrument."""
+    """Reads the ids of videos by instrument."""
     content = _read_json(file, "videos", dict)
     for name, videos in content.items():
         if not isinstance(videos, list) or not all(isinstance(video, str) and _VIDEO.fullmatch(video) for video in videos):
@@ -274,15 +276,6 @@ def _vgg_clip(split: str, video: str, start: float, labels: tuple[int, ...], fil
     return Listed(f"{video}_{start:06.15g}", split, video, start, start + _VGG_SECONDS, labels, file, place)
 
 
-def _labels(text: str, mids: Mapping[str, int], where: str) -> tuple[int, ...]:
-    """Indices of comma-separated mids."""
-    names = dict.fromkeys(name.strip() for name in text.split(","))
-    unknown = [name for name in names if name not in mids]
-    if unknown:
-        raise DatasetError(f"{where} has {unknown[0]!r}, which the label CSV doesn't list; give the CSV that belongs to it")
-    return tuple(mids[name] for name in names)
-
-
 def _seconds(text: str, field: str, where: str) -> float:
     if not TIME.fullmatch(text):
         raise DatasetError(f"{where}: {field} is {text!r}; it must be a number of seconds")
@@ -296,5 +289,5 @@ def _video(text: str, where: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A label as VGGSound's label file writes it."""
+    """Returns a label as VGGSound's label file writes it."""
     return name.replace(",", "_")

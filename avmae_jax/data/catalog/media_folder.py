@@ -1,9 +1,9 @@
-"""A folder of downloaded media: which of its files is which listed clip. Nothing is decoded here.
+"""Finds out which file of a folder of downloaded media is which listed clip. Nothing is decoded here.
 
 Files are looked up among the names that lie under the folder, so no text of a list becomes a path. They may lie at any depth and be called,
 for a clip of the video ID that starts at 30 s and ends at 40 s, ID, ID_30 or ID_30_40, with any media suffix; Y may stand before ID, and
 times may be in seconds, padded (000030) or with decimals (30.000), or in milliseconds (30000). Of several such files a video is taken
-before a sound before a picture, then the one whose name says most. A file that could be one of several clips is none of them.
+before audio before an image, then the one whose name says most. A file that could be one of several clips is none of them.
 """
 
 import os
@@ -13,19 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from avmae_jax.data.store.writer import Failure
+from avmae_jax.data.decode.media import RANK
+from avmae_jax.data.store.jobs import Failure
 from avmae_jax.errors import DatasetError
-
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v", ".ts")
-SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac")  # become examples without pictures
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")  # become examples without sound
-RANK = {suffix: rank for rank, group in enumerate((VIDEO_SUFFIXES, SOUND_SUFFIXES, PICTURE_SUFFIXES)) for suffix in group}
+from avmae_jax.files import as_text
 
 TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # a time as lists and names of files have it
 
 
 class Entry(NamedTuple):
-    """A clip that a file was found for."""
+    """Describes a clip for which a file was found."""
 
     id: str  # unique in the listing
     path: str  # POSIX, relative to the folder of media; may hold surrogates where a name isn't UTF-8
@@ -35,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The clips of a data set."""
+    """Holds the clips of a data set."""
 
     name: str  # TFDS name: lower case, digits, underscores
     label_names: tuple[str, ...]
@@ -46,7 +43,7 @@ class Listing(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A clip that a list names."""
+    """Describes a clip that a list names."""
 
     id: str
     split: str
@@ -59,12 +56,12 @@ class Listed(NamedTuple):
 
     @property
     def where(self) -> str:
-        """File and place."""
+        """Returns where the clip is listed: file and place."""
         return f"{self.file}: {self.place}"
 
 
 class _File(NamedTuple):
-    rank: int  # video 0, sound 1, picture 2
+    rank: int  # video 0, audio 1, image 2
     times: tuple[float, ...]  # start and end as its name has them
     path: str
 
@@ -106,7 +103,7 @@ def look_up(name: str, label_names: tuple[str, ...], listed: Sequence[Listed], r
 
 
 def _by_video(listed: Iterable[Listed]) -> dict[str, dict[float | None, Listed]]:
-    """The clips of each video, by start."""
+    """Returns the clips of each video, by start; raises DatasetError if one is listed twice, or a video is in both splits."""
     clips_of: dict[str, dict[float | None, Listed]] = {}
     divided: dict[str, tuple[Listed, Listed]] = {}
     for clip in listed:
@@ -128,7 +125,7 @@ def _by_video(listed: Iterable[Listed]) -> dict[str, dict[float | None, Listed]]
 
 
 def walk(root: Path) -> Iterator[tuple[str, bool]]:
-    """Every file under root and every link to a folder, as a POSIX path under root; whether it is the latter."""
+    """Yields every file under root and every link to a folder as a POSIX path under root, and whether it is the latter."""
 
     def refuse(error: OSError) -> None:
         raise DatasetError(f"{root}: {as_text(str(error.filename))} can't be listed ({error.strerror})") from error
@@ -141,7 +138,7 @@ def walk(root: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _readings(path: str) -> Iterator[tuple[str, _File]]:
-    """Each way to read a file's name: as of which video, from when to when."""
+    """Yields each way to read a file's name: as of which video, from when to when."""
     stem, suffix = os.path.splitext(path.rsplit("/", 1)[-1])  # noqa: PTH122 - a Path for each is slow
     rank = RANK.get(suffix.lower())
     for count in range(3 if rank is not None else 0):
@@ -154,7 +151,7 @@ def _readings(path: str) -> Iterator[tuple[str, _File]]:
 
 
 def _choose(clip: Listed, files: Iterable[_File], alone: bool) -> _File | str:
-    """The file of a clip, or why there is none; alone: no other clip of its video is listed."""
+    """Returns the file of a clip, or why there is none; alone: no other clip of its video is listed."""
     fits = [file for file in files if all(map(_is_time, file.times, (clip.start, clip.end)))]
     if not fits:
         return "no media file is named after it"
@@ -166,10 +163,5 @@ def _choose(clip: Listed, files: Iterable[_File], alone: bool) -> _File | str:
 
 
 def _is_time(named: float, time: float | None) -> bool:
-    """Whether a number in a file's name is that time in s or in ms."""
+    """Returns whether a number in a file's name is that time in s or in ms."""
     return time is None or abs(named - time) < 1e-3 or abs(named - 1000 * time) < 0.5
-
-
-def as_text(path: str) -> str:
-    """A path as valid Unicode, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,40 +1,48 @@
-"""Listed files -> stored clips: what launch.prepare and the TFDS builders do with a file."""
+"""Turns listed files into clips, as launch.prepare and the TFDS builders do."""
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from avmae_jax.data.catalog.listings import Listing
-from avmae_jax.data.catalog.media_folder import VIDEO_SUFFIXES
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.decode.many_clips import cut_clips
-from avmae_jax.data.decode.one_clip import decode_clip
-from avmae_jax.data.store.writer import Job
+from avmae_jax.data.decode.media import VIDEO_SUFFIXES
+from avmae_jax.data.decode.one_clip import ClipForm, decode_clip
+from avmae_jax.data.store.jobs import Job
 from avmae_jax.errors import ClipError, DatasetError
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a file becomes clips."""
+    """Says how a file becomes clips."""
 
     clip_seconds: float = 10.0  # length of a clip
     clip_stride: float = 0.0  # seconds from clip to clip of a file; 0: the first clip alone
+    frames: int = 10  # stored frames of a clip, spread evenly over it
     frame_size: int = 224  # side of the stored frames in pixels
     mix_channels: bool = False  # the mean of all channels instead of the first one
-    allow_missing: bool = False  # files with sound alone or pictures alone, too
-    max_mismatch: float = 2.0  # seconds by which sound and pictures may differ in length
+    allow_missing: bool = False  # files with audio alone or images alone, too
+    max_mismatch: float = 2.0  # seconds by which audio and video may differ in length
+
+    @property
+    def form(self) -> ClipForm:
+        """Returns what a clip holds, in the decoder's terms."""
+        return ClipForm(self.clip_seconds, self.frames, self.frame_size, self.mix_channels, self.allow_missing, self.max_mismatch)
 
 
 def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, list[Job]], list[str]]:
-    """The jobs of each split, and the listed files that the recipe leaves out: sounds and pictures alone.
+    """Returns the jobs of each split, and the listed files that the recipe leaves out: audio or images alone.
 
     A job's args are (path, size, time of change, labels, video, start): a file that has changed makes another plan.
 
     Raises:
       DatasetError: if the recipe contradicts itself.
     """
+    if recipe.frames < 1:
+        raise DatasetError(f"frames is {recipe.frames}; a clip needs at least 1")
     if recipe.clip_stride and recipe.allow_missing:
-        raise DatasetError("sounds or pictures alone can't be cut into many clips; prepare them without clip_stride, into another folder")
+        raise DatasetError("audio or images alone can't be cut into many clips; prepare them without clip_stride, into another folder")
     jobs: dict[str, list[Job]] = {}
     left_out = []
     for split, entries in listing.splits.items():
@@ -51,7 +59,7 @@ def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, l
 
 
 def make_clips(job: Job, *, root: str, recipe: Recipe) -> Iterator[Clip]:
-    """The clips of one file.
+    """Cuts one file into clips.
 
     Raises:
       ClipError: if the file gives none, or leaves `root`.
@@ -62,10 +70,8 @@ def make_clips(job: Job, *, root: str, recipe: Recipe) -> Iterator[Clip]:
         raise ClipError(str(file), "open", f"is a link that leaves {root}")
     if file.is_symlink() and file.is_dir():
         raise ClipError(str(file), "open", "is a link to a folder, which isn't followed")
-    form = {"frame_size": recipe.frame_size, "mix_channels": recipe.mix_channels, "max_mismatch": recipe.max_mismatch}
     if recipe.clip_stride:
-        for clip in cut_clips(file, clip_id=job.id, labels=labels, seconds=recipe.clip_seconds, stride=recipe.clip_stride, **form):
+        for clip in cut_clips(file, clip_id=job.id, labels=labels, stride=recipe.clip_stride, form=recipe.form):
             yield clip._replace(video=video, start=start + clip.start)
     else:
-        form |= {"allow_missing": recipe.allow_missing}
-        yield decode_clip(file, clip_id=job.id, labels=labels, seconds=recipe.clip_seconds, **form)._replace(video=video, start=start)
+        yield decode_clip(file, clip_id=job.id, labels=labels, form=recipe.form)._replace(video=video, start=start)

@@ -1,4 +1,4 @@
-"""TFDS builders of the data sets that launch.prepare knows, and of the built-in one.
+"""Registers TFDS builders of the data sets that launch.prepare knows, and of the built-in one.
 
     builder = AvFolder(root="videos", data_dir="data")
     builder.download_and_prepare(file_format="array_record")
@@ -6,8 +6,8 @@
 
 Nothing is downloaded: the media lie in `root`. Importing this module registers the names, for `tfds.builder("av_folder", root=...)`.
 
-The shards are written by data/store/writer.py, not by TFDS, whose writer begins anew when it was killed, ends when a codec crashes, refuses
-a split in which everything failed, and keeps no account of failures. So `builder.data_dir` is a folder like launch.prepare's, a path for
+The shards are written by data/store/writer.py, not by TFDS, whose writer begins again when it was killed, ends when a codec crashes,
+refuses a split in which everything failed, and doesn't record failures. So `builder.data_dir` is a folder like launch.prepare's, a path for
 data.path. No TensorFlow is needed.
 """
 
@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -30,37 +30,27 @@ from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.listings import Listing
 from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
 from avmae_jax.data.store.beam import beam_engine
-from avmae_jax.data.store.jobs import Failure, Job, Make
+from avmae_jax.data.store.plan import VERSION, DatasetSpec
 from avmae_jax.data.store.records import FEATURES
-from avmae_jax.data.store.writer import VERSION, write_dataset
+from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError
 
 _FILE = str | Path
 
 
-class _Work(NamedTuple):
-    """What write_dataset is to do."""
-
-    jobs: Mapping[str, Sequence[Job]]
-    make: Make
-    label_names: Sequence[str]
-    settings: Mapping[str, Any]
-    missing: Sequence[Failure]
-
-
 class _ClipBuilder(FileReaderBuilder, skip_registration=True):
-    """A TFDS builder whose shards our own writer writes."""
+    """Builds a TFDS data set whose shards our own writer writes."""
 
     VERSION = tfds.core.Version(VERSION)
 
     def __init__(self, *, workers: int | None = None, shard_size: int = 256, **options: Any) -> None:
-        """Args: processes, one a processor if None; jobs a shard; data_dir, version and file_format of TFDS."""
+        """Takes the processes, one a processor if None; the jobs a shard; and data_dir, version and file_format of TFDS."""
         super().__init__(**{"file_format": "array_record", **options})
         self._workers, self._shard_size = len(os.sched_getaffinity(0)) if workers is None else workers, shard_size
 
     @abc.abstractmethod
-    def _work(self) -> _Work:
-        """Finds out which clips there are."""
+    def _spec(self) -> DatasetSpec:
+        """Finds out which clips there are; name and shard_size are the builder's."""
 
     def download_and_prepare(  # pyright: ignore[reportIncompatibleVariableOverride] - TFDS's is wrapped
         self,
@@ -70,13 +60,13 @@ class _ClipBuilder(FileReaderBuilder, skip_registration=True):
         file_format: Any = None,
         permissions: Any = None,
     ) -> None:
-        """Writes the data set, or goes on where a killed run stopped; one that is complete is left as it is.
+        """Writes the data set, or continues where a killed run stopped; one that is complete is left as it is.
 
         Args:
-          download_dir: nothing is downloaded.
-          download_config: download_mode says whether to write over a data set; beam_runner, beam_options: see beam_engine.
+          download_dir: ignored; nothing is downloaded.
+          download_config: its download_mode says whether to write over a data set; its beam_runner and beam_options go to beam_engine.
           file_format: "array_record".
-          permissions: the system's.
+          permissions: ignored; the system's apply.
 
         Raises:
           DatasetError: if something is wrong with the lists or the folders, or the data set there is another one.
@@ -95,16 +85,14 @@ class _ClipBuilder(FileReaderBuilder, skip_registration=True):
         config = download_config or tfds.download.DownloadConfig()
         summary = write_dataset(
             self.data_dir,
-            name=self.name,
-            **self._work()._asdict(),
+            dataclasses.replace(self._spec(), name=self.name, shard_size=self._shard_size),
             workers=self._workers,
             engine=beam_engine(config.beam_runner, config.beam_options or ()) if config.beam_runner or config.beam_options else None,
-            shard_size=self._shard_size,
         )
         logging.info("%s: %s clips, %d failures", self.data_dir, summary.clips, len(summary.failures))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Reader processes get a builder that reads what was written."""
+        """Gives reader processes a builder that reads what was written."""
         return tfds.builder_from_directory, (self.data_dir,)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -114,46 +102,46 @@ class _ClipBuilder(FileReaderBuilder, skip_registration=True):
 
 
 class _ListedBuilder(_ClipBuilder, skip_registration=True):
-    """A builder of files that a listing names.
+    """Builds a data set of files that a listing names.
 
-    Args of all such builders: root, the folder of media; recipe, how a file becomes clips; and those of _ClipBuilder.
+    All such builders take `root`, the folder of media, `recipe`, how a file becomes clips, and the arguments of _ClipBuilder.
     """
 
     def __init__(self, list_clips: Callable[[Path], Listing], *, root: _FILE, recipe: Recipe | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._list_clips, self._root, self._recipe = list_clips, Path(root).expanduser().resolve(), recipe or Recipe()
 
-    def _work(self) -> _Work:
+    def _spec(self) -> DatasetSpec:
         listing = self._list_clips(self._root)
         jobs, left_out = plan_jobs(listing, self._root, self._recipe)
-        logging.info("%s: %d files are no media, %d lack sound or pictures", self._root, len(listing.ignored), len(left_out))
+        logging.info("%s: %d files are no media, %d lack audio or images", self._root, len(listing.ignored), len(left_out))
         make = functools.partial(make_clips, root=str(self._root), recipe=self._recipe)
-        return _Work(jobs, make, listing.label_names, dataclasses.asdict(self._recipe), listing.missing)
+        return DatasetSpec(self.name, jobs, make, listing.label_names, dataclasses.asdict(self._recipe), listing.missing)
 
 
 class AvFolder(_ListedBuilder):
-    """Every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels; see listings.av_folder."""
+    """Builds a data set of every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels."""
 
     def __init__(self, *, is_test: Callable[[str], bool] | None = None, test_percent: int = 10, **options: Any) -> None:
         super().__init__(functools.partial(listings.av_folder, is_test=is_test, test_percent=test_percent), **options)
 
 
 class Audioset(_ListedBuilder):
-    """AudioSet: the clips of its lists of segments that lie under root; see listings.audioset."""
+    """Builds AudioSet: the clips of its lists of segments that lie under root; takes the arguments of listings.audioset."""
 
     def __init__(self, *, segments: Mapping[str, Sequence[_FILE]], labels_csv: _FILE, **options: Any) -> None:
         super().__init__(functools.partial(listings.audioset, segments, labels_csv), **options)
 
 
 class Vggsound(_ListedBuilder):
-    """VGGSound: the clips of its list that lie under root; see listings.vggsound."""
+    """Builds VGGSound: the clips of its list that lie under root; takes the arguments of listings.vggsound."""
 
     def __init__(self, *, csv_file: _FILE, labels_csv: _FILE, **options: Any) -> None:
         super().__init__(functools.partial(listings.vggsound, csv_file, labels_csv), **options)
 
 
 class MusicInstruments(_ListedBuilder):
-    """Musical instruments, out of one of the other data sets or from one that has nothing else.
+    """Builds a data set of musical instruments, out of one of the other data sets or from one that has nothing else.
 
     Args:
       kind: audioset or vggsound, of which the clips and labels are taken that are instruments; vgginstruments or music21, with their lists;
@@ -168,14 +156,14 @@ class MusicInstruments(_ListedBuilder):
 
 
 class BuiltinInstruments(_ClipBuilder):
-    """The built-in set: generated pictures and sounds of instruments; config's builtin_ fields say how many and which."""
+    """Builds the built-in set: generated images and audio of instruments; config's builtin_ fields say how many and which."""
 
     def __init__(self, *, config: DataConfig | None = None, **options: Any) -> None:
         super().__init__(**{"shard_size": 100, **options})
         self._config = config or DataConfig()
 
-    def _work(self) -> _Work:
-        return _Work(**sources.builtin_work(self._config), missing=[])
+    def _spec(self) -> DatasetSpec:
+        return sources.builtin_spec(self._config)
 
 
 def _list_instruments(kind: str, lists: Mapping[str, Any], root: Path) -> Listing:

@@ -1,1 +1,1 @@
-"""A media file to clips."""
+"""Decodes media files to clips."""

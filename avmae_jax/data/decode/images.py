@@ -1,4 +1,4 @@
-"""Encoded pictures to square arrays of pixels."""
+"""Decodes encoded images to square arrays of pixels."""
 
 import contextlib
 import io
@@ -10,19 +10,19 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Pillow chooses by content, and some of its other formats start programs: PostScript is run by Ghostscript.
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 class Piece(NamedTuple):
-    """A piece of a picture of any size."""
+    """Describes a piece of an image of any size."""
 
-    area: float  # share of the picture's, in (0, 1]
+    area: float  # share of the image's area, in (0, 1]
     ratio: float  # width over height, before it is cut to what there is
     x: float  # 0: at the left edge, 1: at the right one
     y: float
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom on a picture, in pixels."""
+        """Returns left, top, right and bottom on an image of that size, in pixels."""
         pixels = self.area * width * height
         wide, high = min(width, math.sqrt(pixels * self.ratio)), min(height, math.sqrt(pixels / self.ratio))
         left, top = self.x * (width - wide), self.y * (height - high)
@@ -30,59 +30,62 @@ class Piece(NamedTuple):
 
 
 def decode_piece(encoded: bytes, size: int, piece: Piece) -> np.ndarray:
-    """A piece of an encoded picture, stretched (bicubic) to uint8[size, size, 3]; as decode_image otherwise."""
+    """Decodes a piece of an image, stretched (bicubic) to uint8[size, size, 3].
+
+    Orientation, transparency and 16 bits a channel are handled as by decode_image. Raises ValueError if it is damaged, or no image.
+    """
     with _opened(encoded) as opened:
         needed = math.ceil(size / math.sqrt(piece.area))
         opened.draft("RGB", (needed, needed))
-        picture = rgb(opened)
-        picture.info = opened.info
-        picture = ImageOps.exif_transpose(picture)
-        return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, piece.box(*picture.size)))
+        image = rgb(opened)
+        image.info = opened.info
+        image = ImageOps.exif_transpose(image)
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, piece.box(*image.size)))
 
 
 def decode_image(encoded: bytes, size: int, *, reduced: bool = False) -> np.ndarray:
-    """Encoded picture -> uint8[size, size, 3]: short side resized (bicubic) unless it fits, then the centre cut out.
+    """Decodes an image to uint8[size, size, 3]: resizes the short side (bicubic) unless it fits, then crops the centre.
 
-    Sides and offsets are rounded as by torchvision's Resize and CenterCrop, which the original loads its pictures with. Unlike there, a
-    picture is turned upright as its EXIF says, transparency lies on white, and 16 bits a channel become 8 by their upper half.
+    Sides and offsets are rounded as by torchvision's Resize and CenterCrop, with which the original loads its images. Unlike there, an
+    image is turned upright as its EXIF says, transparency lies on white, and 16 bits a channel become 8 by their upper half.
 
     Args:
-      encoded: a JPEG, or another of PICTURE_FORMATS.
+      encoded: a JPEG, or another of IMAGE_FORMATS.
       size: H = W.
-      reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where that leaves `size` or more: faster for large pictures (2.5 times at
+      reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where that leaves `size` or more: faster for large images (2.5 times at
         1280 x 720), with slightly other pixels.
 
     Raises:
-      ValueError: if it is damaged, or no picture.
+      ValueError: if it is damaged, or no image.
     """
     with _opened(encoded) as opened:
         drafted = opened.draft("RGB", (size, size)) if reduced else None
         box = drafted[1] if drafted else (0, 0, *opened.size)  # not in whole pixels where the scale doesn't divide the sides
-        picture = rgb(opened)
+        image = rgb(opened)
         short = min(box[2:])
         if short != size:
             width, height = (int(size * side / short) for side in box[2:])
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC, box)
-        left, top = (round((side - size) / 2) for side in picture.size)
-        picture = picture.crop((left, top, left + size, top + size))
-        picture.info = opened.info
-        return np.asarray(ImageOps.exif_transpose(picture))
+            image = image.resize((width, height), Image.Resampling.BICUBIC, box)
+        left, top = (round((side - size) / 2) for side in image.size)
+        image = image.crop((left, top, left + size, top + size))
+        image.info = opened.info
+        return np.asarray(ImageOps.exif_transpose(image))
 
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS) as opened:
+        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as opened:
             yield opened
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: Pillow's word for a broken PNG
-        raise ValueError(f"the picture can't be decoded ({len(encoded)} bytes): {error}") from error
+        raise ValueError(f"the image can't be decoded ({len(encoded)} bytes): {error}") from error
 
 
-def rgb(picture: Image.Image) -> Image.Image:
-    """Eight bits a channel: of sixteen the upper half; what is transparent lies on white."""
-    if picture.mode == "I" or picture.mode.startswith("I;16"):  # Pillow would clip these to 255
-        return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
+def rgb(image: Image.Image) -> Image.Image:
+    """Converts an image to eight bits a channel, of sixteen the upper half, and lays transparency on white."""
+    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip these to 255
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")

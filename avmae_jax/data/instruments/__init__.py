@@ -1,7 +1,7 @@
-"""The built-in audio-visual instrument set: generated clips, so that a machine without data can run the whole job.
+"""Generates the built-in audio-visual instrument set, so that a machine without data can run the whole job.
 
-A clip is a phrase that somebody plays on one of fourteen instruments in a room: ten seconds of sound and ten frames. Sound and picture are
-made from the same notes, and what one sees is what one hears, so that even one frame tells which of many clips of one class it belongs to:
+A clip is a phrase that somebody plays on one of fourteen instruments in a room: ten seconds of audio and ten frames. Audio and images are
+made from the same notes and show the same traits, so that even one frame identifies its clip among many of one class:
 
 | trait      | heard as                                        | seen as                                                           |
 |------------|-------------------------------------------------|-------------------------------------------------------------------|
@@ -18,9 +18,9 @@ pose, furniture and the kind of phrase mean nothing.
 
 import numpy as np
 
-from avmae_jax.data.clip import Clip
+from avmae_jax.data.clip import Clip, even_times
 from avmae_jax.data.instruments.phrase import RANGES, plan
-from avmae_jax.data.instruments.picture import film
+from avmae_jax.data.instruments.picture import FRAMES, film
 from avmae_jax.data.instruments.sound import synthesize
 
 INSTRUMENTS: tuple[str, ...] = tuple(RANGES)
@@ -34,11 +34,11 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
       split: "train" or "test"; their random streams have nothing in common.
       index: number of the clip, 0 or more; its class is `index % len(INSTRUMENTS)`.
       seed: another seed is another collection.
-      seconds: length of the sound, at least 0.1.
+      seconds: length of the audio, at least 0.1.
       image_size: pixels a side of a frame, at least 16.
 
     Returns:
-      A Clip with waveform int16[round(seconds * 16000)], NUM_FRAMES JPEGs of RGB [image_size, image_size] that show the moments
+      A Clip with waveform int16[round(seconds * 16000)], FRAMES JPEGs of RGB [image_size, image_size] that show the moments
       0, 1/10, ... 9/10 of its length, and the class as its only label.
 
     Raises:
@@ -58,4 +58,5 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
         waveform=synthesize(phrase, player),
         frames=film(phrase, image_size, painter),
         labels=(label,),
+        frame_times=even_times(FRAMES, seconds),
     )

@@ -1,4 +1,4 @@
-"""What instruments are drawn with: shapes in an instrument's own coordinates, hands, sticks, heads and sound waves.
+"""Draws what instruments are made of: shapes in an instrument's own coordinates, hands, sticks, heads and sound waves.
 
 An instrument is drawn in a square that goes from -1 to 1, x to the right and y down; a `Canvas` turns, mirrors, shifts and scales it into
 the picture. Hands, heads and sticks keep their size whatever the size of the instrument: against a hand one sees how big it is.
@@ -23,7 +23,7 @@ _CIRCLE = [(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 28, e
 
 
 class Look(NamedTuple):
-    """How the things in one clip look; drawn once a clip."""
+    """Holds the colours of one clip; drawn at random once a clip."""
 
     paint: Colour  # the instrument's main colour
     trim: Colour  # its second colour
@@ -35,7 +35,7 @@ class Look(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """Where the instrument is in the picture."""
+    """Places the instrument in the image."""
 
     x: float  # centre, in pixels
     y: float
@@ -46,24 +46,24 @@ class Pose(NamedTuple):
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Darker below 1, towards white above: 2 is white."""
+    """Darkens a colour below 1 and lightens it above; 2 is white."""
     if factor <= 1:
         return (int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor))
     return blend(colour, (255, 255, 255), factor - 1)
 
 
 def blend(a: Colour, b: Colour, share: float) -> Colour:
-    """`a` at share 0, `b` at share 1."""
+    """Mixes two colours: `a` at share 0, `b` at share 1."""
     return (int(a[0] + (b[0] - a[0]) * share), int(a[1] + (b[1] - a[1]) * share), int(a[2] + (b[2] - a[2]) * share))
 
 
 def ghosts(moment: Moment) -> list[float]:
-    """Shares in [0, 1] of a stroke at which to draw a pale copy of what moves: the faster the notes, the more."""
+    """Returns the shares in [0, 1] of a stroke at which to draw a pale copy of what moves: the faster the notes, the more."""
     return [float(x) for x in np.linspace(0, 1, 2 + round(5 * moment.rate))]
 
 
 class Canvas:
-    """An image to draw one posed instrument on."""
+    """Draws one posed instrument on an image."""
 
     def __init__(self, image: Image.Image, pose: Pose, look: Look):
         self.draw = ImageDraw.Draw(image, "RGBA")
@@ -75,12 +75,12 @@ class Canvas:
         self._side = side
 
     def pixels(self, points: Iterable[Point]) -> list[Point]:
-        """Instrument coordinates -> pixels."""
+        """Converts instrument coordinates to pixels."""
         x0, y0, side, cos, sin = self.pose.x, self.pose.y, self._side, self._cos, self._sin
         return [(x0 + side * (x * cos - y * sin), y0 + x * sin + y * cos) for x, y in points]
 
     def width(self, width: float) -> int:
-        """A line's width in instrument units -> pixels, at least 1."""
+        """Converts a line's width from instrument units to pixels, at least 1."""
         return max(1, round(width * self.pose.unit * self.pose.grow))
 
     def polygon(self, points: Iterable[Point], fill: Fill, edge: Fill | None = None) -> None:
@@ -104,13 +104,13 @@ class Canvas:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], fill, edge)
 
     def tube(self, points: Sequence[Point], fill: Colour, width: float) -> None:
-        """A round metal or wooden tube: a dark edge, the colour, a gleam."""
+        """Draws a round metal or wooden tube: a dark edge, the colour, a gleam."""
         self.line(points, shade(fill, 0.45), width)
         self.line(points, fill, width * 0.7)
         self.line(points, shade(fill, 1.6), width * 0.22)
 
     def hand(self, centre: Point, arm: float, alpha: int = 255) -> None:
-        """A hand with its palm at `centre` and its arm leading away at `arm` degrees (0 right, 90 down)."""
+        """Draws a hand with its palm at `centre` and its arm leading away at `arm` degrees (0 right, 90 down)."""
         u, (x, y) = self.hand_size, centre
         cos, sin = math.cos(math.radians(arm)), math.sin(math.radians(arm))
         skin, ink = (*self.look.skin, alpha), (*INK, alpha)
@@ -128,7 +128,7 @@ class Canvas:
         self.disc(centre, 0.115 * u, skin, edge=ink)
 
     def strike(self, target: Point, moment: Moment, arm: float, head: float, colour: Colour, length: float = 0.62) -> None:
-        """A stick that hits `target`, held in a hand `length` away at `arm` degrees; the louder, the higher it swings.
+        """Draws a stick that hits `target`, held in a hand `length` away at `arm` degrees; the louder, the higher it swings.
 
         `head` is the radius of its head. Pale copies fill the swing.
         """
@@ -152,7 +152,7 @@ class Canvas:
         self.hand(hand, arm)
 
     def head(self, mouth: Point, moment: Moment) -> None:
-        """A player's head that looks to the right with its lips at `mouth`; the cheeks swell with loudness."""
+        """Draws a player's head that looks to the right with its lips at `mouth`; the cheeks swell with loudness."""
         u, (x, y) = self.hand_size, mouth
         look, puff = self.look, 0.05 + 0.1 * moment.loudness
         self.polygon([(x - 0.75 * u, y + 0.95 * u), (x - 0.6 * u, y + 0.35 * u), (x - 0.1 * u, y + 0.35 * u), (x + 0.1 * u, y + 0.95 * u)],
@@ -166,7 +166,7 @@ class Canvas:
         self.disc((x - 0.02 * u, y), 0.045 * u, (170, 60, 60))
 
     def waves(self, source: Point, direction: float, loudness: float) -> None:
-        """Sound waves that leave `source` at `direction` degrees; the louder, the more, the wider and the thicker."""
+        """Draws sound waves that leave `source` at `direction` degrees; the louder, the more, the wider and the thicker."""
         u, reach, middle = self.hand_size, 0.12 + 0.85 * loudness, math.radians(direction)
         width = (0.025 + 0.04 * loudness) * u
         radii = [*np.arange(0.14, reach, 0.13), reach]  # the outermost moves with loudness continuously

@@ -1,6 +1,6 @@
-"""What is played: the traits of a clip, its notes, and what a moment of it looks like.
+"""Plans what is played: the traits of a clip, its notes, and the state of the instrument at each moment.
 
-Sound and picture are both made from one `Phrase` and know nothing of each other, so all they share is in this file.
+Audio and images are both made from one `Phrase`, independently of each other, so all they share is in this file.
 """
 
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Lowest and highest note of each instrument as MIDI numbers (69 is A4 = 440 Hz). The whole range spans the whole reach of the hand.
-# A cymbal and a drum have no definite note: there the number stands for how small they are and where they are hit.
+# A cymbal and a drum have no definite note: there the number means how small they are and where they are hit.
 RANGES = {
     "accordion": (50, 82),
     "cello": (36, 67),
@@ -32,7 +32,7 @@ SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 4
 
 
 class Traits(NamedTuple):
-    """What sets a clip apart from others of its class; each uniform in [0, 1] and independent of the others."""
+    """Distinguishes a clip from others of its class; each uniform in [0, 1] and independent of the others."""
 
     register: float  # 0: a big instrument played low; 1: a small one played high
     loudness: float  # 0: pianissimo; 1: fortissimo
@@ -43,7 +43,7 @@ class Traits(NamedTuple):
 
 
 class Note(NamedTuple):
-    """One note; times in seconds."""
+    """Holds one note; times in seconds."""
 
     start: float
     gap: float  # time until the next note starts
@@ -53,7 +53,7 @@ class Note(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """What the eye sees of a note at one instant."""
+    """Holds what is visible of a note at one instant."""
 
     place: float  # 0 at the lowest note of the instrument, 1 at the highest
     loudness: float  # of the current note
@@ -64,7 +64,7 @@ class Moment(NamedTuple):
 
 
 class Phrase(NamedTuple):
-    """All that sound and picture of a clip have in common."""
+    """Holds all that audio and images of a clip have in common."""
 
     instrument: str
     seconds: float
@@ -72,7 +72,7 @@ class Phrase(NamedTuple):
     notes: tuple[Note, ...]
 
     def at(self, time: float) -> Moment:
-        """The moment `time` seconds into the clip; the first note counts as begun from 0 on."""
+        """Returns the moment `time` seconds into the clip; the first note counts as begun from 0 on."""
         number = max(0, sum(note.start <= time for note in self.notes) - 1)
         note = self.notes[number]
         low, high = RANGES[self.instrument]
@@ -118,7 +118,7 @@ def plan(instrument: str, seconds: float, rng: np.random.Generator) -> Phrase:
 
 
 def _steps(count: int, rng: np.random.Generator) -> np.ndarray:
-    """float[count]: semitones from the centre of the phrase, in [-REACH, REACH]."""
+    """Draws float[count], semitones from the centre of the phrase, in [-REACH, REACH]."""
     kind = rng.choice(["scale", "arpeggio", "repeated", "walk"])
     scale = SCALES[rng.integers(3)] if kind == "scale" else SCALES[3 + rng.integers(2)]
     ladder = np.array([s - REACH for s in range(2 * REACH + 1) if s % 12 in scale], float)

@@ -1,4 +1,4 @@
-"""How a phrase looks: ten frames of an instrument being played in a room.
+"""Draws a phrase: ten frames of an instrument being played in a room.
 
 Drawn at twice the size and averaged down, which is what smooths the edges.
 """
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avmae_jax.data.clip import NUM_FRAMES
 from avmae_jax.data.instruments import strings, struck, winds
 from avmae_jax.data.instruments.canvas import Canvas, Colour, Look, Point, Pose, blend
 from avmae_jax.data.instruments.phrase import Moment, Phrase
@@ -22,8 +21,11 @@ HAIRS: tuple[Colour, ...] = ((35, 25, 22), (90, 55, 30), (190, 140, 70), (160, 7
 SKINS: tuple[Colour, ...] = ((255, 214, 180), (240, 185, 145), (215, 150, 105), (165, 105, 70), (120, 75, 50))
 
 
+FRAMES = 10  # of a clip
+
+
 class Drawing(NamedTuple):
-    """How an instrument is drawn."""
+    """Describes how an instrument is drawn."""
 
     body: Callable[[Canvas], None]  # what stays still
     play: Callable[[Canvas, Moment], None]  # what moves
@@ -51,7 +53,7 @@ DRAWINGS = {
 
 
 def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ...]:
-    """Draws a phrase.
+    """Draws the frames of a phrase.
 
     Args:
       phrase: what is played.
@@ -59,7 +61,7 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ..
       rng: source of colours, pose and furniture.
 
     Returns:
-      NUM_FRAMES JPEGs of RGB [size, size], one each tenth of the clip, the first at its start.
+      FRAMES JPEGs of RGB [size, size], one each tenth of the clip, the first at its start.
     """
     drawing, double = DRAWINGS[phrase.instrument], 2 * size
     room = build_room(double, phrase.traits.hall, phrase.traits.rain, rng)
@@ -67,12 +69,12 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ..
     pose = _pose(phrase, double, math.radians(drawing.turn), rng)
     drawing.body(Canvas(room.image, pose, look))
     frames = []
-    for number in range(NUM_FRAMES):
+    for number in range(FRAMES):
         image = room.image.copy()
-        moment = phrase.at(number / NUM_FRAMES * phrase.seconds)
+        moment = phrase.at(number / FRAMES * phrase.seconds)
         canvas = Canvas(image, pose, look)
         canvas.waves(drawing.source, drawing.direction, moment.loudness)
-        draw_window(image, room, number / NUM_FRAMES)
+        draw_window(image, room, number / FRAMES)
         drawing.play(canvas, moment)
         draw_props(image, room, moment)
         data = io.BytesIO()

@@ -1,6 +1,6 @@
-"""The room around the player: its depth and its bare walls make it echo, the weather behind its window is the noise one hears.
+"""Draws the room around the player: its depth and its bare walls make it echo, the weather behind its window is the noise one hears.
 
-All else in it (colours, light, pictures, lamps, plants) is there to be ignored.
+All else in it (colours, light, paintings, lamps, plants) is there to be ignored.
 """
 
 import colorsys
@@ -18,7 +18,7 @@ LAMPS: tuple[Colour, ...] = ((60, 235, 80), (255, 215, 40), (255, 50, 40))
 
 
 class Room(NamedTuple):
-    """An empty room, and where the window of its near wall is."""
+    """Holds an empty room, and where the window of its near wall is."""
 
     image: Image.Image  # RGB, without the window
     window: tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -31,7 +31,7 @@ class Room(NamedTuple):
 
 
 def any_colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
-    """A colour of any hue."""
+    """Draws a colour of any hue at random."""
     r, g, b = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
     return (int(255 * r), int(255 * g), int(255 * b))
 
@@ -81,7 +81,7 @@ def build_room(size: int, hall: float, rain: float, rng: np.random.Generator) ->
 
 
 def _furnish(draw: ImageDraw.ImageDraw, size: int, back: tuple[float, float, float, float], rng: np.random.Generator) -> None:
-    """A picture, a lamp or a plant."""
+    """Draws a painting, a lamp or a plant."""
     left, top, right, bottom = back
     colour, second = any_colour(rng, (0.3, 0.9), (0.3, 1.0)), any_colour(rng, (0.3, 0.9), (0.3, 1.0))
     x, y, u = rng.uniform(left, right), rng.uniform(top, (top + bottom) / 2), size * rng.uniform(0.05, 0.1)
@@ -125,14 +125,14 @@ def draw_window(image: Image.Image, room: Room, share: float) -> None:
 
 
 def draw_props(image: Image.Image, room: Room, moment: Moment) -> None:
-    """Draws the metronome and the level meter, which stand in front."""
+    """Draws the metronome and the level meter, in front of all else."""
     draw = ImageDraw.Draw(image, "RGBA")
     _draw_metronome(draw, room, moment, 0.27 * image.width)
     _draw_meter(draw, room, moment, 0.27 * image.width)
 
 
 def _draw_metronome(draw: ImageDraw.ImageDraw, room: Room, moment: Moment, u: float) -> None:
-    """The player follows it: its weight sits the lower the faster it ticks, and its arm blurs over the whole swing."""
+    """Draws the metronome that the player follows: its weight sits lower the faster it ticks, and its arm blurs over its swing."""
     x, y = room.metronome
     stroke = max(1, round(u / 22))
     draw.polygon(
@@ -155,7 +155,7 @@ def _draw_metronome(draw: ImageDraw.ImageDraw, room: Room, moment: Moment, u: fl
 
 
 def _draw_meter(draw: ImageDraw.ImageDraw, room: Room, moment: Moment, u: float) -> None:
-    """The recorder's level meter: lamps from green to red, lit up to the loudness of the note."""
+    """Draws the recorder's level meter: lamps from green to red, lit up to the loudness of the note."""
     x, y = room.meter
     draw.rectangle((x - 0.3 * u, y - 1.25 * u, x + 0.3 * u, y), (28, 28, 34), (8, 8, 10), max(1, round(u / 22)))
     lamps, lit = 12, 0.5 + 11.5 * moment.loudness

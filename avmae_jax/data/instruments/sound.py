@@ -1,4 +1,4 @@
-"""How a phrase sounds: a small physical or spectral model for each instrument, in a room, with rain behind the window.
+"""Synthesizes a phrase: a small physical or spectral model for each instrument, in a room, with rain behind the window.
 
 - plucked strings: Karplus and Strong's loop (Computer Music Journal 7(2), 1983) with a fractional delay and a comb for the plucked point;
 - bowed strings, reeds, brass, flute: sums of harmonics under one phase, with vibrato, breath or bow noise and body resonances; a brass tone
@@ -20,7 +20,7 @@ from avmae_jax.data.instruments.phrase import LOUDEST_DB, QUIETEST_DB, Note, Phr
 
 TOP = 7600.0  # Hz; no partial is made above, so nothing folds back
 MEMBRANE = np.sort(np.concatenate([special.jn_zeros(m, 3) for m in range(4)])) / special.jn_zeros(0, 1)[0]  # modes of a round skin
-TUBE = (np.arange(3, 15, 2) / 9.0) ** 2 * 2  # modes of a free tube over its strike note: the 4th is heard as the octave
+TUBE = (np.arange(3, 15, 2) / 9.0) ** 2 * 2  # modes of a free tube over its strike note: the 4th is perceived as the octave
 BAR = np.array([1.0, 3.0, 6.1, 10.2])  # a xylophone bar is undercut until its second mode is a twelfth above the first
 
 
@@ -41,12 +41,12 @@ def synthesize(phrase: Phrase, rng: np.random.Generator) -> np.ndarray:
 
 
 def frequency(pitch: float) -> float:
-    """Hertz of a MIDI number."""
+    """Returns the hertz of a MIDI number."""
     return 440.0 * 2 ** ((pitch - 69) / 12)
 
 
 def _filter(b: ArrayLike, a: ArrayLike, x: np.ndarray) -> np.ndarray:
-    """Scipy's lfilter, [N] -> float32[N]."""
+    """Applies scipy's lfilter, [N] -> float32[N]."""
     return np.asarray(signal.lfilter(b, a, x), np.float32)
 
 
@@ -55,7 +55,7 @@ def _gain(loudness: float) -> float:
 
 
 def _in_hall(dry: np.ndarray, hall: float, rng: np.random.Generator) -> np.ndarray:
-    """[N] -> [N]: adds the echo of a room whose reverberation time goes from 0.08 to 1.8 s."""
+    """Adds the echo of a room whose reverberation time goes from 0.08 to 1.8 s: [N] -> [N]."""
     time_60db = 0.08 * 22**hall
     times = np.arange(int(time_60db * SAMPLE_RATE)) / SAMPLE_RATE
     echo = rng.standard_normal(len(times), dtype=np.float32) * np.exp(-6.9 * times / time_60db).astype(np.float32)
@@ -64,7 +64,7 @@ def _in_hall(dry: np.ndarray, hall: float, rng: np.random.Generator) -> np.ndarr
 
 
 def _rain(size: int, rain: float, rng: np.random.Generator) -> np.ndarray:
-    """float32[N]: noise of -80 to -48 dB, with gusts."""
+    """Makes float32[N], noise of -80 to -48 dB, with gusts."""
     noise = _filter([1.0, -0.6], [1.0, -0.3], rng.standard_normal(size))
     gusts = 1 + 0.2 * np.sin(2 * np.pi * (rng.uniform(0.2, 1) * np.arange(size, dtype=np.float32) / SAMPLE_RATE + rng.uniform()))
     return 10 ** ((-80 + 32 * rain) / 20) * noise * gusts.astype(np.float32)
@@ -86,7 +86,7 @@ def _each_note(phrase: Phrase, size: int, ring: float, make: Callable[[Note, int
 
 
 def _modes(hertz: np.ndarray, decays: np.ndarray, gains: np.ndarray, samples: int) -> np.ndarray:
-    """Sum of decaying sines, float32[N]; decays in 1/s.
+    """Sums decaying sines, float32[N]; decays in 1/s.
 
     exp(z (64 i + j)) is a product of two short tables, so that the sum is one small matrix product. It is einsum's, not BLAS's, whose
     threads would wait for one another where several readers share the cores.
@@ -100,7 +100,7 @@ def _modes(hertz: np.ndarray, decays: np.ndarray, gains: np.ndarray, samples: in
 
 
 def _blow(samples: int, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """[N]: the noise of a hammer, stick or mallet, which dies within a few times `seconds`."""
+    """Makes [N], the noise of a hammer, stick or mallet, which dies within a few times `seconds`."""
     length = min(samples, int(6 * seconds * SAMPLE_RATE))
     burst = np.zeros(samples)
     burst[:length] = rng.standard_normal(length) * np.exp(-np.arange(length) / (seconds * SAMPLE_RATE))
@@ -133,7 +133,7 @@ def _plucked(phrase: Phrase, size: int, rng: np.random.Generator, *, ring: float
 
 
 def _resonate(dry: np.ndarray, body: tuple[float, ...], gain: float = 1.2) -> np.ndarray:
-    """[N] -> [N]: lifts the resonances of a body, in hertz."""
+    """Lifts the resonances of a body, in hertz: [N] -> [N]."""
     out = dry.copy()
     for hertz in body:
         out += gain * _filter(*signal.iirpeak(hertz, 4, SAMPLE_RATE), dry)
@@ -144,7 +144,7 @@ def _resonate(dry: np.ndarray, body: tuple[float, ...], gain: float = 1.2) -> np
 
 
 def _curves(phrase: Phrase, size: int, *, glide: float, attack: float) -> tuple[np.ndarray, np.ndarray]:
-    """Fundamental in hertz and amplitude in [0, 1], float32[N] each; `glide` and `attack` are smoothing times in seconds."""
+    """Computes the fundamental in hertz and the amplitude in [0, 1], float32[N] each; `glide` and `attack` smooth, in seconds."""
     hertz = np.full(size, frequency(phrase.notes[0].pitch))
     level = np.zeros(size)
     for note in phrase.notes:
@@ -163,7 +163,7 @@ def _vibrato(hertz: np.ndarray, depth: float, rng: np.random.Generator) -> np.nd
 
 
 def _harmonics(hertz: np.ndarray, weight: Callable[[int], np.ndarray | float], count: int) -> np.ndarray:
-    """Sum over k = 1..count of weight(k) sin(k phase), float32[N], by sin(k p) = 2 cos(p) sin((k - 1) p) - sin((k - 2) p)."""
+    """Sums over k = 1..count weight(k) sin(k phase), float32[N], by sin(k p) = 2 cos(p) sin((k - 1) p) - sin((k - 2) p)."""
     phase = np.cumsum(hertz * (2 * np.pi / SAMPLE_RATE)) % (2 * np.pi)
     sine, twice_cos = np.sin(phase).astype(np.float32), (2 * np.cos(phase)).astype(np.float32)
     before, out = np.zeros_like(sine), np.zeros_like(sine)

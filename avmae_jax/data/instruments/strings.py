@@ -1,4 +1,4 @@
-"""How guitar, violin, cello, harp and piano are drawn and played.
+"""Draws guitar, violin, cello, harp and piano, and how they are played.
 
 Each instrument is a pair of functions: one draws what stays still, one what moves. The hand on the neck, the string or the keyboard is
 where the pitch is; the right hand or the bow swings with loudness and sits nearer to the bridge the brighter the tone; a piano's lid opens
@@ -15,7 +15,7 @@ from avmae_jax.data.instruments.phrase import Moment
 
 
 def _outline(along: list[float], half: list[float]) -> list[Point]:
-    """A body that is symmetric about y = 0, from its half width at some x."""
+    """Outlines a body that is symmetric about y = 0, from its half width at some x."""
     xs = (np.linspace(0, 1, 26) ** 2 * (3 - 2 * np.linspace(0, 1, 26))) * (along[-1] - along[0]) + along[0]  # closer at the ends
     ys = PchipInterpolator(along, half)(xs)
     upper = [(float(x), -float(y)) for x, y in zip(xs, ys, strict=True)]
@@ -63,7 +63,7 @@ def guitar_play(c: Canvas, m: Moment) -> None:
 
 
 def _bow(c: Canvas, x: float, m: Moment) -> None:
-    """A bow across the strings at `x`, held in a hand below; its stroke is as long as the note is loud."""
+    """Draws a bow across the strings at `x`, held in a hand below; its stroke is as long as the note is loud."""
     reach = 0.06 + 0.36 * m.loudness
     for share in ghosts(m):
         c.hand((x, 0.62 + reach * (2 * share - 1)), 90, alpha=GHOST)
@@ -100,7 +100,7 @@ def violin_play(c: Canvas, m: Moment) -> None:
 
 
 def cello_body(c: Canvas) -> None:
-    """Drawn lying, as the violin is; its pose stands it up."""
+    """Draws the cello lying, as the violin is; its pose turns it upright."""
     c.line([(-0.78, 0), (-1.02, 0)], c.look.metal, 0.04)
     _violin_top(c, CELLO, -0.2)
     _neck(c, 0.08, 0.82, 0.06, 4)
@@ -115,7 +115,7 @@ def cello_play(c: Canvas, m: Moment) -> None:
 
 
 def _harp_string(share: float) -> tuple[Point, Point]:
-    """Upper and lower end of the string at `share`: 0 the longest, 1 the shortest."""
+    """Returns the upper and lower end of the string at `share`: 0 the longest, 1 the shortest."""
     x = 0.46 - 0.92 * share
     return (x, -0.72 + 0.28 * math.sin(math.pi * share) ** 2 + 0.2 * share), (x, 0.72 - 1.02 * share)
 

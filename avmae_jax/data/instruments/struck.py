@@ -1,4 +1,4 @@
-"""How drum, cymbal, xylophone and chimes are drawn and played.
+"""Draws drum, cymbal, xylophone and chimes, and how they are played.
 
 The mallet is where the pitch is and swings as high as the note is loud; a hard small head sounds bright, a big soft one dark; a drum is
 muffled by a cloth on its skin.
@@ -13,7 +13,7 @@ RAINBOW = ((214, 48, 49), (225, 112, 40), (240, 190, 50), (80, 170, 70), (40, 15
 
 
 def _mallet(c: Canvas) -> tuple[float, Colour]:
-    """Radius and colour of a mallet's head: wool when soft, wood when hard."""
+    """Returns radius and colour of a mallet's head: wool when soft, wood when hard."""
     bright = c.look.brightness
     return 0.17 - 0.12 * bright, blend((235, 225, 215), (150, 30, 30), bright)
 
@@ -76,7 +76,7 @@ def cymbal_play(c: Canvas, m: Moment) -> None:
 
 
 def _bar(place: float) -> tuple[float, float]:
-    """Middle and half length of the bar at `place`."""
+    """Returns middle and half length of the bar at `place`."""
     return -0.85 + 1.7 * place, 0.46 - 0.24 * place
 
 
@@ -105,7 +105,7 @@ def xylophone_play(c: Canvas, m: Moment) -> None:
 
 
 def _tube(place: float) -> tuple[float, float]:
-    """Position of the chime at `place` and where it ends."""
+    """Returns the position of the chime at `place` and where it ends."""
     return -0.66 + 1.32 * place, 0.74 - 0.75 * place
 
 

@@ -1,4 +1,4 @@
-"""How flute, clarinet, trumpet, trombone and accordion are drawn and played.
+"""Draws flute, clarinet, trumpet, trombone and accordion, and how they are played.
 
 Covered holes, the slide and the keyboard hand are where the pitch is; cheeks and bellows swell with loudness; a brighter tone is a clarinet
 or flute held up, a bell without a mute, open shutters.
@@ -17,16 +17,16 @@ VALVES = ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 
 
 
 def nothing(c: Canvas) -> None:
-    """For an instrument of which nothing stays still."""
+    """Draws nothing, for an instrument of which nothing stays still."""
 
 
 def _along(start: Point, angle: float, distance: float, off: float = 0.0) -> Point:
-    """The point `distance` along a line from `start` at `angle` radians, and `off` to its right."""
+    """Returns the point `distance` along a line from `start` at `angle` radians, and `off` to its right."""
     return start[0] + distance * math.cos(angle) - off * math.sin(angle), start[1] + distance * math.sin(angle) + off * math.cos(angle)
 
 
 def _holes(c: Canvas, start: Point, angle: float, first: float, last: float, m: Moment) -> None:
-    """Nine holes or keys, covered from the first on; the lower the note the more. The hand follows the last covered one."""
+    """Draws nine holes or keys, covered from the first on; the lower the note the more. The hand follows the last covered one."""
     holes = [float(x) for x in np.linspace(first, last, 9)]
     covered = round((1 - m.place) * len(holes))
     end = first + (last - first) * (1 - m.place)
@@ -73,7 +73,7 @@ def clarinet_play(c: Canvas, m: Moment) -> None:
 
 
 def _bell(c: Canvas, x: float, y: float, length: float, half: float) -> None:
-    """A brass bell that opens to the right at `x`, with its mute."""
+    """Draws a brass bell that opens to the right at `x`, with its mute."""
     flare = [(-length, 0.05), (-0.6 * length, 0.07), (-0.25 * length, 0.4 * half), (0, half)]
     outline = [(x + dx, y - dy) for dx, dy in flare] + [(x + dx, y + dy) for dx, dy in reversed(flare)]
     c.polygon(outline, c.look.metal, shade(c.look.metal, 0.4))

@@ -1,1 +1,1 @@
-"""Clips to shards and back."""
+"""Stores clips in shards and reads them back."""

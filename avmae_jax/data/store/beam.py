@@ -1,9 +1,9 @@
 """Writes the shards of a data set as an Apache Beam pipeline, on whatever machines its runner has.
 
-A worker does with a shard what a local run does with it, down to the process of its own that keeps a codec's crash a failure of one file:
-same bytes, same failures, and shards that are there are passed over, so that a run begun here goes on there. The media and the data set's
-folder must be on storage that all machines see under the same paths. What passes through Beam are names of files that list the jobs of one
-shard each, because the lists of millions of clips don't fit into the description of a pipeline.
+A worker handles a shard as a local run does, down to the process of its own that keeps a codec's crash a failure of one file. Bytes and
+failures are the same, and existing shards are skipped, so that a run begun on one machine continues on a cluster. The media and the data
+set's folder must be on storage that all machines see under the same paths. Only names of files pass through Beam, each a list of the jobs
+of one shard, because the lists of millions of clips don't fit into the description of a pipeline.
 """
 
 import functools
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from avmae_jax.data.store.jobs import Job, Make
-from avmae_jax.data.store.writer import Engine, OnProgress, Shard, count_done, write_shards
+from avmae_jax.data.store.plan import Shard
+from avmae_jax.data.store.writer import Engine, count_done, write_shards
 from avmae_jax.errors import DatasetError
+from avmae_jax.files import OnProgress, write_text
 
 
 def beam_engine(runner: Any, options: Any = ()) -> Engine:
-    """The engine that write_dataset takes.
+    """Returns an engine for write_dataset that runs on Apache Beam.
 
     Args:
       runner: a runner, or the name of one: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner, ...
@@ -58,10 +60,10 @@ def _run(pipeline: Any, shards: Sequence[Shard], make: Make, on_progress: OnProg
 
 
 def _write_list(shard: Shard) -> str:
-    """Puts a shard's description into a file beside its record; returns the file's path."""
+    """Writes a shard's description into a file beside its record and returns the file's path."""
     file = shard.record.resolve().with_suffix(".jobs")
     # ASCII, since names of files may have bytes that are no Unicode.
-    file.write_text(json.dumps([shard.split, os.fspath(shard.path.resolve()), os.fspath(shard.record.resolve()), shard.jobs]))
+    write_text(file, json.dumps([shard.split, os.fspath(shard.path.resolve()), os.fspath(shard.record.resolve()), shard.jobs]))
     return os.fspath(file)
 
 

@@ -1,4 +1,4 @@
-"""Reads what data/store/writer.py wrote: clips by index, and what to do about records that turn out damaged."""
+"""Reads what data/store/writer.py wrote, clips by index, and skips damaged records up to a limit."""
 
 import os
 import resource
@@ -12,26 +12,26 @@ from absl import logging
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.store import writer
+from avmae_jax.data.store.plan import PROGRESS, READABLE, is_complete, read_plan
 from avmae_jax.data.store.records import Needs, deserialise, index_file, read_index, weights_file
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
 
 Split = Literal["train", "test"]
 
-_WITH: dict[Needs, str] = {"both": "sound and pictures", "audio": "sound", "image": "pictures", "any": "sound or pictures"}
+_WITH: dict[Needs, str] = {"both": "audio and images", "audio": "audio", "image": "images", "any": "audio or images"}
 _OTHER_FILES = 256  # that a process may have open besides shards
 
 
 class PreparedSource:
-    """One split of a prepared data set: those of its clips that have what is needed."""
+    """Reads one split of a prepared data set, reduced to the clips that have what is needed."""
 
     def __init__(self, path: str | Path, split: Split, needs: Needs = "both") -> None:
-        """Opens it.
+        """Opens a split; no record is read.
 
         Args:
           path: the folder.
           split: "train" or "test".
-          needs: clips that lack sound or pictures are left out, and counted in the log, if these are needed.
+          needs: clips that lack audio or images are left out, and counted in the log, if these are needed.
 
         Raises:
           DatasetError: if the folder isn't a finished data set with such clips, or some of it is missing.
@@ -49,6 +49,7 @@ class PreparedSource:
             logging.info("%s: %d of %d %s clips are left out for want of %s", self._path, left_out, len(self.index.id), split, _WITH[needs])
         self.label_names: Sequence[str] = tuple((info.metadata or {})["label_names"])
         self._files, self._lengths = [os.fspath(file) for file in info.splits[split].filepaths], info.splits[split].shard_lengths
+        self._seconds: float | None = read_plan(self._path).get("clip_seconds")  # for records without frame times
         _allow_open_files(len(self._files))
         # TFDS knows the lengths, so that no shard need be opened for them.
         self._records = ArrayRecordDataSource(info.splits[split].file_instructions)  # pyright: ignore[reportArgumentType] - same fields
@@ -57,7 +58,7 @@ class PreparedSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Clip:
-        """The clip at an index in [0, len).
+        """Returns the clip at an index in [0, len).
 
         Raises:
           CorruptRecordError: naming clip, shard and record, if it can't be read.
@@ -66,7 +67,7 @@ class PreparedSource:
             raise IndexError(f"{self} has no clip {index}")
         row = int(self._rows[index])
         try:
-            return deserialise(self._records[row])
+            return deserialise(self._records[row], self._seconds)
         except (RuntimeError, ValueError, IndexError) as error:
             ends = np.cumsum(self._lengths)
             shard = int(np.searchsorted(ends, row, side="right"))
@@ -75,16 +76,16 @@ class PreparedSource:
 
     @property
     def ids(self) -> list[str]:
-        """The ids of all clips; no record is read for them."""
+        """Returns the ids of all clips; no record is read for them."""
         return [name.decode() for name in self.index.id[self._rows]]
 
     def labels_of(self, index: int) -> tuple[int, ...]:
-        """The labels of the clip at an index; its record isn't read."""
+        """Returns the labels of the clip at an index; its record isn't read."""
         return tuple(self.index.labels_of(int(self._rows[index])).tolist())
 
     @property
     def weights(self) -> np.ndarray | None:
-        """float64[len], how often each clip is to be drawn, as launch.data_statistics stored it; None if it didn't.
+        """Returns float64[len], how often each clip is to be drawn, as launch.data_statistics stored it; None if it didn't.
 
         Raises:
           DatasetError: if the file is damaged, or of another data set.
@@ -102,10 +103,10 @@ class PreparedSource:
 
 
 class Tolerant:
-    """A source in which a damaged clip is named, counted, and passed over: the next sound one stands in its place."""
+    """Skips damaged clips of a source: each is named, counted, and replaced by the next intact one."""
 
     def __init__(self, source: ClipSource, limit: int) -> None:
-        """At most `limit` damaged clips, records or files, are borne in each reader process; one more raises CorruptRecordError."""
+        """Allows at most `limit` damaged clips in each reader process; one more raises CorruptRecordError."""
         self._source, self._limit = source, min(limit, len(source) - 1)
         self._damaged: set[int] = set()
         self.label_names = source.label_names
@@ -123,18 +124,18 @@ class Tolerant:
 
     @property
     def ids(self) -> list[str]:
-        """As the source has them: a damaged clip has its own; where the source has to be read for them, that of the next sound one."""
+        """Returns the ids of the source; where it has to be read for them, a damaged clip has that of the next intact one."""
         own = getattr(self._source, "ids", None)
         return [self[index].id for index in range(len(self))] if own is None else own
 
     def labels_of(self, index: int) -> tuple[int, ...]:
-        """The labels of the clip at an index; likewise."""
+        """Returns the labels of the clip at an index; where the source has to be read for them, those of the next intact one."""
         own = getattr(self._source, "labels_of", None)
         return self[index].labels if own is None else own(index)
 
     @property
     def weights(self) -> np.ndarray | None:
-        """See PreparedSource; None where the source has none."""
+        """Returns the sampling weights of the source; None where it has none."""
         return getattr(self._source, "weights", None)
 
     def __repr__(self) -> str:
@@ -152,23 +153,23 @@ class Tolerant:
 
 
 def ids_of(source: ClipSource) -> list[str]:
-    """The ids of all clips; those of a source that doesn't know them are read."""
+    """Returns the ids of all clips; those of a source that doesn't know them are read."""
     own = getattr(source, "ids", None)
     return [source[index].id for index in range(len(source))] if own is None else own
 
 
 def labels_of(source: ClipSource, index: int) -> tuple[int, ...]:
-    """The labels of the clip at an index; likewise."""
+    """Returns the labels of the clip at an index; a source that doesn't know them is read."""
     own = getattr(source, "labels_of", None)
     return source[index].labels if own is None else own(index)
 
 
 def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
-    """What TFDS knows of a data set whose files are all there."""
+    """Returns what TFDS knows of a data set; raises DatasetError unless it is finished and all of its files are there."""
     if not path.is_dir():
         raise DatasetError(f"{path}: there is no such folder; write it with launch.prepare")
-    if not writer.is_complete(path):
-        unfinished = (path / writer.PROGRESS).exists()
+    if not is_complete(path):
+        unfinished = (path / PROGRESS).exists()
         raise DatasetError(
             f"{path} {'is unfinished; run the command that began it again' if unfinished else 'is no data set of launch.prepare'}"
         )
@@ -176,17 +177,17 @@ def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
     counts = {name: found.num_examples for name, found in info.splits.items()}
     if not counts.get(split):
         raise DatasetError(f"{path} has no clips in the split {split!r}; it has {counts}")
-    if info.full_name.rsplit("/", 1)[-1] != writer.VERSION:
-        raise DatasetError(f"{path} was prepared by an older version of this project; prepare the data set again")
+    if (version := info.full_name.rsplit("/", 1)[-1]) not in READABLE:
+        raise DatasetError(f"{path} has version {version}, but only {', '.join(READABLE)} can be read here; prepare the data set again")
     missing = [os.fspath(file) for file in info.splits[split].filepaths if not os.path.exists(file)]  # noqa: PTH110 - TFDS's own path type
     if missing:
         raise DatasetError(f"{path}: {len(missing)} shards are missing, the first is {missing[0]}; prepare the data set again")
     return info
 
 
-def _allow_open_files(writer: int) -> None:
-    """Each shard that was read from stays open; the usual limit of 1024 files, which a process may raise itself, is below a large set's."""
+def _allow_open_files(shards: int) -> None:
+    """Raises this process's limit of open files: each shard that was read from stays open, and a large set has more than the usual 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = writer + _OTHER_FILES
+    wanted = shards + _OTHER_FILES
     if soft < wanted and soft != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

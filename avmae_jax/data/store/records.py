@@ -1,8 +1,8 @@
-"""A clip as it is stored, and what is known of stored clips without reading them.
+"""Defines a clip as it is stored, and the index: what is known of stored clips without reading them.
 
 A record is a serialised tf.train.Example of FEATURES; TensorFlow is needed neither to write nor to read it. The index of a split,
-`index-<split>.npz`, has a row for each record, in their order: a set of two million clips tells its classes, lengths and loudness without
-its sounds and pictures being touched.
+`index-<split>.npz`, has a row for each record, in their order: classes, lengths and loudness of two million clips are known without their
+audio and images being read.
 """
 
 import math
@@ -17,11 +17,14 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from avmae_jax.config import Modality
-from avmae_jax.data.clip import SAMPLE_RATE, Clip
+from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
+from avmae_jax.files import replacing
 
 Needs = Modality | Literal["any"]  # what each clip must have
 
-SILENCE = -120.0  # dB; what digital silence counts as, and what a clip without sound has
+_SECONDS = 10.0  # length of a clip of which nothing else is known
+
+SILENCE = -120.0  # dB; the loudness of digital silence, and of a clip without audio
 
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -31,24 +34,25 @@ FEATURES = tfds.features.FeaturesDict(
         "waveform": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
         "frames": tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")),
         "labels": tfds.features.Sequence(np.int64),
+        "frame_times": tfds.features.Sequence(np.float32),  # since version 2.1.0
     }
 )
 
 
 class Facts(NamedTuple):
-    """A row of the index."""
+    """Holds one row of the index."""
 
     id: str
     video: str
     start: float  # seconds into the video
     labels: Sequence[int]
-    seconds: float  # of sound
+    seconds: float  # of audio
     frames: int
     loudness: float  # root mean square of the waveform in dB, full scale 0; SILENCE at least
 
 
 class Index(NamedTuple):
-    """The rows of a split, by column."""
+    """Holds the rows of a split, by column."""
 
     id: np.ndarray  # bytes[N], UTF-8
     video: np.ndarray  # bytes[N], UTF-8
@@ -60,61 +64,85 @@ class Index(NamedTuple):
     label_ends: np.ndarray  # int64[N]: the labels of row i end here, and begin where those of row i - 1 end
 
     def having(self, needs: Needs) -> np.ndarray:
-        """int64[K], the rows whose clips have what is needed."""
-        sound, pictures = self.seconds > 0, self.frames > 0
-        wanted = {"both": sound & pictures, "audio": sound, "image": pictures, "any": sound | pictures}
+        """Returns int64[K], the rows whose clips have what is needed."""
+        audio, image = self.seconds > 0, self.frames > 0
+        wanted = {"both": audio & image, "audio": audio, "image": image, "any": audio | image}
         return np.flatnonzero(wanted[needs])
 
     def labels_of(self, row: int) -> np.ndarray:
-        """int32[K], the labels of a row."""
+        """Returns int32[K], the labels of a row."""
         return self.labels[self.label_ends[row - 1] if row else 0 : self.label_ends[row]]
 
     def class_counts(self, classes: int) -> np.ndarray:
-        """int64[C], the clips of each class."""
+        """Returns int64[C], the number of clips of each class."""
         return np.bincount(self.labels, minlength=classes)
 
 
 def index_file(split: str) -> str:
-    """Its name."""
+    """Returns the name of a split's index."""
     return f"index-{split}.npz"
 
 
 def weights_file(split: str) -> str:
-    """The name of float64[N], how often each row of the index is to be drawn."""
+    """Returns the name of the file with float64[N], how often each row of the index is to be drawn."""
     return f"weights-{split}.npy"
 
 
 def serialise(clip: Clip) -> bytes:
-    """The record of a clip, the same bytes every time."""
-    example = FEATURES.serialize_example({**clip._asdict(), "frames": list(clip.frames), "labels": list(clip.labels)})
+    """Serialises a clip to a record, always the same bytes.
+
+    Raises:
+      ValueError: if its frame times are known, but not one for each frame.
+    """
+    if clip.frame_times and len(clip.frame_times) != len(clip.frames):
+        raise ValueError(f"the clip {clip.id} has {len(clip.frames)} frames, but {len(clip.frame_times)} frame_times; give each its time")
+    lists = {"frames": list(clip.frames), "labels": list(clip.labels), "frame_times": list(clip.frame_times)}
+    example = FEATURES.serialize_example(clip._asdict() | lists)
     # TFDS writes the fields in an order that differs from process to process.
     message = tf_example_pb2.Example.FromString(example)  # pyright: ignore[reportAttributeAccessIssue] - made when protobuf is loaded
     return message.SerializeToString(deterministic=True)
 
 
-def deserialise(record: bytes) -> Clip:
-    """The clip of a record.
+def deserialise(record: bytes, seconds: float | None = None) -> Clip:
+    """Reads the clip of a record.
+
+    Args:
+      record: as `serialise` made it, now or before version 2.1.0 of the store.
+      seconds: length of the data set's clips, where it is known. A record without frame times gets times that divide the clip evenly: its
+        audio, as far as it lies within these seconds, or these seconds (10 where unknown) of a clip without audio.
 
     Raises:
-      ValueError: if it isn't one.
+      ValueError: if the record isn't one of a clip.
     """
     try:
         example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
     except DecodeError as error:
         raise ValueError(f"no tf.train.Example ({error})") from error
     field = example.features.feature
+    waveform, frames = np.frombuffer(field["waveform"].bytes_list.value[0], np.int16), tuple(field["frames"].bytes_list.value)
+    times = tuple(field["frame_times"].float_list.value)
+    if len(times) != len(frames):
+        times = even_times(len(frames), _length(waveform, seconds))
     return Clip(
         id=field["id"].bytes_list.value[0].decode(),
-        waveform=np.frombuffer(field["waveform"].bytes_list.value[0], np.int16),
-        frames=tuple(field["frames"].bytes_list.value),
+        waveform=waveform,
+        frames=frames,
         labels=tuple(field["labels"].int64_list.value),
         video=field["video"].bytes_list.value[0].decode(),
         start=field["start"].float_list.value[0],
+        frame_times=times,
     )
 
 
+def _length(waveform: np.ndarray, seconds: float | None) -> float:
+    """Returns the seconds of a clip; its waveform may be longer than the clip, to fill the spectrogram."""
+    if not len(waveform):
+        return seconds or _SECONDS
+    return min(len(waveform) / SAMPLE_RATE, seconds or math.inf)
+
+
 def facts_of(clip: Clip) -> Facts:
-    """What the index says of a clip."""
+    """Returns the row of the index for a clip."""
     power = float(np.mean(np.square(clip.waveform / 32768))) if len(clip.waveform) else 0.0
     loudness = max(SILENCE, 10 * math.log10(power)) if power else SILENCE
     seconds = len(clip.waveform) / SAMPLE_RATE
@@ -122,7 +150,7 @@ def facts_of(clip: Clip) -> Facts:
 
 
 def write_index(file: Path, rows: Iterable[Facts]) -> None:
-    """Writes the index of a split."""
+    """Writes the index of a split; raises WriteError."""
     rows = list(rows)
     columns = Index(
         id=np.array([row.id.encode() for row in rows]),
@@ -134,12 +162,12 @@ def write_index(file: Path, rows: Iterable[Facts]) -> None:
         labels=np.array([label for row in rows for label in row.labels], np.int32),
         label_ends=np.cumsum([len(row.labels) for row in rows], dtype=np.int64),
     )
-    with file.open("wb") as opened:
+    with replacing(file) as temporary, temporary.open("wb") as opened:
         np.savez(opened, **columns._asdict())
 
 
 def read_index(file: Path) -> Index:
-    """Reads it.
+    """Reads the index of a split.
 
     Raises:
       OSError, ValueError: if it is missing or damaged.

@@ -1,8 +1,8 @@
-"""Many jobs on processes that may die, results in the order of the jobs.
+"""Runs many jobs on processes that may die and gives results in the order of the jobs.
 
 A codec that crashes or a system that runs out of memory kills the process it happens in. Python's pool then breaks as a whole and doesn't
-say on which job. Here the jobs that were under way are run again, each alone in a process of its own: the one that kills its process again
-is reported, the others lose nothing.
+say on which job. Here the jobs that were running are run again, each alone in a process of its own: the one that kills its process again is
+reported, the others lose nothing.
 
 Processes are spawned, not forked: the parent may hold JAX's threads. They end with their parent, even if it is killed.
 """
@@ -73,18 +73,18 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _check_start(pool: ProcessPoolExecutor) -> None:
-    """Tells a job that kills its process from processes that can't start."""
+    """Distinguishes a job that crashes its worker from workers that cannot start at all: raises RuntimeError for the latter."""
     try:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "worker processes die before they do anything; a script that starts them must do its work under "
-            '`if __name__ == "__main__":`, and the machine must have memory for them. Or ask for 0 workers.'
+            '`if __name__ == "__main__":`, and the machine must have memory for them. Or give workers=0.'
         ) from error
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle; a parent that was killed takes its workers along."""
+    """Leaves Ctrl-C to the parent, and ends this worker when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

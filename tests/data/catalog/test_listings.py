@@ -127,7 +127,7 @@ def test_names_of_other_clips_are_not_found(tmp_path: Path) -> None:
     assert found(tmp_path / "n", 30.0, 40.0, f"{X[1:]}.mp4", f"YY{X}.mp4") is None
 
 
-def test_video_goes_before_sound_before_picture_then_the_name_that_says_most(tmp_path: Path) -> None:
+def test_video_goes_before_audio_before_image_then_the_name_that_says_most(tmp_path: Path) -> None:
     names = [f"{X}_30.jpg", f"{X}_30.wav", f"{X}.mp4", f"b/{X}_30.mp4", f"a/{X}_30.mp4"]
     best = [found(tmp_path / "m", 30.0, 40.0, name) for name in names]
     assert best == names

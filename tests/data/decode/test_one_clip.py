@@ -15,13 +15,13 @@ from PIL import Image
 
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.decode import one_clip
-from avmae_jax.data.decode.one_clip import clip_samples, decode_audio, decode_clip, frame_indices
+from avmae_jax.data.decode.one_clip import ClipForm, clip_samples, decode_audio, decode_clip, frame_indices
 from avmae_jax.errors import ClipError
 from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 
 
 def decode(path: Path, **options: Any) -> Clip:
-    return decode_clip(path, clip_id="clip", frame_size=96, **options)
+    return decode_clip(path, clip_id="clip", form=ClipForm(frame_size=96, **options))
 
 
 def numbers(clip: Clip) -> list[int]:
@@ -41,6 +41,28 @@ def test_ten_seconds_fill_1024_spectrogram_frames() -> None:
 def test_frame_indices_follow_the_written_rule(n: int) -> None:
     assert list(frame_indices(n)) == [max(0, int(i * n / 10) - 1) for i in range(10)]
     assert max(frame_indices(n)) < n
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 16])
+def test_any_number_of_frames_is_taken_with_their_times(tmp_path: Path, count: int) -> None:
+    clip = decode(write_clip(tmp_path / "a.mp4", 3.0), seconds=2.0, frames=count)
+    assert numbers(clip) == [max(0, i * 20 // count - 1) for i in range(count)]
+    assert clip.frame_times == pytest.approx([number / 10 for number in numbers(clip)])
+
+
+def test_frames_that_come_irregularly_keep_their_own_times(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.2, 1.0, 1.05, 1.1, 1.5, 1.9]
+    frames = [numbered(index) for index in range(8)]
+    path = write_media(tmp_path / "x.mkv", frames=frames, times=times, frame_rate=20, sound=tone(300, 2), audio_codec="flac")
+    clip = decode(path)
+    assert clip.frame_times == pytest.approx([times[number] for number in numbers(clip)])
+
+
+def test_a_clip_without_video_has_no_frame_times_and_an_image_file_has_one(tmp_path: Path) -> None:
+    write_media(tmp_path / "x.wav", sound=tone(300, 1), audio_codec="pcm_s16le")
+    Image.fromarray(numbered(5)).save(tmp_path / "x.png")
+    found = [decode(tmp_path / name, allow_missing=True) for name in ("x.wav", "x.png")]
+    assert [(len(clip.frames), clip.frame_times) for clip in found] == [(0, ()), (1, (0.0,))]
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.avi"])
@@ -163,7 +185,7 @@ def test_silence_is_a_clip(tmp_path: Path) -> None:
     assert not clip.waveform.any()
 
 
-def test_grey_pictures_become_grey_rgb(tmp_path: Path) -> None:
+def test_grey_images_become_grey_rgb(tmp_path: Path) -> None:
     ramp = np.broadcast_to(np.linspace(0, 255, 96, dtype=np.uint8)[None, :, None], (96, 96, 3)).copy()
     path = write_media(tmp_path / "a.mkv", frames=[ramp] * 5, sound=tone(300, 0.5), video_codec="ffv1", pix_fmt="gray")
     image = image_of(decode(path)).astype(int)
@@ -217,8 +239,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     ),
     "truncated mkv": ("a.mkv", lambda path: half(write_clip(path, 4.0)), "video", "is truncated: its video ends after"),
     "damaged": ("a.mkv", lambda path: noise_in_the_middle(write_clip(path, 4.0)), "video", ""),
-    "without sound": ("a.mp4", lambda path: write_media(path, frames=[numbered(0)] * 9), "audio", "has no sound"),
-    "without pictures": ("a.mp4", lambda path: write_media(path, sound=tone(300, 1)), "video", "has no moving pictures"),
+    "without audio": ("a.mp4", lambda path: write_media(path, frames=[numbered(0)] * 9), "audio", "has no audio"),
+    "without video": ("a.mp4", lambda path: write_media(path, sound=tone(300, 1)), "video", "has no moving images"),
     "zero length": ("a.mp4", lambda path: write_media(path, frames=[], sound=np.zeros(0, np.float32)), "video", "has no"),
     "zero length mkv": ("a.mkv", lambda path: write_media(path, frames=[], sound=np.zeros(0, np.float32)), "open", "End of file"),
     "too short": (

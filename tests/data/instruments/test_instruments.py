@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax.data.clip import NUM_FRAMES, SAMPLE_RATE, Clip
+from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.instruments.phrase import RANGES, REACH, Note, Phrase, Traits, plan
-from avmae_jax.data.instruments.picture import film
+from avmae_jax.data.instruments.picture import FRAMES, film
 from avmae_jax.data.instruments.sound import frequency, synthesize
 
 SMALL = {"seconds": 0.6, "image_size": 48}
@@ -55,7 +55,8 @@ def test_any_clip_is_well_formed_and_repeatable(index: int, seed: int, seconds: 
     assert clip.waveform.shape == (round(seconds * SAMPLE_RATE),)
     loudest = np.abs(clip.waveform.astype(int)).max()
     assert 300 < loudest < 30_000  # neither silent nor clipped
-    assert [Image.open(io.BytesIO(frame)).size for frame in clip.frames] == [(image_size, image_size)] * NUM_FRAMES
+    assert [Image.open(io.BytesIO(frame)).size for frame in clip.frames] == [(image_size, image_size)] * FRAMES
+    assert clip.frame_times == pytest.approx([number * seconds / FRAMES for number in range(FRAMES)])
     assert clip.labels == (index % len(INSTRUMENTS),)
     assert clip.id == f"builtin/{split}/{index:05d}-{INSTRUMENTS[clip.labels[0]]}"
     again = make_clip(split, index, seed=seed, seconds=seconds, image_size=image_size)

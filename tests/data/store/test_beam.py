@@ -11,11 +11,12 @@ from avmae_jax.data.catalog.recipe import Recipe
 from avmae_jax.data.catalog.tfds_builders import AvFolder
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.beam import beam_engine
-from avmae_jax.data.store.writer import Failure, Job, is_complete
+from avmae_jax.data.store.jobs import Failure, Job
+from avmae_jax.data.store.plan import is_complete
 from avmae_jax.errors import DatasetError
 from tests.data.store.test_writer import content, jobs, make, write
 from tests.media import write_clip
-from tests.support import Program
+from tests.support import ROOT, Program
 
 pytest.importorskip("apache_beam", reason="the extra `beam` isn't installed: pip install -e '.[beam]'")
 
@@ -32,7 +33,7 @@ def fails_at_t6(job: Job) -> Iterator[Clip]:
 @pytest.fixture(params=[[], ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]], ids=["here", "processes"])
 def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """In this process, or in two of Beam's."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return request.param
 
 
@@ -63,10 +64,10 @@ def test_a_run_begun_with_beam_goes_on_without_it_and_the_other_way_round(tmp_pa
 
 
 def test_what_can_not_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DatasetError, match="Apache Beam refuses the runner 'Turtle': Unexpected pipeline runner: Turtle"):
+    with pytest.raises(DatasetError, match="runner 'Turtle'"):
         beam_engine("Turtle")
     monkeypatch.setattr("avmae_jax.data.store.beam._write_listed", lambda file, make: None)  # as on a machine that writes elsewhere
-    with pytest.raises(DatasetError, match=r"and 2 more shards aren't here though Beam is done; do its workers share this folder\?"):
+    with pytest.raises(DatasetError, match="2 more shards"):
         write(tmp_path / "out", jobs(train=7, test=0), engine=beam_engine(RUNNER))
 
 

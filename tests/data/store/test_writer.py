@@ -1,37 +1,44 @@
 """The writer of data sets: deterministic, resumable, and nothing is lost."""
 
+import dataclasses
+import functools
 import hashlib
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store import writer
+from avmae_jax.data.store.jobs import Failure, Job
+from avmae_jax.data.store.plan import DatasetSpec, Summary, is_complete
 from avmae_jax.data.store.reader import PreparedSource
-from avmae_jax.data.store.writer import Failure, Job, Summary, write_dataset
-from avmae_jax.errors import ClipError, DatasetError
+from avmae_jax.data.store.writer import write_dataset
+from avmae_jax.errors import ClipError, DatasetError, LockedError, WriteError
+from tests.support import ROOT
 
 
-def make(job: Job, *, seconds: float = 0.0) -> Iterator[Clip]:
+def make(job: Job, *, seconds: float = 0.0, samples: int = 400) -> Iterator[Clip]:
     """A clip that follows from the job, or three of a long one; bad and worse ones can't become any, a deadly one kills its process."""
     time.sleep(seconds)
     if "bad" in job.id:
-        raise ClipError(job.id, "audio", "has no sound")
+        raise ClipError(job.id, "audio", "has no audio")
     if "deadly" in job.id:
         os.kill(os.getpid(), signal.SIGKILL)
     if "bug" in job.id:
         raise ZeroDivisionError(job.id)
     rng = np.random.default_rng(job.args[0])
-    waveform = rng.integers(-32768, 32768, 400 + job.args[0]).astype(np.int16)
+    waveform = rng.integers(-32768, 32768, samples + job.args[0]).astype(np.int16)
     for number in range(3 if "long" in job.id else 1):
         if number and "worse" in job.id:
             raise ClipError(job.id, "video", "is damaged in its middle")
@@ -45,9 +52,12 @@ def jobs(train: int = 7, test: int = 2, **renamed: str) -> dict[str, list[Job]]:
     return {split: [Job(renamed.get(name, name), (i,)) for i, name in enumerate(names)] for split, names in named.items()}
 
 
-def write(out: Path, todo: dict[str, list[Job]], *, workers: int = 0, **options: object) -> Summary:
-    arguments = {"name": "clips", "label_names": ["a", "b", "c"], "settings": {"seconds": 10.0}, "shard_size": 3, "make": make, **options}
-    return write_dataset(out, jobs=todo, workers=workers, **arguments)  # pyright: ignore[reportArgumentType]
+SPEC = DatasetSpec("clips", {}, make, ["a", "b", "c"], {"seconds": 10.0}, shard_size=3)
+
+
+def write(out: Path, todo: dict[str, list[Job]], *, workers: int = 0, **options: Any) -> Summary:
+    fields = {name: options.pop(name) for name in list(options) if hasattr(SPEC, name)}
+    return write_dataset(out, dataclasses.replace(SPEC, jobs=todo, **fields), workers=workers, **options)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -74,14 +84,14 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 def test_failures_are_counted_and_named_and_nothing_else_is_missing(tmp_path: Path) -> None:
     steps: list[tuple[int, int, int]] = []
     summary = write(tmp_path / "out", jobs(t0="bad0", t6="bad6", e1="bad1"), on_progress=lambda *step: steps.append(step))
-    reason = ("audio", "has no sound")
+    reason = ("audio", "has no audio")
     assert summary == Summary(
         {"train": 5, "test": 1}, {"train": 5, "test": 1}, [Failure("bad0", *reason), Failure("bad6", *reason), Failure("bad1", *reason)]
     )
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored["in"] == 9 == sum(stored["written"].values()) + stored["failed"]
     lines = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"file": "bad0", "stage": "audio", "reason": "has no sound"}
+    assert json.loads(lines[0]) == {"file": "bad0", "stage": "audio", "reason": "has no audio"}
     assert steps == [(done, min(done, 1) + (done >= 7) + (done >= 9), 9) for done in range(10)]
 
 
@@ -125,9 +135,10 @@ def test_a_bug_stops_the_run_and_names_the_clip(tmp_path: Path, workers: int) ->
 def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
-        f"from test_shards import jobs, write\nfrom pathlib import Path\nwrite(Path({str(tmp_path / 'out')!r}), jobs(), workers=1)\n"
+        "from tests.data.store.test_writer import jobs, write\nfrom pathlib import Path\n"
+        f"write(Path({str(tmp_path / 'out')!r}), jobs(), workers=1)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert run.returncode == 1
     assert "worker processes die before they do anything" in run.stderr.splitlines()[-1]
@@ -136,13 +147,13 @@ def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> 
 def interrupted(out: Path, after: int) -> None:
     """Kills a run that has finished `after` shards; its workers end with it."""
     script = (
-        "import functools; from pathlib import Path; from test_shards import jobs, make, write\n"
+        "import functools; from pathlib import Path; from tests.data.store.test_writer import jobs, make, write\n"
         f"write(Path({str(out)!r}), jobs(t1='bad'), workers=2, make=functools.partial(make, seconds=0.05))\n"
     )
     guarded = "if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines())
     program = out.parent / "program.py"
     program.write_text(guarded)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, str(program)], env=environment, stdout=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while len(list(out.glob("*.array_record-*"))) < after and time.monotonic() < deadline:
@@ -157,7 +168,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, after: int) -> N
     interrupted(tmp_path / "killed", after)
     finished = list((tmp_path / "killed").glob("*.array_record-*"))
     assert len(finished) >= after
-    assert not writer.is_complete(tmp_path / "killed")
+    assert not is_complete(tmp_path / "killed")
     times = {path: path.stat().st_mtime_ns for path in finished}
     assert write(tmp_path / "killed", jobs(t1="bad")) == write(tmp_path / "whole", jobs(t1="bad"))
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
@@ -201,8 +212,25 @@ def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path) -> None
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DatasetError, match=r"file/out can't be written \(Not a directory\); give a folder that can"):
+    with pytest.raises(WriteError, match=r"file/out can't be written \(Not a directory\)"):
         write(tmp_path / "file" / "out", jobs())
+
+
+@pytest.mark.parametrize("limit", [100, 3000, 20_000])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(tmp_path: Path, limit: int, workers: int) -> None:
+    """Files can't grow beyond `limit` bytes: the plan doesn't fit, or a clip in the spool, or a shard."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(WriteError, match=r"can't be written \(File too large\)") as caught:
+            write(tmp_path / "out", jobs(), workers=workers, make=functools.partial(make, samples=3000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Path(caught.value.filename).is_relative_to(tmp_path / "out")
+    summary = write(tmp_path / "out", jobs(), make=functools.partial(make, samples=3000))
+    assert summary.written == {"train": 7, "test": 2}
+    assert not list((tmp_path / "out").glob("**/*.tmp"))
 
 
 def test_no_clips_and_doubled_ids_are_errors(tmp_path: Path) -> None:
@@ -217,8 +245,8 @@ def test_no_clips_and_doubled_ids_are_errors(tmp_path: Path) -> None:
 def other_writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds tmp_path/out until its standard input closes."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom avmae_jax.data.shards import _locked\n"
-        f"with _locked(Path({str(tmp_path / 'out')!r}), False):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
+        "import sys\nfrom pathlib import Path\nfrom avmae_jax.files import locked\n"
+        f"with locked(Path({str(tmp_path / 'out')!r})):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -227,7 +255,7 @@ def other_writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_writer_is_kept_out_until_the_first_is_dead(tmp_path: Path, other_writer: subprocess.Popen[str]) -> None:
-    with pytest.raises(DatasetError, match="another process is writing"):
+    with pytest.raises(LockedError, match=f"out .* {other_writer.pid} on {socket.gethostname()}"):
         write(tmp_path / "out", jobs())
     other_writer.kill()
     other_writer.wait()

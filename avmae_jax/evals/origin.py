@@ -1,0 +1,13 @@
+"""Names the data of an evaluation in the files that it writes."""
+
+from typing import NamedTuple
+
+
+class Origin(NamedTuple):
+    """Where evaluated clips come from, as the results name it."""
+
+    data: str = ""  # a folder, or "the built-in set"
+    split: str = ""  # "train" | "test"
+
+
+UNKNOWN = Origin()

@@ -1,0 +1,64 @@
+"""Runs the masked pass of a pretraining model: in training, for pictures of reconstructions, and for inpainting.
+
+Axis letters: B batch, L tokens.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from avmae_jax.config import Config
+from avmae_jax.data.frontend import model_inputs
+from avmae_jax.inference.panels import Panels, compose
+from avmae_jax.models.masking import sample_noise
+from avmae_jax.models.patches import as_picture
+from avmae_jax.models.registry import kind_of
+
+Arrays = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedPass:
+    """Draws masks as a config says, and applies a pretraining model of its kind to batches of data/batches.py."""
+
+    config: Config
+
+    def noise(self, inputs: Arrays, key: jax.Array) -> dict[str, jax.Array]:
+        """Draws masking noise for each modality: float32[B, L]."""
+        model = self.config.model
+        keys = jax.random.split(key, len(inputs)) if len(inputs) > 1 else [key]
+        ratios = {"audio": model.audio_mask_ratio, "image": model.image_mask_ratio}
+        modes = {"audio": model.audio_mask_mode, "image": "unstructured"}
+        return {
+            modality: sample_noise(own, len(values), model.grid(modality), ratios[modality], modes[modality])
+            for own, (modality, values) in zip(keys, inputs.items(), strict=True)
+        }
+
+    def __call__(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        """Runs the masked pass on a batch; the key decides the masks.
+
+        Returns:
+          What the model returns (with .predictions and .masks by modality), and the inputs that it saw, see frontend.model_inputs.
+        """
+        given, wanted = model_inputs(batch, self.config), kind_of(self.config.model).inputs(self.config.model)
+        inputs = {modality: given[modality] for modality in wanted}
+        return model(inputs, self.noise(inputs, key)), inputs
+
+
+def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str, Panels]:
+    """Puts the predictions of a masked pass into the hidden places of its inputs, by modality, image first."""
+    model = config.model
+    return {
+        modality: compose(
+            np.asarray(as_picture(modality, inputs[modality])),
+            out.predictions[modality],
+            out.masks[modality].hidden,
+            grid=model.grid(modality),
+            patch=model.patch,
+            norm_pix=config.loss.norm_pix,
+        )
+        for modality in sorted(out.predictions, reverse=True)
+    }

@@ -1,0 +1,104 @@
+"""Lists every kind of model: all that the rest of the project must know to build, train, load, store and apply it.
+
+A new kind is a row of KINDS and a module beside this one; nothing outside asks which class a model has.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from flax import nnx
+
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.models import ast, cavmae, classifier, mae
+from avmae_jax.models.ast import AST
+from avmae_jax.models.cavmae import CAVMAE, MODALITIES
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.encoder import VECTORS
+from avmae_jax.models.layers import Stage
+from avmae_jax.models.mae import MAE
+from avmae_jax.models.modes import MODES, Mode, find_mode
+
+Model = CAVMAE | CAVMAEClassifier | MAE | AST
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What one kind of model is, and what can be done with it."""
+
+    title: str  # in words, for messages and pages
+    build: Callable[..., Any]  # (config, classes, rngs=) -> a freshly initialised model; `classes` is 0 for a pretraining model
+    inputs: Callable[[ModelConfig], tuple[str, ...]]  # modalities that it can take
+    stages: Callable[[ModelConfig, Mode | None], list[Stage]]  # runs of block stacks in one training pass, for arithmetic and memory
+    task: Literal["pretraining", "classification"]  # what it is trained for
+    names: Literal["cavmae", "vit"]  # whose tensor names its weights have in .pth and .safetensors files
+    vectors: tuple[str, ...] = ()  # kinds of vector that it can compute of a clip
+    modes: tuple[Mode, ...] = ()  # of a classifier
+    tuned_as: str = ""  # of a pretraining model: the kind that fine-tuning makes of it
+    stride: int | None = None  # pixels between patches where they overlap
+
+
+KINDS: Mapping[str, Kind] = {
+    "cavmae": Kind(
+        title="CAV-MAE",
+        build=lambda config, classes, *, rngs: CAVMAE(config, rngs=rngs),
+        inputs=lambda config: MODALITIES,
+        stages=lambda config, mode: cavmae.stages(config),
+        task="pretraining",
+        names="cavmae",
+        vectors=VECTORS,
+        tuned_as="cavmae_classifier",
+    ),
+    "cavmae_classifier": Kind(
+        title="CAV-MAE classifier",
+        build=lambda config, classes, *, rngs: CAVMAEClassifier(config, classes, rngs=rngs),
+        inputs=lambda config: MODALITIES,
+        stages=lambda config, mode: classifier.stages(config, mode or MODES[0]),
+        task="classification",
+        names="cavmae",
+        vectors=VECTORS,
+        modes=MODES,
+    ),
+    "mae": Kind(
+        title="masked autoencoder of one modality",
+        build=lambda config, classes, *, rngs: MAE(config, rngs=rngs),
+        inputs=lambda config: (config.modality,),
+        stages=lambda config, mode: mae.stages(config),
+        task="pretraining",
+        names="vit",
+    ),
+    "ast": Kind(
+        title="audio spectrogram transformer",
+        build=lambda config, classes, *, rngs: AST(config, classes, rngs=rngs),
+        inputs=lambda config: ("audio",),
+        stages=lambda config, mode: ast.stages(config),
+        task="classification",
+        names="vit",
+        modes=(ast.AUDIO,),
+        stride=ast.STRIDE,
+    ),
+}
+
+
+def kind_of(config: ModelConfig) -> Kind:
+    """Returns the row of a config's kind.
+
+    Raises:
+      ValueError: if there is no such kind; names the nearest ones.
+    """
+    if config.kind not in KINDS:
+        near = difflib.get_close_matches(config.kind, KINDS) or list(KINDS)
+        raise ValueError(f"model.kind is {config.kind!r}; choose {' or '.join(near)}")
+    return KINDS[config.kind]
+
+
+def tuned_mode(config: Config) -> Mode:
+    """Returns the mode in which a classifier is tuned: config.tune.mode, or the only one that its kind has."""
+    modes = kind_of(config.model).modes
+    return modes[0] if len(modes) == 1 else find_mode(config.tune.mode, modes)
+
+
+def build(config: ModelConfig, classes: int = 0, *, rngs: nnx.Rngs) -> Model:
+    """Builds a freshly initialised model of the config's kind; raises ValueError as kind_of, or if the sizes don't fit each other."""
+    return kind_of(config).build(config, classes, rngs=rngs)

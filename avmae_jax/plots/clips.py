@@ -1,0 +1,93 @@
+"""Draws the two halves of a clip: its middle frame and its spectrogram.
+
+Axis letters: H W image, T spectrogram frames, M mel bins.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from avmae_jax.data.clip import SAMPLE_RATE, Clip
+from avmae_jax.data.decode.images import IMAGE_FORMATS
+from avmae_jax.data.fbank import WINDOW, log_mel
+from avmae_jax.plots.canvas import Box, axes_at, time_axis
+
+COMMON_SCALE = (-16.0, 4.0)  # log-mel of the darkest and of the brightest colour, where the loudness of clips is to be compared
+SPECTROGRAM_COLOURS = "magma"
+_AXIS = 18  # pixels below a spectrogram for its seconds
+_SMALLEST_RANGE = 1e-6
+
+
+def draw_frame(figure: Figure, box: Box, clip: Clip) -> Axes:
+    """Draws a clip's middle frame, which fills the box, or writes that it is missing or damaged.
+
+    One damaged frame doesn't cost a plot of many clips.
+    """
+    axes = _bare_axes(figure, box)
+    if not clip.frames:
+        _note(axes, "no image")
+        return axes
+    try:
+        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=IMAGE_FORMATS) as image:
+            axes.imshow(np.asarray(image.convert("RGB")), aspect="auto")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow raises SyntaxError for a broken PNG
+        _note(axes, "damaged image")
+    return axes
+
+
+def draw_spectrogram(figure: Figure, box: Box, clip: Clip, *, scale: tuple[float, float] | None = None, has_axis: bool = False) -> Axes:
+    """Draws a clip's log-mel spectrogram, low mel at the bottom, or writes that there is no audio.
+
+    Args:
+      figure: to draw on.
+      box: the spectrogram with its axis.
+      clip: all of its audio is drawn.
+      scale: log-mel of the darkest and of the brightest colour, such as COMMON_SCALE; None: those of this clip, see own_scale.
+      has_axis: draws an axis in seconds; otherwise the length is written in the corner.
+    """
+    left, top, width, height = box
+    axes = _bare_axes(figure, Box(left, top, width, height - _AXIS * has_axis))
+    if len(clip.waveform) < WINDOW:
+        _note(axes, "no audio")
+        return axes
+    seconds, values = len(clip.waveform) / SAMPLE_RATE, log_mel(clip.waveform.astype(np.float32) / 32_768).T
+    low, high = own_scale(values) if scale is None else scale
+    show_spectrogram(axes, values, (0, seconds), cmap=SPECTROGRAM_COLOURS, vmin=low, vmax=high)
+    if has_axis:
+        time_axis(axes, size=7)
+    else:
+        axes.text(0.98, 0.03, f"{seconds:.1f} s", transform=axes.transAxes, ha="right", va="bottom", color="white", fontsize=7)
+    return axes
+
+
+def own_scale(values: np.ndarray) -> tuple[float, float]:
+    """Returns the ends of a colour scale for one spectrogram: all but the highest and the lowest 0.5 % of its values."""
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), float(max(high, low + _SMALLEST_RANGE))
+
+
+def show_image(figure: Figure, box: Box, pixels: np.ndarray) -> Axes:
+    """Draws float[H, W, 3] in [0, 1] into a box."""
+    axes = _bare_axes(figure, box)
+    axes.imshow(pixels, aspect="auto")
+    return axes
+
+
+def show_spectrogram(axes: Axes, values: np.ndarray, span: tuple[float, float], **colours: Any) -> None:
+    """Shows [M, T] (or [M, T, 3] in colours) with low mel at the bottom; `span` is its time in seconds."""
+    axes.imshow(values, origin="lower", aspect="auto", extent=(*span, 0, len(values)), **colours)
+
+
+def _bare_axes(figure: Figure, box: Box) -> Axes:
+    axes = axes_at(figure, box)
+    axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def _note(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=8)

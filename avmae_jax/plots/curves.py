@@ -1,0 +1,154 @@
+"""Draws the numbers of a run over its steps, from its metrics.jsonl."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from matplotlib.axes import Axes
+
+from avmae_jax.plots.canvas import WIDTH, blank, save
+
+_LOSSES = {"loss": "total", "mae_audio": "audio reconstruction", "mae_image": "image reconstruction", "nce": "contrastive, nats"}
+_SCHEDULED = ("learning_rate",)  # set, not measured
+
+
+def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = None) -> None:
+    """Saves a PNG of the parts of the loss over steps, on the training set (each value faint, and smoothed) and on the held-out set.
+
+    Args:
+      path: of the PNG; its folder is created if missing.
+      metrics_jsonl: lines of {"step": int, "split": "train" | "eval", "loss", "mae_audio", "mae_image", "nce", ...}. Values that aren't
+        finite are marked in red at their step; a line that a kill cut short is named in the log and left out.
+      batch_size: how many pairs the contrastive loss chooses from; draws what guessing would cost, log(batch_size).
+
+    Raises:
+      OSError: if a file can't be read or written.
+    """
+    rows = read_metrics(metrics_jsonl)
+    figure = blank(WIDTH, 700)
+    figure.subplots_adjust(left=0.04, right=0.985, bottom=0.07, top=0.95, wspace=0.09, hspace=0.28)
+    for axes, (name, title) in zip(figure.subplots(2, 2).flat, _LOSSES.items(), strict=True):
+        _draw_curve(axes, rows, name, title, batch_size if name == "nce" else None)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
+    save(figure, path)
+
+
+def curve_svg(rows: list[dict[str, Any]], name: str, title: str, *, batch_size: int | None = None) -> bytes:
+    """Draws one number over steps as an SVG, in the style of loss_curves.
+
+    Args:
+      rows: of read_metrics.
+      name: of the number.
+      title: of the plot.
+      batch_size: how many pairs the contrastive loss chooses from; draws what guessing would cost.
+    """
+    figure = blank(460, 310)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    _draw_curve(axes, rows, name, title, batch_size)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return file.getvalue()
+
+
+def _draw_curve(axes: Axes, rows: list[dict[str, Any]], name: str, title: str, batch_size: int | None) -> None:
+    """Draws training values, held-out values, marks of those that aren't finite, and what guessing costs."""
+    shown, broken = [], []
+    for split, draw in (("train", _draw_train if name not in _SCHEDULED else _draw_scheduled), ("eval", _draw_eval)):
+        steps, values = series(rows, split, name)
+        finite = np.isfinite(values)
+        shown.append(draw(axes, steps[finite], values[finite]))
+        broken.append(steps[~finite])
+    if len(steps := np.concatenate(broken)):
+        axes.plot(steps, 0 * steps + 0.98, "r|", transform=axes.get_xaxis_transform(), label=f"not finite: {len(steps)}")
+    if batch_size:
+        chance = math.log(batch_size)
+        axes.axhline(chance, color="0.4", linestyle="--", linewidth=1, label=f"guessing: log {batch_size} = {chance:.2f}")
+        shown.append(np.array([chance]))
+    _fit(axes, np.concatenate(shown))
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.set_xlabel("step", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads the rows of a metrics.jsonl; lines that aren't a row with a step are named in the log and left out."""
+    rows, damaged = parse_metrics(path)
+    for number, line in damaged:
+        logging.warning("%s: line %d isn't a row of metrics and is not drawn: %.80s", path, number, line)
+    return rows
+
+
+def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """Splits a metrics.jsonl into its rows and its damaged lines with their numbers, counted from 1; raises OSError."""
+    rows, damaged = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            damaged.append((number, line))
+    return rows, damaged
+
+
+def series(rows: list[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Extracts one number over steps: float64[n], float64[n] with NaN for values that are no number; rows without the name are skipped."""
+    found = [(row["step"], row[name]) for row in rows if row.get("split") == split and name in row]
+    numbers = [value if isinstance(value, int | float) else math.nan for _, value in found]
+    return np.array([step for step, _ in found], np.float64), np.array(numbers, np.float64)
+
+
+def smooth(values: np.ndarray, reach: int) -> np.ndarray:
+    """Averages each value with those up to `reach` places before and after it: float[n] -> float[n].
+
+    The window is centred, so that the curve doesn't lag; it is short at the start, where a loss falls fast, and cut at the end.
+    """
+    return np.array([values[max(0, i - reach) : i + min(i, reach) + 1].mean() for i in range(len(values))])
+
+
+def _draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the values that must be visible: the smoothed ones and nearly all others, lest a stray one flatten the rest."""
+    if not len(values):
+        return values
+    reach = min(250, len(values) // 20)
+    mean = smooth(values, reach)
+    axes.plot(steps, values, color="C0", alpha=0.25, linewidth=1)
+    axes.plot(steps, mean, color="C0", linewidth=1.8, label=f"training, mean of {2 * reach + 1}" if reach else "training")
+    return np.concatenate([mean, np.percentile(values, (1, 99))])
+
+
+def _draw_scheduled(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Draws values that need no smoothing. Returns those that must be visible."""
+    if len(values):
+        axes.plot(steps, values, color="C0", linewidth=1.8, label="training", drawstyle="steps-post")
+    return values
+
+
+def _draw_eval(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the values that must be visible."""
+    if len(values):
+        axes.plot(steps, values, "o-", color="C1", markersize=4, linewidth=1, label="held out")
+    return values
+
+
+def _fit(axes: Axes, shown: np.ndarray) -> None:
+    """Sets limits that hold the shown values, or writes that there are none."""
+    if not len(shown):
+        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", va="center", color="0.5")
+        return
+    low, high = shown.min(), shown.max()
+    room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    axes.set_ylim(low - room, high + room)

@@ -1,0 +1,132 @@
+"""Draws which patches of an image and of a spectrogram a model's answer comes from, over the image and the spectrogram in grey.
+
+Axis letters: H W image, T spectrogram frames, M mel bins, S samples.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from avmae_jax.data.clip import SAMPLE_RATE
+from avmae_jax.data.fbank import SHIFT, log_mel, num_frames
+from avmae_jax.plots.canvas import Box, axes_at, blank, save, short_name, time_axis, write
+from avmae_jax.plots.clips import own_scale, show_image, show_spectrogram
+
+_MARGIN, _GAP, _HEAD, _SIDE, _SPECTROGRAM, _AXIS, _BAR = 14, 12, 64, 300, 640, 26, 64  # in pixels
+_STRONGEST = 0.85  # opacity of the strongest colour
+
+
+def draw_heatmap(
+    path: Path, heat: Mapping[str, np.ndarray], constant: float | None, arrays: Mapping[str, Any], *, start: float, title: str
+) -> None:
+    """Saves a PNG of what a model was given, and of the same with the heat map over it.
+
+    Args:
+      path: of the PNG; its folder is created if missing.
+      heat: numbers of the patches: "audio" -> float32[mel rows, time columns], low mel first; "image" -> float32[rows, columns].
+      constant: the part of the logit that no patch has a share in; None: the heat is of cosines, not of shares.
+      arrays: what the model was given: "waveform" int16[S] with "samples", how many of these belong to the medium; "image" uint8[H, W, 3].
+      start: seconds into the medium at which they begin.
+      title: one line.
+
+    Raises:
+      OSError: if the file can't be written.
+    """
+    wide = 2 * (_SIDE + _GAP) * ("image" in heat) + _SPECTROGRAM * ("audio" in heat) - (_GAP if "audio" not in heat else 0)
+    figure = blank(wide + 2 * _MARGIN, _HEAD + _SIDE + _AXIS + _BAR)
+    write(figure, _MARGIN, 20, short_name(title, wide // 9), size=11, weight="bold")
+    window = f"from {start:g} s on" if "audio" in heat else f"the window from {start:g} s on" if start else ""
+    write(figure, _MARGIN, 44, "; ".join(filter(None, [window, _sums(heat, constant)])), size=9, color="0.35")
+    limits = _limits(heat, constant)
+    left = _MARGIN
+    if "image" in heat:
+        image = arrays["image"].astype(np.float32) / 255
+        grey = np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1)
+        for stage in (image, painted(grey, heat["image"], *limits["image"])):
+            show_image(figure, Box(left, _HEAD, _SIDE, _SIDE), stage)
+            left += _SIDE + _GAP
+    if "audio" in heat:
+        grey = _grey_spectrogram(arrays["waveform"], int(arrays["samples"]), heat["audio"].shape)
+        _draw_spectrograms(figure, left, [grey, painted(grey, heat["audio"], *limits["audio"])], start)
+    _draw_bars(figure, limits, constant, wide)
+    save(figure, path)
+
+
+def painted(grey: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Paints a heat map over a grey image: blue where it is `low`, red where it is `high`, nothing half-way between them.
+
+    Args:
+      grey: float32[H, W, 3] in [0, 1].
+      heat: float32[rows, columns], which divide H and W.
+      low: the lower end of the scale.
+      high: the upper end.
+
+    Returns:
+      float32[H, W, 3].
+    """
+    height, width = (side // count for side, count in zip(grey.shape, heat.shape, strict=False))
+    large = np.kron((heat - low) / max(high - low, 1e-12), np.ones((height, width)))[..., None]
+    opacity = _STRONGEST * np.clip(np.abs(2 * large - 1), 0, 1)
+    return (grey * (1 - opacity) + _colours(large[..., 0]) * opacity).astype(np.float32)
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+    return colormaps["bwr"](np.clip(values, 0, 1))[..., :3]
+
+
+def _limits(heat: Mapping[str, np.ndarray], constant: float | None) -> dict[str, tuple[float, float]]:
+    """Returns the ends of the scales: shares have one scale for all patches, around 0; cosines one for each modality."""
+    if constant is None:
+        return {name: (float(values.min()), float(values.max())) for name, values in heat.items()}
+    largest = max(float(np.abs(values).max()) for values in heat.values())
+    return dict.fromkeys(heat, (-largest, largest))
+
+
+def _sums(heat: Mapping[str, np.ndarray], constant: float | None) -> str:
+    if constant is None:
+        return "cosine of each patch with the whole of the other modality"
+    parts = [f"{name} {values.sum():+.2f}" for name, values in heat.items()]
+    return f"logit {sum(values.sum() for values in heat.values()) + constant:.2f} = {', '.join(parts)}, rest {constant:+.2f}"
+
+
+def _draw_spectrograms(figure: Figure, left: float, stages: list[np.ndarray], start: float) -> None:
+    """Draws the spectrogram, and below it the same with its heat map."""
+    height = (_SIDE - _GAP) / 2
+    seconds = stages[0].shape[1] * SHIFT / SAMPLE_RATE
+    for number, stage in enumerate(stages):
+        axes = axes_at(figure, Box(left, _HEAD + number * (height + _GAP), _SPECTROGRAM - _GAP, height))
+        show_spectrogram(axes, stage, (start, start + seconds))
+        time_axis(axes)
+        axes.tick_params(bottom=number == 1, labelbottom=number == 1)
+
+
+def _grey_spectrogram(waveform: np.ndarray, samples: int, grid: tuple[int, ...]) -> np.ndarray:
+    """Computes a spectrogram of as many mel bins as the grid's patches have, float32[M, T, 3]; what follows `samples` is black."""
+    frames = num_frames(len(waveform))
+    mel_bins = grid[0] * (frames // grid[1])  # patches are square
+    values = log_mel(waveform[:samples].astype(np.float32) / 32_768, mel_bins)[:frames]
+    low, high = own_scale(values)
+    grey = np.clip((values - low) / (high - low), 0, 1)
+    return np.repeat(np.pad(grey, ((0, frames - len(grey)), (0, 0))).T[..., None], 3, axis=-1).astype(np.float32)
+
+
+def _draw_bars(figure: Figure, limits: Mapping[str, tuple[float, float]], constant: float | None, wide: int) -> None:
+    """Draws the scales of the colours with their ends."""
+    middle = _HEAD + _SIDE + _AXIS + _BAR / 2
+    titles = (
+        {name: f"patches of the {name}: cosine" for name in ("image", "audio")}
+        if constant is None
+        else {next(iter(limits)): "share of a patch in the logit"}
+    )
+    room = wide / max(2, len(titles))
+    for number, (name, title) in enumerate(titles.items()):
+        left = _MARGIN + number * room
+        (low, high), form = limits[name], "+.2f" if constant is None else "+.4f"
+        write(figure, left, middle - 12, title, size=8, color="0.35")
+        write(figure, left, middle + 6, f"{low:{form}}", size=8, color="0.35")
+        show_image(figure, Box(left + 50, middle, room - 120, 12), _colours(np.linspace(0, 1, 256))[None])
+        write(figure, left + room - 62, middle + 6, f"{high:{form}}", size=8, color="0.35")

@@ -1,0 +1,86 @@
+"""Shows the evaluation of a classifier and its worst mistakes, as launch.evaluate wrote them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from avmae_jax.report.html import folded, image_file, missing, paragraph, table, words
+from avmae_jax.report.run_folder import EVALUATION, RunFolder, as_list, is_real, objects
+from avmae_jax.report.terms import TERMS
+
+_VIEW = ("mode", "frames", "crops", "clips", "map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")
+_LEFT_OUT = ("damaged_clips", "classes_left_out", "classes_without_auc")  # shown where one isn't 0
+_CLASS = ("name", "positives", "average_precision", "auc", "d_prime", "recall", "precision")
+_MISTAKES = 20  # of the table
+
+
+def evaluation(run: RunFolder) -> str:
+    """Shows the figures of all views, then the plots and classes of each."""
+    views = objects(run.evaluation, "views")
+    if not views:
+        return missing("This classifier hasn't been evaluated.", run.command("evaluate"))
+    shown = [name for name in _VIEW if any(view.get(name) is not None for view in views)]
+    shown += [name for name in _LEFT_OUT if any(view.get(name) for view in views)]
+    head = [TERMS.get(name, name) for name in shown]
+    where = f"{run.evaluation.get('split') or ''} clips of {run.evaluation.get('data') or 'the data of the run'}".strip()
+    parts = [
+        paragraph(f"The {where}, by what the classifier is given:"),
+        table(head, ([view.get(name) for name in shown] for view in views)),
+        _evaluated_model(run),
+    ]
+    for number, view in enumerate(views):
+        parts.append(folded(str(view.get("view", f"view {number + 1}")), _view(run, view), is_open=number == 0))
+    return "".join(parts)
+
+
+def _evaluated_model(run: RunFolder) -> str:
+    """Names the model that was evaluated, and whether the run has gone on since."""
+    model, step = run.evaluation.get("model"), run.evaluation.get("step")
+    at = f" at step {step}" if isinstance(step, int) else "; the step isn't recorded"
+    parts, again = [paragraph(f"Evaluated: {words(model)}{at}.", soft=True)], run.command("evaluate")
+    if isinstance(step, int) and run.step not in (None, step):
+        parts.append(missing(f"It was evaluated at step {step}; the run is at step {run.step}: {again} evaluates again."))
+    if lacking := as_list(run.evaluation.get("lacking")):
+        parts.append(missing(f"The evaluation was stopped before {words(lacking)}: {again} evaluates all."))
+    return "".join(parts)
+
+
+def _view(run: RunFolder, view: Mapping[str, Any]) -> str:
+    """Shows the plots and classes of one view."""
+    parts = [
+        _plot(run, view, "confusion.png", "Confusion matrix", "where each clip has one class"),
+        _plot(run, view, "precision_recall.png", "Precision over recall of the classes"),
+    ]
+    if rows := objects(view, "per_class"):
+        order = sorted(rows, key=lambda row: -row["average_precision"] if is_real(row.get("average_precision")) else 1)
+        listed = table([TERMS.get(name, name) for name in _CLASS], ([row.get(name) for name in _CLASS] for row in order))
+        parts.append(folded(f"{len(rows)} classes, the best found first", listed))
+    return "".join(parts)
+
+
+def _plot(run: RunFolder, view: Mapping[str, Any], file: str, title: str, condition: str = "") -> str:
+    """Embeds a plot of a view. The name of its folder comes from a file, and may not lead out of the run."""
+    name = str(view.get("view", ""))
+    path = run.folder / EVALUATION / name / file
+    if not re.fullmatch(r"\w+", name, re.ASCII) or not path.exists():
+        return missing(f"{title}: {file} isn't there{f'; it is made {condition}' if condition else ''}.", run.command("evaluate"))
+    return image_file(path, f"{title}, {name}", title)
+
+
+def worst_mistakes(run: RunFolder) -> str:
+    """Shows the clips of the first view with the highest loss whose likeliest class isn't their own."""
+    views = objects(run.evaluation, "views")
+    if not views:
+        return missing("An evaluation finds them.", run.command("evaluate"))
+    view = views[0]
+    clips = [row for row in objects(view, "per_clip") if row.get("top") not in as_list(row.get("classes")) and is_real(row.get("loss"))]
+    worst = sorted(clips, key=lambda row: -row["loss"])[:_MISTAKES]
+    drawn = _plot(run, view, "mistakes.png", f"The clips of {view.get('view', 'the first view')} with the highest loss")
+    if not worst:
+        return drawn + paragraph("No clip of the first view is mistaken.")
+    rows = (
+        [row.get("id"), row.get("classes"), row.get("probabilities"), row.get("top"), row.get("top_probability"), row["loss"]]
+        for row in worst
+    )
+    head = ("clip", "its classes", "their probabilities", "taken for", "probability", "loss")
+    return drawn + folded(f"the {len(worst)} worst of {len(clips)} mistaken clips", table(head, rows))

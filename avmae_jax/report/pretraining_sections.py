@@ -1,0 +1,67 @@
+"""Shows the retrieval and the reconstructions of a pretraining run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from avmae_jax.evals import ranking
+from avmae_jax.evals.ranking import DIRECTIONS, FIGURES
+from avmae_jax.report.html import image_file, missing, paragraph, table, words
+from avmae_jax.report.run_folder import RETRIEVAL, RunFolder, group, is_real
+from avmae_jax.report.terms import TERMS
+
+
+def retrieval(run: RunFolder) -> str:
+    """Shows the retrieval and its gallery as launch.retrieve wrote them."""
+    if run.config["model"].get("modality") in ("audio", "image"):
+        return paragraph("A model of one modality can't retrieve the other.")
+    gallery = run.folder / RETRIEVAL / "gallery.png"
+    if not run.retrieval and not gallery.exists():
+        return missing("The retrieval gallery isn't there.", run.command("retrieve"))
+    found = run.retrieval
+    parts = [_directions(found, group(found, "chance"), found.get("clips"))] if found else []
+    if found.get("data"):
+        per_class = found.get("per_class")
+        some = f", {per_class} of each class" if per_class else ""
+        text = f"The {words(found.get('split'))} clips of {words(found['data'])}{some}; evaluated: {words(found.get('model'))}."
+        parts.append(paragraph(text, soft=True))
+    if gallery.exists():
+        parts.append(image_file(gallery, "Searches and what they found", "Green: the query's own partner; blue: a clip of its class"))
+    else:
+        parts.append(missing("gallery.png isn't there.", run.command("retrieve")))
+    return "".join(parts)
+
+
+def summarised_retrieval(found: Mapping[str, Any]) -> str:
+    """Shows the retrieval that launch.pretrain evaluates at its end, from summary.json."""
+    clips = found.get("clips")
+    chance = ranking.chance(clips) if is_real(clips) and clips > 0 else {}
+    return _directions(ranking.nested_figures(found), chance, clips)
+
+
+def _directions(directions: Mapping[str, Any], chance: Mapping[str, Any], clips: Any) -> str:
+    """Shows how often audio and image find each other, and what guessing would give."""
+    lines = [[name.replace("_", " "), *_ranks(group(directions, name))] for name in DIRECTIONS] + [["guessing", *_ranks(chance)]]
+    by_class = {name.replace("_", " "): group(group(directions, name), "class") for name in DIRECTIONS}
+    by_class |= {"guessing": group(chance, "class")}
+    if any(by_class.values()):
+        lines += [[f"{name}, any clip of the class", *_ranks(values)] for name, values in by_class.items()]
+    text = f"Retrieval among {words(clips)} clips; R@k: the share of queries whose partner is among the first k."
+    return paragraph(text) + table(("", *(TERMS.get(figure, figure) for figure in FIGURES)), lines)
+
+
+def _ranks(values: Mapping[str, Any]) -> list[str]:
+    """Formats FIGURES, R@k in percent."""
+    found = ((figure, values.get(figure)) for figure in FIGURES)
+    return [f"{value:.1%}" if figure.startswith("r") and is_real(value) else words(value) for figure, value in found]
+
+
+def last_reconstructions(run: RunFolder) -> str:
+    """Shows the reconstructions of the last step that has some."""
+    newest = run.newest_reconstructions()
+    if newest is None:
+        return missing(
+            "The run has drawn none; launch.inpaint draws other clips with other masks.",
+            run.command("inpaint", "FILE", "--out", "DIR"),
+        )
+    step, path = newest
+    return image_file(path, "Held-out clips, as given, as seen and as filled in", f"Held-out clips after step {step}")

@@ -1,0 +1,225 @@
+"""Runs a whole training from a config: what launch.pretrain and launch.finetune do, callable from Python.
+
+How a run starts is decided here, and nowhere else. The order matters:
+
+  1. The folder is claimed: nobody else trains in it, and it holds a run or nothing.
+  2. A checkpoint in it wins. Then `init_from` is not read, and the run keeps its micro-batch, since another one means other negatives.
+  3. The data is opened; a classifier's classes are those of the data.
+  4. Without a checkpoint, best/ and averaged/ of an earlier try are set aside.
+  5. The micro-batch is chosen: train.micro_batch, else that of the checkpoint, else what fits in memory.
+  6. The model is initialised, and without a checkpoint `init_from` sets its parameters.
+  7. The loop restores the checkpoint, which refuses another config, and trains.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from flax import nnx
+
+from avmae_jax.checkpoint.manager import newest_meta
+from avmae_jax.config import Config
+from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.sources import open_source
+from avmae_jax.errors import DatasetError
+from avmae_jax.files import OnProgress, write_json
+from avmae_jax.models import registry
+from avmae_jax.models.modes import Mode
+from avmae_jax.models.registry import KINDS, kind_of
+from avmae_jax.train import memory, sharding
+from avmae_jax.train.finetuning import FinetuningTask
+from avmae_jax.train.loop import Reporter, Trainer
+from avmae_jax.train.pretraining import PretrainingTask
+from avmae_jax.train.snapshots import set_aside
+from avmae_jax.train.task import Task
+from avmae_jax.weights.init_from import initialise_from
+
+CONFIG_FILE, SUMMARY_FILE = "config.json", "summary.json"
+_LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
+
+
+def pretrain(config: Config, *, reporter: Reporter | None = None, on_progress: OnProgress | None = None) -> dict[str, Any] | None:
+    """Pretrains a model, or resumes the run in config.train.workdir.
+
+    Args:
+      config: of the run; its model.kind is one that is pretrained.
+      reporter: is called at every step.
+      on_progress: is called while the built-in set is generated.
+
+    Returns:
+      What summary.json holds: "steps", "seconds", "held_out" and "retrieval"; None if the run was stopped by SIGTERM.
+
+    Raises:
+      AvmaeError: if data, checkpoints or initial weights can't be used, or the loss is no longer finite.
+      ValueError: if fields of the config can't work together.
+    """
+    return _run(config, "pretraining", reporter, on_progress)
+
+
+def finetune(config: Config, *, reporter: Reporter | None = None, on_progress: OnProgress | None = None) -> dict[str, Any] | None:
+    """Fine-tunes a classifier, or resumes the run in config.train.workdir.
+
+    Args:
+      config: of the run; its model.kind is a classifier.
+      reporter: is called at every step.
+      on_progress: is called while the built-in set is generated.
+
+    Returns:
+      What summary.json holds: "steps", "seconds", "held_out" and, where weights were averaged, "averaged"; None if stopped by SIGTERM.
+
+    Raises:
+      AvmaeError: if data, checkpoints or initial weights can't be used, or the loss is no longer finite.
+      ValueError: if fields of the config can't work together.
+    """
+    return _run(config, "classification", reporter, on_progress)
+
+
+def _run(config: Config, wanted: str, reporter: Reporter | None, on_progress: OnProgress | None) -> dict[str, Any] | None:
+    begin = time.monotonic()
+    require_task(config, wanted)
+    with claimed(config) as workdir:
+        before = newest_meta(workdir / "checkpoints") or {}
+        train, test = open_sources(config, on_progress)
+        task = make_task(config, train, test, workdir)
+        announce(config, task)
+        if not before:
+            set_aside(workdir)
+
+        def make() -> nnx.Module:
+            return registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))
+
+        micro_batch = pick_micro_batch(config, make, task, before.get("micro_batch", 0))
+        model = make()
+        if config.init_from and not before:
+            initialise_from(config.model, model, config.init_from)
+        trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)
+        finished = trainer.run(reporter)
+        task.ended(micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))
+        if not finished:
+            return None
+        summary = {"steps": trainer.step, "held_out": trainer.evaluate(), **task.summary(trainer.model)}
+        summary["seconds"] = round(time.monotonic() - begin, 1)
+        write_json(workdir / SUMMARY_FILE, summary)
+        return summary
+
+
+def require_task(config: Config, wanted: str) -> None:
+    """Raises ValueError unless the config's kind of model is trained by this task, before anything is generated or loaded."""
+    spec = kind_of(config.model)
+    if spec.task != wanted:
+        kinds = " or ".join(name for name, other in KINDS.items() if other.task == wanted)
+        raise ValueError(f"model.kind is {config.model.kind!r}, which is trained by {spec.task}; for {wanted} choose {kinds}")
+    nnx.eval_shape(lambda: registry.build(config.model, 1, rngs=nnx.Rngs(0)))  # raises ValueError for sizes that don't fit
+
+
+def needs_of(config: Config) -> Any:
+    """Returns what clips must have: what the classifier's mode takes, or what the model has."""
+    spec = kind_of(config.model)
+    return registry.tuned_mode(config).given if spec.modes else config.model.modality
+
+
+def open_sources(config: Config, on_progress: OnProgress | None = None) -> tuple[ClipSource, ClipSource | None]:
+    """Opens the training and the held-out clips; the built-in set is generated first where it isn't there yet."""
+    needs = needs_of(config)
+    train = open_source(config.data, "train", needs, on_progress=on_progress)
+    if config.data.source == "manifest" and not config.data.eval_path:
+        logging.info("data.eval_path is empty: no evaluation, no pictures, no retrieval")
+        return train, None
+    return train, open_source(config.data, "test", needs)
+
+
+def make_task(config: Config, train: ClipSource, test: ClipSource | None, workdir: Path) -> Task:
+    """Makes the task of the config's kind of model; raises DatasetError if a classifier's clips have no classes, or different ones."""
+    held_out = "none" if test is None else len(test)
+    if kind_of(config.model).task == "pretraining":
+        logging.info("%d training clips, %s held out", len(train), held_out)
+        return PretrainingTask(config, test, workdir)
+    names = list(train.label_names)
+    if not names:
+        raise DatasetError("the training clips have no labels; prepare videos that lie in class folders, or a labelled list")
+    if test is not None and list(test.label_names) != names:
+        raise DatasetError(f"the held-out clips have other classes ({len(test.label_names)}) than the training clips ({len(names)})")
+    logging.info("%d training clips of %d classes, %s held out", len(train), len(names), held_out)
+    return FinetuningTask(config, test, names, workdir)
+
+
+def pick_micro_batch(config: Config, make: Callable[[], nnx.Module], task: Task, before: int = 0) -> int:
+    """Chooses the number of pairs computed at once, and logs where a step has to be split.
+
+    Args:
+      config: of the run.
+      make: returns the model, of which only shapes are used.
+      task: what is trained.
+      before: the micro-batch of the run that is resumed; 0: none. It is kept if the devices can share it, since the free memory changes
+        from moment to moment, and another size means other negatives.
+    """
+    groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
+    params = nnx.eval_shape(lambda: nnx.state(make(), nnx.Param))
+    batch, available = config.train.batch_size, memory.usable_memory()
+    if micro_batch := config.train.micro_batch:
+        reason = "as train.micro_batch says"
+    elif before and batch % before == 0 and before % groups == 0:
+        micro_batch, reason = before, "as in the run that is resumed; train.micro_batch changes it"
+    else:
+        micro_batch = memory.choose_micro_batch(config.model, params, batch, groups, available, _mode(config))
+        reason = f"{available / 2**30:.1f} GiB per device may be used"
+    memory.require_even(batch, micro_batch, groups)
+    if micro_batch < batch:
+        logging.info(
+            "a step of %d pairs is computed as %d micro-batches of %d (%s)%s",
+            batch, batch // micro_batch, micro_batch, reason, "; negatives come from one micro-batch" if "nce" in task.loss_weights else "",
+        )  # fmt: skip
+    trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(params, task.trainable())))
+    logging.info("%.1f M parameters are trained", trained / 1e6)
+    return micro_batch
+
+
+def announce(config: Config, task: Task) -> None:
+    """Logs what the run runs on and how long a step will take; on a slow machine, what to run instead."""
+    logging.info("%s on %s", config.name, device_line())
+    flops = memory.step_flops(config.model, _mode(config)) * config.train.batch_size
+    speed = memory.matmul_speed() * jax.device_count()
+    seconds = flops / speed
+    logging.info(
+        "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",
+        config.train.batch_size, seconds, flops / 1e9, speed / 1e9,
+    )  # fmt: skip
+    if jax.default_backend() == "cpu" and seconds > _LONG_STEP:
+        logging.info("this is a run for GPUs; to see the whole job on a CPU in minutes: python -m launch.pretrain --config configs/tiny.py")
+
+
+def device_line() -> str:
+    """Describes the devices in a line."""
+    device = jax.devices()[0]
+    kind = f"{jax.device_count()} x {device.device_kind}" if device.platform != "cpu" else f"CPU, {jax.device_count()} device(s)"
+    return f"{kind}; jax {jax.__version__}, process {jax.process_index() + 1} of {jax.process_count()}"
+
+
+@contextmanager
+def claimed(config: Config) -> Iterator[Path]:
+    """Makes the run's folder, and writes config.json into it unless the run has a checkpoint.
+
+    Raises:
+      ValueError: if the folder can't be made or written, or holds something that is no run.
+    """
+    workdir = Path(config.train.workdir).expanduser()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        note = workdir / CONFIG_FILE
+        if any(workdir.iterdir()) and not note.exists():
+            raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
+        (workdir / "pictures").mkdir(exist_ok=True)
+        if not any((workdir / "checkpoints").glob("*")):  # once there is one, a config that doesn't fit it will be refused
+            write_json(note, dataclasses.asdict(config))
+    except OSError as error:
+        raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
+    yield workdir
+
+
+def _mode(config: Config) -> Mode | None:
+    return registry.tuned_mode(config) if kind_of(config.model).modes else None

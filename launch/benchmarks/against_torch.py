@@ -1,0 +1,150 @@
+"""Compares JAX with the PyTorch reference in time and memory, at three jobs: `--against torch`.
+
+Both sides have the same weights and inputs, float32, and all cores of the CPU. Their results are compared after every step, so that
+neither is fast by doing something else. Peak memory is that of a new process that runs one side alone.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from absl import logging
+from flax import nnx
+
+from avmae_jax.config import Config
+from avmae_jax.models import registry
+from avmae_jax.models.tokens import join
+from avmae_jax.train import losses, optim
+from avmae_jax.train.step import Context, Metrics, State, make_step
+from avmae_jax.weights import build
+
+from .measuring import Run, Turns, peak_alone, ratio, show, take_turns
+
+JOBS = {"pretraining": "pretraining step", "finetuning": "fine-tuning step", "features": "feature extraction"}
+SIDES = {"JAX": __name__, "PyTorch": "parity.torch_side"}  # modules; each has prepare(job, config, batch)
+_CLASSES = 527  # AudioSet's
+_TOLERANCE = 1e-4  # of losses and features
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def compare_job(job: str, config: Config, steps: int) -> tuple[dict[str, Turns], dict[str, float]]:
+    """Returns the cost of each step of a job, and the peak memory in GiB, by side.
+
+    Raises:
+      ValueError: if JAX isn't on the CPU or computes in half precision, the results differ, or a process fails.
+      ImportError: if PyTorch is missing.
+    """
+    from parity import rows, torch_side  # PyTorch is optional
+
+    if jax.default_backend() != "cpu":
+        raise ValueError(f"JAX runs on the {jax.default_backend()}, the reference on the CPU; set JAX_PLATFORMS=cpu")
+    if config.model.compute_dtype != "float32":
+        raise ValueError(f"model.compute_dtype is {config.model.compute_dtype}; the reference needs float32")
+
+    def check(results: Mapping[str, Any]) -> None:
+        for ours, theirs in zip(results["JAX"], results["PyTorch"], strict=True):
+            if not (row := rows.compare(job, ours, theirs, _TOLERANCE)).ok:
+                raise ValueError(f"{job}, {config.name}: JAX and PyTorch differ by {row.relative:.1e}, more than {_TOLERANCE:.0e}")
+
+    batch = random_batch(config)
+    peaks = {side: peak_alone(module, job, config, batch) for side, module in SIDES.items()}
+    ours = prepare(job, config, batch, torch_side.initial_weights(job, config, batch))
+    return take_turns({"JAX": ours, "PyTorch": torch_side.prepare(job, config, batch)}, steps, check), peaks
+
+
+def random_batch(config: Config) -> dict[str, np.ndarray]:
+    """Makes normalised inputs, masking noise without structure, which costs no less, and targets: float32."""
+    model, size, rng = config.model, config.train.batch_size, np.random.default_rng(0)
+    shapes = {
+        "fbank": (model.audio_frames, model.mel_bins),
+        "image": (model.image_size, model.image_size, 3),
+        "noise_audio": (math.prod(model.grid("audio")),),
+        "noise_image": (math.prod(model.grid("image")),),
+    }
+    batch = {name: rng.standard_normal((size, *shape), np.float32) for name, shape in shapes.items()}
+    return {**batch, "targets": rng.integers(0, 2, (size, _CLASSES)).astype(np.float32)}
+
+
+def prepare(job: str, config: Config, batch: Arrays, weights: Arrays | None = None) -> Run:
+    """Returns a function that does a job once in JAX and returns [loss], or [audio features, image features].
+
+    Training steps are those of train.loop: jitted, with a donated state, the batch on the device.
+
+    Args:
+      job: a key of JOBS.
+      config: its model, loss and optim are used.
+      batch: from random_batch.
+      weights: initial weights by their official names; None: random ones.
+    """
+    tuning = job == "finetuning"
+    model_config = dataclasses.replace(config.model, kind="cavmae_classifier" if tuning else "cavmae")
+    make = partial(registry.build, model_config, _CLASSES if tuning else 0, rngs=nnx.Rngs(0))
+    model = make() if weights is None else build.build_official(make, weights)
+    on_device: Any = jax.device_put(dict(batch))
+    if job == "features":
+
+        @nnx.jit
+        def extract(model: Any, batch: Any) -> list[jax.Array]:
+            tokens = model.separate(_by_modality(batch))
+            return [join(model.encoder.joint(tokens, modality)) for modality in ("audio", "image")]
+
+        return lambda: [np.asarray(tokens) for tokens in extract(model, on_device)]
+    objective = _Objective(config, tuning)
+    graph, params, frozen = nnx.split(model, nnx.Param if tuning else optim.trainable(config.model), ...)
+    schedule = optim.learning_rate(config.optim, 1e6)  # steps an epoch: the learning rate doesn't decay
+    optimizer = optim.adam(config.optim, schedule)
+    state = State(params, frozen, jax.jit(optimizer.init)(params), {})
+    step = jax.jit(make_step(graph, objective, optimizer, schedule, micro_batches=1, groups=1), donate_argnums=0)
+
+    def run() -> list[np.ndarray]:
+        nonlocal state
+        state, metrics = jax.block_until_ready(step(state, on_device, jax.random.key(0), np.int32(0)))
+        return [np.asarray(metrics["loss"])]
+
+    return run
+
+
+class _Objective:
+    """The losses of train/pretraining.py, or binary cross-entropy, on a batch of random_batch."""
+
+    def __init__(self, config: Config, tuning: bool):
+        self._config, self._tuning = config, tuning
+        self.loss_weights = {"loss": 1.0} if tuning else losses.pretraining_weights(config.loss)
+
+    def losses(self, model: Any, batch: Any, context: Context) -> tuple[Metrics, Metrics]:
+        """Computes the losses by name."""
+        inputs = _by_modality(batch)
+        if self._tuning:
+            return {"loss": optax.sigmoid_binary_cross_entropy(model(inputs), batch["targets"]).mean()}, {}
+        noise = {modality: batch[f"noise_{modality}"] for modality in inputs}
+        out, loss, patch = model(inputs, noise), self._config.loss, self._config.model.patch
+        return losses.pretraining_losses(out, inputs, loss, patch=patch, groups=context.groups)
+
+    def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
+        """Returns the extra state, of which there is none."""
+        return extra
+
+
+def _by_modality(batch: Any) -> dict[str, jax.Array]:
+    return {"audio": batch["fbank"], "image": batch["image"]}
+
+
+def show_comparison(configs: Sequence[Config], steps: int) -> None:
+    """Prints a row for each config and job; raises as compare_job does."""
+    rows = []
+    for config in configs:
+        for job, name in JOBS.items():
+            logging.info("%s, %s, batch %d", name, config.name, config.train.batch_size)
+            turns, peaks = compare_job(job, config, steps)
+            seconds, speed = [float(np.median(turns[side].clock)) for side in SIDES], ratio(*(turns[side].clock for side in SIDES))
+            pairs = " / ".join(f"{config.train.batch_size / value:.3g}" for value in seconds)
+            rows.append([name, config.name, *seconds, speed, pairs, " / ".join(f"{peaks[side]:.2f}" for side in SIDES)])
+    headings = ["job", "model", "JAX s", "PyTorch s", "JAX / PyTorch", "pairs/s, JAX / PyTorch", "peak GiB, JAX / PyTorch"]
+    show("JAX and PyTorch", headings, rows, f"medians of {steps} turns, {len(os.sched_getaffinity(0))} cores; all results agree")

@@ -1,0 +1,102 @@
+"""Starts a program: prints its help, reads its command line, and turns what a user did wrong into a line.
+
+A program imports jax, Orbax and the like in the functions that use them, so that its help and its complaints come at once.
+"""
+
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import cast
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from avmae_jax import config_files
+from avmae_jax.config import Config
+from avmae_jax.errors import ConfigError
+
+from . import help_page
+
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:
+    """Runs a program's main, or prints its help if --help or -h is given.
+
+    Args:
+      main: gets the program's name and the arguments that are no options, which may stand between options.
+      define_flags: defines the program's options; all of these, and no others, are in the help.
+      doc: the docstring of the program.
+    """
+    options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    helps = {"--help", "-h"} & {*options}
+    before = {*flags.FLAGS}
+    try:
+        if not helps:
+            require_known_fields(options)
+        define_flags()
+    except (ConfigError, flags.Error, KeyError, TypeError) as error:
+        sys.exit(_line(error))
+    if helps:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may stop before the end
+        print(help_page.text(doc or "", [flags.FLAGS[name] for name in flags.FLAGS if name not in before]))
+        return
+    flags.FLAGS.set_gnu_getopt()
+    app.run(lambda argv: _call(main, argv), flags_parser=parse)
+
+
+def define_config(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None) -> None:
+    """Defines --config, a file or a shipped recipe, and --config.FIELD for those fields that `argv`, by default sys.argv, sets."""
+    text = f"a config file, or the name of a shipped recipe: {', '.join(config_files.shipped_names())}"
+    config_flags.DEFINE_config_dataclass("config", Config(), text, values, argv, config_files.load)
+
+
+def config() -> Config:
+    """Returns the config of define_config with the fields given on the command line; raises ConfigError unless it can work."""
+    if flags.FLAGS["config"].using_default_value:
+        raise ConfigError(f"give --config, a config file or the name of a shipped recipe: {', '.join(config_files.shipped_names())}")
+    chosen = cast(Config, flags.FLAGS["config"].value)
+    chosen.validate()
+    if chosen.data.source == "builtin":
+        words = "for your own clips give --config.data.source=prepared --config.data.path=DATASET, a folder that launch.prepare wrote"
+        logging.info("the clips are those of the built-in set, synthetic instruments; %s", words)
+    return chosen
+
+
+def no_arguments(argv: list[str]) -> None:
+    """Raises UsageError for an argument that is no option."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}; options begin with --, settings are given as --config.train.batch_size=4")
+
+
+def require_known_fields(arguments: list[str]) -> None:
+    """Raises ConfigError, with the nearest fields, if an argument --config.FIELD sets something that is no field."""
+    for argument in arguments:
+        if match := _OVERRIDE.match(argument):
+            Config().holder(match[1])
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line for app.run; a wrong option ends the program with a line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ConfigError, KeyError, TypeError) as error:
+        sys.exit(_line(error))
+
+
+def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    try:
+        main(argv)
+    except app.UsageError as error:
+        print(f"{error}\n{_hint()}", file=sys.stderr)
+        sys.exit(error.exitcode or 1)
+
+
+def _line(error: Exception) -> str:
+    cause = error.__context__ if isinstance(error.__context__, ConfigError) else error  # absl wraps what a config file raised
+    return str(cause) if isinstance(cause, ConfigError) else f"{error.args[0]}\n{_hint()}"
+
+
+def _hint() -> str:
+    return "--help lists the options"

@@ -1,0 +1,118 @@
+"""The start of every program: its help, and what a user can do wrong before anything is loaded or generated."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from avmae_jax.config import Config
+from avmae_jax.data.batches import Frames as BatchFrames
+from avmae_jax.errors import DatasetError
+from avmae_jax.settings import field_types
+from launch.common import help_page, model_flags
+from tests.support import ROOT, Program
+from tests.test_config import EVERY_FIELD
+
+PROGRAMS = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - {"__init__", "benchmark"})
+HEAVY = {"jax", "flax", "orbax", "matplotlib", "grain", "torch"}
+SHOWN = {  # options that must be in the help, those of common flags too
+    "pretrain": ["config"],
+    "finetune": ["config"],
+    "predict": ["model", "top", "timeline", "heads", "labels_csv"],
+    "evaluate": ["mode", "frames", "data", "split", "decoder_heads"],
+    "prepare": ["videos", "out", "clip_seconds", "beam_runner"],
+    "convert": ["heads", "mel_bins", "audio_frames"],
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_shows_the_options_of_a_program_and_imports_nothing_heavy(name: str) -> None:
+    code = (
+        f"import runpy, sys; sys.argv = [{name!r}, '--help']; runpy.run_module('launch.{name}', run_name='__main__', alter_sys=True); "
+        "print(*{module.split('.')[0] for module in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not HEAVY & {*done.stderr.split()}
+    assert f"python -m launch.{name} " in done.stdout
+    options = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.MULTILINE)
+    assert {*SHOWN.get(name, [])} <= {*options}
+    assert not {"logtostderr", "verbosity", "helpfull"} & {*options}  # absl's own
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_ends_well_whatever_else_is_given(program: Program, option: str) -> None:
+    done = program("-m", "launch.pretrain", "--config=absent.py", "--config.nothing=1", option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--config=" in done.stdout
+
+
+def test_help_shows_every_field_with_its_comment_and_default() -> None:
+    page = help_page.text("", [flags.Flag(flags.ArgumentParser(), None, "config", None, "a file")])
+    flat = " ".join(page.split())
+    for name, _, value in EVERY_FIELD:
+        assert re.search(rf"{re.escape(name)}: [^=]+ = {re.escape(repr(value))} \S", flat), name
+    for group in (Config(), *Config().groups.values()):
+        about = help_page.comments(type(group))
+        plain = {name for name, kind in field_types(type(group)).items() if not dataclasses.is_dataclass(kind)}
+        assert {*about} == plain
+        assert all(" ".join(comment.split()) in flat for comment in about.values())
+
+
+def test_a_hash_in_a_default_is_no_comment() -> None:
+    assert help_page.comments(type(Config().data))["cache_dir"].startswith("folder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["--config", "tiny"]),
+        (["--config=configs/none.py"], ["configs/none.py"]),
+        (["--config=configs/none.py", "--config.train.steps=3"], ["configs/none.py"]),
+        (["--config=tiy"], ["tiy", "tiny"]),
+        (["--config=tiny", "--config.train.batchsize=4"], ["train.batchsize", "train.batch_size"]),
+        (["--config=tiny", "--config.train.batch_size=4.5"], ["train.batch_size", "4.5"]),
+        (["--config=vggsound", "--config.train.workdir={}"], ["data.path", "init_from"]),
+        (["--config=tiny", "--config.train.micro_batch=7", "--config.train.workdir={}"], ["train.micro_batch", "7", "64"]),
+        (["--config={}/wrong.py", "--config.train.workdir={}"], ["wrong.py:4", "train.batchsize", "train.batch_size"]),
+        (["--confg=tiny"], ["confg", "config"]),
+        (["--config=tiny", "more"], ["more"]),
+    ],
+)
+def test_what_is_wrong_is_named_in_a_line_or_two(program: Program, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    (tmp_path / "wrong.py").write_text(
+        "from avmae_jax.config_files import shipped\ndef get_config():\n    c = shipped('tiny')\n    c.train.batchsize = 3\n    return c\n"
+    )
+    done = program("-m", "launch.pretrain", *(argument.format(tmp_path) for argument in arguments))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) <= 2, done.stderr
+    assert all(part in done.stderr for part in parts), done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["wrong.py"]  # nothing was generated or claimed
+
+
+@pytest.mark.parametrize(("program_name", "last"), [("pretrain", 26), ("finetune", 31)])
+def test_an_average_past_the_end_is_refused_before_anything_is_read(program: Program, program_name: str, last: int) -> None:
+    config = "base" if program_name == "pretrain" else "finetune_instruments"
+    average = ["--config.tune.average_first=1", f"--config.tune.average_last={last}"]
+    done = program("-m", f"launch.{program_name}", f"--config={config}", *average)
+    assert done.returncode == 1
+    assert re.search(rf"tune\.average_last.*{last}.*train\.epochs.*{last - 1}", done.stderr)
+
+
+def test_a_run_with_a_field_that_no_longer_exists_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"batch_sizes": 3}}))
+    with pytest.raises(DatasetError, match=r"config\.json.*train\.batch_sizes.*train\.batch_size"):
+        model_flags.run_config(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"batch_size": 3}}))
+    assert model_flags.run_config(str(tmp_path / "best")).train.batch_size == 3
+
+
+def test_frames_have_one_definition() -> None:
+    from avmae_jax.config import Frames
+
+    assert Frames is BatchFrames
