@@ -8,13 +8,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from avmae_jax.models.tokens import GLOBAL, PATCHES, join, of_part
 
 Pooling = Literal["mean", "global"]
 
 
-def pool(tokens: Mapping[str, jax.Array], how: Pooling = "mean") -> jax.Array:
+def pool(tokens: Mapping[str, Float[Array, "B _ D"]], how: Pooling = "mean") -> Float32[Array, "B D"]:
     """Computes the mean over the patch tokens ("mean") or over the tokens of no patch ("global"), every token counting equally.
 
     Args:
@@ -33,7 +34,7 @@ def pool(tokens: Mapping[str, jax.Array], how: Pooling = "mean") -> jax.Array:
     return join(counted).mean(axis=1, dtype=jnp.float32)
 
 
-def unit_length(rows: jax.Array) -> jax.Array:
+def unit_length(rows: Float[Array, "*rows D"]) -> Float32[Array, "*rows D"]:
     """Divides rows by their L2 norm, as torch.nn.functional.normalize: float[..., D] -> float32[..., D]."""
     rows = rows.astype(jnp.float32)
     return rows * jax.lax.rsqrt(jnp.maximum(jnp.square(rows).sum(axis=-1, keepdims=True), 1e-24))

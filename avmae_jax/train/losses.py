@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import LossConfig
 from avmae_jax.models.patches import as_picture, patchify
@@ -16,14 +17,16 @@ from avmae_jax.models.pooling import unit_length
 _NORM_PIX_EPS = 1e-6
 
 
-def normalise_patches(patches: jax.Array) -> jax.Array:
+def normalise_patches(patches: Float[Array, "B L values"]) -> Float[Array, "B L values"]:
     """Normalises each patch to mean 0 and unbiased variance 1, the target of `norm_pix`: [B, L, P * P * C] -> the same."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return (patches - mean) / jnp.sqrt(variance + _NORM_PIX_EPS)
 
 
-def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, *, patch: int, norm_pix: bool) -> jax.Array:
+def reconstruction_loss(
+    picture: Float[Array, "B H W C"], pred: Float[Array, "B L values"], hidden: Float[Array, "B L"], *, patch: int, norm_pix: bool
+) -> Float32[Array, ""]:
     """Computes the mean squared error over the hidden patches.
 
     Args:
@@ -44,8 +47,8 @@ def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, 
 
 
 def contrastive_loss(
-    audio: jax.Array, image: jax.Array, *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
-) -> tuple[jax.Array, jax.Array]:
+    audio: Float[Array, "B D"], image: Float[Array, "B D"], *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Computes InfoNCE between pooled audio and images; the right partner of row i is row i.
 
     Args:
@@ -117,6 +120,6 @@ def pretraining_weights(config: LossConfig) -> dict[str, float]:
     return {"mae_audio": config.mae_weight, "mae_image": config.mae_weight, "nce": config.contrast_weight}
 
 
-def weighted_sum(losses: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
+def weighted_sum(losses: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -> Float[Array, ""]:
     """Computes the total loss: float32[]."""
     return jnp.stack([weights[name] * loss for name, loss in losses.items()]).sum()
