@@ -43,7 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "crops", 0, "crops of audio that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
     )
-    flags.DEFINE_integer("batch_size", BATCH, "rows computed at once", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "rows computed at once", lower_bound=1)
     flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation, or beside a file")
 
 

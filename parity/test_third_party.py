@@ -7,6 +7,8 @@ Two settings differ between the libraries, and the tests set them: the epsilon o
 
 import dataclasses
 import io
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,25 +22,38 @@ import torch
 from flax import nnx
 from PIL import Image
 
+import avmae_jax
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data import fbank
 from avmae_jax.data.batches import decode_image
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals import metrics
 from avmae_jax.models.ast import AST
+from avmae_jax.models.decoder import Reconstruction
 from avmae_jax.models.mae import MAE
-from avmae_jax.models.patches import spectrogram_picture
+from avmae_jax.models.tokens import join
 from avmae_jax.train import losses
 from avmae_jax.trees import flatten
 from avmae_jax.weights import vit
+from avmae_jax.weights.tensor_files import read_tensors
+from avmae_jax.weights.vit_names import canonical
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 
 LOG_MEL_TOLERANCE = 1e-3  # largest difference of a log-mel value
 TRANSFORMERS_EPS = 1e-12  # of the norms of ViTMAE and AST in the transformers library; the original MAE and timm have 1e-6
 IMAGE = ModelConfig(
-    modality="image", class_token=True, depth=3, width=48, heads=4, decoder_depth=2, decoder_width=32, decoder_heads=2, image_size=64
+    kind="mae",
+    modality="image",
+    class_token=True,
+    depth=3,
+    width=48,
+    heads=4,
+    decoder_depth=2,
+    decoder_width=32,
+    decoder_heads=2,
+    image_size=64,
 )
-SOUND = ModelConfig(modality="audio", depth=3, width=48, heads=4, mel_bins=64, audio_frames=96)
+SOUND = ModelConfig(kind="ast", modality="audio", depth=3, width=48, heads=4, mel_bins=64, audio_frames=96)
 
 
 def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -70,16 +85,16 @@ def channels_first(images: np.ndarray) -> torch.Tensor:
 # --- timm: the encoder ------------------------------------------------------------------------------------------------------------------
 
 VARIANTS: dict[str, tuple[str, dict[str, Any], ModelConfig]] = {
-    "base": ("vit_base_patch16_224.mae", {}, ModelConfig(modality="image", class_token=True, norm_eps=1e-6)),
+    "base": ("vit_base_patch16_224.mae", {}, ModelConfig(kind="mae", modality="image", class_token=True, norm_eps=1e-6)),
     "tiny, other sizes": (
         "vit_tiny_patch16_224",
         {"img_size": 48, "depth": 3, "mlp_ratio": 2.0},
-        ModelConfig(modality="image", class_token=True, norm_eps=1e-6, size="tiny", depth=3, image_size=48, mlp_ratio=2.0),
+        ModelConfig(kind="mae", modality="image", class_token=True, norm_eps=1e-6, size="tiny", depth=3, image_size=48, mlp_ratio=2.0),
     ),
     "patches of 32, no class token": (
         "vit_small_patch32_224",
         {"img_size": 96, "depth": 2, "class_token": False, "global_pool": "avg", "fc_norm": False},
-        ModelConfig(modality="image", norm_eps=1e-6, size="small", depth=2, patch=32, image_size=96),
+        ModelConfig(kind="mae", modality="image", norm_eps=1e-6, size="small", depth=2, patch=32, image_size=96),
     ),
 }
 
@@ -90,13 +105,15 @@ def test_timms_vit_is_our_tower(variant: tuple[str, dict[str, Any], ModelConfig]
     name, options, config = variant
     pretrained = request.config.getoption("--pretrained") and not options
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options).eval()
-    ours = MAE(dataclasses.replace(config, decoder_depth=1), rngs=nnx.Rngs(0))
-    lines = vit.initialise(ours, arrays(model if pretrained else randomise(model)))
+    config = dataclasses.replace(config, decoder_depth=1)
+    ours = MAE(config, rngs=nnx.Rngs(0))
+    lines = vit.initialise(config, ours, arrays(model if pretrained else randomise(model)))
     assert any(line.startswith("fresh: decoder") for line in lines)  # timm has no decoder
     images = pictures(config.image_size, 1 if name.startswith("vit_base") else 2)
     with torch.no_grad():
         reference = model.forward_features(channels_first(images))
-    assert_all([compare("tokens", nnx.jit(MAE.features)(ours, jnp.asarray(images)), reference, OUTPUT_TOLERANCE)], 1)
+    tokens = join(nnx.jit(MAE.features)(ours, {"image": jnp.asarray(images)}))
+    assert_all([compare("tokens", tokens, reference, OUTPUT_TOLERANCE)], 1)
 
 
 # --- transformers: ViTMAE ---------------------------------------------------------------------------------------------------------------
@@ -122,46 +139,85 @@ def vit_mae(config: ModelConfig, *, norm_pix: bool = True) -> Any:
     return randomise(transformers.ViTMAEForPreTraining(settings))
 
 
-def our_loss(model: MAE, images: jax.Array, noise: jax.Array, norm_pix: bool) -> tuple[jax.Array, Any]:
-    out = model(images, noise)
-    return losses.reconstruction_loss(images, out.pred, out.mask.hidden, patch=IMAGE.patch, norm_pix=norm_pix), out
+def our_loss(model: MAE, images: jax.Array, noise: jax.Array, norm_pix: bool) -> tuple[jax.Array, Reconstruction]:
+    out = model({"image": images}, {"image": noise})
+    loss = losses.reconstruction_loss(images, out.predictions["image"], out.masks["image"].hidden, patch=IMAGE.patch, norm_pix=norm_pix)
+    return loss, out
+
+
+MAE_HEADS = {"heads": IMAGE.shape.heads, "decoder_heads": IMAGE.shape.decoder_heads}
+
+
+def in_facebooks_names(model: Any, tmp_path: Path) -> Path:
+    """A file as facebookresearch/mae writes it: a .pth with the state dict under "model"."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(tensor)) for name, tensor in canonical(arrays(model)).items()}
+    torch.save({"model": tensors, "epoch": 3}, tmp_path / "mae.pth")
+    return tmp_path / "mae.pth"
+
+
+def in_transformers_names(model: Any, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path)
+    return tmp_path / "model.safetensors"
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool) -> None:
-    config = dataclasses.replace(IMAGE, norm_eps=TRANSFORMERS_EPS)
-    model = vit_mae(config, norm_pix=norm_pix)
-    ours = vit.build_mae(config, arrays(model))
-    images, noise = pictures(config.image_size, 3), np.random.default_rng(2).random((3, 16)).astype(np.float32)
-    reference = model(channels_first(images), noise=torch.from_numpy(noise))
-    latent = model.vit(channels_first(images), noise=torch.from_numpy(noise)).last_hidden_state.detach()
+def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool, tmp_path: Path) -> None:
+    theirs_model = vit_mae(IMAGE, norm_pix=norm_pix)
+    loaded = avmae_jax.load(in_transformers_names(theirs_model, tmp_path), **MAE_HEADS)
+    assert loaded.config.model.norm_eps == TRANSFORMERS_EPS
+    images, noise = pictures(IMAGE.image_size, 3), np.random.default_rng(2).random((3, 16)).astype(np.float32)
+    reference = theirs_model(channels_first(images), noise=torch.from_numpy(noise))
+    latent = theirs_model.vit(channels_first(images), noise=torch.from_numpy(noise)).last_hidden_state.detach()
     step = nnx.jit(nnx.value_and_grad(our_loss, has_aux=True), static_argnums=3)
-    (loss, out), gradients = step(ours, jnp.asarray(images), jnp.asarray(noise), norm_pix)
+    (loss, out), gradients = step(loaded.module, jnp.asarray(images), jnp.asarray(noise), norm_pix)
     rows = [
-        compare("latent", out.latent, latent, OUTPUT_TOLERANCE),
-        compare("prediction", out.pred, reference.logits.detach(), OUTPUT_TOLERANCE),
-        compare("mask", out.mask.hidden, reference.mask, 0.0),
-        compare("restore_ids", out.mask.restore_ids, reference.ids_restore, 0.0),
+        compare("latent", join(out.latent), latent, OUTPUT_TOLERANCE),
+        compare("prediction", out.predictions["image"], reference.logits.detach(), OUTPUT_TOLERANCE),
+        compare("mask", out.masks["image"].hidden, reference.mask, 0.0),
+        compare("restore_ids", out.masks["image"].restore_ids, reference.ids_restore, 0.0),
         compare("loss", loss, reference.loss.detach(), OUTPUT_TOLERANCE),
     ]
     reference.loss.backward()
-    # Weights are mapped linearly, so gradients are mapped the same way. Their positions are frozen and have no gradient.
-    theirs = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in model.named_parameters()}
-    for path, gradient in vit.pull(ours, theirs).params.items():
+    # Gradients are converted as weights are, since the conversion is linear. Positions have none there, since they are frozen.
+    theirs = {name: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for name, p in theirs_model.named_parameters()}
+    for path, gradient in vit.pull(loaded.config.model, loaded.module, theirs).params.items():
         if not path.endswith("positions"):
             rows.append(compare(f"gradient of {path}", flatten(gradients)[path], gradient, GRADIENT_TOLERANCE))
     assert_all(rows, at_least=5 + 5 * 12)
 
 
-def test_what_transformers_saves_is_what_it_holds(tmp_path: Any) -> None:
-    """The names in its files differ from those in memory."""
-    safetensors = pytest.importorskip("safetensors.numpy")
-    config = dataclasses.replace(IMAGE, norm_eps=TRANSFORMERS_EPS)
-    model = vit_mae(config)
-    model.save_pretrained(tmp_path)
-    saved = safetensors.load_file(tmp_path / "model.safetensors")
+@pytest.mark.parametrize("write", [in_facebooks_names, in_transformers_names])
+def test_a_file_of_an_image_mae_loads_and_predicts_as_transformers_does(write: Callable[[Any, Path], Path], tmp_path: Path) -> None:
+    theirs = vit_mae(IMAGE)
+    if write is in_facebooks_names:  # whose models have another epsilon, which no file holds
+        for module in theirs.modules():
+            module.eps = 1e-6 if isinstance(module, torch.nn.LayerNorm) else getattr(module, "eps", None)
+    loaded = avmae_jax.load(write(theirs, tmp_path), **MAE_HEADS)
+    assert (loaded.kind, loaded.classes, loaded.config.model.image_size) == ("mae", 0, IMAGE.image_size)
+    images, noise = pictures(IMAGE.image_size), np.random.default_rng(2).random((2, 16)).astype(np.float32)
+    with torch.no_grad():
+        reference = theirs(channels_first(images), noise=torch.from_numpy(noise)).logits
+    out = nnx.jit(lambda model, *inputs: model(*inputs))(loaded.module, {"image": jnp.asarray(images)}, {"image": jnp.asarray(noise)})
+    assert_all([compare("prediction", out.predictions["image"], reference, OUTPUT_TOLERANCE)], 1)
+    with pytest.raises(ValueError, match="neither classes"):
+        loaded.predict(image=np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("write", [in_facebooks_names, in_transformers_names])
+def test_an_encoder_without_decoder_is_refused_with_what_to_do(write: Callable[[Any, Path], Path], tmp_path: Path) -> None:
+    path = write(vit_mae(IMAGE).vit, tmp_path)
+    with pytest.raises(avmae_jax.WeightsError, match=r"without decoder.*--config\.init_from") as caught:
+        avmae_jax.load(path, **MAE_HEADS)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_transformers_saves_is_what_it_holds(tmp_path: Path) -> None:
+    """Names in its files differ from those in memory."""
+    model = vit_mae(IMAGE)
+    saved = read_tensors(in_transformers_names(model, tmp_path))
     assert saved.keys() != model.state_dict().keys()
-    one, other = vit.canonical(saved), vit.canonical(arrays(model))
+    one, other = canonical(saved), canonical(arrays(model))
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         np.testing.assert_array_equal(tensor, other[name])
@@ -170,37 +226,46 @@ def test_what_transformers_saves_is_what_it_holds(tmp_path: Any) -> None:
 # --- transformers: AST ------------------------------------------------------------------------------------------------------------------
 
 
-def ast_steps(model: AST, sound: jax.Array) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    """Returns the first block's input and each block's output, the tokens after the norm, and the logits."""
-    states = [model.tower.embed(spectrogram_picture(sound))]
-    for block in model.tower.blocks:
-        states.append(block(states[-1]))
-    return states, model.features(sound), model(sound)
-
-
-@pytest.mark.parametrize("stride", [10, 16])
-def test_transformers_ast_is_ours(stride: int) -> None:
+def transformers_ast(stride: int = 10, eps: float = TRANSFORMERS_EPS) -> Any:
     transformers = pytest.importorskip("transformers")
-    config = dataclasses.replace(SOUND, norm_eps=TRANSFORMERS_EPS)
+    shape = SOUND.shape
     settings = transformers.ASTConfig(
-        hidden_size=config.shape.width,
-        num_hidden_layers=config.shape.depth,
-        num_attention_heads=config.shape.heads,
-        intermediate_size=4 * config.shape.width,
-        max_length=config.audio_frames,
-        num_mel_bins=config.mel_bins,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.width,
+        max_length=SOUND.audio_frames,
+        num_mel_bins=SOUND.mel_bins,
         frequency_stride=stride,
         time_stride=stride,
         num_labels=7,
     )
     assert settings.layer_norm_eps == TRANSFORMERS_EPS
-    model = randomise(transformers.ASTForAudioClassification(settings))
-    ours = vit.build_ast(config, arrays(model), stride=stride)
-    sound = np.random.default_rng(3).standard_normal((2, config.audio_frames, config.mel_bins)).astype(np.float32)
+    settings.layer_norm_eps = eps
+    return randomise(transformers.ASTForAudioClassification(settings))
+
+
+def ast_steps(model: AST, fbank: jax.Array) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """What goes into the first block and comes out of each, the tokens after the norm, the logits."""
+    states = [join(model.tower.embed(fbank))]
+    for block in model.tower.blocks:
+        states.append(block(states[-1]))
+    return states, join(model.separate({"audio": fbank})), model({"audio": fbank})
+
+
+def log_mels() -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((2, SOUND.audio_frames, SOUND.mel_bins)).astype(np.float32)
+
+
+@pytest.mark.parametrize("stride", [10, 16])
+def test_transformers_ast_is_ours(stride: int) -> None:
+    theirs, config, fbank = transformers_ast(stride), dataclasses.replace(SOUND, norm_eps=TRANSFORMERS_EPS), log_mels()
+    ours = AST(config, 7, stride=stride, rngs=nnx.Rngs(0))
+    assert not [line for line in vit.initialise(config, ours, arrays(theirs)) if line.startswith(("fresh", "left out"))]
     with torch.no_grad():
-        inside = model.audio_spectrogram_transformer(torch.from_numpy(sound), output_hidden_states=True)
-        logits = model(torch.from_numpy(sound)).logits
-    states, tokens, ours_logits = nnx.jit(ast_steps)(ours, jnp.asarray(sound))
+        inside = theirs.audio_spectrogram_transformer(torch.from_numpy(fbank), output_hidden_states=True)
+        logits = theirs(torch.from_numpy(fbank)).logits
+    states, tokens, ours_logits = nnx.jit(ast_steps)(ours, jnp.asarray(fbank))
     pairs = enumerate(zip(states, inside.hidden_states, strict=True))
     rows = [compare(f"hidden state {i}", one, other, OUTPUT_TOLERANCE) for i, (one, other) in pairs]
     rows += [
@@ -208,6 +273,37 @@ def test_transformers_ast_is_ours(stride: int) -> None:
         compare("logits", ours_logits, logits, OUTPUT_TOLERANCE),
     ]
     assert_all(rows, at_least=6)
+
+
+def in_original_names(model: Any, tmp_path: Path) -> Path:
+    """A file as the original AST writes it: timm's names after "v.", with the heads of the DeiT inside, which it never uses."""
+    own = {name if name.startswith("mlp_head") else f"v.{name}": tensor for name, tensor in canonical(arrays(model)).items()}
+    own |= {f"v.{head}.{part}": np.ones(3, np.float32) for head in ("head", "head_dist") for part in ("weight", "bias")}
+    torch.save({f"module.{name}": torch.from_numpy(np.ascontiguousarray(tensor)) for name, tensor in own.items()}, tmp_path / "ast.pth")
+    return tmp_path / "ast.pth"
+
+
+AST_SIZES = {"heads": SOUND.shape.heads, "mel_bins": SOUND.mel_bins}
+
+
+@pytest.mark.parametrize(("write", "eps"), [(in_original_names, 1e-6), (in_transformers_names, TRANSFORMERS_EPS)])
+def test_a_file_of_an_ast_loads_and_predicts_as_transformers_does(write: Callable[[Any, Path], Path], eps: float, tmp_path: Path) -> None:
+    theirs = transformers_ast(eps=eps)
+    loaded = avmae_jax.load(write(theirs, tmp_path), **AST_SIZES)
+    assert (loaded.kind, loaded.classes, loaded.config.model.audio_frames) == ("ast", 7, SOUND.audio_frames)
+    samples = (np.random.default_rng(4).standard_normal(fbank.num_samples(SOUND.audio_frames)) * 3000).astype(np.int16)
+    batch = {"waveform": jnp.asarray(samples)[None], "samples": jnp.array([len(samples)])}
+    inputs = np.concatenate([log_mels(), np.asarray(model_inputs(batch, loaded.config)["audio"])])
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(inputs)).logits
+    ours = nnx.jit(lambda model, inputs: model(inputs))(loaded.module, {"audio": jnp.asarray(inputs)})
+    predicted = loaded.predict(audio=samples, top=7)  # of the waveform: as many independent probabilities as classes
+    rows = [
+        compare("logits", ours, logits, OUTPUT_TOLERANCE),
+        compare("probabilities", predicted.probabilities, torch.sigmoid(logits[-1]), OUTPUT_TOLERANCE),
+    ]
+    assert_all(rows, 2)
+    assert (predicted.seen, str(predicted.mode), predicted.match) == ("audio", "audioonly", None)
 
 
 # --- log-mel ----------------------------------------------------------------------------------------------------------------------------
@@ -306,7 +402,7 @@ def test_torchvisions_resize_and_crop_is_ours(height: int, width: int, kind: str
     )(Image.open(io.BytesIO(picture)).convert("RGB"))
     config = Config(model=ModelConfig(audio_frames=16))
     silence = {"waveform": jnp.zeros((1, fbank.num_samples(16)), jnp.int16), "samples": jnp.array([fbank.num_samples(16)])}
-    _, image = model_inputs(silence | {"image": jnp.asarray(decode_image(picture, 224))[None]}, config)
+    image = model_inputs(silence | {"image": jnp.asarray(decode_image(picture, 224))[None]}, config)["image"]
     np.testing.assert_allclose(image[0], reference.permute(1, 2, 0), rtol=0, atol=1e-6)
 
 

@@ -21,7 +21,7 @@ ONLY_HERE = {  # a library -> where it may be imported
     "matplotlib": ("avmae_jax.plots",),
 }
 SHARED_PROGRAMS = ("launch.common", "launch.benchmarks")
-# Imports that still break a rule, as "importer -> imported", and circles. A test fails if one of them no longer exists: then delete its line.
+# Imports that still break a rule ("importer -> imported") and circles. A test fails if one of them no longer exists: delete its line then.
 KNOWN = {"avmae_jax.data.catalog -> avmae_jax.data.sources -> avmae_jax.data.catalog"}
 
 

@@ -63,6 +63,6 @@ def _image(batch: Mapping[str, jax.Array]) -> jax.Array:
     image = _rows(batch["image"], lead)
     if "mix" in batch:
         image = augment.mix_images(image, _rows(batch["image_b"], lead), _rows(batch["mix"], lead))
-    mean, std = (jnp.array(values).reshape(1, 1, 1, 3) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (jnp.array(values)[None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     image = (image.astype(jnp.float32) / 255 - mean) / std
     return image.reshape(*lead, *image.shape[1:])

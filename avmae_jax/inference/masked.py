@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Config
@@ -53,7 +54,7 @@ def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str
     model = config.model
     return {
         modality: compose(
-            np.asarray(as_picture(modality, inputs[modality])),
+            np.asarray(as_picture(modality, jnp.asarray(inputs[modality]))),
             out.predictions[modality],
             out.masks[modality].hidden,
             grid=model.grid(modality),

@@ -1,6 +1,7 @@
-"""Cuts pictures into rows of patches, puts them together again, and says where each patch is.
+"""Cuts pictures into rows of patches, puts them together again, and computes where each patch is.
 
-A spectrogram is a one-channel picture whose rows are mel bins and whose columns are time, so that both modalities share this file.
+A picture is an image, or a spectrogram as an image of one channel whose rows are mel bins and whose columns are time: both modalities
+share this file.
 Token index is row * columns + column; inside a patch the order is (row, column, channel), channel fastest. Both orders are the
 original's.
 
@@ -12,22 +13,22 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Shaped
+from jaxtyping import Array, Float
 
 _TRAINED = 0.3  # how far training moves a sin-cos position at most, for find_rows
 
 
 def spectrogram_picture(fbank: Float[Array, "B T M"]) -> Float[Array, "B M T 1"]:
-    """Returns the log-mel as a picture of one channel, whose columns are time."""
+    """Turns a log-mel into a picture."""
     return fbank.swapaxes(1, 2)[..., None]
 
 
 def as_picture(modality: str, inputs: Float[Array, "B ..."]) -> Float[Array, "B H W C"]:
-    """Returns what a modality's patches are cut from: [B, M, T, 1] of a log-mel [B, T, M], images [B, H, W, 3] as they are."""
+    """Turns a log-mel [B, T, M] into the picture from which patches are cut; returns images [B, H, W, 3] as they are."""
     return spectrogram_picture(inputs) if modality == "audio" else inputs
 
 
-def patchify(picture: Shaped[Array, "B H W C"], patch: int, stride: int | None = None) -> Shaped[Array, "B L values"]:
+def patchify(picture: jax.Array, patch: int, stride: int | None = None) -> jax.Array:
     """Cuts pictures into patches.
 
     Args:
@@ -54,20 +55,20 @@ def patchify(picture: Shaped[Array, "B H W C"], patch: int, stride: int | None =
 
 
 def grid_of(height: int, width: int, patch: int, stride: int | None = None) -> tuple[int, int]:
-    """Returns the (rows, columns) of the patches that patchify cuts from a picture."""
+    """(rows, columns) of the patches that patchify cuts from a picture."""
     rows, columns = ((side - patch) // (stride or patch) + 1 for side in (height, width))
     return rows, columns
 
 
-def unpatchify(patches: Shaped[Array, "B L values"], grid: tuple[int, int], patch: int) -> Shaped[Array, "B H W C"]:
-    """Puts the patches [B, L, P * P * C] of a grid of (rows, columns) together again."""
+def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
+    """Puts patches together again: [B, L, P * P * C] -> [B, H, W, C] for a grid of (rows, columns)."""
     batch, (rows, columns) = patches.shape[0], grid
     picture = patches.reshape(batch, rows, columns, patch, patch, -1)
     return picture.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch, columns * patch, -1)
 
 
-def sincos_positions(grid: Sequence[int], width: int) -> Float32[np.ndarray, "L {width}"]:
-    """Computes the fixed 2-D positions of He et al., arXiv 2111.06377, in float64 and returns them in float32.
+def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
+    """Fixed 2-D positions, He et al., arXiv 2111.06377: computed in float64, stored in float32.
 
     Args:
       grid: (rows, columns) of the patches.
@@ -85,16 +86,16 @@ def sincos_positions(grid: Sequence[int], width: int) -> Float32[np.ndarray, "L 
     return np.concatenate(halves, axis=1).astype(np.float32)
 
 
-def interpolate_columns(positions: Float[np.ndarray, "L D"], grid: Sequence[int], columns: int) -> Float32[np.ndarray, "L2 D"]:
-    """Interpolates positions linearly along the columns, for pictures of another width; rows don't mix.
+def interpolate_columns(positions: np.ndarray, grid: Sequence[int], columns: int) -> np.ndarray:
+    """Positions for pictures of another width, interpolated linearly along the columns; rows don't mix.
 
-    A column's position is that of its centre, and the old and the new picture have the same edges: new column j lies at old column
-    (j + 1/2) * old / new - 1/2, clipped to the first and the last centre. torch's interpolate calls it align_corners=False.
+    A column stands for its centre, and the old and the new picture are laid over each other edge to edge: new column j is where old column
+    (j + 1/2) * old / new - 1/2 is, the first or the last one outside of their centres. torch's interpolate calls it align_corners=False.
 
     Args:
       positions: float32[L, D] of the patches of `grid`.
       grid: (rows, columns) that the positions are of.
-      columns: how many the new picture has, 1 or more.
+      columns: how many there shall be, 1 or more.
 
     Returns:
       float32[rows * columns, D]; the same array if the number of columns is the same.
@@ -114,11 +115,10 @@ def interpolate_columns(positions: Float[np.ndarray, "L D"], grid: Sequence[int]
     return mixed.reshape(rows * columns, -1).astype(np.float32)
 
 
-def find_rows(positions: Float[np.ndarray, "L D"]) -> int:
-    """Returns the number of rows of patches that positions belong to; 0 if they don't come from sin-cos positions.
+def find_rows(positions: np.ndarray) -> int:
+    """How many rows of patches positions [L, D] are of, by the half that encodes the row; 0 if they don't come from sin-cos ones.
 
-    Only the half of the channels that encodes the row is compared. It doesn't change when columns are interpolated, and training moves it
-    less than the distance of neighbouring rows, sin(1) = 0.84.
+    That half says it of interpolated positions too, and of those that were trained from sin-cos: neighbouring rows are sin(1) = 0.84 apart.
     """
     length, width = positions.shape
     if width % 4:

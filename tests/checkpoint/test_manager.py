@@ -154,9 +154,8 @@ def test_a_run_comes_back_bit_by_bit(pristine: pathlib.Path, as_abstract: bool) 
         params, opt_state, rng = abstract(target) if as_abstract else target
         restored = checkpoints.restore(params, opt_state, rng)
     assert restored is not None
-    assert_same(restored[1:4], tuple(make_run(2)))
-    assert restored[0] == 2
-    assert restored[4:] == ({"next_index": 20}, META)
+    assert_same((restored.params, restored.opt_state, restored.rng), tuple(make_run(2)))
+    assert (restored.step, restored.extra, restored.data, restored.meta) == (2, (), {"next_index": 20}, META)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "uint8", "int32", "bool", "float8_e4m3fn"])
@@ -168,7 +167,7 @@ def test_every_type_comes_back_bit_by_bit(tmp_path: pathlib.Path, dtype: str) ->
         save(checkpoints, 1, run)
         restored = checkpoints.restore(*abstract(run))
     assert restored is not None
-    assert_same(restored[1:4], tuple(run))
+    assert_same((restored.params, restored.opt_state, restored.rng), tuple(run))
 
 
 @pytest.mark.parametrize("inside", ["", "2"])
@@ -212,7 +211,7 @@ def test_a_damaged_step_is_skipped_with_its_reason(folder: pathlib.Path, damage:
         restored = checkpoints.restore(*abstract(make_run(0)))
         assert restored is not None
         assert restored.step == 1
-        assert_same(restored[1:4], tuple(make_run(1)))
+        assert_same((restored.params, restored.opt_state, restored.rng), tuple(make_run(1)))
         assert f"{folder}/2: {DAMAGES[damage]}" in caplog.text
         assert (folder / "2.damaged").is_dir()
         assert checkpoints.newest() == 1

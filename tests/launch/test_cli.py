@@ -18,7 +18,7 @@ from launch.common import help_page, model_flags
 from tests.support import ROOT, Program
 from tests.test_config import EVERY_FIELD
 
-PROGRAMS = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - {"__init__", "benchmark"})
+PROGRAMS = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - {"__init__"})
 HEAVY = {"jax", "flax", "orbax", "matplotlib", "grain", "torch"}
 SHOWN = {  # options that must be in the help, those of common flags too
     "pretrain": ["config"],
