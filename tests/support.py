@@ -61,12 +61,12 @@ ODD = ModelConfig(
 FRAMES = 10  # of a made-up clip
 
 
-def patience(seconds: float) -> float:
-    """How long a test waits for a program that takes less than `seconds`: longer if AVMAE_TEST_TIMEOUT, a factor, says so."""
-    return seconds * float(os.environ.get("AVMAE_TEST_TIMEOUT", "1"))
-
-
 Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def time_limit(seconds: float) -> float:
+    """Returns the seconds that a started program may take: `seconds`, times AVMAE_TEST_TIMEOUT for slow or busy machines."""
+    return seconds * float(os.environ.get("AVMAE_TEST_TIMEOUT", "1"))
 
 
 class Clips:
