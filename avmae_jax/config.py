@@ -375,8 +375,14 @@ def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict
 
     The defaults reproduce what was done before there was a choice; a new field of which that isn't true needs a rule here. Fields that no
     longer exist stay, for the caller to refuse by name. `classifies` says whether the run fine-tuned a classifier.
+
+    Raises:
+      ConfigError: if a group of fields is saved as something else.
     """
     defaults = dataclasses.asdict(Config())
+    for name, value in defaults.items():
+        if isinstance(value, dict) and not isinstance(saved.get(name, {}), Mapping):
+            raise ConfigError(f"{name} is {saved[name]!r}; it must be a group of fields")
     groups = {name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)}
     groups["model"]["kind"] = saved.get("model", {}).get("kind") or older_kind(groups["model"]["modality"], classifies=classifies)
     return {**defaults, **saved, **groups, "requires": tuple(saved.get("requires", ()))}
@@ -404,9 +410,7 @@ def config_from_dict(saved: Mapping[str, Any], *, classifies: bool = False) -> C
         group = config.groups.get(name)
         if group is None:
             setattr(config, name, value)
-        elif isinstance(value, Mapping):
+        else:
             for field, setting in value.items():
                 setattr(group, field, setting)
-        else:
-            raise ConfigError(f"{name} is {value!r}; it must be a group of fields")
     return config

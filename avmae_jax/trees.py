@@ -1,8 +1,8 @@
-# pyright: strict, reportUnknownMemberType=false
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false
 """Names the leaves of a pytree by the dotted paths that checkpoints, sharding and conversion use."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -30,5 +30,6 @@ def flatten_fields(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     """Gives the fields of nested mappings, such as a config's, their dotted names; an empty mapping stays a value."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
-        flat |= flatten_fields(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+        nested = isinstance(value, dict) and bool(value)  # pyright: ignore[reportUnknownArgumentType]
+        flat |= flatten_fields(cast("dict[str, Any]", value), f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat

@@ -40,7 +40,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("given", [], "both, audio or image: what the classifier is given; all that fit its training if left out")
     flags.DEFINE_alias("mode", "given")
     flags.DEFINE_multi_string("frames", ["middle"], f"of {', '.join(get_args(Frames))}")
-    flags.DEFINE_integer("crops", 0, "pieces of a long audio that are averaged; 0: as the run evaluates, or 1", lower_bound=0)
+    flags.DEFINE_integer(
+        "crops", 0, "crops of audio that is longer than the model's, averaged; 0: as the run evaluates, or 1", lower_bound=0
+    )
     flags.DEFINE_integer("batch_size", 32, "rows computed at once", lower_bound=1)
     flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation, or beside a file")
 

@@ -118,7 +118,7 @@ def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
     reconstructions.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
     written = [f"{place}.png"]
     try:
-        sounds = inpainter.sounds(found)
+        sounds = inpainter.waveforms(found)
     except ValueError as error:
         raise ValueError(f"{clip.id}, of which {place}.png shows what the model predicts: {error}") from error
     if sounds:

@@ -88,7 +88,7 @@ def mix_waveforms(a: jax.Array, b: jax.Array, lam: jax.Array, samples_a: jax.Arr
     Returns:
       float32[B, S] in [-2, 2), samples_a long; zeros after that.
     """
-    places = jnp.arange(a.shape[1])
+    places = jnp.arange(a.shape[1])[None]
     inside_a, inside_b = places < samples_a[:, None], places < samples_b[:, None]
     share = lam[:, None]
     mixed = share * _centred(a.astype(jnp.float32) / 32_768, inside_a) + (1 - share) * _centred(b.astype(jnp.float32) / 32_768, inside_b)

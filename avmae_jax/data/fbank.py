@@ -64,9 +64,10 @@ def log_mel(waveform: Any, mel_bins: int = 128) -> Any:
     padding = [(0, 0)] * (waveform.ndim - 1) + [(0, max(0, (frames + 2) * SHIFT - waveform.shape[-1]))]
     hops = xp.pad(waveform, padding)[..., : (frames + 2) * SHIFT].reshape(*waveform.shape[:-1], frames + 2, SHIFT)
     windows = xp.concatenate([hops[..., :-2, :], hops[..., 1:-1, :], hops[..., 2:, :]], axis=-1)[..., :WINDOW]
+    hanning = np.hanning(WINDOW).astype(np.float32)
     windows = windows - windows.mean(axis=-1, keepdims=True)
     previous = xp.concatenate([windows[..., :1], windows[..., :-1]], axis=-1)
-    windows = (windows - PREEMPHASIS * previous) * xp.asarray(np.hanning(WINDOW).astype(np.float32))
+    windows = (windows - PREEMPHASIS * previous) * xp.asarray(hanning).reshape((1,) * (windows.ndim - 1) + (WINDOW,))
     spectrum = xp.fft.rfft(windows, n=FFT, axis=-1)
     power = xp.square(spectrum.real) + xp.square(spectrum.imag)
     return xp.log(xp.maximum(power @ xp.asarray(mel_filters(mel_bins)), _FLOOR))
@@ -88,7 +89,7 @@ def padded_fbank(waveform: jax.Array, samples: jax.Array, frames: int, mel_bins:
         waveform = waveform.astype(jnp.float32) / 32_768
     # The original first subtracts the clip's mean; log_mel subtracts each frame's own, so that the difference is one of rounding.
     fbank = log_mel(waveform, mel_bins)[:, :frames]
-    sounding = jnp.arange(frames) < num_frames(samples)[:, None]
+    sounding = jnp.arange(frames)[None] < num_frames(samples)[:, None]
     return jnp.where(sounding[..., None], fbank, 0.0)
 
 

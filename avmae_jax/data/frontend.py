@@ -63,5 +63,6 @@ def _image(batch: Mapping[str, jax.Array]) -> jax.Array:
     image = _rows(batch["image"], lead)
     if "mix" in batch:
         image = augment.mix_images(image, _rows(batch["image_b"], lead), _rows(batch["mix"], lead))
-    image = (image.astype(jnp.float32) / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    mean, std = (jnp.array(values)[None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    image = (image.astype(jnp.float32) / 255 - mean) / std
     return image.reshape(*lead, *image.shape[1:])

@@ -16,8 +16,7 @@ from avmae_jax.config import DataConfig
 from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource, even_times
 from avmae_jax.data.decode.one_clip import decode_audio
-from avmae_jax.data.store.jobs import Job
-from avmae_jax.data.store.plan import DatasetSpec, is_complete
+from avmae_jax.data.store.plan import is_complete
 from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant
 from avmae_jax.data.store.records import Needs
 from avmae_jax.data.store.writer import write_dataset
@@ -26,7 +25,6 @@ from avmae_jax.files import OnProgress
 
 MANIFEST_FRAMES = 10  # frames of a clip in the official layout: frame_0 ... frame_9
 
-_BUILTIN_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments
 _MANIFEST_SECONDS = 10.0  # that these frames divide evenly
 _NAMED_AT_ONCE = 10  # missing files listed in one error
 
@@ -176,20 +174,10 @@ def _check_files(manifest: Path, root: Path, entries: Sequence[_Entry]) -> None:
         raise DatasetError(f"{manifest}: {len(missing)} files don't exist; the first {min(len(missing), _NAMED_AT_ONCE)}:\n  {named}")
 
 
-def builtin_spec(config: DataConfig) -> DatasetSpec:
-    """Returns what the built-in set holds."""
-    from avmae_jax.data import instruments  # only here: sources of real clips don't need the generator
-
-    counts = {"train": config.builtin_train, "test": config.builtin_test}
-    make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=config.builtin_image_size)
-    settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
-    jobs = {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()}
-    settings["generator"] = _BUILTIN_VERSION
-    return DatasetSpec("instruments", jobs, make, instruments.INSTRUMENTS, settings, shard_size=100)
-
-
 def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers: int | None) -> Path:
     """Returns the folder of the built-in set, generated if it isn't there; a second process waits for the first."""
+    from avmae_jax.data.instruments.builtin_set import builtin_spec  # only here: sources of real clips don't need the generator
+
     spec = builtin_spec(config)
     digest = hashlib.sha256(json.dumps(spec.settings, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(config.cache_dir).expanduser() / f"instruments-{digest}"
@@ -197,10 +185,3 @@ def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers:
         workers = len(os.sched_getaffinity(0)) if workers is None else workers
         write_dataset(folder, spec, workers=workers, on_progress=on_progress or (lambda *_: None), wait_for_lock=True)
     return folder
-
-
-def _make_builtin(job: Job, *, seed: int, seconds: float, image_size: int) -> Iterator[Clip]:
-    from avmae_jax.data import instruments
-
-    split, index = job.args
-    yield instruments.make_clip(split, index, seed=seed, seconds=seconds, image_size=image_size)

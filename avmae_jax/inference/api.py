@@ -5,14 +5,14 @@ A loaded model is compiled once for each kind of request; later calls reuse it.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from avmae_jax.data.batches import Frames
+from avmae_jax.config import Frames
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.inference.embed import Embedder
 from avmae_jax.inference.predict import Predictor, open_matcher
@@ -32,7 +32,7 @@ class Model(Trained):
 
     def predict(
         self,
-        media: Media | list[Media] | None = None,
+        media: Media | Sequence[Media] | None = None,
         *,
         audio: Array | None = None,
         image: Array | None = None,
@@ -65,23 +65,37 @@ class Model(Trained):
           ClipError: if a single file can't be read, or lacks what the model needs.
           WeightsError: if the model for the match can't be read.
         """
-        matcher = None if match_with is None else open_matcher(self, match_with)
-        predictor = (_predictor if isinstance(match_with, Trained | None) else _predictor.__wrapped__)(self, matcher, given)
+        if isinstance(match_with, str | Path):  # loaded anew, since the file may have changed, and not kept
+            predictor = Predictor(self, match_with=open_matcher(self, match_with), given=given)
+        else:
+            predictor = _predictor(self, match_with, given)
         return _apply(lambda many: predictor(many, top=top, frames=frames, timeline=timeline), media, audio, image, sample_rate)
 
     def embed(
         self,
-        media: Media | list[Media] | None = None,
+        media: Media | Sequence[Media] | None = None,
         *,
         audio: Array | None = None,
         image: Array | None = None,
         sample_rate: int = SAMPLE_RATE,
         frames: Frames = "middle",
     ) -> Any:
-        """Computes vectors of media, for search and for classifiers of your own; arguments, results and errors as of `predict`.
+        """Computes vectors of media of any length, for search and for classifiers of your own.
+
+        Args:
+          media: path of a video, an audio file or an image; or a list of paths. Or give the two parts:
+          audio: int16, float32 or float64 (in [-1, 1]), [N] or [N, channels], of which the first channel is used as of a file; or the path
+            of a file with audio.
+          image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With audio it belongs to every window of it.
+          sample_rate: Hz of the array.
+          frames: the "middle" frame of each window, the "first" one, or "all", whose vectors are averaged.
 
         Returns:
           An Embedding; for a list of paths the embeddings in order, with the error in place of that of a file that can't be read.
+
+        Raises:
+          ValueError: if nothing or too much is given, an array isn't as described, or the model computes no such vectors.
+          ClipError: if a single file can't be read.
         """
         embedder = _embedder(self)
         return _apply(lambda many: embedder(many, frames), media, audio, image, sample_rate)
@@ -120,12 +134,12 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
     return made(read(path, audio_frames=audio_frames, **sizes))
 
 
-def predict(model: str | Path | Model, media: Media | list[Media] | None = None, **options: Any) -> Any:
+def predict(model: str | Path | Model, media: Media | Sequence[Media] | None = None, **options: Any) -> Any:
     """Predicts with a loaded model or the path of one, which is loaded and compiled anew by each call; options as of Model.predict."""
     return (model if isinstance(model, Model) else load(model)).predict(media, **options)
 
 
-def embed(model: str | Path | Model, media: Media | list[Media] | None = None, **options: Any) -> Any:
+def embed(model: str | Path | Model, media: Media | Sequence[Media] | None = None, **options: Any) -> Any:
     """Computes vectors with a loaded model or the path of one, which is loaded anew by each call; options as of Model.embed."""
     return (model if isinstance(model, Model) else load(model)).embed(media, **options)
 
@@ -140,7 +154,7 @@ def _embedder(model: Trained) -> Embedder:
     return Embedder(model)
 
 
-def _apply(function: Callable[[list[Medium]], Any], media: Media | list[Media] | None, audio: Any, image: Any, sample_rate: int) -> Any:
+def _apply(function: Callable[[list[Medium]], Any], media: Media | Sequence[Media] | None, audio: Any, image: Any, sample_rate: int) -> Any:
     """Applies a function of many media to one medium, whose error is raised, or to a list of paths, whose errors are returned."""
     if media is None:
         return _only(function([of_parts(audio, image, sample_rate)]))

@@ -1,8 +1,8 @@
-"""One vector a clip for its sound, its picture, and both together.
+"""Computes one vector per clip for its audio, its image, and both together.
 
-    sound   --separate--> --joint, norms of sound----> mean, length 1: "audio"
-    picture --separate--> --joint, norms of pictures-> mean, length 1: "image"
-    [sound; picture] ------joint, norms of both------> mean, length 1: "joint"
+    audio --separate--> --joint, norms of audio--> mean, length 1: "audio"
+    image --separate--> --joint, norms of image--> mean, length 1: "image"
+    [audio; image] ------joint, norms of both----> mean, length 1: "joint"
 
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, D width.
 """
@@ -20,8 +20,9 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Modality, ModelConfig
-from avmae_jax.data.batches import Batch, Frames, centre, example
+from avmae_jax.data.batches import Batch, Frames, centre
 from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.records import Needs
@@ -42,7 +43,7 @@ _BATCH, _THREADS = 8, 2  # windows of media computed at once, and threads that d
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Embedding:
-    """Vectors of one medium, float32[D] of length 1; None for what it doesn't have."""
+    """Holds the vectors of one medium, float32[D] of length 1; None for those it can't have."""
 
     audio: np.ndarray | None  # of the audio alone: what the contrastive loss compares ...
     image: np.ndarray | None  # ... with that of the image
@@ -80,19 +81,19 @@ class Embedder:
 
 
 class Part(NamedTuple):
-    """Some clips that have the same modalities, and their vectors."""
+    """Holds some clips with the same modalities, and their vectors."""
 
     ids: list[str]
     positions: list[int]  # in the source
     labels: list[tuple[int, ...]]
-    vectors: dict[str, np.ndarray]  # by kind, float32[B, D]; a kind that these clips can't have isn't there
+    vectors: dict[str, np.ndarray]  # by kind, float32[B, D], without those that these clips can't have
 
 
 def kinds_of(what: Sequence[str]) -> tuple[str, ...]:
-    """The kinds of vector that are asked for, each once, in the order asked.
+    """Returns the requested kinds of vector, each once, in the order given.
 
     Raises:
-      ValueError: for a kind that there isn't.
+      ValueError: for an unknown kind, or none.
     """
     if not what or not set(what) <= set(KINDS):
         raise ValueError(f"what is {', '.join(what)!r}; choose one or more of {', '.join(KINDS)}")
@@ -100,7 +101,7 @@ def kinds_of(what: Sequence[str]) -> tuple[str, ...]:
 
 
 def needs_of(what: Sequence[str]) -> Needs:
-    """What a clip must have at least, to have one of these kinds of vector; raises as kinds_of."""
+    """Returns what a clip must have at least to have one of these kinds of vector; raises ValueError as kinds_of does."""
     first, *others = kinds_of(what)
     return "any" if others else "both" if first == "joint" else "audio" if first == "audio" else "image"
 
@@ -112,7 +113,7 @@ def require_vectors(trained: Trained) -> None:
 
 
 def fingerprint(trained: Trained) -> str:
-    """What tells two encoders apart: SHA-256 over parameters, and over what else their vectors depend on."""
+    """Identifies an encoder: SHA-256 of its parameters and of the settings that its vectors depend on."""
     require_vectors(trained)
     config, module = trained.config, cast(Any, trained.module)
     settings = (config.model.patch, config.model.shape.heads, config.model.norm_eps, config.data.audio_mean, config.data.audio_std)
@@ -125,7 +126,7 @@ def fingerprint(trained: Trained) -> str:
 
 
 def note_of(trained: Trained, source: ClipSource, what: Sequence[str], *, data: str = "", split: str = "") -> dict[str, Any]:
-    """What a file of vectors says of itself; `data` and `split` tell where the clips are from."""
+    """Describes a file of vectors; `data` and `split` name the source of the clips."""
     return {
         "model": trained.path,
         "fingerprint": fingerprint(trained),
@@ -149,23 +150,32 @@ def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Itera
 
 
 class Embed:
-    """Clips to vectors; what is compiled is kept."""
+    """Computes the vectors of data sets of clips, with one compiled function."""
 
     def __init__(self, trained: Trained, what: Sequence[str] = KINDS, batch_size: int = BATCH):
-        """`trained` must be a CAV-MAE or its classifier, `what` are kinds of vector; ValueError if they aren't."""
+        """Compiles nothing yet.
+
+        Args:
+          trained: a CAV-MAE or its classifier.
+          what: kinds of vector.
+          batch_size: clips computed at once.
+
+        Raises:
+          ValueError: for another kind of model or of vector.
+        """
         self.trained, self.what, self.needs, self._size = trained, kinds_of(what), needs_of(what), batch_size
         require_vectors(trained)
         config = trained.config
         if trained.tuned and trained.tuned.given != "both":
-            words = "%s was tuned as %s: its other modality is as it was before, and may not fit any more"
+            words = "%s was tuned as %s: its other modality was not, so that their vectors may no longer be comparable"
             logging.warning(words, trained.path, trained.tuned)
         self._forward = Forward(lambda module, batch: module.embed(model_inputs(batch, config), self.what), batch_size)
 
     def __call__(self, source: ClipSource) -> Iterator[Part]:
-        """The clips in their order, but for those that lack a modality: they come in batches of their own, a bit later than their turn.
+        """Yields the clips in their order, except that clips that lack a modality come in batches of their own, somewhat later.
 
-        Of a sound that is longer than the model's the centre is heard; the frame seen is the one at index n // 2 of n. A clip that has
-        nothing of what is wanted is left out, and counted in the log; so is one that came before, where a damaged one's place was taken.
+        The centre of audio that is too long is used, and the middle frame. A clip that has none of the requested vectors is left out, and
+        counted in the log; so is one that was read before, in place of a damaged one.
         """
         seen: set[str] = set()
         groups: dict[Modality, list[tuple[int, Clip]]] = {name: [] for name in get_args(Modality)}
@@ -187,17 +197,17 @@ class Embed:
             logging.warning("%d of %d clips are left out: without %s, or read twice", left_out, len(source), " or ".join(self.what))
 
     def one(self, clip: Clip) -> dict[str, np.ndarray]:
-        """The vectors that there can be of a clip: float32[D] by kind."""
+        """Computes the vectors that a clip can have: float32[D] by kind."""
         modality = self._usable(clip)
         return {} if modality is None else {kind: rows[0] for kind, rows in self._part([(0, clip)], modality).vectors.items()}
 
     def _read(self, source: ClipSource) -> Iterable[Clip]:
-        """Clips as rows want them, read ahead by threads."""
+        """Reads the clips ahead in threads."""
         options = grain.ReadOptions(num_threads=self.trained.config.data.threads, prefetch_buffer_size=_AHEAD * self._size)
         return grain.MapDataset.source(source).to_iter_dataset(read_options=options)
 
     def _usable(self, clip: Clip) -> Modality | None:
-        """What of a clip is looked at; None: nothing."""
+        """Returns the modalities of a clip that are used; None: it has none of the requested vectors."""
         if clip.modality == "both" and self.needs in ("any", "both"):
             return "both"
         if clip.modality != "both":
@@ -213,6 +223,6 @@ class Embed:
 
 
 def row_of(clip: Clip, model: ModelConfig, needs: Modality) -> dict[str, Any]:
-    """A clip as evaluation sees it: the centre of its sound, its middle frame; see pipeline.example."""
-    samples, middle = num_samples(model.audio_frames), len(clip.frames) // 2
-    return example(clip, middle, samples=samples, image_size=model.image_size, needs=needs, start=centre(clip, model))
+    """Returns the row of a batch that evaluation makes of a clip: the centre of its audio and its middle frame."""
+    samples = num_samples(model.audio_frames)
+    return example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=needs, start=centre(clip, model))

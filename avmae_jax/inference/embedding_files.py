@@ -1,10 +1,10 @@
-"""Files of vectors: written as they come, read again.
+"""Writes vectors to files while they are computed, and reads these files.
 
 An .npz has a row for each clip in every array: id (UTF-8), position (of the clip in its source), labels with label_ends (those of row i
-end at label_ends[i] and begin where those of row i - 1 end), and for each kind of vector float32[N, D] with has_<kind>, bool[N]: a clip
-without sound has zeros in its row of "audio", and False there. Its `note`, JSON text, tells the model, its fingerprint, the data, and the
-names of the labels. An .array_record has the note in its first record, and then a record for each clip: an .npz in itself, with id,
-position, labels, and those vectors that the clip has.
+end at label_ends[i] and begin where those of row i - 1 end), and for each kind of vector float32[N, D] with has_<kind>, bool[N]. A clip
+without audio has zeros in its row of "audio", and False in has_audio. Its `note`, JSON text, holds the model, its fingerprint, the data,
+and the names of the labels. An .array_record has the note in its first record, and then a record for each clip: an .npz in itself, with
+id, position, labels, and those vectors that the clip has.
 
 Axis letters: N clips, D width.
 """
@@ -12,13 +12,12 @@ Axis letters: N clips, D width.
 import dataclasses
 import io
 import json
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -32,21 +31,21 @@ NPZ, ARRAY_RECORD = ".npz", ".array_record"
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-    """The vectors of a set of clips."""
+    """Holds the vectors of a set of clips."""
 
     ids: list[str]
     positions: np.ndarray  # int64[N], of each clip in its source
     labels: list[tuple[int, ...]]  # indices into label_names
     vectors: dict[str, np.ndarray]  # by kind, float32[N, D], of length 1; zeros where the clip has none
     has: dict[str, np.ndarray]  # by kind, bool[N]: whether the clip has it
-    note: dict[str, Any]  # see embeddings.note_of
+    note: dict[str, Any]  # see embed.note_of
 
 
 def collect(parts: Iterable[Part], note: Mapping[str, Any]) -> Embeddings:
-    """All vectors in memory.
+    """Collects all vectors in memory.
 
     Raises:
-      ValueError: if there are none.
+      ValueError: if there are none, or their width isn't the noted one.
     """
     parts = list(parts)
     ids = [name for part in parts for name in part.ids]
@@ -60,25 +59,25 @@ def collect(parts: Iterable[Part], note: Mapping[str, Any]) -> Embeddings:
 
 
 def _rows(part: Part, kind: str, width: int) -> np.ndarray:
-    """float32[B, D], zeros where the clips have no such vector; raises ValueError if they are of another width."""
+    """Returns float32[B, D], zeros where the clips have no such vector; raises ValueError for another width."""
     rows = part.vectors.get(kind)
     if rows is None:
         return np.zeros((len(part.ids), width), np.float32)
     if rows.shape != (len(part.ids), width):
-        raise ValueError(f"{kind} of {len(part.ids)} clips is {list(rows.shape)}, and the width is noted to be {width}")
+        raise ValueError(f"{kind} of {len(part.ids)} clips is {list(rows.shape)}, and the noted width is {width}")
     return rows
 
 
 def write_embeddings(path: str | Path, parts: Iterable[Part], note: Mapping[str, Any]) -> int:
-    """Writes vectors as they come, so that no more of them is in memory than one part.
+    """Writes vectors while they are computed; only one part of them is in memory at a time.
 
     Args:
-      path: a new .npz or .array_record.
+      path: a new .npz or .array_record file.
       parts: of Embed.
       note: of note_of.
 
     Returns:
-      How many clips were written.
+      The number of clips that were written.
 
     Raises:
       WeightsError: if the path exists, has another suffix or can't be written; nothing is left there then.
@@ -100,36 +99,31 @@ def write_embeddings(path: str | Path, parts: Iterable[Part], note: Mapping[str,
 
 
 def _write_npz(path: Path, parts: Iterable[Part], note: Mapping[str, Any]) -> int:
-    """Vectors wait in a file for each kind until their number is known; an .npy says its shape first."""
+    """Writes the .npz. Vectors go to a raw file for each kind first, since an array's shape precedes its values."""
     width, kinds = int(note["width"]), note["what"]
     ids, positions, labels, has = [], [], [], {kind: [] for kind in kinds}
     with ExitStack() as stack:
-        waiting: dict[str, IO[bytes]] = {kind: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for kind in kinds}
+        raw = {kind: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for kind in kinds}
         for part in parts:
             ids += [name.encode() for name in part.ids]
             positions += part.positions
             labels += part.labels
             for kind in kinds:
                 has[kind] += [kind in part.vectors] * len(part.ids)
-                waiting[kind].write(np.ascontiguousarray(_rows(part, kind, width), "<f4").tobytes())
-        small = {
+                _rows(part, kind, width).astype("<f4").tofile(raw[kind])
+        if not ids:
+            return 0
+        arrays = {
             "id": np.array(ids),
             "position": np.array(positions, np.int64),
             "labels": np.array([label for own in labels for label in own], np.int32),
             "label_ends": np.cumsum([len(own) for own in labels], dtype=np.int64),
             "note": np.array(json.dumps(dict(note))),
             **{f"has_{kind}": np.array(has[kind], bool) for kind in kinds},
+            **{kind: np.memmap(raw[kind], "<f4", "r", shape=(len(ids), width)) for kind in kinds},
         }
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, array in small.items():
-                with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-            for kind, file in waiting.items():
-                file.seek(0)
-                with archive.open(f"{kind}.npy", "w", force_zip64=True) as member:
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), width)}
-                    np.lib.format.write_array_header_1_0(member, header)
-                    shutil.copyfileobj(file, member)
+        with path.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] - arrays, whatever their names
     return len(ids)
 
 
@@ -168,7 +162,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
         found = readers[path.suffix.lower()](path)
         _check(found)
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is no file of launch.embed, or a damaged one: {error}; write it again") from error
+        raise WeightsError(f"{path} isn't a file of launch.embed, or is damaged: {error}; write it again") from error
     return found
 
 
@@ -183,7 +177,7 @@ def _read_npz(path: Path) -> Embeddings:
 
 def _read_records(path: Path) -> Embeddings:
     if not path.is_file():
-        raise OSError("there is no such file")
+        raise OSError("it doesn't exist")
     reader = ArrayRecordReader(str(path))
     try:
         number = reader.num_records()

@@ -5,11 +5,11 @@ s of that mean held fixed, it is linear in the tokens x_i, so that
 
     logit of a class = sum over i of w . (x_i - m) / (s L)  +  constant,      w = scale of the norm * column of the linear layer
 
-holds exactly; a summand is the token's share. Tokens have looked at each other before, so a share says where the evidence is kept, which
+holds exactly; a summand is the token's share. Attention has mixed the tokens before, so a share shows where the evidence is stored, which
 need not be where it was found.
 
-Of a pretraining model: the cosine of each token of a picture with the pooled sound, and of each token of a sound with the pooled picture,
-the two vectors that the contrastive loss brings together.
+Of a pretraining model: the cosine of each image token with the pooled audio, and of each audio token with the pooled image, the two vectors
+that the contrastive loss compares.
 
 Axis letters: B batch, L tokens, D width, T spectrogram frames, M mel bins, H W image.
 """
@@ -34,15 +34,15 @@ from avmae_jax.weights.trained import Trained
 
 
 class Explanation(NamedTuple):
-    """Numbers of the patches of one window."""
+    """Holds a number for each patch of one window."""
 
     heat: dict[str, np.ndarray]  # "audio" -> float32[mel rows, time columns], low mel first; "image" -> float32[rows, columns]
-    constant: float | None  # of a classifier: what no token has a share in; None: `heat` is of cosines
-    row: Row  # what was looked at
+    constant: float | None  # of a classifier: the part of the logit that belongs to no token; None: `heat` holds cosines
+    row: Row  # the window
 
 
 def shares(head: Head, tokens: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The share of each token in the logit of a class.
+    """Computes the share of each token in the logit of a class.
 
     Args:
       head: of a classifier.
@@ -75,25 +75,25 @@ def similarities(encoder: Encoder, tokens: Tokens) -> dict[str, jax.Array]:
 
 
 class Explainer:
-    """A model, compiled once for each mode."""
+    """Explains predictions of one model, which is compiled once for each mode."""
 
     def __init__(self, trained: Trained):
-        """Raises ValueError if the model computes no vectors of patches that could be explained."""
+        """Raises ValueError if it is a kind of model that can't be explained."""
         if not trained.spec.vectors:
             raise ValueError(f"{trained.path} is a {trained.spec.title}, which can't be explained; give a CAV-MAE or its classifier")
         self._trained = trained
         self._compiled = nnx.jit(self._outputs, static_argnames="mode")
 
     def __call__(self, medium: Medium, prediction: Prediction, frames: Literal["first", "middle"] = "middle") -> Explanation:
-        """What the first class of a prediction comes from, or else its match, in the window that speaks most for it.
+        """Explains the first class of a prediction, or else its match, in the window that contributes most to it.
 
         Args:
-          medium: what was predicted.
+          medium: of the prediction.
           prediction: by the same model.
-          frames: which frame it saw.
+          frames: the frame that it was computed from.
 
         Raises:
-          ValueError: if there is neither class nor match.
+          ValueError: if the prediction has neither class nor match.
           ClipError: if the medium can't be read any more.
         """
         if not prediction.top and prediction.match is None:

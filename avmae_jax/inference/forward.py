@@ -1,4 +1,4 @@
-"""Applying a model to clips: fixed batches on the device, rows of a clip averaged, a name for each result.
+"""Applies a model to clips in batches of one size, and averages the rows of each clip.
 
 Axis letters: N clips, C classes, D width.
 """
@@ -17,18 +17,18 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.models.modes import Mode
 
-BATCH = 32  # rows computed at once, unless told otherwise
+BATCH = 32  # rows computed at once by default
 
 
 class Forward:
-    """A function of a model and a batch, compiled once for batches of one size."""
+    """Compiles a function of a model and a batch once, for batches of one size."""
 
     def __init__(self, function: Callable[[Any, Mapping[str, jax.Array]], Any], batch_size: int = BATCH):
-        """`function` gives arrays of a row for each row of the batch."""
+        """`function` returns arrays with a row for each row of the batch."""
         self._compiled, self._size = nnx.jit(function), batch_size
 
     def __call__(self, model: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
-        """Each batch of `batch_size` rows or fewer with the function's arrays of it, on the host; a short one is filled up meanwhile."""
+        """Yields each batch with the function's arrays on the host; a batch of fewer rows than `batch_size` is padded meanwhile."""
         for batch in batches:
             rows = len(batch["id"])
             given = {name: value for name, value in batch.items() if name not in ("id", "targets")}
@@ -37,7 +37,7 @@ class Forward:
 
 
 class Scores(NamedTuple):
-    """What a classifier says of clips."""
+    """Holds a classifier's probabilities for clips."""
 
     ids: list[str]
     probabilities: np.ndarray  # float32[N, C]
@@ -45,15 +45,25 @@ class Scores(NamedTuple):
 
 
 class Classify:
-    """A classifier in one of its modes, on sources of labelled clips."""
+    """Applies a classifier in one of its modes to labelled clips."""
 
     def __init__(self, config: Config, classes: int, mode: Mode, batch_size: int = BATCH):
-        """`config` holds of the model, the data and the tuning what weights/notes.py stores."""
+        """Compiles nothing yet; of `config` the fields that weights/notes.py stores are used."""
         self.config, self.classes, self.mode, self.batch_size = config, classes, mode, batch_size
         self._forward = Forward(lambda model, batch: probabilities(config, model(model_inputs(batch, config), self.mode)), batch_size)
 
     def __call__(self, model: Any, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Scores:
-        """The means over crops of the sound and frames; see eval_batches, which has the arguments."""
+        """Computes the probabilities of each clip, averaged over its crops and frames.
+
+        Args:
+          model: the classifier.
+          source: labelled clips.
+          crops: pieces of audio that is too long: its centre, or several, evenly spaced.
+          frames: the "middle" frame, the "first" one, or "all".
+
+        Raises:
+          ValueError: if there are no clips, or one lacks what the mode takes.
+        """
         views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given)
         ids, sums, counts, targets = [], [], [], []
         for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, views)):
@@ -61,7 +71,7 @@ class Classify:
             first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
             parts, rows = np.add.reduceat(found, first), np.diff(first, append=len(names))
             for name, part, count, target in zip(names[first].tolist(), parts, rows.tolist(), batch["targets"][first], strict=True):
-                if ids and name == ids[-1]:  # a clip that began in the batch before
+                if ids and name == ids[-1]:  # continues a clip of the batch before
                     sums[-1] += part
                     counts[-1] += count
                 else:
@@ -75,5 +85,5 @@ class Classify:
 
 
 def probabilities(config: Config, logits: jax.Array) -> jax.Array:
-    """Of each class by itself with binary cross-entropy, of one among all with the other: float32[B, C] -> float32[B, C]."""
+    """Computes probabilities, float32[B, C]: of each class by itself after tuning with "bce", of one class among all after "ce"."""
     return jax.nn.sigmoid(logits) if config.tune.loss == "bce" else jax.nn.softmax(logits)

@@ -1,4 +1,4 @@
-"""Filling in hidden parts of clips with a pretraining model, to look at and to listen to.
+"""Fills in hidden parts of clips with a pretraining model, as images, spectrograms and audio.
 
 Axis letters: T spectrogram frames, M mel bins, H W image, S samples.
 """
@@ -22,25 +22,25 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described, fill
 from avmae_jax.weights.trained import Trained
 
-LOUDEST = 0.9  # of full scale: the peak of the louder one of a clip's two sounds
+LOUDEST = 0.9  # of full scale: the peak of the louder one of the two waveforms
 
 
 class Inpainted(NamedTuple):
-    """A clip whose hidden patches are filled in."""
+    """Holds a clip whose hidden patches are filled in."""
 
     panels: dict[str, Panels]  # under "image" and "audio", or one of these; one clip each
-    sounding: int  # spectrogram frames that belong to the clip, at most T; 0 where the model has no sound
+    frames: int  # spectrogram frames that belong to the clip, at most T; 0 for a model of images alone
 
 
-class Sounds(NamedTuple):
-    """A clip's sound before and after, both through Griffin-Lim, so that what the model loses can be told from what Griffin-Lim loses."""
+class Waveforms(NamedTuple):
+    """Holds a clip's audio before and after, both through Griffin-Lim, to separate the model's losses from those of Griffin-Lim."""
 
     original: np.ndarray  # float64[S] in [-0.9, 0.9], of the unmasked log-mel
     reconstructed: np.ndarray  # float64[S], with the same gain
 
 
 class Inpainter:
-    """A pretraining model that hides and fills in as it is told.
+    """Hides patches of clips and fills them in with a pretraining model.
 
     Args:
       trained: a pretraining model of both modalities, or of one.
@@ -68,40 +68,40 @@ class Inpainter:
 
     @property
     def needs(self) -> Modality:
-        """What clips must have."""
+        """The modalities that clips must have."""
         return cast(Modality, self.config.model.modality)
 
     def __call__(self, clip: Clip, seed: int) -> Inpainted:
         """Hides patches of a clip and fills them in.
 
         Args:
-          clip: the centre of its sound, if that is longer than the model's, and the middle one of its frames are taken, as in evaluation.
+          clip: as in evaluation, the centre of its audio is used if that is too long, and its middle frame.
           seed: decides the masks.
 
         Raises:
-          ValueError: naming the clip, if it lacks what the model needs or its picture is damaged.
+          ValueError: naming the clip, if it lacks what the model needs or its image is damaged.
         """
         sizes = self.config.model
         made = row_of(clip, sizes, self.needs)
         batch = {name: value[None] for name, value in made.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
         panels = compose_all(out, inputs, self.config)
-        sounding = min(sizes.audio_frames, int(num_frames(made["samples"]))) if "audio" in inputs else 0
-        return Inpainted(panels, sounding)
+        frames = min(sizes.audio_frames, int(num_frames(made["samples"]))) if "audio" in inputs else 0
+        return Inpainted(panels, frames)
 
-    def sounds(self, found: Inpainted) -> Sounds | None:
-        """The sound of a clip before and after, as far as the clip reaches; None where the model has no sound.
+    def waveforms(self, found: Inpainted) -> Waveforms | None:
+        """Converts the spectrograms before and after to audio, as far as the clip reaches; None for a model of images alone.
 
         Raises:
-          ValueError: if the model's predictions aren't finite, or too large to be sound.
+          ValueError: if the model's predictions aren't finite, or too large to be audio.
         """
         if "audio" not in found.panels:
             return None
         data, panels = self.config.data, found.panels["audio"]
         before, after = (
-            mel_to_waveform(picture[0, :, : found.sounding, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
-            for picture in (panels.original, panels.reconstructed)
+            mel_to_waveform(panel[0, :, : found.frames, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
+            for panel in (panels.original, panels.reconstructed)
         )
         peak = max(np.abs(before).max(), np.abs(after).max())
         gain = LOUDEST / peak if peak else 1.0
-        return Sounds(before * gain, after * gain)
+        return Waveforms(before * gain, after * gain)

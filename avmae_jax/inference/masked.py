@@ -1,4 +1,4 @@
-"""Runs the masked pass of a pretraining model: in training, for pictures of reconstructions, and for inpainting.
+"""Runs the masked pass of a pretraining model: in training, for figures of reconstructions, and for inpainting.
 
 Axis letters: B batch, L tokens.
 """
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Config
@@ -41,7 +42,7 @@ class MaskedPass:
         """Runs the masked pass on a batch; the key decides the masks.
 
         Returns:
-          What the model returns (with .predictions and .masks by modality), and the inputs that it saw, see frontend.model_inputs.
+          The model's result (with .predictions and .masks by modality) and its inputs, as frontend.model_inputs computes them.
         """
         given, wanted = model_inputs(batch, self.config), kind_of(self.config.model).inputs(self.config.model)
         inputs = {modality: given[modality] for modality in wanted}
@@ -53,7 +54,7 @@ def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str
     model = config.model
     return {
         modality: compose(
-            np.asarray(as_picture(modality, inputs[modality])),
+            np.asarray(as_picture(modality, jnp.asarray(inputs[modality]))),
             out.predictions[modality],
             out.masks[modality].hidden,
             grid=model.grid(modality),

@@ -31,21 +31,21 @@ BATCH = 8  # rows computed at once, at most, unless given
 _THREADS = 2  # that decode
 _SPARE = 0.1  # seconds; the last block of an audio stream is often padded with silence, which begins no new second
 _TUNE = "fine-tune it first (launch.finetune with --config.init_from), or give a classifier"
-_STAGE = {"audio": ("audio", "audio"), "image": ("video", "images")}  # of a ClipError, and in words
+_STAGE = {"audio": ("audio", "audio"), "image": ("video", "images")}  # the stage of a ClipError, and a word
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """The prediction for one medium."""
 
-    top: tuple[tuple[str, float], ...]  # the likeliest classes with their probabilities, the first one first; (): the model has none
+    top: tuple[tuple[str, float], ...]  # the likeliest classes with their probabilities, likeliest first; (): the model has no classes
     probabilities: np.ndarray  # float32[C], the mean over windows
     label_names: tuple[str, ...]  # C
-    seen: Modality  # what the medium has
+    seen: Modality  # the modalities of the medium
     mode: Mode | None  # how the classifier was applied; None: the model has no classes
     windows: int
-    start: float  # seconds at which the window begins that counts most for the first class, or without classes matches best
-    match: float | None  # cosine of audio and image in [-1, 1], the mean over windows; None where there aren't both
+    start: float  # seconds at which the window begins that is most probable for the first class or, without classes, matches best
+    match: float | None  # cosine of audio and image in [-1, 1], the mean over windows; None unless the medium has both
     directions: tuple[np.ndarray, np.ndarray] | None  # the vectors of audio and image behind `match`: float32[D] twice, of length 1
     timeline: np.ndarray | None  # float32[S, C], probabilities of each second, if requested
 
@@ -64,7 +64,7 @@ class Predictor:
         Args:
           trained: the model.
           match_with: the model for the match, which must take audio and images of the same sizes; None: the model itself.
-          given: what the classifier is given, "both", "audio" or "image", or the official name of a mode; None: what each medium has.
+          given: what the classifier is given, "both", "audio" or "image", or the official name of a mode; None: whatever a medium has.
           batch_size: windows computed at once.
 
         Raises:
@@ -93,7 +93,7 @@ class Predictor:
         """Yields each medium's number with its prediction, or with the error that prevents one, as it is finished.
 
         Raises:
-          ValueError: if `top` is less than 1, or a model without classes is to give a timeline.
+          ValueError: if `top` is less than 1, or a timeline is requested of a model without classes.
         """
         if timeline and not self.trained.classes:
             raise ValueError(f"{self.trained.path} has no classes, so there is no timeline of them; {_TUNE}")
@@ -104,7 +104,7 @@ class Predictor:
             yield number, series if isinstance(series, Exception) else self._prediction(series, top)
 
     def mode_of(self, has: Modality, name: str = "the input") -> Mode | None:
-        """Returns how the classifier is applied to a medium that has this; None: the model is no classifier.
+        """Returns the mode in which the classifier is applied to a medium with these modalities; None: the model is no classifier.
 
         Raises:
           ClipError: naming the medium, if it lacks what the model needs.
@@ -130,7 +130,7 @@ class Predictor:
             yield row
 
     def _function(self, has: Modality) -> Callable[[Any, Any], Any]:
-        """Returns what is computed for rows that have this: names to arrays float32[B, ...]."""
+        """Returns the function that computes the outputs, float32[B, ...] by name, of rows with these modalities."""
         config, match_config = self.trained.config, self.matcher.config
 
         def outputs(modules: Any, batch: Any) -> dict[str, jax.Array]:
@@ -151,7 +151,7 @@ class Predictor:
     def _prediction(self, series: dict[str, Series], top: int) -> Prediction | Exception:
         windows, names = series[WHOLE], self.trained.label_names
         if broken := [name for name, values in windows.values.items() if not np.isfinite(values).all()]:
-            return ValueError(f"the model gives {' and '.join(broken)} that aren't finite; its weights are damaged")
+            return ValueError(f"the model's {' and '.join(broken)} aren't finite; its weights are damaged")
         scores = windows.values.get("probabilities", np.zeros((len(windows.starts), 0), np.float32))
         means = scores.mean(axis=0)
         order = np.argsort(-means, kind="stable")[:top]
@@ -177,7 +177,7 @@ class Predictor:
 def by_second(found: Series) -> np.ndarray:
     """Computes the timeline: for second t the probabilities of the window whose centre is nearest to t + 0.5, float32[S, C].
 
-    A window that the medium's end cuts short has its centre in the middle of what there is of it.
+    A window that is cut short by the medium's end has its centre in the middle of the rest.
     """
     centres = found.starts + found.seconds / 2
     seconds = max(1, math.ceil(float((found.starts + found.seconds).max()) - _SPARE))

@@ -1,7 +1,7 @@
 """Runs a model over many media files: threads decode ahead, and windows of different files share batches.
 
-What is held at a time is a window for each thread, a few rows on the way and one unfinished batch for each kind of medium, however many
-media there are and however long they last; of what has been computed, the outputs of the media that aren't finished.
+Memory holds a window for each thread, a few rows in a queue, one unfinished batch for each kind of medium, and the outputs of unfinished
+media, however many media there are and however long they last.
 """
 
 import queue
@@ -17,31 +17,31 @@ from avmae_jax.errors import ClipError
 from avmae_jax.inference.forward import Forward
 from avmae_jax.inference.windows import WHOLE, Medium, Row
 
-_AHEAD = 16  # rows on the way from the threads to the device
+_AHEAD = 16  # rows in the queue between the threads and the device
 
 Outputs = dict[str, np.ndarray]
 
 
 class End(NamedTuple):
-    """A medium has no more rows."""
+    """Marks the end of a medium's rows."""
 
     medium: int
-    rows: int  # that it gave
-    error: Exception | None  # ClipError, ValueError or OSError: why it gave no more
+    rows: int  # of the medium in all
+    error: Exception | None  # ClipError, ValueError or OSError that ended them early
 
 
 class Ahead:
-    """Rows of many media, made by threads; those of one medium come in order, those of several are mixed."""
+    """Makes the rows of many media in threads. Those of one medium come in order, mixed with those of others."""
 
     def __init__(self, media: Iterable[Medium], make: Callable[[Medium, int], Iterator[Row]], threads: int):
-        """`make` gives the rows of a medium and its number, and may raise ClipError, ValueError or OSError, which End then carries."""
+        """`make` yields the rows of a medium, given with its number; its ClipError, ValueError or OSError becomes the medium's End."""
         self._media, self._make = enumerate(media), make
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._made: queue.Queue[Row | End | BaseException | None] = queue.Queue(_AHEAD)
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
 
     def __iter__(self) -> Iterator[Row | End]:
-        """Starts the threads; they end when the iterator does, read to its end or not."""
+        """Starts the threads; they end with the iterator, even one that is closed early."""
         for thread in self._threads:
             thread.start()
         working = len(self._threads)
@@ -66,7 +66,7 @@ class Ahead:
                     break
                 self._one(medium, number)
             self._put(None)
-        except BaseException as error:  # a thread's errors are raised where its rows are taken
+        except BaseException as error:  # raised in the thread that takes the rows
             self._put(error)
 
     def _one(self, medium: Medium, number: int) -> None:
@@ -92,24 +92,24 @@ class Ahead:
 
 
 class Series(NamedTuple):
-    """The outputs for the windows of one series of one medium; n of them in order of time."""
+    """Holds the outputs for the n windows of one series of one medium, in order of time."""
 
     starts: np.ndarray  # float64[n], s
-    seconds: np.ndarray  # float64[n], what there is of each
-    has: Modality  # of the first one
+    seconds: np.ndarray  # float64[n], the length of each; the last one may be cut short
+    has: Modality  # of the first window
     values: Outputs  # name -> float32[n, ...], means over the rows of a window
 
 
 class Shared:
-    """A function of a model and a batch on the rows of many media."""
+    """Applies a function of a model and a batch to the rows of many media, which share batches."""
 
     def __init__(self, functions: dict[Modality, Callable[[Any, Any], Any]], batch_size: int):
-        """`functions` are what Forward takes, by what rows have; they give names to arrays of a row for each row of the batch."""
+        """`functions`, by what rows have, are those that Forward takes; they return arrays by name."""
         self._functions, self._batch_size = functions, batch_size
         self._forwards: dict[tuple[Modality, int], Forward] = {}
 
     def __call__(self, model: Any, items: Iterable[Row | End]) -> Iterator[tuple[int, dict[str, Series] | Exception]]:
-        """Each medium's number with its series, or why there are none, as soon as that is known; the order is that of being finished."""
+        """Yields each medium's number with its series, or with the error that prevents them, as soon as it is finished."""
         waiting: dict[Modality, list[Row]] = defaultdict(list)
         media: dict[int, _Unfinished] = {}
         for item in items:
@@ -127,19 +127,19 @@ class Shared:
                 yield number, media.pop(number).result()
 
     def _compute(self, model: Any, rows: list[Row], media: dict[int, "_Unfinished"]) -> list[int]:
-        """Empties the list; the media that are finished by it."""
+        """Computes the rows, empties the list, and returns the media that are finished by it."""
         names = list(rows[0].arrays)
         batch = {"id": np.arange(len(rows))} | {name: np.stack([row.arrays[name] for row in rows]) for name in names}
         ((_, outputs),) = self._forward(rows[0].has, len(rows))(model, [batch])
         for place, row in enumerate(rows):
-            if row.medium in media:  # one that failed is gone
+            if row.medium in media:  # those of a medium that failed are dropped
                 media[row.medium].add(row, {name: values[place] for name, values in outputs.items()})
         done = [number for number in dict.fromkeys(row.medium for row in rows) if number in media and media[number].finished]
         rows.clear()
         return done
 
     def _forward(self, has: Modality, rows: int) -> Forward:
-        """Whole batches have one size; a rest of a few rows has a smaller one, unless the whole one is compiled already."""
+        """Returns the compiled function for so many rows; a short last batch gets a smaller one unless the full one is compiled already."""
         whole = (has, self._batch_size)
         key = whole if whole in self._forwards else (has, min(self._batch_size, 1 << (rows - 1).bit_length()))
         if key not in self._forwards:
@@ -148,7 +148,7 @@ class Shared:
 
 
 class _Unfinished:
-    """What is known of a medium."""
+    """Collects the outputs of a medium."""
 
     def __init__(self) -> None:
         self.end: End | None = None
@@ -157,20 +157,20 @@ class _Unfinished:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will come."""
+        """True once no more outputs will come."""
         return self.end is not None and (self.end.error is not None or self.end.rows == self._computed)
 
     def add(self, row: Row, outputs: Outputs) -> None:
-        """Takes the outputs for a row."""
+        """Adds the outputs for a row."""
         self._computed += 1
-        if row.series != WHOLE:  # of a timeline there are many, of which only the classes are told
+        if row.series != WHOLE:  # a timeline has many windows, and only their classes are reported
             outputs = {name: value for name, value in outputs.items() if name == "probabilities"}
         sums = self._windows[row.series].get(row.window, (row, {}))[1]
         weighted = {name: value * np.float32(row.share) + sums.get(name, np.float32(0)) for name, value in outputs.items()}
         self._windows[row.series][row.window] = row._replace(arrays={}), weighted
 
     def result(self) -> dict[str, Series] | Exception:
-        """The series, or what went wrong."""
+        """Returns the series, or the error."""
         if self.end is not None and self.end.error is not None:
             return self.end.error
         series = {}

@@ -1,7 +1,7 @@
-"""Media of any length and kind, files or arrays -> windows as long as the model hears, as rows of a batch.
+"""Cuts media of any length and kind, files or arrays, into windows as long as the model's audio, as rows of a batch.
 
-Windows stand one behind the other, or a second apart for a timeline. They are made as they are asked for, so that a long film needs no more
-memory than a short one.
+Windows follow each other without overlap, or start a second apart for a timeline. They are made one by one, so that a long video needs no
+more memory than a short one.
 
 Axis letters: N samples, H W image.
 """
@@ -16,12 +16,12 @@ import numpy as np
 import soxr
 from PIL import Image
 
-from avmae_jax.config import Modality, ModelConfig
-from avmae_jax.data.batches import Frames, example
+from avmae_jax.config import Frames, Modality, ModelConfig
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
 from avmae_jax.data.decode.one_clip import ClipForm
+from avmae_jax.data.example import example
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
 from avmae_jax.errors import ClipError
 from avmae_jax.files import as_text
@@ -29,72 +29,71 @@ from avmae_jax.files import as_text
 WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
 SECOND = 1.0  # seconds from window to window of a timeline
 _RATES = range(1_000, 768_001)  # Hz
-_MOST_CHANNELS = 64  # of an array; one with more is taken for a transposed one
+_MOST_CHANNELS = 64  # an array with more channels, and more than samples, must be transposed
 
 
-Timed = Iterator[tuple[Clip, float]]  # clips with the seconds that there are of them
+Timed = Iterator[tuple[Clip, float]]  # clips with their lengths in seconds
 
 
 class Medium(NamedTuple):
-    """Something that can be cut into clips."""
+    """Is a file, or a pair of arrays, that can be cut into clips."""
 
     name: str
     cut: Callable[[float, float, int], Timed]  # (seconds, stride, side of a frame) -> clips in order of time
-    timed: bool = True  # False: a picture, which has no seconds
+    timed: bool = True  # False: an image, which has no duration
 
 
 class Row(NamedTuple):
-    """A window of a medium with one of its frames."""
+    """Holds a window of a medium with one of its frames."""
 
     medium: int  # counted from 0
-    series: str  # WHOLE: one behind the other; TIMELINE: a second apart
+    series: str  # WHOLE: without overlap; TIMELINE: a second apart
     window: int  # counted from 0 in its series
     start: float  # seconds into the medium
-    seconds: float  # what there is of the window
+    seconds: float  # length of the window; the last one may be cut short
     has: Modality
-    share: float  # 1 over the rows of the window
+    share: float  # 1 / number of rows of the window
     arrays: dict[str, Any]  # as of data/batches.py, without "id"
 
 
 def of_file(path: str | Path) -> Medium:
-    """A media file: a video, a sound or a picture; what is wrong with it shows when it is cut."""
+    """Returns the medium of a file with video, audio or an image; an unreadable one raises ClipError when it is cut."""
     cut = partial(_cut_file, str(path))
     return Medium(as_text(str(path)), cut, Path(path).suffix.lower() not in IMAGE_SUFFIXES)
 
 
 def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Path | None, sample_rate: int = SAMPLE_RATE) -> Medium:
-    """A sound, a picture, or both: the picture belongs to every window of the sound then.
+    """Returns the medium of audio, an image, or both: then the image belongs to every window of the audio.
 
     Args:
-      audio: float32[N] in [-1, 1] or int16[N], mono; or the path of a sound file, or of a video whose sound is taken.
+      audio: int16, or float32 or float64 in [-1, 1]; [N], or [N, channels] of which the first is used; or the path of a file with audio.
       image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG.
       sample_rate: Hz of the array.
 
     Raises:
-      ValueError: if there is neither, or an array isn't as said.
-      ClipError: if the picture's file can't be decoded.
+      ValueError: if both are missing, or an array isn't as described.
     """
     if audio is None and image is None:
-        raise ValueError("there is nothing to look at or to listen to; give a media file, or audio, image or both")
-    picture = None if image is None else partial(_picture_file, image) if isinstance(image, str | Path) else _encoded(image)
-    sound = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, sample_rate)
+        raise ValueError("neither audio nor image is given; give a media file, or audio, image or both")
+    encoded = None if image is None else partial(_image_file, image) if isinstance(image, str | Path) else _encoded(image)
+    waveform = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, sample_rate)
     name = str(audio if isinstance(audio, str | Path) else image if isinstance(image, str | Path) else "the arrays")
-    return Medium(name, partial(_cut_parts, sound, picture), audio is not None)
+    return Medium(name, partial(_cut_parts, waveform, encoded), audio is not None)
 
 
 def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, timeline: bool) -> Iterator[Row]:
-    """The rows of one medium.
+    """Yields the rows of one medium.
 
     Args:
-      medium: what is cut.
-      number: its place among the media.
+      medium: to be cut.
+      number: its index among the media.
       model: sizes of the inputs.
-      frames: "middle": one row a window, with the frame at n // 2 of n; "first": with the first one; "all": a row for each frame.
-      timeline: the series TIMELINE as well.
+      frames: "middle": one row a window, with its middle frame; "first": with the first one; "all": a row for each frame.
+      timeline: yield the series TIMELINE too.
 
     Raises:
-      ClipError: see cut_clips; some rows may have been given by then.
-      ValueError: if `frames` is none of them.
+      ClipError: if the medium can't be read; rows may have been yielded by then.
+      ValueError: if `frames` is none of these.
     """
     if frames not in get_args(Frames):
         raise ValueError(f"frames is {frames!r}; choose one of {', '.join(get_args(Frames))}")
@@ -102,7 +101,7 @@ def rows_of(medium: Medium, number: int, model: ModelConfig, *, frames: Frames, 
     series = {WHOLE: length} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
     for name, stride in series.items():
         for window, (clip, seconds) in enumerate(medium.cut(length, stride, model.image_size)):
-            one = 0 if frames == "first" else len(clip.frames) // 2
+            one = 0 if frames == "first" else clip.middle
             shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
             for shot in shots:
                 made = example(clip, shot, samples=num_samples(model.audio_frames), image_size=model.image_size, needs=clip.modality)
@@ -115,41 +114,41 @@ def _cut_file(path: str, seconds: float, stride: float, size: int) -> Timed:
 
 
 def _cut_parts(
-    sound: np.ndarray | str | Path | None, picture: bytes | Callable[[int], bytes] | None, seconds: float, stride: float, size: int
+    audio: np.ndarray | str | Path | None, image: bytes | Callable[[int], bytes] | None, seconds: float, stride: float, size: int
 ) -> Timed:
-    encoded = picture(size) if callable(picture) else picture
+    encoded = image(size) if callable(image) else image
     frames = (encoded,) if encoded else ()
-    if sound is None:
-        yield Clip("picture", np.zeros(0, np.int16), frames, ()), 0.0
+    if audio is None:
+        yield Clip("image", np.zeros(0, np.int16), frames, ()), 0.0
         return
-    cut = _cut_file(str(sound), seconds, stride, size) if isinstance(sound, str | Path) else _cut_array(sound, seconds, stride)
+    cut = _cut_file(str(audio), seconds, stride, size) if isinstance(audio, str | Path) else _cut_array(audio, seconds, stride)
     for clip, there in cut:
         if not len(clip.waveform):
-            raise ClipError(str(sound), "audio", "has no sound")
+            raise ClipError(str(audio), "audio", "has no audio")
         yield clip._replace(frames=frames, frame_times=(0.0,) * len(frames)), there
 
 
 def _cut_array(waveform: np.ndarray, seconds: float, stride: float) -> Timed:
-    """As cut_clips does it: what is less than half a window is left out, unless it is all there is."""
+    """Cuts a waveform as cut_clips cuts a file: a rest of less than half a window is left out, unless it is the only window."""
     start, window = 0.0, 0
     length, samples = seconds * SAMPLE_RATE, num_samples(round(seconds * SAMPLE_RATE / SHIFT))
     while not window or len(waveform) - start * SAMPLE_RATE >= length / 2:
         first = round(start * SAMPLE_RATE)
-        clip = Clip(f"sound@{start:g}", waveform[first : first + samples], (), (), start=start)
+        clip = Clip(f"audio@{start:g}", waveform[first : first + samples], (), (), start=start)
         yield clip, min(seconds, len(clip.waveform) / SAMPLE_RATE)
         window += 1
         start = window * stride
 
 
-def _picture_file(path: str | Path, size: int) -> bytes:
+def _image_file(path: str | Path, size: int) -> bytes:
     if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
-        raise ClipError(str(path), "video", f"is no picture by its name; pictures end in {', '.join(IMAGE_SUFFIXES)}")
-    (clip,) = cut_clips(path, clip_id="picture", form=ClipForm(frame_size=size, allow_missing=True))
+        raise ClipError(str(path), "video", f"isn't an image by its name; images end in {', '.join(IMAGE_SUFFIXES)}")
+    (clip,) = cut_clips(path, clip_id="image", form=ClipForm(frame_size=size, allow_missing=True))
     return clip.frames[0]
 
 
 def _encoded(image: np.ndarray) -> bytes:
-    """A PNG, which loses nothing."""
+    """Encodes an image as PNG, which is lossless."""
     found = np.asarray(image)
     if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3 or not found.size:
         raise ValueError(f"image is {found.dtype}{list(found.shape)}; give uint8[H, W, 3], red, green, blue from 0 to 255")

@@ -3,14 +3,12 @@
 Axis letters: B batch, T spectrogram frames, M mel bins, D width, C classes.
 """
 
-from collections.abc import Mapping
-
-import jax
 from flax import nnx
+from jaxtyping import Array, Float32
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.classifier import Head
-from avmae_jax.models.encoder import Tower
+from avmae_jax.models.encoder import Inputs, Tower
 from avmae_jax.models.layers import MAIN, Stage, stream_norms
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.patches import grid_of
@@ -23,7 +21,7 @@ AUDIO = Mode("audioonly", ("audio",), (MAIN,))  # the one mode of an AST
 
 
 class AST(nnx.Module):
-    """Overlapping patches of a spectrogram and two tokens of no patch through one stack of blocks; the two tokens' mean is classified.
+    """Audio classifier: a stack of blocks over overlapping patches and two tokens of no patch, whose mean the head takes.
 
     Args:
       config: sizes of the audio side; its `modality` is "audio".
@@ -41,16 +39,16 @@ class AST(nnx.Module):
         self.norm = stream_norms(config.shape.width, (MAIN,), config.norm_eps, rngs)
         self.head = Head(config, classes, rngs=rngs)
 
-    def separate(self, inputs: Mapping[str, jax.Array]) -> Tokens:
+    def separate(self, inputs: Inputs) -> Tokens:
         """Computes the float32 segments after the norm, class and distillation token first."""
         return through(self.norm[MAIN], self.tower.separate(self.tower.embed(inputs["audio"])))
 
-    def logits(self, tokens: Tokens, mode: Mode = AUDIO) -> jax.Array:
-        """Computes the logits of the tokens of separate: float32[B, C]."""
+    def logits(self, tokens: Tokens, mode: Mode = AUDIO) -> Float32[Array, "B C"]:
+        """Computes the logits of the tokens of separate."""
         return self.head(pool(tokens, "global"))
 
-    def __call__(self, inputs: Mapping[str, jax.Array], mode: Mode = AUDIO) -> jax.Array:
-        """Computes logits float32[B, C] of "audio" -> normalised log-mel float[B, T, M]."""
+    def __call__(self, inputs: Inputs, mode: Mode = AUDIO) -> Float32[Array, "B C"]:
+        """Computes the logits of "audio" -> normalised log-mel, float[B, T, M]."""
         return self.logits(self.separate(inputs), mode)
 
 

@@ -19,12 +19,13 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 _HEADS_PER_STEP = 2
 _CUDNN_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attention(query: Float[Array, "B L N d"], key: Float[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "B L N d"]:
     """Computes the attention of every token to every token, without mask or dropout.
 
     Args:
@@ -87,7 +88,7 @@ def _looped_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple
     """Returns the output and what the gradient needs: the arguments, the output, and the log-sum-exp of the logits [S, G, L]."""
     scale = query.shape[-1] ** -0.5
     out, logsumexp = lax.map(_heads_forward, (_to_steps(query * scale), _to_steps(key), _to_steps(value)))
-    out = _from_steps(out, query.shape)
+    out = _from_steps(out, query)
     return out, (query, key, value, out, logsumexp)
 
 
@@ -95,7 +96,7 @@ def _looped_backward(saved: tuple[jax.Array, ...], out_grad: jax.Array) -> tuple
     query, key, value, out, logsumexp = saved
     scale = query.shape[-1] ** -0.5
     steps = (_to_steps(query * scale), _to_steps(key), _to_steps(value), _to_steps(out), logsumexp, _to_steps(out_grad))
-    query_grad, key_grad, value_grad = (_from_steps(x, query.shape) for x in lax.map(_heads_backward, steps))
+    query_grad, key_grad, value_grad = (_from_steps(x, query) for x in lax.map(_heads_backward, steps))
     return query_grad * scale, key_grad, value_grad
 
 
@@ -106,7 +107,7 @@ def _heads_forward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     """Computes one step: scaled query, key, value [G, L, d] -> output [G, L, d] and log-sum-exp [G, L]."""
     query, key, value = heads
     logits = jnp.einsum("gqd,gkd->gqk", query, key)
-    largest = logits.max(axis=-1, keepdims=True)  # taken off before exp, so that logits of any size stay finite
+    largest = logits.max(axis=-1, keepdims=True)  # subtracted before exp, so that logits of any size stay finite
     weights = jnp.exp(logits - largest)
     total = weights.sum(axis=-1, keepdims=True)
     out = jnp.einsum("gqk,gkd->gqd", weights, value) / total
@@ -132,7 +133,7 @@ def _to_steps(x: jax.Array) -> jax.Array:
     return x.transpose(2, 0, 1, 3).reshape(heads // group * batch, group, length, channels)
 
 
-def _from_steps(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Undoes _to_steps: [S, G, L, d] -> [B, L, N, d] = shape."""
-    batch, length, heads, channels = shape
+def _from_steps(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Undoes _to_steps: [S, G, L, d] -> [B, L, N, d], the shape of `like`."""
+    batch, length, heads, channels = like.shape
     return x.reshape(heads, batch, length, channels).transpose(1, 2, 0, 3)

@@ -6,12 +6,12 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L t
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 from flax import nnx
+from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.decoder import Decoder
-from avmae_jax.models.encoder import VECTORS, Encoder
+from avmae_jax.models.encoder import VECTORS, Encoder, Inputs
 from avmae_jax.models.layers import Stage
 from avmae_jax.models.masking import Mask, mask_from_noise, num_kept
 from avmae_jax.models.pooling import pool
@@ -24,11 +24,11 @@ class Pretraining(NamedTuple):
     """The result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
 
     latent: Tokens  # float32[B, K, D] segments, the joint stream after its norm
-    predictions: dict[str, jax.Array]  # modality -> float32[B, L, P * P * C]
+    predictions: dict[str, Float32[Array, "B L _"]]  # modality -> float32[B, L, P * P * C]
     masks: dict[str, Mask]  # by modality
     contrast: dict[str, Tokens]  # modality -> float32[B, K, D] segments, its own stream after its norm
-    embed_audio: jax.Array  # float32[B, D], the pooled audio stream, of any length; the contrastive loss compares it ...
-    embed_image: jax.Array  # ... with the pooled image stream
+    embed_audio: Float32[Array, "B D"]  # the pooled audio stream, not normalised; the contrastive loss compares it with ...
+    embed_image: Float32[Array, "B D"]  # ... the pooled image stream
 
 
 class CAVMAE(nnx.Module):
@@ -50,7 +50,7 @@ class CAVMAE(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, MODALITIES, rngs=rngs)
 
-    def __call__(self, inputs: Mapping[str, jax.Array], noise: Mapping[str, jax.Array]) -> Pretraining:
+    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]]) -> Pretraining:
         """Runs the masked pretraining pass.
 
         Args:
@@ -72,12 +72,12 @@ class CAVMAE(nnx.Module):
             embed_image=pool(contrast["image"]),
         )
 
-    def separate(self, inputs: Mapping[str, jax.Array]) -> Tokens:
+    def separate(self, inputs: Inputs) -> Tokens:
         """Computes the tokens of unmasked inputs before the joint blocks, of all given modalities."""
         return self.encoder.separate(inputs)
 
-    def embed(self, inputs: Mapping[str, jax.Array], what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
-        """Computes the vectors of unmasked inputs, of which one modality may be missing: float32[B, D] by kind; see Encoder.vectors."""
+    def embed(self, inputs: Inputs, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B D"]]:
+        """Computes the vectors of Encoder.vectors of unmasked inputs, of which one modality may be missing."""
         return self.encoder.vectors(self.separate(inputs), what)
 
 

@@ -3,29 +3,30 @@
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, L tokens, D width, C classes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float32
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.cavmae import require_both
-from avmae_jax.models.encoder import VECTORS, Encoder
+from avmae_jax.models.encoder import VECTORS, Encoder, Inputs
 from avmae_jax.models.layers import Stage, layer_norm, linear
 from avmae_jax.models.modes import MULTIMODAL, Mode
 from avmae_jax.models.pooling import pool
-from avmae_jax.models.tokens import Tokens
+from avmae_jax.models.tokens import Tokens, of_modality
 
 
 class Head(nnx.Module):
-    """LayerNorm and a linear layer: float32[B, D] -> float32[B, C]."""
+    """LayerNorm and a linear layer."""
 
     def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs):
         self.norm = layer_norm(config.shape.width, config.norm_eps, rngs)
         self.linear = linear(config.shape.width, classes, jnp.dtype(config.compute_dtype), rngs)
 
-    def __call__(self, pooled: jax.Array) -> jax.Array:
+    def __call__(self, pooled: Float32[Array, "B D"]) -> Float32[Array, "B C"]:
         """Computes the logits of pooled tokens."""
         return self.linear(self.norm(pooled)).astype(jnp.float32)
 
@@ -48,44 +49,42 @@ class CAVMAEClassifier(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.head = Head(config, classes, rngs=rngs)
 
-    def __call__(self, inputs: Mapping[str, jax.Array], mode: Mode = MULTIMODAL) -> jax.Array:
-        """Computes logits: float32[B, C].
+    def __call__(self, inputs: Inputs, mode: Mode = MULTIMODAL) -> Float32[Array, "B C"]:
+        """Computes the logits of one mode.
 
         Args:
-          inputs: "audio" -> normalised log-mel, float[B, T, M]; "image" -> normalised image, float[B, H, W, 3]. Those that the mode doesn't
-            take have no effect.
-          mode: which modalities and norms are used, see models/modes.py.
+          inputs: "audio" -> normalised log-mel, float[B, T, M]; "image" -> normalised image, float[B, H, W, 3]. The mode's
+            inputs must be given; others have no effect.
+          mode: which modalities and norms are used (models/modes.py).
 
         Raises:
           ValueError: if a modality that the mode needs isn't given.
         """
         return self.each(inputs, [mode])[mode]
 
-    def each(self, inputs: Mapping[str, jax.Array], modes: Iterable[Mode]) -> dict[Mode, jax.Array]:
+    def each(self, inputs: Inputs, modes: Iterable[Mode]) -> dict[Mode, Float32[Array, "B C"]]:
         """Computes the logits of several modes, for which the inputs run through their towers once; raises as __call__."""
         modes = list(modes)
         wanted = {modality for mode in modes for modality in mode.inputs}
         tokens = self.separate({modality: value for modality, value in inputs.items() if modality in wanted})
         return {mode: self.logits(tokens, mode) for mode in modes}
 
-    def separate(self, inputs: Mapping[str, jax.Array]) -> Tokens:
+    def separate(self, inputs: Inputs) -> Tokens:
         """Computes the tokens before the joint blocks, of all given modalities."""
         return self.encoder.separate(inputs)
 
     def final(self, tokens: Tokens, mode: Mode) -> Tokens:
-        """Computes the float32[B, L, D] segments whose mean the head takes in a mode, audio before image; raises as __call__."""
-        needed = {name: segment for name, segment in tokens.items() if name.split(".")[0] in mode.inputs}
-        if missing := [modality for modality in mode.inputs if not any(name.startswith(f"{modality}.") for name in needed)]:
-            raise ValueError(f"the mode {mode} needs {missing[0]}, which isn't given; choose a mode of what there is")
+        """Computes the float32[B, L, D] segments whose mean the head takes in a mode; raises as __call__."""
+        needed = {name: segment for modality in mode.inputs for name, segment in of_modality(tokens, modality).items()}
         passes = [self.encoder.joint(needed, stream) for stream in mode.streams]
-        return jax.tree.map(lambda *segments: sum(segments[1:], start=segments[0]) / len(segments), *passes) if mode.averaged else passes[0]
+        return jax.tree.map(lambda *segments: sum(segments[1:], segments[0]) / len(segments), *passes)
 
-    def logits(self, tokens: Tokens, mode: Mode) -> jax.Array:
-        """Computes the logits of the tokens of separate: float32[B, C]."""
+    def logits(self, tokens: Tokens, mode: Mode) -> Float32[Array, "B C"]:
+        """Computes the logits of the tokens of separate; raises as __call__."""
         return self.head(pool(self.final(tokens, mode)))
 
-    def embed(self, inputs: Mapping[str, jax.Array], what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
-        """Computes the vectors of inputs, of which one modality may be missing: float32[B, D] by kind; see Encoder.vectors."""
+    def embed(self, inputs: Inputs, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B D"]]:
+        """Computes the vectors of Encoder.vectors of inputs, of which one modality may be missing."""
         return self.encoder.vectors(self.separate(inputs), what)
 
 

@@ -6,9 +6,9 @@ Axis letters: B batch, P patch, L tokens, K kept tokens, D width, C channels.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.layers import MAIN, Block, Position, linear, stream_norms, token_init
@@ -21,12 +21,12 @@ class Reconstruction(NamedTuple):
     """The result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
 
     latent: Tokens  # float32 segments after the encoder's norm
-    predictions: dict[str, jax.Array]  # modality -> float32[B, L, P * P * C]
+    predictions: dict[str, Float32[Array, "B L _"]]  # modality -> float32[B, L, P * P * C]
     masks: dict[str, Mask]  # by modality
 
 
 class Ends(nnx.Module):
-    """What the decoder has for one modality alone: positions, modality embedding, output head."""
+    """The decoder's parameters for one modality: positions, modality embedding, output head."""
 
     def __init__(self, config: ModelConfig, modality: str, *, shared: bool, rngs: nnx.Rngs):
         width, channels = config.shape.decoder_width, config.picture(modality)[2]
@@ -34,10 +34,10 @@ class Ends(nnx.Module):
         self.modality = nnx.Param(token_init(rngs.params(), (width,))) if shared else None
         self.head = linear(width, config.patch**2 * channels, jnp.dtype(config.compute_dtype), rngs)
 
-    def fill(self, kept: jax.Array, mask: Mask, mask_token: jax.Array) -> jax.Array:
-        """Puts kept tokens in their places and the mask token elsewhere, and adds position and modality: [B, K, D] -> [B, L, D]."""
-        what = self.positions[...] if self.modality is None else self.positions[...] + self.modality[...][None]
-        return restore(kept, mask, mask_token.astype(kept.dtype)) + what.astype(kept.dtype)[None]
+    def fill(self, kept: Float[Array, "B K D"], mask: Mask, mask_token: Float[Array, " D"]) -> Float[Array, "B L D"]:
+        """Puts kept tokens in their places and the mask token elsewhere, and adds position and modality."""
+        where = self.positions[...] if self.modality is None else self.positions[...] + self.modality[...][None]
+        return restore(kept, mask, mask_token.astype(kept.dtype)) + where.astype(kept.dtype)[None]
 
 
 class Decoder(nnx.Module):
@@ -51,22 +51,22 @@ class Decoder(nnx.Module):
         self.blocks = nnx.List(Block(config, width, config.shape.decoder_heads, rngs=rngs) for _ in range(config.shape.decoder_depth))
         self.norm = stream_norms(width, (MAIN,), config.norm_eps, rngs)
 
-    def __call__(self, latent: Tokens, masks: Mapping[str, Mask]) -> dict[str, jax.Array]:
+    def __call__(self, latent: Tokens, masks: Mapping[str, Mask]) -> dict[str, Float32[Array, "B L _"]]:
         """Predicts every patch of each modality.
 
         Args:
-          latent: of the encoder; segments other than patches take part in attention and are not predicted.
-          masks: of each modality.
+          latent: the encoder's segments; those other than patches take part in attention but are not predicted.
+          masks: by modality; each says which patches `latent` holds.
 
         Returns:
-          float32[B, L, P * P * C] by modality.
+          Modality -> float32[B, L, P * P * C].
         """
         tokens = through(self.embed, latent)
         for modality, end in self.ends.items():
             name = name_of(modality, PATCHES)
             tokens[name] = end.fill(tokens[name], masks[modality], self.mask_token[...])
 
-        def run(sequence: jax.Array) -> jax.Array:
+        def run(sequence: Array) -> Array:
             for block in self.blocks:
                 sequence = block(sequence)
             return self.norm[MAIN](sequence)

@@ -15,6 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.layers import ALL_STREAMS, MAIN, Block, Position, linear, stream_norms, token_init
@@ -23,6 +24,7 @@ from avmae_jax.models.patches import as_picture, grid_of, patchify, sincos_posit
 from avmae_jax.models.pooling import pool, unit_length
 from avmae_jax.models.tokens import GLOBAL, PATCHES, Tokens, name_of, of_modality, through
 
+Inputs = Mapping[str, Float[Array, "B ..."]]  # "audio" -> normalised log-mel [B, T, M], "image" -> normalised image [B, H, W, 3]
 VECTORS = ("audio", "image", "joint")  # kinds of vector that an encoder computes
 
 
@@ -46,10 +48,10 @@ class Tower(nnx.Module):
           config: sizes.
           modality: "audio" or "image".
           depth: number of blocks.
-          shared: other modalities follow in the same blocks, so that tokens must carry their modality.
-          prefix: number of tokens of no patch that come first, their positions included: a class token, for example.
-          stride: pixels from one patch to the next, see patchify.
-          rngs: for initialisation.
+          shared: add a modality embedding, because later blocks see other modalities too.
+          prefix: number of learned tokens of no patch that come first, such as a class token; they need no positions.
+          stride: pixels from one patch to the next, less than a patch if they overlap; None: the side of a patch.
+          rngs: initialises the weights.
         """
         width = config.shape.width
         self.name, self.patch, self.stride, self.picture = modality, config.patch, stride, config.picture(modality)
@@ -64,11 +66,11 @@ class Tower(nnx.Module):
         self.prefix = nnx.Param(token_init(rngs.params(), (prefix, width))) if prefix else None
         self.blocks = nnx.List(Block(config, width, config.shape.heads, rngs=rngs) for _ in range(depth))
 
-    def embed(self, inputs: jax.Array, mask: Mask | None = None) -> Tokens:
+    def embed(self, inputs: Float[Array, "B T M"] | Float[Array, "B H W 3"], mask: Mask | None = None) -> Tokens:
         """Turns patches into tokens; hidden patches are dropped before anything is computed on them.
 
         Args:
-          inputs: normalised log-mel float[B, T, M], or normalised image float[B, H, W, 3].
+          inputs: normalised log-mel or normalised image.
           mask: which patches to keep; None keeps all.
 
         Returns:
@@ -81,12 +83,12 @@ class Tower(nnx.Module):
         picture = as_picture(self.name, inputs)
         if picture.shape[1:] != self.picture:
             raise ValueError(f"{self.name} input has {picture.shape[1:]} (height, width, channels); the model is built for {self.picture}")
-        patches, positions = patchify(picture, self.patch, self.stride), self.positions[...][None]
-        if mask is not None:
-            patches, positions = keep(patches, mask), positions[0, mask.keep_ids]
-        what = positions if self.modality is None else positions + self.modality[...][None, None]
+        patches, positions = patchify(picture, self.patch, self.stride), self.positions[...]
+        patches, where = (patches, positions[None]) if mask is None else (keep(patches, mask), positions[mask.keep_ids])
+        if self.modality is not None:
+            where += self.modality[...][None, None]
         tokens = self.patch_embed(patches)
-        embedded = {name_of(self.name, PATCHES): tokens + what.astype(tokens.dtype)}
+        embedded = {name_of(self.name, PATCHES): tokens + where.astype(tokens.dtype)}
         if self.prefix is None:
             return embedded
         prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))
@@ -95,7 +97,7 @@ class Tower(nnx.Module):
     def separate(self, tokens: Tokens) -> Tokens:
         """Runs the modality's own blocks on its segments."""
 
-        def run(sequence: jax.Array) -> jax.Array:
+        def run(sequence: Array) -> Array:
             for block in self.blocks:
                 sequence = block(sequence)
             return sequence
@@ -114,7 +116,7 @@ class Encoder(nnx.Module):
         self.blocks = nnx.List(Block(config, shape.width, shape.heads, streams=ALL_STREAMS, rngs=rngs) for _ in range(config.joint_depth))
         self.norm = stream_norms(shape.width, ALL_STREAMS, config.norm_eps, rngs)
 
-    def separate(self, inputs: Mapping[str, jax.Array], masks: Mapping[str, Mask] | None = None) -> Tokens:
+    def separate(self, inputs: Inputs, masks: Mapping[str, Mask] | None = None) -> Tokens:
         """Runs each given modality through its own tower, audio first.
 
         Args:
@@ -149,25 +151,25 @@ class Encoder(nnx.Module):
         """
         blocks = list(self.blocks)[-1:] if unchained else self.blocks
 
-        def run(sequence: jax.Array) -> jax.Array:
+        def run(sequence: Array) -> Array:
             for block in blocks:
                 sequence = block(sequence, stream)
             return self.norm[stream](sequence)
 
         return through(run, tokens if stream == MAIN else of_modality(tokens, stream))
 
-    def vectors(self, tokens: Tokens, what: Sequence[str] = VECTORS) -> dict[str, jax.Array]:
+    def vectors(self, tokens: Tokens, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B D"]]:
         """Computes one vector of length 1 per clip: of each modality alone, and of both together where both are given.
 
         Args:
           tokens: of separate, unmasked.
-          what: kinds of vector that are wanted, of VECTORS.
+          what: kinds of vector, of VECTORS; those whose modality isn't given are left out.
 
         Returns:
-          float32[B, D] by kind; those of "audio" and "image" are what the contrastive loss compares.
+          Kind -> float32[B, D]; the contrastive loss compares those of "audio" and "image".
         """
-        there = [modality for modality in ("audio", "image") if name_of(modality, PATCHES) in tokens]
-        found = {modality: self.joint(tokens, modality) for modality in there if modality in what}
-        if "joint" in what and len(there) == 2:
+        given = [modality for modality in ("audio", "image") if name_of(modality, PATCHES) in tokens]
+        found = {modality: self.joint(tokens, modality) for modality in given if modality in what}
+        if "joint" in what and len(given) == 2:
             found["joint"] = self.joint(tokens)
         return {kind: unit_length(pool(segments)) for kind, segments in found.items()}

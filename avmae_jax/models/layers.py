@@ -1,6 +1,6 @@
-"""The transformer block that all models here are made of.
+"""Defines the transformer block of which all models here are made.
 
-A block has one pair of LayerNorms for each *stream* that goes through it, and one attention and MLP for all of them. Blocks of a
+A block has a pair of LayerNorms for each *stream* that runs through it, and one attention and MLP for all of them. Blocks of a
 single stream have the stream "main" only; joint blocks also have "audio" and "image" (Gong et al., arXiv 2210.07839, section 2.3).
 
 Parameters are float32; matrix products run in the module's `dtype`; norms and softmax in float32.
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.attention import attention
@@ -29,7 +30,7 @@ token_init = nnx.initializers.normal(0.02)  # of tokens and modality embeddings
 
 
 class Stage(NamedTuple):
-    """A run of a stack of blocks in a model's pass."""
+    """One run of a stack of blocks in a model's pass."""
 
     blocks: int
     tokens: int  # of one example
@@ -41,16 +42,19 @@ class Position(nnx.Param):
 
 
 def linear(in_width: int, out_width: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias_init: nnx.Initializer = _zeros) -> nnx.Linear:
-    """A linear layer with Xavier-uniform kernel and, unless said otherwise, zero bias."""
+    """Makes a linear layer with Xavier-uniform kernel and a bias of zero, unless `bias_init` is given."""
     return nnx.Linear(in_width, out_width, kernel_init=_xavier, bias_init=bias_init, dtype=dtype, dot_general=project, rngs=rngs)
 
 
-def project(tokens: jax.Array, kernel: jax.Array, dimension_numbers: Any, **_: Any) -> jax.Array:
-    """Tokens times a kernel, as flax's linear layers ask for it: the last axes of the one with the first axes of the other.
+def project(tokens: Float[Array, "..."], kernel: Float[Array, "..."], dimension_numbers: Any, **_: Any) -> Float[Array, "..."]:
+    """Multiplies tokens by a kernel for flax's linear layers: contracts the last axes of tokens with the first ones of the kernel.
 
-    The same numbers as `jax.lax.dot_general`, with another order in the gradient of the kernel: tokens first, cotangent second. After
-    jax's own order XLA's CPU backend transposes the cotangent, and for that computes the chain of residual sums behind it anew in each
-    layer, which was 40 % of a step of the base model.
+    The numbers are those of `jax.lax.dot_general`; the gradient of the kernel has another order, tokens first and cotangent second. With
+    jax's own order XLA's CPU backend transposes the cotangent, and for that recomputes the chain of residual sums behind it in each layer:
+    40 % of a step of the base model.
+
+    Raises:
+      ValueError: if other axes would be contracted.
     """
     (contracted, _), batched = dimension_numbers
     axes = len(contracted)
@@ -64,7 +68,7 @@ def project(tokens: jax.Array, kernel: jax.Array, dimension_numbers: Any, **_: A
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _project(rows: jax.Array, kernel: jax.Array, axes: int) -> jax.Array:
-    """[R, *inner] times [*inner, *outer], with as many inner `axes`: [R, *outer]."""
+    """Multiplies [R, *inner] by [*inner, *outer] to [R, *outer]; `axes` is the number of inner axes."""
     return _contract(rows, kernel, range(1, rows.ndim), range(axes))
 
 
@@ -86,22 +90,22 @@ def _contract(left: jax.Array, right: jax.Array, left_axes: Sequence[int], right
 
 
 def layer_norm(width: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm in float32; the variance is taken in two passes, as torch does."""
+    """Makes a LayerNorm that computes in float32, the variance in two passes as torch does."""
     return nnx.LayerNorm(width, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
 
 def stream_norms(width: int, streams: Sequence[str], eps: float, rngs: nnx.Rngs) -> nnx.Dict:
-    """A LayerNorm for each stream."""
+    """Makes a LayerNorm for each stream."""
     return nnx.Dict({stream: layer_norm(width, eps, rngs) for stream in streams})
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU; jax.nn.gelu takes the erfc of a negated argument, which costs twice as much on a CPU."""
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Computes the exact GELU; jax.nn.gelu takes the erfc of a negated argument, which costs twice as much on a CPU."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with one fused projection: [B, L, D] -> [B, L, D]."""
+    """Multi-head self-attention with one fused projection."""
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         # (q/k/v, head, channel) is the order of the fused matrix of the original; separate axes let heads be sharded.
@@ -109,26 +113,26 @@ class Attention(nnx.Module):
         self.qkv = nnx.LinearGeneral(width, projected, kernel_init=_xavier, dtype=dtype, dot_general=project, rngs=rngs)
         self.proj = nnx.LinearGeneral(projected[1:], width, axis=(-2, -1), kernel_init=_xavier, dtype=dtype, dot_general=project, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Attention of all tokens to all tokens."""
+    def __call__(self, tokens: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Computes the attention of every token to every token."""
         query, key, value = jnp.moveaxis(self.qkv(tokens), 2, 0)
         return self.proj(attention(query, key, value))
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with an exact (erf) GELU between them: [B, L, D] -> [B, L, D]."""
+    """Two linear layers with an exact (erf) GELU between them."""
 
     def __init__(self, width: int, hidden_width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.fc1 = linear(width, hidden_width, dtype, rngs)
         self.fc2 = linear(hidden_width, width, dtype, rngs)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Applies to each token alone."""
+    def __call__(self, tokens: Float[Array, "*leading D"]) -> Float[Array, "*leading D"]:
+        """Transforms each token alone."""
         return self.fc2(gelu(self.fc1(tokens)))
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block: [B, L, D] -> [B, L, D]."""
+    """Pre-norm transformer block."""
 
     def __init__(self, config: ModelConfig, width: int, heads: int, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
@@ -138,8 +142,8 @@ class Block(nnx.Module):
         self.norm2 = stream_norms(width, streams, config.norm_eps, rngs)
         self.mlp = Mlp(width, int(width * config.mlp_ratio), dtype, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, stream: str = MAIN) -> jax.Array:
-        """Runs the block with the norms of one stream; with `model.remat` the backward pass computes its inside again."""
+    def __call__(self, tokens: Float[Array, "B L D"], stream: str = MAIN) -> Float[Array, "B L D"]:
+        """Runs the block with the norms of one stream; with `model.remat` the backward pass recomputes its inside."""
         run = nnx.remat(Block._run, static_argnums=2) if self.remat else Block._run
         return run(self, tokens, stream)
 

@@ -1,18 +1,18 @@
 """Defines the masked autoencoder of one modality: He et al., arXiv 2111.06377, for images, and the same for spectrograms.
 
-It is CAV-MAE with one tower and without contrast: same blocks, masking, decoder and loss.
+It is CAV-MAE with one tower and without the contrastive loss: same blocks, masking, decoder and reconstruction loss.
 
 Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L tokens, K kept tokens, D width, C channels.
 """
 
 from collections.abc import Mapping
 
-import jax
 from flax import nnx
+from jaxtyping import Array, Float
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.decoder import Decoder, Reconstruction
-from avmae_jax.models.encoder import Tower
+from avmae_jax.models.encoder import Inputs, Tower
 from avmae_jax.models.layers import MAIN, Stage, stream_norms
 from avmae_jax.models.masking import mask_from_noise, num_kept
 from avmae_jax.models.tokens import Tokens, through
@@ -22,7 +22,7 @@ class MAE(nnx.Module):
     """Masked autoencoder of one modality.
 
     Args:
-      config: sizes and masking; `modality` says which one, `class_token` whether a token of no patch is added.
+      config: sizes and masking; `modality` is that of the input, `class_token` adds a token of no patch.
       rngs: `nnx.Rngs(seed)`.
 
     Raises:
@@ -39,7 +39,7 @@ class MAE(nnx.Module):
         self.norm = stream_norms(config.shape.width, (MAIN,), config.norm_eps, rngs)
         self.decoder = Decoder(config, (config.modality,), rngs=rngs)
 
-    def __call__(self, inputs: Mapping[str, jax.Array], noise: Mapping[str, jax.Array]) -> Reconstruction:
+    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]]) -> Reconstruction:
         """Runs the masked pass.
 
         Args:
@@ -51,8 +51,8 @@ class MAE(nnx.Module):
         latent = through(self.norm[MAIN], self.tower.separate(tokens))
         return Reconstruction(latent, self.decoder(latent, masks), masks)
 
-    def features(self, inputs: Mapping[str, jax.Array]) -> Tokens:
-        """Computes the float32[B, L, D] segments of the unmasked input, a class token first."""
+    def features(self, inputs: Inputs) -> Tokens:
+        """Computes the float32[B, L, D] segments of the unmasked input after the norm."""
         return through(self.norm[MAIN], self.tower.separate(self.tower.embed(inputs[self.modality])))
 
 

@@ -14,16 +14,16 @@ class Mode:
 
     name: str
     inputs: tuple[str, ...]  # modalities that must be given
-    streams: tuple[str, ...]  # norms of the joint blocks; the tokens of several streams are averaged
+    streams: tuple[str, ...]  # whose norms the joint blocks use, one pass each; the passes' tokens are averaged
 
     @property
     def given(self) -> Modality:
-        """What the classifier is given: "both", "audio" or "image"."""
+        """Returns what the classifier is given: "both", "audio" or "image"."""
         return "both" if len(self.inputs) > 1 else cast(Modality, next(iter(self.inputs)))
 
     @property
     def averaged(self) -> bool:
-        """True if a modality is missing that the classifier was tuned on: then two passes are averaged."""
+        """Returns True if a modality is missing that the classifier was tuned on: two passes are averaged then."""
         return len(self.streams) > 1
 
     def __str__(self) -> str:
@@ -31,7 +31,8 @@ class Mode:
 
 
 MULTIMODAL = Mode("multimodal", ("audio", "image"), (MAIN,))
-# A model tuned on both knows the joint norms; with one modality missing the original takes the mean of the passes with either norms.
+# A model tuned on both was trained with the joint norms. If one modality is missing, the original averages a pass with these and one with
+# the norms of the other modality.
 MODES = (
     MULTIMODAL,
     Mode("audioonly", ("audio",), ("audio",)),
@@ -42,24 +43,25 @@ MODES = (
 
 
 def learned(tuned: Mode, modes: Sequence[Mode] = MODES) -> tuple[Mode, ...]:
-    """Lists the modes that a classifier has learned, by the mode that it was tuned in: that one first, then those that miss a modality."""
+    """Lists the modes that fine-tuning in `tuned` prepares a classifier for: that one first, then those in which a modality is missing."""
     return tuned, *(mode for mode in modes if mode.averaged and tuned.given == "both")
 
 
 def find_mode(name: str, modes: Sequence[Mode] = MODES, tuned: Mode | None = None) -> Mode:
-    """Finds a mode by its official name, or by what is given to a classifier.
+    """Finds a mode by its official name or by what a classifier is given.
 
     Args:
       name: an official name, or "both", "audio" or "image".
       modes: those that the kind of model has.
-      tuned: the mode in which the classifier was tuned, which decides what "audio" and "image" mean; None: tuned on just that.
+      tuned: the mode in which the classifier was tuned: after tuning on both, "audio" and "image" name the modes that miss the other one.
+        None: they name the modes of one modality alone.
 
     Raises:
-      ValueError: if there is no such mode, or a model tuned so can't do without the other modality.
+      ValueError: if there is no such mode; lists all names.
     """
     candidates = modes if tuned is None else [*learned(tuned, modes), *modes]
     found = next((mode for mode in candidates if name in (mode.name, mode.given)), None)
     if found is None:
         choices = dict.fromkeys([*(mode.given for mode in modes), *(mode.name for mode in modes)])
-        raise ValueError(f"given is {name!r}; choose one of {', '.join(choices)}")
+        raise ValueError(f"mode {name!r} is unknown; choose one of {', '.join(choices)}")
     return found

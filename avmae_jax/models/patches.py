@@ -1,6 +1,7 @@
-"""Pictures to rows of patches and back, and where each patch is.
+"""Cuts pictures into rows of patches, puts them together again, and computes where each patch is.
 
-A spectrogram is a one-channel picture whose rows are mel bins and whose columns are time, so that both modalities share this file.
+A picture is an image, or a spectrogram as an image of one channel whose rows are mel bins and whose columns are time: both modalities
+share this file.
 Token index is row * columns + column; inside a patch the order is (row, column, channel), channel fastest. Both orders are the
 original's.
 
@@ -12,17 +13,18 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 _TRAINED = 0.3  # how far training moves a sin-cos position at most, for find_rows
 
 
-def spectrogram_picture(fbank: jax.Array) -> jax.Array:
-    """Returns the log-mel as a picture: [B, T, M] -> [B, M, T, 1]."""
+def spectrogram_picture(fbank: Float[Array, "B T M"]) -> Float[Array, "B M T 1"]:
+    """Turns a log-mel into a picture."""
     return fbank.swapaxes(1, 2)[..., None]
 
 
-def as_picture(modality: str, inputs: jax.Array) -> jax.Array:
-    """Returns what a modality's patches are cut from: [B, M, T, 1] of a log-mel [B, T, M], images [B, H, W, 3] as they are."""
+def as_picture(modality: str, inputs: Float[Array, "B ..."]) -> Float[Array, "B H W C"]:
+    """Turns a log-mel [B, T, M] into the picture from which patches are cut; returns images [B, H, W, 3] as they are."""
     return spectrogram_picture(inputs) if modality == "audio" else inputs
 
 
@@ -42,7 +44,7 @@ def patchify(picture: jax.Array, patch: int, stride: int | None = None) -> jax.A
     """
     batch, height, width, channels = picture.shape
     if stride is not None:
-        rows, columns = (jnp.arange(0, side - patch + 1, stride)[:, None] + jnp.arange(patch) for side in (height, width))
+        rows, columns = (jnp.arange(0, side - patch + 1, stride)[:, None] + jnp.arange(patch)[None] for side in (height, width))
         patches = picture[:, rows[:, None, :, None], columns[None, :, None, :]]  # [B, rows, columns, P, P, C]
         return patches.reshape(batch, len(rows) * len(columns), patch * patch * channels)
     if height % patch or width % patch:

@@ -3,37 +3,34 @@
 Axis letters: B batch, L tokens, D width.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
-from avmae_jax.models.tokens import GLOBAL, PATCHES, join, of_part
+from avmae_jax.models.tokens import GLOBAL, PATCHES, Tokens, join, of_part
 
 Pooling = Literal["mean", "global"]
 
 
-def pool(tokens: Mapping[str, jax.Array], how: Pooling = "mean") -> jax.Array:
+def pool(tokens: Tokens, how: Pooling = "mean") -> Float32[Array, "B D"]:
     """Computes the mean over the patch tokens ("mean") or over the tokens of no patch ("global"), every token counting equally.
 
     Args:
-      tokens: segments [B, L, D], of one modality or several.
+      tokens: segments of one modality or several, all of one D.
       how: which tokens count.
-
-    Returns:
-      float32[B, D].
 
     Raises:
       ValueError: if there are no such tokens.
     """
     counted = of_part(tokens, PATCHES if how == "mean" else GLOBAL)
     if not counted:
-        raise ValueError(f"pooling {how!r} needs tokens that these are not: {', '.join(tokens)}")
+        raise ValueError(f"pooling {how!r} finds none of its tokens among {', '.join(tokens)}; give them or choose the other pooling")
     return join(counted).mean(axis=1, dtype=jnp.float32)
 
 
-def unit_length(rows: jax.Array) -> jax.Array:
-    """Divides rows by their L2 norm, as torch.nn.functional.normalize: float[..., D] -> float32[..., D]."""
+def unit_length(rows: Float[Array, "*leading D"]) -> Float32[Array, "*leading D"]:
+    """Divides rows by their L2 norm, as torch.nn.functional.normalize does: a row of length 0 stays 0."""
     rows = rows.astype(jnp.float32)
     return rows * jax.lax.rsqrt(jnp.maximum(jnp.square(rows).sum(axis=-1, keepdims=True), 1e-24))

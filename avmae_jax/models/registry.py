@@ -1,6 +1,6 @@
 """Lists every kind of model: all that the rest of the project must know to build, train, load, store and apply it.
 
-A new kind is a row of KINDS and a module beside this one; nothing outside asks which class a model has.
+A new kind is a module beside this one, a row of KINDS, and its class in Model for type checkers; nothing outside asks for a model's class.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ Model = CAVMAE | CAVMAEClassifier | MAE | AST
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What one kind of model is, and what can be done with it."""
+    """Describes one kind of model and what can be done with it."""
 
-    title: str  # in words, for messages and pages
+    title: str  # for messages and pages
     build: Callable[..., Any]  # (config, classes, rngs=) -> a freshly initialised model; `classes` is 0 for a pretraining model
     inputs: Callable[[ModelConfig], tuple[str, ...]]  # modalities that it can take
     stages: Callable[[ModelConfig, Mode | None], list[Stage]]  # runs of block stacks in one training pass, for arithmetic and memory
     task: Literal["pretraining", "classification"]  # what it is trained for
-    names: Literal["cavmae", "vit"]  # whose tensor names its weights have in .pth and .safetensors files
-    vectors: tuple[str, ...] = ()  # kinds of vector that it can compute of a clip
-    modes: tuple[Mode, ...] = ()  # of a classifier
-    tuned_as: str = ""  # of a pretraining model: the kind that fine-tuning makes of it
+    names: Literal["cavmae", "vit"]  # naming scheme of its tensors in .pth and .safetensors files
+    vectors: tuple[str, ...] = ()  # kinds of vector that its `embed` computes of a clip
+    modes: tuple[Mode, ...] = ()  # ways in which a classifier can be applied
+    tuned_as: str = ""  # the kind that fine-tuning turns a pretraining model into; "": none
     stride: int | None = None  # pixels between patches where they overlap
 
 
@@ -85,7 +85,7 @@ def kind_of(config: ModelConfig) -> Kind:
     """Returns the row of a config's kind.
 
     Raises:
-      ValueError: if there is no such kind; names the nearest ones.
+      ValueError: if there is no such kind; names the nearest ones, or all.
     """
     if config.kind not in KINDS:
         near = difflib.get_close_matches(config.kind, KINDS) or list(KINDS)
@@ -100,5 +100,14 @@ def tuned_mode(config: Config) -> Mode:
 
 
 def build(config: ModelConfig, classes: int = 0, *, rngs: nnx.Rngs) -> Model:
-    """Builds a freshly initialised model of the config's kind; raises ValueError as kind_of, or if the sizes don't fit each other."""
+    """Builds a freshly initialised model of the config's kind.
+
+    Args:
+      config: kind and sizes.
+      classes: of a classifier.
+      rngs: `nnx.Rngs(seed)`.
+
+    Raises:
+      ValueError: if there is no such kind, or the sizes don't fit each other.
+    """
     return kind_of(config).build(config, classes, rngs=rngs)

@@ -1,14 +1,14 @@
-"""What the memory allocator is told before a step runs on a CPU."""
+"""Sets up the memory allocator for training steps on a CPU."""
 
 import ctypes
 import platform
 
-# Of malloc.h: where glibc gives freed memory back, whether large blocks bypass the heap, and how many heaps there are.
+# From malloc.h: when glibc returns freed memory, whether large blocks bypass the heap, and the number of heaps.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Has glibc reuse what was freed instead of returning it to the system; elsewhere nothing happens.
+    """Makes glibc reuse freed memory instead of returning it to the system; does nothing with other C libraries.
 
     On a CPU, XLA allocates and frees all buffers of a step as one block. glibc maps a block of that size anew each time, and the system
     then fills it with zeros page by page: 600,000 page faults in a step of the base model, 5 to 40 % of its time.

@@ -11,7 +11,7 @@ class Clock:
     """Measures pairs per second and the share of time spent waiting for data, over the last steps."""
 
     def __init__(self, batch_size: int, memory: int = 20):
-        """`memory` is the number of steps that count."""
+        """`memory` is the number of latest steps that count."""
         self._batch, self._memory = batch_size, memory
         self._ends = [time.monotonic()]
         self._waits: list[float] = [0.0]
@@ -31,7 +31,7 @@ class Clock:
 
     @property
     def pairs_per_second(self) -> float:
-        """The speed over the steps remembered."""
+        """The speed over the last steps."""
         return self._batch * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
 
     @property

@@ -1,4 +1,4 @@
-"""Defines fine-tuning: the classifier's losses, which of its parameters are trained, and what is measured on held-out clips.
+"""Defines the fine-tuning task: the classifier's losses, which of its parameters are trained, and its evaluation.
 
 The recipe is that of Gong et al., arXiv 2210.07839, section 4.2: two learning rates, the higher one for the head, and an encoder that is
 tuned with it or stays as it is (linear probe).
@@ -31,10 +31,20 @@ from avmae_jax.weights import io
 
 
 class FinetuningTask(Task):
-    """Classification of clips."""
+    """Trains a classifier of clips."""
 
     def __init__(self, config: Config, test: ClipSource | None, label_names: Sequence[str], workdir: Path):
-        """`test` are the held-out clips that are evaluated on, None: none; `workdir` is the run's folder."""
+        """Compiles nothing yet.
+
+        Args:
+          config: of the run.
+          test: held-out clips; None: the run isn't evaluated.
+          label_names: of the classes.
+          workdir: the run's folder, in which averaged weights are found.
+
+        Raises:
+          ValueError: if fields of config.tune can't work.
+        """
         config.tune.validate()
         super().__init__(config)
         self.label_names, self._test = tuple(label_names), test
@@ -48,12 +58,12 @@ class FinetuningTask(Task):
 
     @property
     def needs(self) -> Modality:
-        """What the mode takes."""
+        """The modalities that the mode takes."""
         return self.mode.given
 
     @property
     def averaged_epochs(self) -> tuple[int, int]:
-        """Those of the config."""
+        """The epochs that the config names."""
         return self.config.tune.average_first, self.config.tune.average_last
 
     @property
@@ -85,11 +95,11 @@ class FinetuningTask(Task):
         return used
 
     def optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """Returns that of pretraining, with a higher rate for the head."""
+        """Returns the optimizer of pretraining, with a rate of its own for the head."""
         return optim.adam(self.config.optim, schedule, head_ratio=self.config.tune.head_lr_ratio)
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Measures the loss, "map", the number of "classes" that it is the mean of, and "accuracy" where each clip has one class.
+        """Computes "loss", "map", "classes" (the number of classes averaged in it), and "accuracy" where each clip has one class.
 
         Probabilities are averaged over the crops and frames that the config names.
         """
@@ -102,7 +112,7 @@ class FinetuningTask(Task):
         return figures if found.accuracy is None else figures | {"accuracy": found.accuracy}
 
     def summary(self, model: Any) -> dict[str, Any]:
-        """Measures the "averaged" weights, where there are some."""
+        """Evaluates the "averaged" weights, if there are any."""
         folder = self._workdir / AVERAGED
         if self._test is None or not folder.is_dir():
             return {}
@@ -127,8 +137,8 @@ class FinetuningTask(Task):
 def swap(images: jax.Array, share: float, key: jax.Array) -> jax.Array:
     """Gives a share of a batch's clips the image of the clip before it.
 
-    A photograph that has been memorised is always right in training, and a new one seldom. A classifier of both that has met wrong images
-    trusts none of them blindly. Labels stay with the audio, for the loss of the image alone as well.
+    A memorised image is always right in training, and a new one seldom is. A classifier that is sometimes given a wrong image learns not to
+    rely on it. Labels stay with the audio, for the loss of the image alone too.
 
     Args:
       images: float[B, H, W, 3].

@@ -1,4 +1,4 @@
-"""The numbers of a run, on disk: one JSON line a step in metrics.jsonl, and the same in TensorBoard."""
+"""Writes the metrics of a run: one JSON line a step to metrics.jsonl, and the same to TensorBoard."""
 
 import json
 import os
@@ -10,43 +10,45 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue] - generated
 from tensorboardX.summary import scalar
 
+from avmae_jax.files import write_text
+
 METRICS_FILE = "metrics.jsonl"
 
 
 class Logbook:
     """Appends to the metrics of a run.
 
-    A resumed run takes up its own file: lines behind the restored step are dropped, since those steps are run again and give the same.
+    A resumed run continues its own file. Lines after the restored step are dropped, since those steps are
+    computed again, with the same result.
     """
 
     def __init__(self, folder: Path, last_step: int):
-        """Opens the files of a run that has been restored at `last_step` (0: a new run).
+        """Opens the files of a run that was restored at `last_step` (0: a new run).
 
         Raises:
-          ValueError: if the file holds a line that no run has written; names it.
+          ValueError: if the file holds a line that isn't a row of metrics; names the file and the line.
+          WriteError: if the file can't be written.
         """
         self._path = folder / METRICS_FILE
         lines = _complete_lines(self._path)
         kept = [line for number, line in enumerate(lines, start=1) if _step(self._path, number, line) <= last_step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self._path)
+        write_text(self._path, "".join(kept))
         self._file = self._path.open("a", encoding="utf-8")
         board = folder / "tensorboard"
         board.mkdir(exist_ok=True)
-        # Not SummaryWriter: it writes from a thread of its own and its flush doesn't wait for what is still in the queue.
+        # Not SummaryWriter, which writes from its own thread: its flush doesn't wait for the events still in the queue.
         self._board = EventsWriter(str(board / "events"), f".{last_step}")
-        # TensorBoard hides what earlier files say of this step and later ones.
+        # Makes TensorBoard hide the values of this step and later ones in earlier files.
         self._to_board(last_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl; a number that isn't finite is written as JSON's NaN or Infinity, as Python reads it."""
+        """Writes one line; a number that isn't finite becomes NaN or Infinity, which Python's json reads."""
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         for name, value in values.items():
             self._to_board(step, summary=scalar(f"{split}/{name}", value))
 
     def flush(self) -> None:
-        """To the disk, so that a kill loses nothing written so far."""
+        """Flushes to the disk, so that a kill loses nothing written so far."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._board.flush()
@@ -62,7 +64,7 @@ class Logbook:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    """The lines of an earlier session; a last one that a kill cut short is named and left out."""
+    """Reads the lines of an earlier session; a last line that a kill cut short is logged and dropped."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -76,4 +78,4 @@ def _step(path: Path, number: int, line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: line {number} is no row of metrics; take it out or move the file away: {line[:80]!r}") from error
+        raise ValueError(f"{path}: line {number} isn't a row of metrics; remove it or move the file away: {line[:80]!r}") from error

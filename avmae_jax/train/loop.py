@@ -1,34 +1,34 @@
 """Runs the one loop of every kind of training; the task that is passed in defines the losses.
 
-The loop is made to be killed: everything that decides what comes next (parameters, moments, key, place in the data) is in the
-checkpoint, and random numbers of a step follow from the key and the step's number, so a resumed run repeats the uninterrupted one bit
-for bit.
+The loop expects to be killed. Everything that decides what comes next (parameters, moments, the task's own state, the key, the position in
+the data) is in the checkpoint, and the random numbers of a step follow from the key and the step's number. A resumed run therefore repeats
+the uninterrupted one bit for bit.
 """
 
-import contextlib
 import dataclasses
-import math
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
 from avmae_jax.config import Config, with_defaults
-from avmae_jax.data.batches import Batch, EvalOptions, TrainBatches, TrainOptions, eval_batches
+from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.train import memory, sharding
 from avmae_jax.train.clock import Clock
+from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import Context, Metrics, State, make_loss, make_step
+from avmae_jax.train.step import Context, State, make_loss, make_step
+from avmae_jax.train.step_log import Reporter, StepLog
+from avmae_jax.train.stopping import stop_requested
 from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
@@ -40,205 +40,156 @@ _FREE_FIELDS = (
 )  # fmt: skip
 
 
-class Reporter(Protocol):
-    """Shows how the run goes; launch/common/runtime.py draws a bar."""
-
-    def start(self, first: int, total: int) -> None:
-        """Begins a run from step `first` (0: from nothing) to `total`."""
-        ...
-
-    def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
-        """Reports a step that is done; `waiting` is the share of time spent waiting for data."""
-        ...
-
-
 class Trainer:
-    """A run: its state on the devices, its data, its files."""
+    """Holds a run: its state on the devices and its data."""
 
     def __init__(self, config: Config, model: nnx.Module, task: Task, train: ClipSource, test: ClipSource | None, *, micro_batch: int):
-        """Places the model on the devices.
+        """Places the model on the devices and opens the data.
 
         Args:
-          config: of the run; `config.optim` and `config.train` rule the loop.
+          config: of the run.
           model: freshly initialised.
-          task: the loss and the pictures.
+          task: what the model is trained for.
           train: training clips.
-          test: held-out clips, or None for no evaluation.
+          test: held-out clips; None: the run isn't evaluated.
           micro_batch: pairs computed at once; divides the batch.
 
         Raises:
-          ValueError: if batch, micro-batch and devices don't divide.
+          ValueError: if batch, micro-batch and devices don't divide, or the run is too short for the epochs to be averaged.
         """
-        self.config, self.task, self.train_source, self.test_source = config, task, train, test
+        self.config, self.task, self.train_source, self.test_source, self.micro_batch = config, task, train, test, micro_batch
+        batch = config.train.batch_size
         self.mesh = sharding.make_mesh(config.mesh)
         self.groups = sharding.batch_shards(self.mesh)
-        batch = config.train.batch_size
         memory.require_even(batch, micro_batch, self.groups)
-        self.steps_per_epoch = len(train) / batch
-        self.total_steps = config.train.steps or max(1, round(config.train.epochs * self.steps_per_epoch))
-        epochs = int((self.total_steps + 0.5) / self.steps_per_epoch)  # that end within the run, at the nearest step
-        if task.averaged_epochs[1] > epochs:
-            raise ValueError(f"tune.average_last is {task.averaged_epochs[1]}, but the run has {epochs} whole epochs; change one of them")
-        self.step = 0
+        self.epochs = Epochs(len(train) / batch)
+        self.step, self.total_steps = 0, self.epochs.total_steps(config.train)
+        _, last_averaged = task.averaged_epochs
+        if last_averaged > (whole := self.epochs.within(self.total_steps)):
+            raise ValueError(f"tune.average_last is {last_averaged}, but the run has {whole} whole epochs; change one of them")
+
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self.key = jax.device_put(jax.random.key(config.train.seed), everywhere)  # a restored key takes the place of this one
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
-        schedule = task.schedule(self.steps_per_epoch)
+        schedule = task.schedule(self.epochs.steps)
         optimizer = task.optimizer(schedule)
-        placed = jax.device_put((params, frozen), sharding.shardings((params, frozen), self.mesh))
-        opt_state = jax.eval_shape(optimizer.init, params)
-        opt_places = sharding.shardings(opt_state, self.mesh)
-        extra = jax.eval_shape(task.init_extra, params)
-        places_of_extra = sharding.shardings(extra, self.mesh)
-        self.state = State(
-            params=placed[0],
-            frozen=placed[1],
-            opt_state=jax.jit(optimizer.init, out_shardings=opt_places)(placed[0]),
-            extra=jax.jit(task.init_extra, out_shardings=places_of_extra)(placed[0]),
-        )
-        places = jax.tree.map(lambda x: x.sharding, self.state)
+        params, frozen = (jax.device_put(tree, sharding.shardings(tree, self.mesh)) for tree in (params, frozen))
+        opt_state, extra = (sharding.initialise(make, params, self.mesh) for make in (optimizer.init, task.init_extra))
+        self.state = State(params, frozen, opt_state, extra)
+
         step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, groups=self.groups)
-        self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(self.mesh, PartitionSpec())))
-        self.micro_batch = micro_batch
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
         loss = make_loss(self.graph, task)
         self._eval_loss = jax.jit(
             lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra))[1]
         )
-        weights = getattr(train, "weights", None) if config.augment.balanced else None  # of a source that has them
+        weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
         options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options)
-        # on all devices: a restored key comes back to where this one is
-        self.key = jax.device_put(jax.random.key(config.train.seed), NamedSharding(self.mesh, PartitionSpec()))
-
-    def merge(self, state: State) -> Any:
-        """The model with the parameters of a state."""
-        return nnx.merge(self.graph, state.params, state.frozen)
 
     @property
     def model(self) -> Any:
-        """The model as it is now."""
-        return self.merge(self.state)
+        """The model with the current parameters."""
+        return nnx.merge(self.graph, self.state.params, self.state.frozen)
+
+    @property
+    def params(self) -> Any:
+        """All current parameters, trained or not."""
+        return nnx.merge_state(self.state.params, self.state.frozen)
 
     def run(self, reporter: Reporter | None = None) -> bool:
-        """Trains until the last step, or until SIGTERM, which saves and returns.
+        """Restores the newest checkpoint, if there is one, and trains until the last step or until SIGTERM, which saves and returns.
 
         Returns:
           True if the last step was reached.
 
         Raises:
-          NonFiniteLossError: nothing of the bad step is saved.
-          CheckpointError, CheckpointMismatchError: see checkpoint.py.
+          NonFiniteLossError: if a loss or gradient isn't finite; nothing of that step is saved.
+          CheckpointMismatchError: if the checkpoint is of another config or model.
+          CheckpointError: if a checkpoint can't be written, or none can be read.
         """
-        folder = Path(self.config.train.workdir).expanduser()
-        train = self.config.train
-        with Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as checkpoints:
-            self._restore(checkpoints)
+        train, folder = self.config.train, Path(self.config.train.workdir).expanduser()
+        with closing(self.batches), Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as saved:
+            self._restore(saved)
             if reporter:
                 reporter.start(self.step, self.total_steps)
-            logbook = Logbook(folder, self.step)
-            try:
-                with _sigterm() as stop_asked:
-                    return self._loop(checkpoints, logbook, reporter, stop_asked)
-            finally:
-                logbook.close()
-                self.batches.close()
+            with closing(Logbook(folder, self.step)) as logbook, stop_requested() as stopped:
+                return self._loop(saved, logbook, reporter, stopped)
 
-    def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stop_asked: Callable[[], bool]) -> bool:
-        train = self.config.train
+    def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stopped: Callable[[], bool]) -> bool:
+        train, clock = self.config.train, Clock(self.config.train.batch_size)
         snapshots = Snapshots(Path(train.workdir).expanduser(), self._meta, *self.task.averaged_epochs)
-        clock = Clock(train.batch_size)
-        running: tuple[int, Any, Metrics] | None = None  # the step under way: its results are read while the next one is computed
-
-        def settle() -> None:
-            nonlocal running
-            if running is not None:
-                (step, ids, metrics), running = running, None
-                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                self._require_finite(step, values, ids, checkpoints)
-                logbook.write(step, "train", values)
-                clock.done()
-                if reporter:
-                    reporter.step(step, values["loss"], clock.pairs_per_second, clock.waiting)
-
-        while self.step < self.total_steps and not stop_asked():
+        log = StepLog(logbook, clock, checkpoints, reporter)
+        while self.step < self.total_steps and not stopped():
             with clock.wait():
                 batch = next(self.batches)
-            ids, on_device = batch["id"], put_on_devices(batch, self.mesh)
-            self.state, metrics = self.jitted_step(self.state, on_device, self.key, np.int32(self.step))
+            self.state, metrics = self.jitted_step(self.state, sharding.put_batch(batch, self.mesh), self.key, np.int32(self.step))
             self.step += 1
-            settle()
-            running = (self.step, ids, metrics)
-            last, epoch = self.step == self.total_steps, self._epoch_ended()
+            log.submit(self.step, batch["id"], metrics)
+            last, epoch = self.step == self.total_steps, self.epochs.ended_at(self.step)
+            evaluates, draws, saves = (
+                last or self.epochs.due(self.step, every)
+                for every in (train.eval_every, train.picture_every or train.eval_every, train.checkpoint_every)
+            )
+            if evaluates or draws or saves or epoch:
+                log.settle()  # nothing is made of a step whose loss isn't finite
             if last or self.step % train.log_every == 0:
                 checkpoints.check()
                 logbook.flush()
-            if last or self._due(train.eval_every):
-                settle()
-                if held_out := self.evaluate():
-                    logbook.write(self.step, "eval", held_out)
-                    if (measured := self.task.better(held_out)) is not None:
-                        snapshots.measured(self.step, self.params, measured)
-            if last or self._due(train.picture_every or train.eval_every):
-                settle()
+            if evaluates:
+                self._evaluate_into(logbook, snapshots)
+            if draws:
                 self.task.draw(self.model, self.step)
             if epoch:
-                settle()
                 snapshots.epoch_ended(epoch, self.step, self.params)
-            if last or self._due(train.checkpoint_every):
-                settle()
+            if saves:
                 logbook.flush()
                 self._save(checkpoints)
-        settle()
+        log.settle()
         if self.step < self.total_steps:
             logbook.flush()
             if checkpoints.newest() != self.step:
                 self._save(checkpoints)
-            logging.info("stopped by SIGTERM after step %d, which is saved; the same command goes on from there", self.step)
+            logging.info("stopped by SIGTERM after step %d, which is saved; the same command resumes there", self.step)
         return self.step >= self.total_steps
 
+    def _evaluate_into(self, logbook: Logbook, snapshots: Snapshots) -> None:
+        """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
+        if not (held_out := self.evaluate()):
+            return
+        logbook.write(self.step, "eval", held_out)
+        if (measured := self.task.better(held_out)) is not None:
+            snapshots.measured(self.step, self.params, measured)
+
     def evaluate(self) -> dict[str, float]:
-        """What the task measures on the held-out clips; {} without such clips."""
+        """Evaluates the model on the held-out clips, as the task defines it; returns {} without such clips."""
         return self.task.evaluate(self.model, self.mean_losses)
 
     def mean_losses(self) -> dict[str, float]:
-        """Mean losses over the held-out clips, with the same masks every time; {} without such clips.
+        """Computes the mean losses over the held-out clips, with the same masks every time; {} without such clips.
 
-        Batches are as large as in training, or as the held-out set; what is left over at its end is not used, since the contrastive loss
-        of a smaller batch can't be compared.
+        Batches are as large as in training, or as the held-out set. Clips left over at its end are not used, since the contrastive loss of
+        a smaller batch can't be compared.
         """
         if self.test_source is None:
             return {}
-        size = min(self.micro_batch, len(self.test_source) // self.groups * self.groups)
+        clips, config = len(self.test_source), self.config
+        size = min(self.micro_batch, clips // self.groups * self.groups)
         if not size:
             raise ValueError(
-                f"{len(self.test_source)} held-out clips can't be shared by the {self.groups} parts into which the mesh cuts a batch; "
+                f"{clips} held-out clips can't be shared by the {self.groups} parts into which the mesh cuts a batch; "
                 "hold out more clips, or lower mesh.data or mesh.fsdp"
             )
-        count = len(self.test_source) // size
-        count = min(count, self.config.train.eval_batches or count)
+        count = min(clips // size, config.train.eval_batches or clips // size)
         sums: dict[str, float] = {}
-        for index, batch in enumerate(
-            eval_batches(self.test_source, self.config.model, self.config.data, size, EvalOptions(limit=count * size))
-        ):
-            share = host_share(batch)
-            metrics = self._eval_loss(self.state, put_on_devices(share, self.mesh), jax.random.key(index))
+        batches = eval_batches(self.test_source, config.model, config.data, size, EvalOptions(limit=count * size))
+        for index, batch in enumerate(batches):
+            share = sharding.put_batch(sharding.host_share(batch), self.mesh)
+            metrics = self._eval_loss(self.state, share, jax.random.key(index))
             for name, value in jax.device_get(metrics).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
         return sums
-
-    @property
-    def params(self) -> Any:
-        """All parameters, trained or not."""
-        return nnx.merge_state(self.state.params, self.state.frozen)
-
-    def _epoch_ended(self) -> int:
-        """Which epoch ends with this step, counted from 1, or 0; the last one of several that are shorter than a step."""
-        epoch = int((self.step + 0.5) / self.steps_per_epoch) + 1  # or one less
-        while epoch and round(epoch * self.steps_per_epoch) > self.step:
-            epoch -= 1
-        return epoch if round(epoch * self.steps_per_epoch) == self.step else 0
-
-    def _due(self, every: int) -> bool:
-        """Whether what is done every so many steps, or at the end of each epoch where that is 0, is to be done now."""
-        return self.step % every == 0 if every else bool(self._epoch_ended())
 
     def _meta(self) -> dict[str, Any]:
         own = {"label_names": list(self.task.label_names), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
@@ -256,19 +207,9 @@ class Trainer:
         )
 
     def _restore(self, checkpoints: Checkpoints) -> None:
-        def check(meta: dict[str, Any]) -> None:
-            saved, now = (
-                {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]}
-                for m in (meta, self._meta())
-            )
-            require_same_config(saved, now, ignore=_FREE_FIELDS)
-            if meta["micro_batch"] != self.micro_batch:
-                logging.warning(
-                    "micro-batches were %d pairs and are now %d: another set of negatives", meta["micro_batch"], self.micro_batch
-                )
-
+        state = self.state
         restored: Restored | None = checkpoints.restore(
-            self.params, self.state.opt_state, self.key, extra=self.state.extra, check_meta=check
+            self.params, state.opt_state, self.key, extra=state.extra, check_meta=self._require_same_run
         )
         if restored is None:
             return
@@ -277,44 +218,14 @@ class Trainer:
         self.key, self.step, self.batches.state = restored.rng, restored.step, restored.data
         logging.info("resumed from step %d", self.step)
 
-    def _require_finite(self, step: int, values: dict[str, float], ids: Any, checkpoints: Checkpoints) -> None:
-        bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])), None)
-        if bad is None:
-            return
-        checkpoints.wait()
-        good = checkpoints.newest()
-        where = f"{checkpoints.directory / str(good)}" if good is not None else "none yet"
-        parts = ", ".join(f"{name} {value}" for name, value in values.items() if name != bad)
-        raise NonFiniteLossError(
-            f"the {bad.replace('_', ' ')} of step {step} is {values[bad]} ({parts})\n"
-            f"clips of that batch: {', '.join(map(str, ids))}\nlast good checkpoint: {where}\n"
-            "look at these clips, or lower optim.learning_rate, and start again"
+    def _require_same_run(self, meta: dict[str, Any]) -> None:
+        """Raises CheckpointMismatchError if a checkpoint's run computes something else; warns of another micro-batch."""
+        saved, now = (
+            {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]} for m in (meta, self._meta())
         )
-
-
-def put_on_devices(batch: Batch, mesh: Mesh) -> Any:
-    """What of a batch the step needs, on the mesh; ids stay on the host."""
-    return sharding.put_batch({name: value for name, value in batch.items() if name != "id"}, mesh)
-
-
-def host_share(batch: Batch) -> Batch:
-    """This host's rows of a batch that every host has read whole."""
-    host, hosts = jax.process_index(), jax.process_count()
-    rows = len(batch["id"]) // hosts
-    return {name: value[host * rows : (host + 1) * rows] for name, value in batch.items()}
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a question that the loop asks between steps."""
-    asked = False
-
-    def handler(*_: Any) -> None:
-        nonlocal asked
-        asked = True
-
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        require_same_config(saved, now, ignore=_FREE_FIELDS)
+        if meta["micro_batch"] != self.micro_batch:
+            logging.warning(
+                "micro-batches had %d pairs and now have %d, so the contrastive loss has other negatives",
+                meta["micro_batch"], self.micro_batch,
+            )  # fmt: skip

@@ -1,6 +1,6 @@
 """Computes the pretraining losses of Gong et al., arXiv 2210.07839, section 2; all in float32.
 
-Axis letters: B batch, L tokens, K kept tokens, D width, P patch, C channels.
+Axis letters: B batch, H W sides of a spectrogram or image, L tokens, D width, P patch, C channels, V values of a patch.
 """
 
 from collections.abc import Mapping
@@ -8,35 +8,41 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import LossConfig
+from avmae_jax.models.encoder import Inputs
 from avmae_jax.models.patches import as_picture, patchify
 from avmae_jax.models.pooling import unit_length
 
 _NORM_PIX_EPS = 1e-6
 
+Losses = dict[str, Float32[Array, ""]]  # by name
 
-def normalise_patches(patches: jax.Array) -> jax.Array:
-    """Normalises each patch to mean 0 and unbiased variance 1, the target of `norm_pix`: [B, L, P * P * C] -> the same."""
+
+def normalise_patches(patches: Float[Array, "B L V"]) -> Float[Array, "B L V"]:
+    """Normalises each patch to mean 0 and unbiased variance 1, the target of `norm_pix`; V = P * P * C."""
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return (patches - mean) / jnp.sqrt(variance + _NORM_PIX_EPS)
 
 
-def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, *, patch: int, norm_pix: bool) -> jax.Array:
+def reconstruction_loss(
+    original: Float[Array, "B H W C"], pred: Float[Array, "B L V"], hidden: Float[Array, "B L"], *, patch: int, norm_pix: bool
+) -> Float32[Array, ""]:
     """Computes the mean squared error over the hidden patches.
 
     Args:
-      picture: [B, H, W, C], what should have been predicted.
-      pred: [B, L, P * P * C].
-      hidden: float[B, L], 1 where the encoder didn't see the patch.
+      original: the spectrogram or image that should have been predicted.
+      pred: predicted patches, V = P * P * C.
+      hidden: 1 where the encoder didn't see the patch.
       patch: P.
-      norm_pix: compare with patches normalised one by one.
+      norm_pix: compare with patches that are normalised one by one.
 
     Returns:
-      float32[]: the sum over hidden patches over their number. 0 if nothing is hidden.
+      The errors of hidden patches summed and divided by their number; 0 if nothing is hidden.
     """
-    target = patchify(picture, patch)
+    target = patchify(original, patch)
     if norm_pix:
         target = normalise_patches(target)
     error = jnp.square(pred - target).mean(axis=-1)
@@ -44,19 +50,19 @@ def reconstruction_loss(picture: jax.Array, pred: jax.Array, hidden: jax.Array, 
 
 
 def contrastive_loss(
-    audio: jax.Array, image: jax.Array, *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
-) -> tuple[jax.Array, jax.Array]:
+    audio: Float[Array, "B D"], image: Float[Array, "B D"], *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Computes InfoNCE between pooled audio and images; the right partner of row i is row i.
 
     Args:
-      audio: float[B, D], pooled over tokens, of any length.
-      image: float[B, D].
-      temperature: what the cosine similarities are divided by.
+      audio: vectors pooled over tokens, not normalised.
+      image: as audio, of the same clips.
+      temperature: divides the cosine similarities.
       bidirectional: False: softmax over audio for each image; True: the mean of both directions.
-      groups: the batch is cut into this many parts, and negatives come from the same part only.
+      groups: number of parts into which the batch is cut; negatives come from the same part only.
 
     Returns:
-      (loss in nats, share of the batch whose right partner is the most similar), float32[] each.
+      (loss in nats, share of the batch whose right partner is the most similar).
 
     Raises:
       ValueError: if the batch can't be cut into that many groups.
@@ -73,13 +79,13 @@ def contrastive_loss(
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()
 
 
-def reconstruction_losses(out: Any, inputs: Mapping[str, jax.Array], config: LossConfig, *, patch: int) -> dict[str, jax.Array]:
+def reconstruction_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: int) -> Losses:
     """Computes "mae_<modality>" of each modality that a masked pass predicts.
 
     Args:
-      out: of a masked pass, with .predictions and .masks by modality.
-      inputs: the normalised inputs that it saw, by modality.
-      config: its norm_pix counts.
+      out: result of a masked pass, with .predictions and .masks by modality.
+      inputs: what the pass was given.
+      config: only norm_pix has an effect.
       patch: P.
     """
     return {
@@ -90,20 +96,18 @@ def reconstruction_losses(out: Any, inputs: Mapping[str, jax.Array], config: Los
     }
 
 
-def pretraining_losses(
-    out: Any, inputs: Mapping[str, jax.Array], config: LossConfig, *, patch: int, groups: int = 1
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def pretraining_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: int, groups: int = 1) -> tuple[Losses, Losses]:
     """Computes the losses of CAV-MAE by name, not weighted.
 
     Args:
-      out: of CAVMAE.
-      inputs: the normalised inputs that it saw, by modality.
+      out: result of a masked pass of CAVMAE.
+      inputs: what the pass was given.
       config: options.
       patch: P.
-      groups: into how many parts the batch is cut for the contrastive loss.
+      groups: number of parts into which the batch is cut for the contrastive loss.
 
     Returns:
-      {"mae_audio", "mae_image", "nce"}, and the metric {"contrast_accuracy"}; float32[] each.
+      The losses "mae_audio", "mae_image" and "nce", and the metric "contrast_accuracy".
     """
     losses = reconstruction_losses(out, inputs, config, patch=patch)
     losses["nce"], accuracy = contrastive_loss(
@@ -117,6 +121,6 @@ def pretraining_weights(config: LossConfig) -> dict[str, float]:
     return {"mae_audio": config.mae_weight, "mae_image": config.mae_weight, "nce": config.contrast_weight}
 
 
-def weighted_sum(losses: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
-    """Computes the total loss: float32[]."""
+def weighted_sum(losses: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -> Float32[Array, ""]:
+    """Computes the total loss."""
     return jnp.stack([weights[name] * loss for name, loss in losses.items()]).sum()

@@ -13,14 +13,14 @@ from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import kind_of
 
 # Values of a block that are alive at once, in widths of one token: inputs of norms, attention and both linear layers with their gradients
-# (16), and those of the hidden layer around the GELU (4 hidden widths). Set by compiled programs: XLA for CPUs takes 573 MiB a pair for the
-# base model, this gives 570; tests/train/test_memory.py looks at a smaller one.
+# (16), and those of the hidden layer around the GELU (4 hidden widths). Fitted to compiled programs: XLA for CPUs takes 573 MiB a pair for
+# the base model, and these numbers give 570; tests/train/test_memory.py compares a smaller model.
 _KEPT_WIDTHS, _KEPT_HIDDEN = 16, 4
-_USABLE_SHARE = 0.7  # of the memory that is free; the rest is for the data, the compiler and everybody else
+_USABLE_SHARE = 0.7  # of the free memory; the rest is for the data, the compiler and other processes
 
 
 def step_flops(config: ModelConfig, mode: Mode | None = None) -> float:
-    """Computes the floating-point operations of one pair in a training step, 3 times the forward pass; `mode` is a classifier's."""
+    """Computes the floating-point operations of one pair in a training step, 3 times the forward pass; `mode` is that of a classifier."""
     forward = 0.0
     for blocks, tokens, width in kind_of(config).stages(config, mode):
         linear = 2 * tokens * width**2 * (4 + 2 * config.mlp_ratio)
@@ -29,7 +29,7 @@ def step_flops(config: ModelConfig, mode: Mode | None = None) -> float:
 
 
 def activation_bytes(config: ModelConfig, mode: Mode | None = None) -> float:
-    """Estimates the bytes that one pair's intermediate values take in a training step; `mode` is a classifier's."""
+    """Estimates the bytes of one pair's intermediate values in a training step; `mode` is that of a classifier."""
     bytes_each = jnp.dtype(config.compute_dtype).itemsize
     widths = _KEPT_WIDTHS + _KEPT_HIDDEN * config.mlp_ratio
     stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in kind_of(config).stages(config, mode)]
@@ -39,7 +39,7 @@ def activation_bytes(config: ModelConfig, mode: Mode | None = None) -> float:
 
 
 def usable_memory() -> float:
-    """Returns the bytes that a run may take on each device: of an accelerator's memory, or of what machine and container have free."""
+    """Returns the bytes that a run may use on each device: of an accelerator's free memory, or of that of machine and container."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
         return _USABLE_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -55,9 +55,9 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
 
     Args:
       config: sizes of the model.
-      params: pytree of its parameters (abstract ones do).
+      params: pytree of its parameters, or of their shapes.
       batch_size: pairs a step.
-      groups: on how many devices a batch lies in parts.
+      groups: number of parts into which the mesh cuts a batch.
       memory: bytes a device may use.
       mode: of a classifier; None: pretraining.
 
@@ -82,7 +82,7 @@ def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups
 
 
 def require_even(batch_size: int, micro_batch: int, groups: int) -> None:
-    """Raises ValueError unless a batch is so many whole micro-batches, and each of these the same for all devices."""
+    """Raises ValueError unless a batch divides into micro-batches, and each of these into equal parts for the devices."""
     if batch_size < 1 or batch_size % groups:
         raise ValueError(
             f"train.batch_size is {batch_size}; it must be a positive multiple of the {groups} parts into which the mesh cuts a batch"
@@ -95,7 +95,7 @@ def require_even(batch_size: int, micro_batch: int, groups: int) -> None:
 
 
 def matmul_speed(size: int = 1536, repeats: int = 3) -> float:
-    """Measures the floating-point operations per second that a large float32 matrix product reaches here, now."""
+    """Measures the floating-point operations per second of a large float32 matrix product on this machine."""
     square = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(square, square).block_until_ready()

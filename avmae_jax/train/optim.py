@@ -54,7 +54,7 @@ def adam(config: OptimConfig, schedule: optax.Schedule, *, head_ratio: float = 1
     Args:
       config: decay and moments.
       schedule: the learning rate of each step.
-      head_ratio: how many times as high the rate of a classifier's head is.
+      head_ratio: factor by which the rate of a classifier's head is higher.
     """
 
     def scale(path: Sequence[Any], update: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Defines the pretraining task: from a batch of bytes to the losses, to pictures of reconstructions and to retrieval."""
+"""Defines the pretraining task: its losses, its figures of reconstructions, and retrieval among held-out clips."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +27,16 @@ Arrays = Mapping[str, jax.Array]
 
 
 class PretrainingTask(Task):
-    """The losses of a masked autoencoder, contrastive where it has both modalities, and the pictures of a run."""
+    """Trains a masked autoencoder, with a contrastive loss where it has both modalities."""
 
     def __init__(self, config: Config, test: ClipSource | None, workdir: Path):
-        """`test` are the held-out clips whose reconstructions are drawn into `workdir`/pictures; None draws nothing."""
+        """Compiles nothing yet.
+
+        Args:
+          config: of the run.
+          test: held-out clips whose reconstructions are drawn; None: nothing is drawn.
+          workdir: the run's folder; figures go into its folder pictures.
+        """
         super().__init__(config)
         self._test, self._workdir = test, workdir
         self._examples: Any = None
@@ -40,11 +46,11 @@ class PretrainingTask(Task):
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """Those of the config."""
+        """The weights of the config."""
         return pretraining_weights(self.config.loss)
 
     def losses(self, model: Any, batch: Arrays, context: Context) -> tuple[Metrics, Metrics]:
-        """Computes the losses of a masked pass; of the reconstruction it is the mean over the hidden patches of all devices."""
+        """Computes the losses of a masked pass; reconstruction losses are means over the hidden patches of all devices."""
         out, inputs = self._masked(model, batch, context.key)
         loss, patch = self.config.loss, self.config.model.patch
         if not self._contrasts:
@@ -52,7 +58,7 @@ class PretrainingTask(Task):
         return pretraining_losses(out, inputs, loss, patch=patch, groups=context.groups if loss.negatives == "shard" else 1)
 
     def draw(self, model: Any, step: int) -> None:
-        """Draws reconstructions of four held-out clips, masked equally every time: pictures/reconstructions_<step>.png."""
+        """Draws pictures/reconstructions_<step>.png: four held-out clips, with the same masks every time."""
         if self._test is None or jax.process_index():
             return
         if self._examples is None:
@@ -70,11 +76,11 @@ class PretrainingTask(Task):
         curves.loss_curves(path, self._workdir / METRICS_FILE, batch_size=negatives)
 
     def summary(self, model: Any) -> dict[str, Any]:
-        """Measures "retrieval"."""
+        """Computes "retrieval", see retrieve."""
         return {"retrieval": self.retrieve(model, self.config.train.retrieval_clips)}
 
     def retrieve(self, model: Any, clips: int, batch_size: int = 20) -> dict[str, float]:
-        """Measures retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips or with one modality.
+        """Computes retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips or with one modality.
 
         Returns:
           {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1].

@@ -2,32 +2,35 @@
 
 How a run starts is decided here, and nowhere else. The order matters:
 
-  1. The folder is claimed: nobody else trains in it, and it holds a run or nothing.
-  2. A checkpoint in it wins. Then `init_from` is not read, and the run keeps its micro-batch, since another one means other negatives.
-  3. The data is opened; a classifier's classes are those of the data.
-  4. Without a checkpoint, best/ and averaged/ of an earlier try are set aside.
-  5. The micro-batch is chosen: train.micro_batch, else that of the checkpoint, else what fits in memory.
-  6. The model is initialised, and without a checkpoint `init_from` sets its parameters.
-  7. The loop restores the checkpoint, which refuses another config, and trains.
+  1. The config is checked, before a file is written or a clip is generated.
+  2. The folder is claimed and locked: nobody else trains in it, and it holds a run or nothing.
+  3. Its newest checkpoint is looked up. If there is one, steps 5 and 7 leave the run's own files and weights alone.
+  4. The data is opened, and the task defined; a classifier's classes are those of the data.
+  5. Without a checkpoint, best/ and averaged/ of an earlier try are set aside.
+  6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint (another one would mean other negatives), else what fits in
+     memory.
+  7. The model is initialised at random and, without a checkpoint, with the weights of `init_from`.
+  8. The loop restores the checkpoint, which refuses another config, and trains.
+  9. After the last step the model is evaluated, and summary.json written.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import jax
 from absl import logging
 from flax import nnx
 
 from avmae_jax.checkpoint.manager import newest_meta
-from avmae_jax.config import Config
+from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source
 from avmae_jax.errors import DatasetError
-from avmae_jax.files import OnProgress, write_json
+from avmae_jax.files import LOCK, OnProgress, locked, write_json
 from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of
@@ -37,6 +40,7 @@ from avmae_jax.train.loop import Reporter, Trainer
 from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.snapshots import set_aside
 from avmae_jax.train.task import Task
+from avmae_jax.weights.build import described
 from avmae_jax.weights.init_from import initialise_from
 
 CONFIG_FILE, SUMMARY_FILE = "config.json", "summary.json"
@@ -52,10 +56,11 @@ def pretrain(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      What summary.json holds: "steps", "seconds", "held_out" and "retrieval"; None if the run was stopped by SIGTERM.
+      The content of summary.json: "steps", "seconds", "held_out" and "retrieval"; None if the run was stopped by SIGTERM.
 
     Raises:
-      AvmaeError: if data, checkpoints or initial weights can't be used, or the loss is no longer finite.
+      AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer
+        finite.
       ValueError: if fields of the config can't work together.
     """
     return _run(config, "pretraining", reporter, on_progress)
@@ -70,57 +75,78 @@ def finetune(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      What summary.json holds: "steps", "seconds", "held_out" and, where weights were averaged, "averaged"; None if stopped by SIGTERM.
+      The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged"; None if the run was stopped
+      by SIGTERM.
 
     Raises:
-      AvmaeError: if data, checkpoints or initial weights can't be used, or the loss is no longer finite.
+      AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer
+        finite.
       ValueError: if fields of the config can't work together.
     """
     return _run(config, "classification", reporter, on_progress)
 
 
-def _run(config: Config, wanted: str, reporter: Reporter | None, on_progress: OnProgress | None) -> dict[str, Any] | None:
+def _run(
+    config: Config, wanted: Literal["pretraining", "classification"], reporter: Reporter | None, on_progress: OnProgress | None
+) -> dict[str, Any] | None:
+    """Runs the nine steps that the module's docstring numbers."""
     begin = time.monotonic()
-    require_task(config, wanted)
-    with claimed(config) as workdir:
-        before = newest_meta(workdir / "checkpoints") or {}
-        train, test = open_sources(config, on_progress)
+    require_task(config, wanted)  # 1
+    with claimed(config) as workdir:  # 2
+        checkpoint = newest_meta(workdir / "checkpoints")  # 3
+        train, test = open_sources(config, on_progress)  # 4
         task = make_task(config, train, test, workdir)
-        announce(config, task)
-        if not before:
+        announce(config)
+        if checkpoint is None:  # 5
             set_aside(workdir)
-
-        def make() -> nnx.Module:
-            return registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))
-
-        micro_batch = pick_micro_batch(config, make, task, before.get("micro_batch", 0))
-        model = make()
-        if config.init_from and not before:
+        micro_batch = pick_micro_batch(config, task, checkpoint["micro_batch"] if checkpoint else 0)  # 6
+        model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))  # 7
+        if config.init_from and checkpoint is None:
             initialise_from(config.model, model, config.init_from)
-        trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)
+        trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)  # 8
         finished = trainer.run(reporter)
         task.ended(micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))
         if not finished:
             return None
-        summary = {"steps": trainer.step, "held_out": trainer.evaluate(), **task.summary(trainer.model)}
+        summary = {"steps": trainer.step, "held_out": trainer.evaluate(), **task.summary(trainer.model)}  # 9
         summary["seconds"] = round(time.monotonic() - begin, 1)
         write_json(workdir / SUMMARY_FILE, summary)
         return summary
 
 
 def require_task(config: Config, wanted: str) -> None:
-    """Raises ValueError unless the config's kind of model is trained by this task, before anything is generated or loaded."""
+    """Raises ValueError unless the config's fields work together and its kind of model is one that this task trains."""
     spec = kind_of(config.model)
     if spec.task != wanted:
         kinds = " or ".join(name for name, other in KINDS.items() if other.task == wanted)
         raise ValueError(f"model.kind is {config.model.kind!r}, which is trained by {spec.task}; for {wanted} choose {kinds}")
-    nnx.eval_shape(lambda: registry.build(config.model, 1, rngs=nnx.Rngs(0)))  # raises ValueError for sizes that don't fit
+    config.validate()
+    described(config.model, 1)  # sizes that don't fit each other
 
 
-def needs_of(config: Config) -> Any:
-    """Returns what clips must have: what the classifier's mode takes, or what the model has."""
-    spec = kind_of(config.model)
-    return registry.tuned_mode(config).given if spec.modes else config.model.modality
+@contextmanager
+def claimed(config: Config) -> Iterator[Path]:
+    """Creates and locks the run's folder, and writes config.json into it unless the run has a checkpoint.
+
+    Raises:
+      ValueError: if the folder can't be created or written, or holds something that is no run.
+      LockedError: if another process trains in it.
+    """
+    workdir = Path(config.train.workdir).expanduser()
+    with ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:  # of several hosts' processes, which share the folder
+                note = workdir / CONFIG_FILE
+                if not note.exists() and any(path.name != LOCK for path in workdir.iterdir()):
+                    raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
+                stack.enter_context(locked(workdir))
+                if not any((workdir / "checkpoints").glob("*")):  # once there is one, a config that doesn't fit it will be refused
+                    write_json(note, dataclasses.asdict(config))
+                (workdir / "pictures").mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
+        yield workdir
 
 
 def open_sources(config: Config, on_progress: OnProgress | None = None) -> tuple[ClipSource, ClipSource | None]:
@@ -128,13 +154,23 @@ def open_sources(config: Config, on_progress: OnProgress | None = None) -> tuple
     needs = needs_of(config)
     train = open_source(config.data, "train", needs, on_progress=on_progress)
     if config.data.source == "manifest" and not config.data.eval_path:
-        logging.info("data.eval_path is empty: no evaluation, no pictures, no retrieval")
+        logging.info("data.eval_path is empty: the run has no evaluation, no reconstructions and no retrieval")
         return train, None
     return train, open_source(config.data, "test", needs)
 
 
+def needs_of(config: Config) -> Modality:
+    """Returns what clips must have: what the classifier's mode takes, or what the model has."""
+    mode = _mode(config)
+    return mode.given if mode else cast(Modality, config.model.modality)  # validated
+
+
 def make_task(config: Config, train: ClipSource, test: ClipSource | None, workdir: Path) -> Task:
-    """Makes the task of the config's kind of model; raises DatasetError if a classifier's clips have no classes, or different ones."""
+    """Returns the task of the config's kind of model.
+
+    Raises:
+      DatasetError: if a classifier's clips have no classes, or the held-out clips have other ones.
+    """
     held_out = "none" if test is None else len(test)
     if kind_of(config.model).task == "pretraining":
         logging.info("%d training clips, %s held out", len(train), held_out)
@@ -148,18 +184,20 @@ def make_task(config: Config, train: ClipSource, test: ClipSource | None, workdi
     return FinetuningTask(config, test, names, workdir)
 
 
-def pick_micro_batch(config: Config, make: Callable[[], nnx.Module], task: Task, before: int = 0) -> int:
-    """Chooses the number of pairs computed at once, and logs where a step has to be split.
+def pick_micro_batch(config: Config, task: Task, before: int = 0) -> int:
+    """Chooses the number of pairs computed at once, and logs it where a step has to be split.
 
     Args:
       config: of the run.
-      make: returns the model, of which only shapes are used.
       task: what is trained.
       before: the micro-batch of the run that is resumed; 0: none. It is kept if the devices can share it, since the free memory changes
         from moment to moment, and another size means other negatives.
+
+    Raises:
+      ValueError: if the batch can't be split so, or not even one pair fits in memory.
     """
     groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
-    params = nnx.eval_shape(lambda: nnx.state(make(), nnx.Param))
+    params = nnx.state(described(config.model, len(task.label_names)), nnx.Param)
     batch, available = config.train.batch_size, memory.usable_memory()
     if micro_batch := config.train.micro_batch:
         reason = "as train.micro_batch says"
@@ -179,8 +217,8 @@ def pick_micro_batch(config: Config, make: Callable[[], nnx.Module], task: Task,
     return micro_batch
 
 
-def announce(config: Config, task: Task) -> None:
-    """Logs what the run runs on and how long a step will take; on a slow machine, what to run instead."""
+def announce(config: Config) -> None:
+    """Logs the devices and how long a step will take; on a slow machine, also what to run instead."""
     logging.info("%s on %s", config.name, device_line())
     flops = memory.step_flops(config.model, _mode(config)) * config.train.batch_size
     speed = memory.matmul_speed() * jax.device_count()
@@ -198,27 +236,6 @@ def device_line() -> str:
     device = jax.devices()[0]
     kind = f"{jax.device_count()} x {device.device_kind}" if device.platform != "cpu" else f"CPU, {jax.device_count()} device(s)"
     return f"{kind}; jax {jax.__version__}, process {jax.process_index() + 1} of {jax.process_count()}"
-
-
-@contextmanager
-def claimed(config: Config) -> Iterator[Path]:
-    """Makes the run's folder, and writes config.json into it unless the run has a checkpoint.
-
-    Raises:
-      ValueError: if the folder can't be made or written, or holds something that is no run.
-    """
-    workdir = Path(config.train.workdir).expanduser()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        note = workdir / CONFIG_FILE
-        if any(workdir.iterdir()) and not note.exists():
-            raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
-        (workdir / "pictures").mkdir(exist_ok=True)
-        if not any((workdir / "checkpoints").glob("*")):  # once there is one, a config that doesn't fit it will be refused
-            write_json(note, dataclasses.asdict(config))
-    except OSError as error:
-        raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
-    yield workdir
 
 
 def _mode(config: Config) -> Mode | None:

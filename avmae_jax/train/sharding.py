@@ -1,16 +1,20 @@
-"""Where every tensor lies: one table from parameter path to partition, outside the model.
+"""Decides which device holds which part of every tensor: one table from parameter path to partition, outside the model.
 
-The same table places parameters and the optimizer's moments, whose paths end in the parameter's. A mesh has the axes `data` (copies of the
-model), `fsdp` (parameters cut into parts) and `tensor` (heads and MLP channels cut into parts); the batch is cut along the first two.
+The same table places parameters, the optimizer's moments and a task's own copies of parameters, whose paths end in the parameter's. A mesh
+has the axes `data` (copies of the model), `fsdp` (parameters cut into parts) and `tensor` (heads and MLP channels cut into parts); the
+batch is cut along the first two.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.config import MeshConfig
+from avmae_jax.data.batches import Batch
 from avmae_jax.trees import dotted
 
 AXES = ("data", "fsdp", "tensor")
@@ -29,7 +33,7 @@ _TABLE = [
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The devices as a mesh (data, fsdp, tensor).
+    """Arranges the devices in a mesh (data, fsdp, tensor).
 
     Raises:
       ValueError: if the config's product isn't the number of devices.
@@ -48,12 +52,12 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts the batch is cut."""
+    """Returns the number of parts into which the batch is cut."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for each leaf of a pytree of parameters or moments, by its path; a part that doesn't divide stays whole."""
+    """Returns a NamedSharding for each leaf of a pytree of parameters or moments, by its path; an axis that doesn't divide stays whole."""
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = dotted(path)
@@ -67,6 +71,23 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This host's share of a batch onto its devices: a pytree of NumPy arrays [B / hosts, ...] -> global arrays [B, ...]."""
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), array), batch)
+def initialise(make: Callable[[Any], Any], params: Any, mesh: Mesh) -> Any:
+    """Computes a pytree from the parameters, such as the optimizer's moments, with every leaf created where the table places it.
+
+    Leaves never share memory with the parameters, whose buffers the training step donates.
+    """
+    places = shardings(jax.eval_shape(make, params), mesh)
+    return jax.jit(lambda values: jax.tree.map(jnp.copy, make(values)), out_shardings=places)(params)
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> Any:
+    """Puts this host's share of a batch on its devices, all but the ids: NumPy arrays [B / hosts, ...] -> global arrays [B, ...]."""
+    where = NamedSharding(mesh, BATCH)
+    return {name: jax.make_array_from_process_local_data(where, array) for name, array in batch.items() if name != "id"}
+
+
+def host_share(batch: Batch) -> Batch:
+    """Selects this host's rows of a batch that every host has read whole."""
+    host, hosts = jax.process_index(), jax.process_count()
+    rows = len(batch["id"]) // hosts
+    return {name: value[host * rows : (host + 1) * rows] for name, value in batch.items()}

@@ -14,7 +14,7 @@ Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """What a step changes, and the parameters that it leaves alone."""
+    """Holds everything that a step changes, and the parameters that it leaves alone."""
 
     params: Any  # nnx.State of the trainable parameters
     frozen: Any  # nnx.State of the others
@@ -23,15 +23,15 @@ class State(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a task's losses may depend on beside the model and the batch."""
+    """Holds what a task's losses may depend on besides the model and the batch."""
 
     key: jax.Array  # of this step and micro-batch
-    groups: int  # on how many devices the batch lies in parts
+    groups: int  # number of parts into which the mesh cuts the batch
     extra: Any  # State.extra
 
 
 class Objective(Protocol):
-    """The part of a task that the step needs."""
+    """Is the part of a task that the step needs."""
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
@@ -73,8 +73,8 @@ def make_step(
       objective: the task.
       optimizer: of the task.
       schedule: its learning rate, for the log.
-      micro_batches: into how many parts the batch is cut and computed one after another.
-      groups: on how many devices a batch lies in parts.
+      micro_batches: number of parts of the batch that are computed one after another.
+      groups: number of parts into which the mesh cuts a batch.
 
     Returns:
       step(state, batch, key, index) -> (state, metrics), to be jitted; key is the run's, index the number of steps done before. The metrics
@@ -93,7 +93,7 @@ def make_step(
         if micro_batches == 1:
             gradients, metrics = one(0, batch)
         else:
-            # Row i of part j is row i * n + j of the batch: each device's share is cut, so that no row moves to another device.
+            # Row i of part j is row i * n + j of the batch: every device's own share is cut, so that no row moves to another device.
             parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
             first = jax.eval_shape(one, 0, jax.tree.map(lambda x: x[0], parts))
             zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)

@@ -1,4 +1,4 @@
-"""Describes what a model is trained for, as the loop in train/loop.py sees it."""
+"""Defines the interface between a task, such as pretraining, and the loop in train/loop.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from avmae_jax.train.step import Context, Metrics
 
 
 class Task(ABC):
-    """Pretraining, or classification in fine-tuning."""
+    """Describes what a model is trained for. A subclass defines the losses; every other method has a default."""
 
     label_names: Sequence[str] = ()  # of the classes whose targets batches carry; empty: none
 
@@ -30,16 +30,28 @@ class Task(ABC):
         """Computes the losses of a batch on the device by name, not weighted, and further metrics."""
 
     def init_extra(self, params: Any) -> Any:
-        """Makes the task's own state, which is checkpointed with the run: averaged weights or a teacher, for example. {}: it has none."""
+        """Returns the task's own state at the start of a run, such as averaged weights or a teacher; {} if it has none.
+
+        It is a pytree of jax arrays, and is checkpointed with the run.
+
+        Args:
+          params: nnx.State of the trained parameters.
+        """
         return {}
 
     def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
-        """Computes the task's own state after a step, inside the jitted step; `step` counts from 0."""
+        """Computes the task's own state after a step, inside the jitted step.
+
+        Args:
+          extra: the state before the step.
+          params: the trained parameters after it.
+          step: counted from 0.
+        """
         return extra
 
     @property
     def needs(self) -> Modality:
-        """What batches carry."""
+        """The modalities that batches carry."""
         return cast(Modality, self.config.model.modality)  # validated
 
     @property
@@ -48,7 +60,7 @@ class Task(ABC):
         return 0, 0
 
     def draw(self, model: Any, step: int) -> None:
-        """Draws pictures of what the model does after a step: none, unless a task has some."""
+        """Draws figures of the model's output after a step; by default none."""
         return
 
     def trainable(self) -> Any:
@@ -64,17 +76,17 @@ class Task(ABC):
         return optim.adam(self.config.optim, schedule)
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Measures the model on the held-out clips; by default `mean_losses`, the loop's means of the losses."""
+        """Evaluates the model on the held-out clips; by default with `mean_losses`, the loop's means of the losses."""
         return mean_losses()
 
     def ended(self, negatives: int) -> None:
-        """Draws what is drawn when a session ends; the contrastive loss chose among `negatives` pairs."""
+        """Draws figures when a run ends or stops; by default none. The contrastive loss compared `negatives` pairs."""
         return
 
     def summary(self, model: Any) -> dict[str, Any]:
-        """Measures what summary.json holds beside the held-out measurements, at the end of a run."""
+        """Computes further results for summary.json at the end of a run; by default none."""
         return {}
 
     def better(self, measured: dict[str, float]) -> float | None:
-        """Returns the number that is higher for the better of two evaluations; None: the task keeps no best weights."""
+        """Returns the result by which evaluations are compared, higher is better; None if the task keeps no best weights."""
         return None

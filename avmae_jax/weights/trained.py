@@ -43,7 +43,7 @@ class Trained:
 
     def __repr__(self) -> str:
         model, count = self.config.model, sum(leaf.size for leaf in flatten(nnx.state(self.module, nnx.Param)).values())
-        lines = [f"{self.spec.title} ({self.kind}), {count / 1e6:.1f} M parameters, from {self.path}"]
+        lines = [f"{self.spec.title} ({self.kind}), {count / 1e6:.1f} M parameters, from {self.path[-120:]}"]
         shape = model.shape
         sizes = [f"{shape.depth} blocks of width {shape.width}"]
         sizes += [f"audio {model.audio_frames} x {model.mel_bins}"] if "audio" in self.spec.inputs(model) else []
@@ -51,8 +51,8 @@ class Trained:
         lines.append(", ".join(sizes))
         if self.classes:
             more = ", ..." if self.classes > 3 else ""
-            lines.append(f"{self.classes} classes ({', '.join(self.label_names[:3])}{more}), tuned as {self.tuned}")
-        return f"<{'; '.join(lines)}>"
+            lines.append(f"{self.classes} classes ({', '.join(name[:24] for name in self.label_names[:3])}{more}), tuned as {self.tuned}")
+        return "<" + "\n ".join(lines) + ">"
 
 
 def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Trained:

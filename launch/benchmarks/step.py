@@ -1,7 +1,6 @@
 """Times the training step of a config on one batch that stays on the device, and its reader alone."""
 
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,8 +10,8 @@ from flax import nnx
 from avmae_jax.config import Config
 from avmae_jax.data.sources import open_source
 from avmae_jax.models import registry
-from avmae_jax.train import memory, run
-from avmae_jax.train.loop import Trainer, put_on_devices
+from avmae_jax.train import memory, run, sharding
+from avmae_jax.train.loop import Trainer
 
 from .measuring import peak_memory, show, take_turns
 
@@ -26,11 +25,10 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     config.data.builtin_train, config.data.builtin_test = max(_CLIPS, pairs), 1
     train = open_source(config.data, "train", run.needs_of(config))
     task = run.make_task(config, train, None, Path(config.train.workdir))
-    make = partial(registry.build, config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))
-    micro_batch = run.pick_micro_batch(config, make, task)
-    trainer = Trainer(config, make(), task, train, None, micro_batch=micro_batch)
+    model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))
+    trainer = Trainer(config, model, task, train, None, micro_batch=run.pick_micro_batch(config, task))
     try:
-        batch, key = put_on_devices(next(trainer.batches), trainer.mesh), jax.random.key(0)
+        batch, key = sharding.put_batch(next(trainer.batches), trainer.mesh), jax.random.key(0)
         begin = time.perf_counter()
         lowered = trainer.jitted_step.lower(trainer.state, batch, key, np.int32(0))
         traced = time.perf_counter()
@@ -47,7 +45,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
         trainer.batches.close()
     formula, program = memory.step_flops(config.model) * pairs / 1e9, (step.cost_analysis() or {}).get("flops", np.nan) / 1e9
     return {
-        "micro-batch": micro_batch,
+        "micro-batch": trainer.micro_batch,
         "trace s": traced - begin,
         "compile s": compiled - traced,
         "step s": seconds,

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, require_same_config, restore_params
 from avmae_jax.checkpoint.step import checksum
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
+from tests.support import time_limit
 
 META = {"config": {"model": {"size": "tiny", "patch": 16}}}
 
@@ -154,9 +155,8 @@ def test_a_run_comes_back_bit_by_bit(pristine: pathlib.Path, as_abstract: bool) 
         params, opt_state, rng = abstract(target) if as_abstract else target
         restored = checkpoints.restore(params, opt_state, rng)
     assert restored is not None
-    assert_same(restored[1:4], tuple(make_run(2)))
-    assert restored[0] == 2
-    assert restored[4:] == ({"next_index": 20}, META)
+    assert_same((restored.params, restored.opt_state, restored.rng), tuple(make_run(2)))
+    assert (restored.step, restored.extra, restored.data, restored.meta) == (2, (), {"next_index": 20}, META)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "uint8", "int32", "bool", "float8_e4m3fn"])
@@ -168,7 +168,7 @@ def test_every_type_comes_back_bit_by_bit(tmp_path: pathlib.Path, dtype: str) ->
         save(checkpoints, 1, run)
         restored = checkpoints.restore(*abstract(run))
     assert restored is not None
-    assert_same(restored[1:4], tuple(run))
+    assert_same((restored.params, restored.opt_state, restored.rng), tuple(run))
 
 
 @pytest.mark.parametrize("inside", ["", "2"])
@@ -212,7 +212,7 @@ def test_a_damaged_step_is_skipped_with_its_reason(folder: pathlib.Path, damage:
         restored = checkpoints.restore(*abstract(make_run(0)))
         assert restored is not None
         assert restored.step == 1
-        assert_same(restored[1:4], tuple(make_run(1)))
+        assert_same((restored.params, restored.opt_state, restored.rng), tuple(make_run(1)))
         assert f"{folder}/2: {DAMAGES[damage]}" in caplog.text
         assert (folder / "2.damaged").is_dir()
         assert checkpoints.newest() == 1
@@ -368,7 +368,7 @@ def test_the_console_stays_readable(tmp_path: pathlib.Path, caplog: pytest.LogCa
 def run_python(code: str, *args: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
 
 def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> None:
@@ -376,7 +376,7 @@ def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> No
         import sys
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec as P, SingleDeviceSharding
-        from avmae_jax.checkpoint import Checkpoints, restore_params
+        from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 
         def shardings(count):
             mesh = jax.make_mesh((count,), ("fsdp",), devices=jax.devices()[:count], axis_types=(jax.sharding.AxisType.Auto,))
@@ -406,7 +406,8 @@ def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path) -> None:
     code = """
         import resource, signal, sys, time
         import jax, pathlib
-        from avmae_jax.checkpoint import Checkpoints, CheckpointError
+        from avmae_jax.checkpoint.manager import Checkpoints
+        from avmae_jax.errors import CheckpointError
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
         root = pathlib.Path(sys.argv[1])
@@ -447,7 +448,7 @@ def test_a_killed_save_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     code = """
         import os, pathlib, signal, sys
         import jax
-        from avmae_jax.checkpoint import Checkpoints
+        from avmae_jax.checkpoint.manager import Checkpoints
 
         key = jax.random.key(0)
         checkpoints = Checkpoints(sys.argv[1])

@@ -98,7 +98,7 @@ def test_noise_is_positive_small_and_of_one_size_a_clip() -> None:
 
 
 def test_a_clip_is_rolled_as_a_whole_to_any_frame() -> None:
-    fbank = jnp.broadcast_to(10 * jnp.arange(8.0)[:, None] + jnp.arange(3.0), (800, 8, 3))
+    fbank = jnp.broadcast_to((10 * jnp.arange(8.0)[:, None] + jnp.arange(3.0)[None])[None], (800, 8, 3))
     rolled = np.round(np.asarray(jax.jit(noise_and_roll)(fbank, keys(800))) - 0.05)
     shifts = (-rolled[:, 0, 0] / 10).astype(int) % 8
     for row in range(0, 800, 40):

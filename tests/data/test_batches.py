@@ -281,8 +281,8 @@ def test_one_modality_reads_only_its_own() -> None:
         assert len(batch["id"]) == {"image": 10, "audio": 3}[modality]
 
 
-@pytest.mark.parametrize(("sound", "pictures", "modality", "lacks"), [(0, 10, "both", "sound"), (5, 0, "both", "picture"),
-                                                                      (0, 10, "audio", "sound"), (5, 0, "image", "picture")])  # fmt: skip
+@pytest.mark.parametrize(("sound", "pictures", "modality", "lacks"), [(0, 10, "both", "audio"), (5, 0, "both", "image"),
+                                                                      (0, 10, "audio", "audio"), (5, 0, "image", "image")])  # fmt: skip
 def test_what_a_clip_lacks_is_never_made_up(sound: int, pictures: int, modality: str, lacks: str) -> None:
     source = Listed(Clip("poor", COUNTING[:sound], FRAMES[:pictures], ()))
     with pytest.raises(ValueError, match=f"clip poor has no {lacks}"):
@@ -295,7 +295,7 @@ def test_what_a_clip_lacks_is_never_made_up(sound: int, pictures: int, modality:
 
 def test_a_damaged_frame_is_named() -> None:
     source = Listed(Clip("torn", COUNTING, (*FRAMES[:5], FRAMES[5][:60], *FRAMES[6:]), ()))
-    with pytest.raises(ValueError, match=r"clip torn, frame 5: the picture can't be decoded \(60 bytes\)"):
+    with pytest.raises(ValueError, match=r"clip torn, frame 5: the image can't be decoded \(60 bytes\)"):
         next(eval_batches(source, MODEL, DataConfig(), 1))
 
 

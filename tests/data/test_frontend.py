@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,9 @@ from avmae_jax.data.augment import mix_images, mix_waveforms
 from avmae_jax.data.batches import TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.fbank import num_frames, padded_fbank
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD, model_inputs
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.train.pretraining import PretrainingTask, make_model, make_task
+from avmae_jax.models import registry
+from avmae_jax.train.pretraining import PretrainingTask
+from avmae_jax.train.step import Context, weighted_sum
 from tests.support import TINY, Clips, apply
 
 CONFIG = apply(Config(), TINY)
@@ -39,8 +39,8 @@ def train_batch(augment: AugmentConfig, *, seconds: float = 0.7, size: int = 8) 
 
 
 def inputs(batch: dict[str, jax.Array], augment: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
-    fbank, image = jax.jit(lambda batch: model_inputs(batch, with_options(augment)))(batch)
-    return np.asarray(fbank), np.asarray(image)
+    made = jax.jit(lambda batch: model_inputs(batch, with_options(augment)))(batch)
+    return np.asarray(made["audio"]), np.asarray(made["image"])
 
 
 def unmarked(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -115,35 +115,39 @@ def test_evaluation_is_never_augmented() -> None:
         np.testing.assert_array_equal(got, expected)
 
 
-def loss(config: Config, model: CAVMAE, batch: dict[str, jax.Array]) -> float:
-    task = PretrainingTask(config, None, Path("unused"))
-    total, _ = nnx.jit(task.loss, static_argnames="groups")(model, batch, jax.random.key(3), groups=1)
-    return float(total)
+def loss(task: PretrainingTask, model: registry.Model, batch: dict[str, jax.Array]) -> float:
+    """The loss of a training step, all draws made with one key."""
+
+    @nnx.jit
+    def total(model: registry.Model, batch: dict[str, jax.Array]) -> jax.Array:
+        losses, _ = task.losses(model, batch, Context(jax.random.key(3), 1, {}))
+        return weighted_sum(losses, task.loss_weights)
+
+    return float(total(model, batch))
 
 
 @pytest.mark.usefixtures("unpolished")
 def test_the_pretraining_loss_is_augmented_in_training_alone() -> None:
-    model = CAVMAE(CONFIG.model, rngs=nnx.Rngs(0))
+    model = registry.build(CONFIG.model, rngs=nnx.Rngs(0))
+    plain, augmented = (PretrainingTask(config, None, Path("unused")) for config in (CONFIG, with_options(ALL_ON)))
     batch = train_batch(ALL_ON)
     (held_out,) = (arrays(batch) for batch in eval_batches(Clips(8), CONFIG.model, CONFIG.data, 8))
-    assert loss(with_options(ALL_ON), model, held_out) == loss(CONFIG, model, held_out)
-    assert abs(loss(with_options(ALL_ON), model, batch) - loss(CONFIG, model, unmarked(batch))) > 1e-3
+    assert loss(augmented, model, held_out) == loss(plain, model, held_out)
+    assert abs(loss(augmented, model, batch) - loss(plain, model, unmarked(batch))) > 1e-3
 
 
 @pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("modality", ["audio", "image"])
 def test_one_modality_is_trained_and_drawn_without_the_other(modality: str, tmp_path: Path) -> None:
     config = apply(with_options(ALL_ON), {})
-    config.model = dataclasses.replace(config.model, modality=modality)
-    model: Any = make_model(config.model, 0)
-    task = make_task(config, Clips(6), tmp_path)
+    config.model = dataclasses.replace(config.model, kind="mae", modality=modality)
+    model = registry.build(config.model, rngs=nnx.Rngs(0))
+    task = PretrainingTask(config, Clips(6), tmp_path)
     batches = TrainBatches(Clips(8), config.model, config.data, 4, 0, TrainOptions(augment=config.augment))
     batch = arrays(next(batches))
     batches.close()
-    fbank, image = model_inputs(batch, config)
-    assert (fbank is None, image is None) == (modality == "image", modality == "audio")
-    total, _ = nnx.jit(task.loss, static_argnames="groups")(model, batch, jax.random.key(0), groups=1)
-    assert np.isfinite(total)
+    assert list(model_inputs(batch, config)) == [modality]
+    assert np.isfinite(loss(task, model, batch))
     task.draw(model, 1)
     assert (tmp_path / "pictures" / "reconstructions_0000001.png").is_file()
 
@@ -155,7 +159,7 @@ def test_several_frames_a_clip_are_as_many_rows(augment: AugmentConfig) -> None:
     folded = {name: value if name in per_clip else value.reshape(4, 2, *value.shape[1:]) for name, value in rows.items()}
     folded |= {name: rows[name][::2] for name in per_clip}
     rows |= {name: jax.numpy.repeat(rows[name][::2], 2) for name in per_clip}
-    (fbank, image), (each_fbank, each_image) = model_inputs(folded, options), model_inputs(rows, options)
+    (fbank, image), (each_fbank, each_image) = (model_inputs(batch, options).values() for batch in (folded, rows))
     assert (fbank.shape, image.shape) == ((4, 2, *each_fbank.shape[1:]), (4, 2, *each_image.shape[1:]))
     np.testing.assert_array_equal(image.reshape(each_image.shape), each_image)
     if not per_clip:
@@ -163,11 +167,11 @@ def test_several_frames_a_clip_are_as_many_rows(augment: AugmentConfig) -> None:
     else:  # the windows of a clip are masked independently
         windows = np.asarray(fbank)
         assert not any(np.array_equal(*((clip == clip.min()).all(axis=-1) for clip in pair)) and np.array_equal(*pair) for pair in windows)
-        again, _ = model_inputs({name: value[1:3] for name, value in folded.items()}, options)
+        again = model_inputs({name: value[1:3] for name, value in folded.items()}, options)["audio"]
         np.testing.assert_allclose(again, fbank[1:3], atol=1e-4)
 
 
 def test_frames_with_the_whole_audio_of_their_clip() -> None:
     batch = train_batch(AugmentConfig())
-    fbank, image = model_inputs(batch | {"image": jax.numpy.stack([batch["image"]] * 3, axis=1)}, CONFIG)
-    assert (fbank.shape, image.shape) == ((8, 64, 128), (8, 3, 32, 32, 3))
+    inputs = model_inputs(batch | {"image": jax.numpy.stack([batch["image"]] * 3, axis=1)}, CONFIG)
+    assert (inputs["audio"].shape, inputs["image"].shape) == ((8, 64, 128), (8, 3, 32, 32, 3))

@@ -22,6 +22,7 @@ from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError
 from tests.media import loudest_hertz, tone, write_media
+from tests.support import time_limit
 
 
 def assert_same(left: Clip, right: Clip) -> None:
@@ -147,7 +148,7 @@ def test_a_manifest_gives_audio_at_16_khz_frames_and_labels(manifest: Manifest) 
 @pytest.mark.parametrize("key", ["video_id", "wav", "video_path", "labels"])
 def test_a_missing_key_is_named(manifest: Manifest, key: str) -> None:
     del manifest.entries[1][key]
-    with pytest.raises(DatasetError, match=rf"train.json: entry 1 \(video_id .*\): {key} is None; it must be given as text"):
+    with pytest.raises(DatasetError, match=rf"train.json: entry 1 \(video_id .*\): {key} is None"):
         manifest.open()
 
 
@@ -248,6 +249,6 @@ def test_two_processes_may_ask_for_the_builtin_set_at_once(tmp_path: Path) -> No
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     started = [subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in started]
+    outputs = [process.communicate(timeout=time_limit(60))[0] for process in started]
     expected = instruments.make_clip("test", 1, seconds=0.5, image_size=32)
     assert outputs == [f"2 {expected.id}\n"] * 2

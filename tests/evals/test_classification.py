@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avmae_jax.config import Config, Modality, ModelConfig, TuneConfig
+from avmae_jax.config import Config, Modality, TuneConfig
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip
-from avmae_jax.evals.classification import PLOTS, View, classifier_of, evaluate_into, evaluate_views, label_names_for, plain, views_of
+from avmae_jax.evals.classification import PLOTS, View, evaluate_into, evaluate_views, label_names_for, plain, require_classifier, views_of
 from avmae_jax.evals.origin import Origin
 from avmae_jax.evals.scores import evaluate_scores
 from avmae_jax.files import write_json
 from avmae_jax.inference.forward import Classify
-from avmae_jax.models.classifier import Mode
+from avmae_jax.models.modes import MULTIMODAL, Mode, find_mode
+from avmae_jax.models.registry import Model
 from avmae_jax.plots import classification
 from avmae_jax.weights import io
-from avmae_jax.weights.build import Model
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips, made
 
@@ -69,7 +69,9 @@ def model_of(classes: int, modality: Modality = "both") -> Model:
 
 
 def trained(classes: int = 3, names: tuple[str, ...] = NAMES, **tune: Any) -> Trained:
-    config = Config(model=ODD, tune=TuneConfig(**{"loss": "ce", **tune}))
+    config = Config(
+        model=dataclasses.replace(ODD, kind="cavmae_classifier" if classes else "cavmae"), tune=TuneConfig(**{"loss": "ce", **tune})
+    )
     return Trained("runs/it", model_of(classes), config, classes, names if classes else (), 480)
 
 
@@ -93,10 +95,7 @@ def test_other_classes_than_the_datas_are_refused(classes: int, names: tuple[str
 
 def test_what_is_no_classifier_or_has_no_classes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"runs/it .*launch.finetune"):
-        classifier_of(trained(0))
-    ast = Trained("runs/ast", model_of(3, "audio"), Config(model=ModelConfig(modality="audio")), 3, NAMES)
-    with pytest.raises(ValueError, match=r"runs/ast .*audio"):
-        classifier_of(ast)
+        require_classifier(trained(0))
     with pytest.raises(ValueError, match="no classes"):
         label_names_for(trained(), Clips(1))
 
@@ -127,7 +126,7 @@ def test_a_view_is_written_with_its_plots(tmp_path: Path) -> None:
     assert (found["classes_left_out"], found["no_positive"], found["damaged_clips"]) == (1, ["horn"], 0)
     assert [row["name"] for row in found["per_class"]] == found["label_names"] == list(NAMES)
     assert found["per_class"][2]["average_precision"] is None
-    scores = Classify(model.config, 3, batch_size=5)(classifier_of(model), source)
+    scores = Classify(model.config, 3, require_classifier(model), batch_size=5)(model.module, source)
     assert found["map"] == pytest.approx(evaluate_scores(scores, NAMES, "ce").map)
     assert np.array(found["confusion"]).sum() == 5
     for number, (row, probabilities) in enumerate(zip(found["per_clip"], scores.probabilities, strict=True)):
@@ -153,7 +152,7 @@ def test_damaged_clips_are_counted_and_none_counts_twice(tmp_path: Path) -> None
 
 
 def test_torn_images_cost_no_numbers(tmp_path: Path) -> None:
-    found = evaluate_into(tmp_path, trained(), Torn(3), View("audioonly"), batch_size=5)
+    found = evaluate_into(tmp_path, trained(), Torn(3), View(find_mode("audioonly")), batch_size=5)
     assert found == json.loads((tmp_path / "evaluation.json").read_text())
     assert (tmp_path / "mistakes.png").exists()
 
@@ -183,12 +182,18 @@ def test_a_failure_leaves_the_views_that_are_done(tmp_path: Path, monkeypatch: p
         draw(path, *arguments, **named)
 
     monkeypatch.setattr(classification, "mistakes", fail_at_the_second)
-    views = views_of(["audioonly", "videoonly"], ["first", "middle"])
+    views = views_of([find_mode("audioonly"), find_mode("videoonly")], ["first", "middle"])
     with pytest.raises(OSError, match="no space left"):
         evaluate_views(tmp_path, trained(), Labelled(2), views, Origin("sets/it"), 5)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert [view["view"] for view in found["views"]] == ["audioonly_first", "videoonly_first"]
     assert (found["lacking"], found["model"], found["step"], found["data"]) == (["videoonly_middle"], "runs/it", 480, "sets/it")
+
+
+def test_a_view_without_a_mode_is_named_after_the_tuning(tmp_path: Path) -> None:
+    (view,) = evaluate_views(tmp_path, trained(mode="audioonly"), Labelled(2), [View()], batch_size=5)
+    assert (view["view"], view["mode"]) == ("audioonly_middle", "audioonly")
+    assert (tmp_path / "audioonly_middle/evaluation.json").is_file()
 
 
 def test_frames_and_modes_decide_what_the_classifier_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +204,8 @@ def test_frames_and_modes_decide_what_the_classifier_is_given(tmp_path: Path, mo
     def losses(mode: Mode, *frames: Frames) -> list[float]:
         return [evaluate_into(tmp_path, trained(), Labelled(2), View(mode, one), batch_size=5)["loss"] for one in frames]
 
-    assert len({*losses("multimodal", "first", "middle", "all")}) == 3
-    assert len({*losses("missingaudioonly", "first", "all")}) == 1
+    assert len({*losses(MULTIMODAL, "first", "middle", "all")}) == 3
+    assert len({*losses(find_mode("missingaudioonly"), "first", "all")}) == 1
 
 
 def test_what_is_not_finite_is_null() -> None:
@@ -210,4 +215,4 @@ def test_what_is_not_finite_is_null() -> None:
 def test_json_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a/b.json", {"x": math.nan})
-    assert list((tmp_path / "a").iterdir()) == []
+    assert not list(tmp_path.iterdir())

@@ -133,9 +133,9 @@ def test_the_nearest_are_those_of_a_sorted_list_and_of_equal_ones_the_first(
 ) -> None:
     # Corners of a cube: their length is exactly 2, so that products are exact and ties are frequent.
     rng = np.random.default_rng(seed)
-    asked, there = (rng.choice(np.array([-1, 1], np.float32), (count, 4)) for count in (queries, targets))
-    found, scores = nearest(asked, there, k, block_scores=block_scores)
-    expected = asked @ there.T / 4
+    rows, columns = (rng.choice(np.array([-1, 1], np.float32), (count, 4)) for count in (queries, targets))
+    found, scores = nearest(rows, columns, k, block_scores=block_scores)
+    expected = rows @ columns.T / 4
     np.testing.assert_array_equal(found, np.argsort(-expected, axis=1, kind="stable")[:, :k])
     np.testing.assert_array_equal(scores, np.take_along_axis(expected, found, axis=1))
 
@@ -152,9 +152,9 @@ def test_the_nearest_of_many_real_numbers_are_those_of_a_sorted_list() -> None:
 def test_what_has_no_neighbours_is_refused() -> None:
     one = np.ones((1, 3), np.float32)
     for queries, targets, k in ((one, np.ones((2, 4), np.float32), 1), (one, one[:0], 1), (one, one, 0)):
-        with pytest.raises(ValueError, match="give targets of the same width"):
+        with pytest.raises(ValueError, match=r"k is [01]"):
             nearest(queries, targets, k)
-    with pytest.raises(ValueError, match="targets: 1 of 1 rows have no direction"):
+    with pytest.raises(ValueError, match="targets: 1 of 1 rows"):
         nearest(one, 0 * one, 1)
 
 

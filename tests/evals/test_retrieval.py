@@ -82,8 +82,8 @@ def test_a_whole_set_is_evaluated_and_written(embed: Embed, index: Embeddings, t
     expected = rank_partners(index.vectors["image"], index.vectors["audio"]).figures
     assert {name: result["image_to_audio"][name] for name in expected} == expected
     assert done[-1] == (8, 0, 8)
-    with Image.open(tmp_path / "a/b/gallery.png") as picture:
-        assert picture.width == 1400
+    with Image.open(tmp_path / "a/b/gallery.png") as plot:
+        assert plot.width == 1400
 
 
 def test_some_clips_of_each_class_are_evaluated(embed: Embed, tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from avmae_jax.data.batches import eval_batches
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import WeightsError
-from avmae_jax.inference.embed import KINDS, Embed, Part, encoder_of, fingerprint, kinds_of, needs_of, note_of
+from avmae_jax.inference.embed import KINDS, Embed, Part, fingerprint, kinds_of, needs_of, note_of
 from avmae_jax.inference.embedding_files import Embeddings, collect, read_embeddings, write_embeddings
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.mae import MAE
-from avmae_jax.models.pooling import embedding
+from avmae_jax.models.pooling import pool, unit_length
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
@@ -81,12 +81,11 @@ def test_the_vectors_are_pooled_features(trained: Trained, embedded: tuple[list[
 
     @nnx.jit
     def features(encoder: Encoder, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        fbank, image = model_inputs(batch, trained.config)
-        tokens = jnp.concatenate([encoder.separate("audio", fbank), encoder.separate("image", image)], axis=1)
-        own = {"audio": encoder.features("audio", fbank), "image": encoder.features("image", image), "joint": encoder.joint(tokens)}
-        return {kind: embedding(values) for kind, values in own.items()}
+        tokens = encoder.separate(model_inputs(batch, trained.config))
+        own = {"audio": encoder.joint(tokens, "audio"), "image": encoder.joint(tokens, "image"), "joint": encoder.joint(tokens)}
+        return {kind: unit_length(pool(values)) for kind, values in own.items()}
 
-    expected = features(encoder_of(trained), arrays)
+    expected = features(trained.module.encoder, arrays)  # pyright: ignore[reportAttributeAccessIssue]
     assert found.ids[:2] == ["clip0", "clip1"]
     for kind in KINDS:
         np.testing.assert_allclose(found.vectors[kind][:2], expected[kind], atol=2e-6)
@@ -137,7 +136,7 @@ def test_a_file_gives_back_what_was_written(suffix: str, embedded: tuple[list[Pa
     for kind in KINDS:
         np.testing.assert_array_equal(found.vectors[kind], expected.vectors[kind])
         np.testing.assert_array_equal(found.has[kind], expected.has[kind])
-    with pytest.raises(WeightsError, match="exists already and is not overwritten"):
+    with pytest.raises(WeightsError, match=file.name):
         write_embeddings(file, iter(parts), expected.note)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
@@ -150,24 +149,26 @@ def test_nothing_is_left_of_a_file_that_was_not_finished(suffix: str, embedded: 
 
     with pytest.raises(ValueError, match="the source is broken"):
         write_embeddings(tmp_path / f"e{suffix}", broken(), embedded[1].note)
-    with pytest.raises(ValueError, match="no clip has audio or image or joint"):
+    with pytest.raises(ValueError, match="audio or image or joint"):
         write_embeddings(tmp_path / f"e{suffix}", [], embedded[1].note)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_npz_is_written_without_all_vectors_in_memory(tmp_path: Path) -> None:
+    """NumPy copies 16 MiB of an array at a time."""
+
     def many() -> Iterator[Part]:
-        for start in range(0, 2000, 20):
-            rows = np.full((20, 1000), start, np.float32)
-            yield Part([f"{start + n}" for n in range(20)], list(range(start, start + 20)), [()] * 20, {"audio": rows})
+        for start in range(0, 12_000, 100):
+            rows = np.full((100, 1000), start, np.float32)
+            yield Part([f"{start + n}" for n in range(100)], list(range(start, start + 100)), [()] * 100, {"audio": rows})
 
     tracemalloc.start()
     write_embeddings(tmp_path / "e.npz", many(), {"width": 1000, "what": ["audio"], "label_names": [], "fingerprint": ""})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (tmp_path / "e.npz").stat().st_size > 8_000_000
-    assert peak < 2_500_000
-    assert (read_embeddings(tmp_path / "e.npz").vectors["audio"][:, 7] == np.arange(2000) // 20 * 20).all()
+    assert (tmp_path / "e.npz").stat().st_size > 48_000_000
+    assert peak < 24_000_000
+    assert (read_embeddings(tmp_path / "e.npz").vectors["audio"][:, 7] == np.arange(12_000) // 100 * 100).all()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -177,7 +178,7 @@ def test_a_damaged_file_is_refused(suffix: str, kept: float, embedded: tuple[lis
     write_embeddings(file, embedded[0], embedded[1].note)
     content = file.read_bytes()
     file.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
-    with pytest.raises(WeightsError, match=f"{file} is no file of launch.embed, or a damaged one"):
+    with pytest.raises(WeightsError, match=f"{file} .*launch.embed"):
         read_embeddings(file)
 
 
@@ -185,7 +186,7 @@ def test_other_files_are_refused(embedded: tuple[list[Part], Embeddings], tmp_pa
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     np.savez(tmp_path / "b.npz", note=np.array({"what": []}, object), allow_pickle=True)
     for file in ("a.npz", "b.npz", "none.npz", "none.array_record"):
-        with pytest.raises(WeightsError, match=f"{file} is no file of launch.embed"):
+        with pytest.raises(WeightsError, match=f"{file} .*launch.embed"):
             read_embeddings(tmp_path / file)
     with pytest.raises(WeightsError, match=r"end in \.npz or \.array_record"):
         read_embeddings(tmp_path / "a.csv")
@@ -199,9 +200,9 @@ def test_a_note_that_does_not_fit_is_refused(change: dict[str, object], embedded
     with np.load(tmp_path / "a.npz") as arrays:
         note = np.array(json.dumps({**embedded[1].note, **change}))
         np.savez(tmp_path / "b.npz", **{**arrays, "note": note})  # pyright: ignore[reportArgumentType]
-    with pytest.raises(WeightsError, match=r"is no file of launch\.embed"):
+    with pytest.raises(WeightsError, match=r"b\.npz .*launch\.embed"):
         read_embeddings(tmp_path / "b.npz")
-    with pytest.raises(ValueError, match="is noted to be 3"):
+    with pytest.raises(ValueError, match=r"width is 3"):
         write_embeddings(tmp_path / "c.npz", embedded[0], {**embedded[1].note, "width": 3})
 
 
@@ -211,14 +212,15 @@ def test_a_fingerprint_tells_encoders_apart_and_nothing_else(trained: Trained) -
 
     same = fingerprint(trained)
     classifier = CAVMAEClassifier(SMALL, 3, rngs=nnx.Rngs(1))
-    assert of(classifier) != same
-    nnx.update(classifier.encoder, nnx.state(trained.model.encoder))  # pyright: ignore[reportAttributeAccessIssue]
-    assert of(classifier) == same
-    louder = dataclasses.replace(trained.config, data=dataclasses.replace(trained.config.data, audio_mean=-4.0))
+    tuned = Config(model=dataclasses.replace(SMALL, kind="cavmae_classifier"))
+    assert of(classifier, tuned) != same
+    nnx.update(classifier.encoder, nnx.state(trained.module.encoder))  # pyright: ignore[reportAttributeAccessIssue]
+    assert of(classifier, tuned) == same
+    louder = dataclasses.replace(tuned, data=dataclasses.replace(tuned.data, audio_mean=-4.0))
     assert of(classifier, louder) != same
     norm = classifier.encoder.norm["audio"]
     norm.bias[...] = norm.bias[...].at[0].add(jnp.float32(1e-6))
-    assert of(classifier) != same
+    assert of(classifier, tuned) != same
 
 
 def test_what_cannot_be_is_named() -> None:
@@ -227,8 +229,10 @@ def test_what_cannot_be_is_named() -> None:
     for what in ([], ["smell"]):
         with pytest.raises(ValueError, match="choose one or more of audio, image, joint"):
             needs_of(what)
-    one = ModelConfig(modality="audio", size="tiny", width=16, heads=2, depth=1, audio_frames=32, decoder_width=8, decoder_heads=2)
-    with pytest.raises(ValueError, match="hears is a model of audio alone"):
+    one = ModelConfig(
+        kind="mae", modality="audio", size="tiny", width=16, heads=2, depth=1, audio_frames=32, decoder_width=8, decoder_heads=2
+    )
+    with pytest.raises(ValueError, match=r"hears .*one modality"):
         Embed(Trained("hears", MAE(one, rngs=nnx.Rngs(0)), Config(model=one), 0, ()))
 
 
@@ -241,13 +245,13 @@ def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
 
     (part,) = Embed(trained, ("audio",), 4)(Damaged(2))
     assert set(part.vectors) == {"audio"}
-    with pytest.raises(ValueError, match="clip clip0, frame 0: the picture can't be decoded"):
+    with pytest.raises(ValueError, match="clip clip0, frame 0: the image can't be decoded"):
         list(Embed(trained, ("image",), 4)(Damaged(2)))
 
 
 def test_a_model_tuned_on_one_modality_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     for mode, warned in (("multimodal", False), ("audioonly", True)):
         caplog.clear()
-        config = Config(model=SMALL, tune=TuneConfig(mode=mode))
+        config = Config(model=dataclasses.replace(SMALL, kind="cavmae_classifier"), tune=TuneConfig(mode=mode))
         Embed(Trained("tuned", CAVMAEClassifier(SMALL, 3, rngs=nnx.Rngs(0)), config, 3, ()))
-        assert ("tuned was tuned as audioonly: its other modality is as it was before" in caplog.text) == warned
+        assert ("tuned as audioonly" in caplog.text) == warned

@@ -14,7 +14,7 @@ from avmae_jax.inference.explain import Explainer, Explanation, shares, subject
 from avmae_jax.inference.predict import Prediction, Predictor
 from avmae_jax.inference.windows import of_parts
 from avmae_jax.models.classifier import Head
-from avmae_jax.models.pooling import embedding
+from avmae_jax.models.pooling import unit_length
 from avmae_jax.weights import io
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.trained import Trained
@@ -27,7 +27,7 @@ MODEL = ModelConfig(
     width=16, heads=2, depth=2, decoder_width=8, decoder_heads=2, decoder_depth=1, audio_frames=48, mel_bins=32, image_size=32
 )
 RNG = np.random.default_rng(0)
-SOUND = (RNG.standard_normal(6000) * 3000).astype(np.int16)  # 0.375 of the 0.48 s that the model hears
+SOUND = (RNG.standard_normal(6000) * 3000).astype(np.int16)  # 0.375 of the 0.48 s that the model takes
 PICTURE = RNG.integers(0, 255, (40, 60, 3)).astype(np.uint8)
 
 
@@ -35,7 +35,7 @@ def trained(classes: int) -> Trained:
     notes = Notes(loss="ce", label_names=NAMES[:classes])
     found = made(MODEL, classes)
     found = found._replace(params={name: value * np.float32(0.3) for name, value in found.params.items()}, notes=notes)
-    return Trained("here", io.made(found), notes.config(MODEL), classes, NAMES[:classes])
+    return Trained("here", io.made(found), notes.config(found.config), classes, NAMES[:classes])
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def classifier() -> Trained:
 
 def asked(model: Trained, **parts: Any) -> tuple[Prediction, Explanation]:
     medium = of_parts(parts.get("audio"), parts.get("image"))
-    prediction = Predictor(model).one(medium)
+    ((_, prediction),) = Predictor(model)([medium])
+    assert isinstance(prediction, Prediction)
     return prediction, Explainer(model)(medium, prediction)
 
 
@@ -73,9 +74,9 @@ def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int) -> None:
 def test_the_logit_of_the_first_class_is_divided_among_the_patches_of_what_there_is(parts: dict[str, Any], classifier: Trained) -> None:
     prediction, found = asked(classifier, **parts)
     assert {name: heat.shape for name, heat in found.heat.items()} == {name: MODEL.grid(name) for name in parts}
-    fbank, image = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, Config(model=MODEL))
-    model: Any = classifier.model
-    logits = np.asarray(nnx.jit(partial(type(model).__call__, mode=prediction.mode))(model, fbank, image))[0]
+    inputs = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, Config(model=MODEL))
+    model: Any = classifier.module
+    logits = np.asarray(nnx.jit(lambda model: model(inputs, prediction.mode))(model))[0]
     assert prediction.top[0][0] == NAMES[logits.argmax()]
     assert subject(prediction).startswith(NAMES[logits.argmax()])
     assert found.constant is not None
@@ -85,12 +86,16 @@ def test_the_logit_of_the_first_class_is_divided_among_the_patches_of_what_there
 def test_a_pretraining_model_shows_cosines_with_the_other_modality() -> None:
     model = trained(0)
     prediction, found = asked(model, audio=SOUND, image=PICTURE)
-    fbank, image = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, model.config)
-    encoder: Any = model.model.encoder  # pyright: ignore[reportAttributeAccessIssue]
-    both = nnx.jit(lambda encoder, fbank, image: (encoder.features("audio", fbank), encoder.features("image", image)))
-    audio, image = both(encoder, fbank, image)
+    inputs = model_inputs({name: jnp.asarray(value)[None] for name, value in found.row.arrays.items()}, model.config)
+    encoder: Any = model.module.encoder  # pyright: ignore[reportAttributeAccessIssue]
+
+    @partial(nnx.jit, static_argnums=1)
+    def features(encoder: Any, name: str) -> Any:
+        return encoder.joint(encoder.separate({name: inputs[name]}), name)[f"{name}.patches"]
+
+    audio, image = (features(encoder, name) for name in ("audio", "image"))
     for name, tokens, other in (("image", image, audio), ("audio", audio, image)):
-        expected = (tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True) @ embedding(other)[0])[0]
+        expected = (tokens / jnp.linalg.norm(tokens, axis=-1, keepdims=True) @ unit_length(other.mean(axis=1))[0])[0]
         np.testing.assert_allclose(found.heat[name].ravel(), expected, atol=1e-4)
     assert found.constant is None
     assert prediction.top == ()
@@ -102,5 +107,5 @@ def test_the_window_that_speaks_most_is_explained(classifier: Trained) -> None:
     prediction, found = asked(classifier, audio=loud)
     assert prediction.windows == 3
     assert found.row.start == prediction.start
-    with pytest.raises(ValueError, match="there is no class and no match"):
+    with pytest.raises(ValueError, match="no class"):
         Explainer(classifier)(of_parts(SOUND, None), Prediction((), np.zeros(0), (), "audio", None, 1, 0.0, None, None, None))

@@ -22,12 +22,12 @@ def tone(hertz: float, samples: int = num_samples(FRAMES)) -> np.ndarray:
 def melody(seed: int = 0) -> np.ndarray:
     """Notes with overtones that fade, over a little noise: float32[S]."""
     rng, time = np.random.default_rng(seed), np.arange(num_samples(FRAMES)) / SAMPLE_RATE
-    sound = 0.003 * rng.standard_normal(len(time))
+    waveform = 0.003 * rng.standard_normal(len(time))
     for start, pitch in zip(np.arange(4) / 4, rng.uniform(200, 900, 4), strict=True):
         since = np.maximum(time - start, 0)
         for overtone in range(1, 6):
-            sound += 0.2 / overtone * np.sin(2 * np.pi * pitch * overtone * since) * np.exp(-4 * since) * (time >= start)
-    return sound.astype(np.float32)
+            waveform += 0.2 / overtone * np.sin(2 * np.pi * pitch * overtone * since) * np.exp(-4 * since) * (time >= start)
+    return waveform.astype(np.float32)
 
 
 def distance(waveform: np.ndarray, magnitude: np.ndarray) -> float:

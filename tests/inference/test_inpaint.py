@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import Config, ModelConfig, older_kind
 from avmae_jax.data.clip import Clip
 from avmae_jax.files import file_names
 from avmae_jax.inference.inpaint import LOUDEST, Inpainted, Inpainter
@@ -29,6 +29,7 @@ def small(sizes: ModelConfig, classes: int = 0) -> Any:
 
 
 def trained(model: Any, **sizes: Any) -> Trained:
+    sizes["kind"] = older_kind(sizes.get("modality", "both"), classifies=hasattr(model, "head"))
     return Trained("model", model, dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **sizes)), 0, ())
 
 
@@ -66,7 +67,7 @@ def test_what_is_seen_stays_as_it_was(inpaint: Inpainter) -> None:
 def test_a_right_reconstruction_sounds_like_the_original(inpaint: Inpainter) -> None:
     found = inpaint(CLIP, seed=0)
     panels = found.panels["audio"]
-    sounds = inpaint.sounds(found._replace(panels={"audio": panels._replace(reconstructed=panels.original)}))
+    sounds = inpaint.waveforms(found._replace(panels={"audio": panels._replace(reconstructed=panels.original)}))
     assert sounds is not None
     np.testing.assert_array_equal(sounds.original, sounds.reconstructed)
     assert np.abs(sounds.original).max() == pytest.approx(LOUDEST)
@@ -74,9 +75,9 @@ def test_a_right_reconstruction_sounds_like_the_original(inpaint: Inpainter) -> 
 
 def test_a_sound_ends_where_its_clip_ends(inpaint: Inpainter) -> None:
     found = inpaint(CLIP._replace(waveform=CLIP.waveform[:5000]), seed=0)
-    sounds = inpaint.sounds(found)
+    sounds = inpaint.waveforms(found)
     assert sounds is not None
-    assert found.sounding == 29  # (5000 - 400) // 160 + 1
+    assert found.frames == 29  # (5000 - 400) // 160 + 1
     assert len(sounds.original) == len(sounds.reconstructed) == 28 * 160 + 400
 
 
@@ -85,7 +86,7 @@ def test_both_sounds_have_one_gain(inpaint: Inpainter) -> None:
     found = inpaint(CLIP, seed=0)
     panels = found.panels["audio"]
     quiet = panels.original - 2 / inpaint.config.data.audio_std  # nepers of energy: 1 of amplitude
-    sounds = inpaint.sounds(found._replace(panels={"audio": panels._replace(reconstructed=quiet)}))
+    sounds = inpaint.waveforms(found._replace(panels={"audio": panels._replace(reconstructed=quiet)}))
     assert sounds is not None
     assert np.abs(sounds.original).max() / np.abs(sounds.reconstructed).max() == pytest.approx(np.e, rel=0.1)
 
@@ -98,11 +99,11 @@ def test_a_model_of_one_modality_fills_in_its_own(modality: str, frames: int) ->
     found = inpaint(clip, seed=0)
     assert (inpaint.needs, list(found.panels)) == (modality, [modality])
     assert hidden(found, modality).mean() == 0.5
-    assert (inpaint.sounds(found) is not None) == (modality == "audio")
+    assert (inpaint.waveforms(found) is not None) == (modality == "audio")
 
 
 def test_a_classifier_has_nothing_to_fill_in_with() -> None:
-    with pytest.raises(ValueError, match="a classifier, which has no decoder"):
+    with pytest.raises(ValueError, match=r"classifier.*decoder"):
         Inpainter(trained(small(CONFIG.model, 3)))
 
 
@@ -118,7 +119,7 @@ def test_impossible_masks_are_refused(inpaint: Inpainter, masking: dict[str, Any
 )
 def test_masks_of_what_the_model_lacks_are_refused(modality: str, masking: dict[str, Any]) -> None:
     sizes = dataclasses.replace(CONFIG.model, modality=modality)
-    with pytest.raises(ValueError, match=f"{next(iter(masking))} is of no use: model is a model of {modality} alone; leave it out"):
+    with pytest.raises(ValueError, match=rf"{next(iter(masking))}.*{modality} alone"):
         Inpainter(trained(small(sizes), modality=modality), masking)
 
 
@@ -126,7 +127,7 @@ def test_predictions_that_are_not_finite_make_no_sound(inpaint: Inpainter) -> No
     found = inpaint(CLIP, seed=0)
     panels = found.panels["audio"]._replace(reconstructed=np.full_like(found.panels["audio"].original, np.nan))
     with pytest.raises(ValueError, match="finite"):
-        inpaint.sounds(found._replace(panels={"audio": panels}))
+        inpaint.waveforms(found._replace(panels={"audio": panels}))
 
 
 def test_a_clip_without_what_the_model_needs_is_named(inpaint: Inpainter) -> None:

@@ -6,7 +6,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax import embed, predict
+import avmae_jax
+from avmae_jax import embed, load, predict
 from avmae_jax.config import ModelConfig
 from avmae_jax.data.batches import example
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.one_clip import ClipForm
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.errors import ClipError
+from avmae_jax.errors import ClipError, WeightsError
+from avmae_jax.inference.api import Model
 from avmae_jax.inference.predict import Predictor, by_second
-from avmae_jax.inference.stream import Ahead, Found
+from avmae_jax.inference.stream import Ahead, Series
 from avmae_jax.inference.windows import Row, of_file, of_parts, rows_of
-from avmae_jax.models.pooling import embedding
+from avmae_jax.models.modes import find_mode
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import Notes
-from avmae_jax.weights.trained import Trained, load_trained
+from avmae_jax.weights.trained import Trained
 from launch import predict as program_predict
 from tests.media import numbered, tone, write_clip, write_media
 from tests.support import Program, called_here, made
@@ -73,16 +74,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> Trained:
-    return load_trained(folder / "run.safetensors")
+def trained(folder: Path) -> Model:
+    return load(folder / "run.safetensors")
 
 
 @pytest.fixture(scope="module")
-def pretrained(folder: Path) -> Trained:
-    return load_trained(folder / "pre.safetensors")
+def pretrained(folder: Path) -> Model:
+    return load(folder / "pre.safetensors")
 
 
-def tuned_on(trained: Trained, mode: str) -> Trained:
+def tuned_on(trained: Model, mode: str) -> Model:
     return dataclasses.replace(
         trained, config=dataclasses.replace(trained.config, tune=dataclasses.replace(trained.config.tune, mode=mode))
     )
@@ -94,14 +95,15 @@ def by_hand(trained: Trained, path: Path, stride: float = LENGTH) -> tuple[np.nd
     clips = cut_clips(path, clip_id="x", stride=stride, form=ClipForm(seconds=LENGTH, frame_size=SMALL.image_size))
     rows = [example(clip, len(clip.frames) // 2, samples=samples, image_size=SMALL.image_size) for clip in clips]
     batches = [{name: jnp.asarray(row[name])[None] for name in ("waveform", "samples", "image")} for row in rows]
-    logits, audio, image = zip(*(one_by_hand(trained.model, *model_inputs(batch, trained.config)) for batch in batches), strict=True)
+    logits, audio, image = zip(*(one_by_hand(trained.module, model_inputs(batch, trained.config)) for batch in batches), strict=True)
     return softmax(np.concatenate(logits)), (np.concatenate(audio) * np.concatenate(image)).sum(axis=1)
 
 
 @nnx.jit
-def one_by_hand(model: Any, fbank: Any, image: Any) -> Any:
+def one_by_hand(model: Any, inputs: Any) -> Any:
     encoder = model.encoder
-    return model(fbank, image), embedding(encoder.features("audio", fbank)), embedding(encoder.features("image", image))
+    means = [encoder.joint(encoder.separate({name: inputs[name]}), name)[f"{name}.patches"].mean(axis=1) for name in ("audio", "image")]
+    return model(inputs), *(mean / jnp.linalg.norm(mean, axis=-1, keepdims=True) for mean in means)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -109,10 +111,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return chances / chances.sum(axis=-1, keepdims=True)
 
 
-def test_the_windows_of_a_film_are_averaged(trained: Trained, folder: Path) -> None:
+def test_the_windows_of_a_film_are_averaged(trained: Model, folder: Path) -> None:
     chances, cosines = by_hand(trained, folder / "media/film.mp4")
     found = predict(trained, folder / "media/film.mp4", top=2)
-    assert (found.windows, found.seen, found.mode, len(chances)) == (3, "both", "multimodal", 3)
+    assert (found.windows, found.seen, str(found.mode), len(chances)) == (3, "both", "multimodal", 3)
     np.testing.assert_allclose(found.probabilities, chances.mean(axis=0), atol=1e-5)
     assert found.match == pytest.approx(cosines.mean(), abs=1e-5)
     order = np.argsort(-chances.mean(axis=0))[:2]
@@ -122,7 +124,7 @@ def test_the_windows_of_a_film_are_averaged(trained: Trained, folder: Path) -> N
     assert found.timeline is None
 
 
-def test_each_second_has_the_classes_of_the_window_around_it(trained: Trained, folder: Path) -> None:
+def test_each_second_has_the_classes_of_the_window_around_it(trained: Model, folder: Path) -> None:
     chances, _ = by_hand(trained, folder / "media/film.mp4", stride=1)
     found = predict(trained, folder / "media/film.mp4", timeline=True)
     assert found.timeline is not None
@@ -148,14 +150,14 @@ def test_the_frames_asked_for_are_looked_at(frames: Any, shots: list[int], folde
 def test_the_window_of_a_second_is_the_one_whose_centre_is_nearest(count: int, length: float, rest: float) -> None:
     starts = np.arange(count, dtype=np.float64)
     seconds = np.minimum(length, starts[-1] + rest * length - starts)
-    found = by_second(Found(starts, seconds, "both", {"probabilities": np.arange(count, dtype=np.float32)[:, None]}))
+    found = by_second(Series(starts, seconds, "both", {"probabilities": np.arange(count, dtype=np.float32)[:, None]}))
     centres = starts + seconds / 2
     assert len(found) == pytest.approx((starts + seconds).max(), abs=1.1)
     for second, (window,) in enumerate(found):
         assert abs(centres[int(window)] - second - 0.5) <= np.abs(centres - second - 0.5).min() + 1e-9
 
 
-def test_all_frames_count_alike_within_a_window(trained: Trained, folder: Path) -> None:
+def test_all_frames_count_alike_within_a_window(trained: Model, folder: Path) -> None:
     clips = [
         (clip.waveform, clip.frames)
         for clip in cut_clips(folder / "media/film.mp4", clip_id="x", stride=LENGTH, form=ClipForm(seconds=LENGTH))
@@ -172,88 +174,94 @@ def test_all_frames_count_alike_within_a_window(trained: Trained, folder: Path) 
 @pytest.mark.parametrize(
     ("name", "has", "mode"), [("sound.wav", "audio", "missingaudioonly"), ("picture.png", "image", "missingvideoonly")]
 )
-def test_a_missing_modality_is_asked_as_such(name: str, has: str, mode: Any, trained: Trained, folder: Path) -> None:
+def test_a_missing_modality_has_its_mode(name: str, has: str, mode: Any, trained: Model, folder: Path) -> None:
     found = predict(trained, folder / "media" / name)
-    assert (found.seen, found.mode, found.match) == (has, mode, None)
+    assert (found.seen, str(found.mode), found.match) == (has, mode, None)
     (row, *_) = rows_of(of_file(folder / "media" / name), 0, SMALL, frames="middle", timeline=False)
-    fbank, image = model_inputs({key: jnp.asarray(value)[None] for key, value in row.arrays.items()}, trained.config)
-    model: Any = trained.model
-    logits = np.asarray(nnx.jit(partial(type(model).__call__, mode=mode))(model, fbank, image))[0]
+    inputs = model_inputs({key: jnp.asarray(value)[None] for key, value in row.arrays.items()}, trained.config)
+    model: Any = trained.module
+    logits = np.asarray(nnx.jit(lambda model: model(inputs, find_mode(mode)))(model))[0]
     np.testing.assert_allclose(found.probabilities, softmax(logits), atol=1e-5)
     vectors = embed(trained, folder / "media" / name)
     assert [vector is not None for vector in (vectors.audio, vectors.image, vectors.joint)] == [has == "audio", has == "image", False]
 
 
-def test_a_model_of_one_modality_says_what_it_lacks(trained: Trained, folder: Path) -> None:
+def test_a_model_of_one_modality_says_what_it_lacks(trained: Model, folder: Path) -> None:
     heard, seen = tuned_on(trained, "audioonly"), tuned_on(trained, "videoonly")
     both = predict(heard, folder / "media/film.mp4")
-    assert (both.mode, both.seen, both.match) == ("audioonly", "both", None)  # what wasn't tuned is no match for what was
-    with pytest.raises(ClipError, match=r"picture\.png has no sound, which a model tuned audioonly needs"):
+    assert (str(both.mode), both.seen, both.match) == ("audioonly", "both", None)  # what wasn't tuned is no match for what was
+    with pytest.raises(ClipError, match=r"picture\.png has no audio.* audioonly"):
         predict(heard, folder / "media/picture.png")
-    with pytest.raises(ClipError, match=r"sound\.wav has no pictures, which a model tuned videoonly needs"):
+    with pytest.raises(ClipError, match=r"sound\.wav has no images.* videoonly"):
         predict(seen, folder / "media/sound.wav")
-    with pytest.raises(ClipError, match=r"picture\.png has no sound, which the mode missingaudioonly needs"):
-        predict(trained, folder / "media/picture.png", mode="missingaudioonly")
-    asked = predict(trained, folder / "media/film.mp4", mode="missingaudioonly")
-    assert (asked.mode, asked.seen) == ("missingaudioonly", "both")
-    np.testing.assert_allclose(asked.probabilities, predict(trained, audio=folder / "media/film.mp4").probabilities, atol=1e-5)
 
 
-def test_arrays_give_what_their_files_give(trained: Trained, folder: Path) -> None:
+@pytest.mark.parametrize("given", ["audio", "missingaudioonly"])
+def test_what_is_given_has_a_plain_and_an_official_name(given: str, trained: Model, folder: Path) -> None:
+    with pytest.raises(ClipError, match=r"picture\.png has no audio.*given=audio"):
+        trained.predict(folder / "media/picture.png", given=given)
+    found = trained.predict(folder / "media/film.mp4", given=given)
+    assert (str(found.mode), found.seen) == ("missingaudioonly", "both")
+    np.testing.assert_allclose(found.probabilities, trained.predict(audio=folder / "media/film.mp4").probabilities, atol=1e-5)
+
+
+def test_arrays_give_what_their_files_give(trained: Model, folder: Path) -> None:
     sound, picture = folder / "media/sound.wav", folder / "media/picture.png"
     waveform = np.rint(32_768 * tone(500, 2)).clip(-32_768, 32_767).astype(np.int16)
     files = predict(trained, audio=sound, image=picture)
     assert (files.windows, files.seen) == (1, "both")  # the rest of 0.4 s is no window
     assert files.match is not None
-    for audio in (waveform, waveform.astype(np.float32) / 32_768):
+    floats = waveform.astype(np.float64) / 32_768
+    for audio in (waveform, floats.astype(np.float32), floats, np.stack([floats, 0 * floats], axis=1)):
         arrays = predict(trained, audio=audio, image=numbered(77))
         np.testing.assert_allclose(arrays.probabilities, files.probabilities, atol=2e-3)  # the file's picture was shrunk in another way
         np.testing.assert_allclose(predict(trained, audio=audio).probabilities, predict(trained, sound).probabilities, atol=1e-4)
-    fast = predict(trained, audio=tone(500, 2, rate=48_000), rate=48_000)
+    fast = predict(trained, audio=tone(500, 2, rate=48_000).astype(np.float64)[:, None], sample_rate=48_000)
     np.testing.assert_allclose(fast.probabilities, predict(trained, sound).probabilities, atol=5e-3)
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "nothing to look at or to listen to"),
-        ({"audio": np.zeros(16_000)}, r"audio is float64\[16000\]; give one channel, float32"),
+        ({}, "neither audio nor image"),
+        ({"audio": np.zeros(16_000, np.int32)}, r"audio is int32\[16000\]"),
         ({"audio": np.zeros((2, 16_000), np.float32)}, r"audio is float32\[2, 16000\]"),
-        ({"audio": np.full(16_000, 300, np.float32)}, r"samples up to 300; float32 must lie in \[-1, 1\]"),
-        ({"audio": np.full(16_000, np.nan, np.float32)}, "16000 samples that are not finite"),
-        ({"audio": np.zeros(399, np.int16)}, "399 samples at 16 kHz; a spectrogram needs at least 400"),
-        ({"audio": np.zeros(16_000, np.int16), "rate": 0}, "rate is 0"),
-        ({"audio": np.zeros(16_000, np.int16), "rate": 44.1}, "rate is 44.1"),
-        ({"image": np.zeros((32, 32), np.uint8)}, r"image is uint8\[32, 32\]; give uint8\[H, W, 3\]"),
+        ({"audio": np.full(16_000, 300, np.float32)}, r"300;.* \[-1, 1\]"),
+        ({"audio": np.full(16_000, np.nan, np.float32)}, "16000 samples"),
+        ({"audio": np.zeros(399, np.int16)}, "399 samples.* 400"),
+        ({"audio": np.zeros(16_000, np.int16), "sample_rate": 0}, "sample_rate is 0"),
+        ({"audio": np.zeros(16_000, np.int16), "sample_rate": 44.1}, "sample_rate is 44.1"),
+        ({"image": np.zeros((32, 32), np.uint8)}, r"image is uint8\[32, 32\]"),
         ({"image": np.zeros((32, 32, 3), np.float32)}, "image is float32"),
         ({"media": "x.mp4", "audio": np.zeros(16_000, np.int16)}, "not both"),
         ({"media": np.zeros(16_000, np.int16)}, "media is a ndarray"),
     ],
 )
-def test_what_is_no_input_is_named(given: dict[str, Any], said: str, trained: Trained) -> None:
+def test_what_is_no_input_is_named(given: dict[str, Any], said: str, trained: Model) -> None:
     for ask in (predict, embed):
         with pytest.raises(ValueError, match=said):
             ask(trained, **given)
 
 
-def test_options_that_cannot_be_are_named(trained: Trained) -> None:
-    for options, said in (({"mode": "both"}, "mode is 'both'"), ({"frames": "none"}, "frames is 'none'"), ({"top": 0}, "top is 0")):
+def test_options_that_cannot_be_are_named(trained: Model) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [({"given": "none"}, "given"), ({"frames": "none"}, "frames"), ({"top": 0}, "top is 0")]
+    for options, said in wrong:
         with pytest.raises(ValueError, match=said):
             predict(trained, image=numbered(1), **options)
 
 
-def test_files_that_are_no_input_are_named(trained: Trained, folder: Path) -> None:
+def test_files_that_are_no_input_are_named(trained: Model, folder: Path) -> None:
     for options, said in (
         ({"media": "nowhere.mp4"}, "nowhere.mp4 does not exist"),
         ({"media": folder / "media/empty.wav"}, "is empty"),
-        ({"image": folder / "media/film.mp4"}, "is no picture by its name"),
-        ({"audio": folder / "media/picture.png"}, "has no sound"),
+        ({"image": folder / "media/film.mp4"}, "image"),
+        ({"audio": folder / "media/picture.png"}, "has no audio"),
     ):
         with pytest.raises(ClipError, match=said):
             predict(trained, **options)
 
 
-def test_a_pretraining_model_gives_matches_and_vectors(pretrained: Trained, trained: Trained, folder: Path) -> None:
+def test_a_pretraining_model_gives_matches_and_vectors(pretrained: Model, trained: Model, folder: Path) -> None:
     found, vectors = predict(pretrained, folder / "media/film.mp4"), embed(pretrained, folder / "media/film.mp4")
     assert (found.top, found.mode, len(found.probabilities)) == ((), None, 0)
     assert vectors.audio is not None and vectors.image is not None and vectors.joint is not None  # noqa: PT018
@@ -261,14 +269,14 @@ def test_a_pretraining_model_gives_matches_and_vectors(pretrained: Trained, trai
     np.testing.assert_allclose(found.directions, [vectors.audio, vectors.image], atol=1e-5)
     assert [float(np.linalg.norm(vector)) for vector in (vectors.audio, vectors.image, vectors.joint)] == pytest.approx([1, 1, 1])
     assert predict(trained, folder / "media/film.mp4", match_with=pretrained).match == pytest.approx(found.match, abs=1e-5)
-    with pytest.raises(ClipError, match=r"sound\.wav has no pictures, which a match needs; the model has no classes: fine-tune it first"):
+    with pytest.raises(ClipError, match=r"sound\.wav has no images.*match.*fine-tune"):
         predict(pretrained, folder / "media/sound.wav")
-    for options in ({"timeline": True}, {"mode": "multimodal"}):
-        with pytest.raises(ValueError, match=r"has no classes, so there is no .* fine-tune it first"):
+    for options in ({"timeline": True}, {"given": "both"}):
+        with pytest.raises(ValueError, match=r"no classes.*fine-tune"):
             predict(pretrained, folder / "media/film.mp4", **options)  # pyright: ignore[reportArgumentType]
 
 
-def test_batches_are_shared_and_change_nothing(trained: Trained, folder: Path) -> None:
+def test_batches_are_shared_and_change_nothing(trained: Model, folder: Path) -> None:
     media = [of_file(folder / "media" / name) for name in ("film.mp4", "sound.wav", "empty.wav", "deep/short.mp4", "picture.png")] * 3
     for size in (2, 8):
         found = dict(Predictor(trained, batch_size=size)(iter(media), threads=3))
@@ -280,6 +288,50 @@ def test_batches_are_shared_and_change_nothing(trained: Trained, folder: Path) -
             assert not isinstance(result, Exception)
             name = str(media[number].name)
             np.testing.assert_allclose(result.probabilities, predict(trained, name).probabilities, atol=1e-5)
+
+
+def test_a_list_gives_results_in_order_with_errors_in_their_places(trained: Model, folder: Path) -> None:
+    media = [folder / "media" / name for name in ("film.mp4", "empty.wav", "picture.png", "sound.wav")]
+    for results, single in ((trained.predict([*map(str, media)]), trained.predict), (trained.embed(media), trained.embed)):
+        assert isinstance(results[1], ClipError)
+        assert results[1].path == str(media[1])
+        for number in (0, 2, 3):
+            expected = single(media[number])
+            assert repr(results[number]) == repr(expected)
+            assert results[number].windows == expected.windows
+    assert trained.predict([]) == []
+
+
+@pytest.mark.parametrize("name", ["again.safetensors", "again"])
+def test_a_saved_model_predicts_the_same(name: str, trained: Model, folder: Path, tmp_path: Path) -> None:
+    trained.save(tmp_path / name)
+    again = load(tmp_path / name)
+    assert (again.kind, again.label_names, again.config) == (trained.kind, trained.label_names, trained.config)
+    expected = trained.predict(folder / "media/sound.wav")
+    np.testing.assert_array_equal(again.predict(folder / "media/sound.wav").probabilities, expected.probabilities)
+    with pytest.raises(WeightsError, match=name):
+        trained.save(tmp_path / name)
+
+
+def test_a_model_and_its_results_have_short_descriptions(trained: Model, folder: Path) -> None:
+    many = dataclasses.replace(trained, label_names=("a very long name of a class " * 9,) * 4, path="long/" * 99)
+    for model in (trained, many):
+        assert len(repr(model).splitlines()) <= 4
+        assert len(repr(model)) < 400
+    assert all(part in repr(trained) for part in ("cavmae_classifier", "4 classes", "harp", "160", "multimodal"))
+    found = trained.predict(folder / "media/sound.wav", top=2)
+    assert all(f"{name} {probability:.1%}" in repr(found) for name, probability in found.top)
+    assert "\n" not in repr(found)
+    assert "audio [16]" in repr(trained.embed(folder / "media/sound.wav"))
+
+
+def test_every_public_name_is_listed_and_can_be_imported() -> None:
+    names = dir(avmae_jax)
+    assert {"load", "predict", "embed", "pretrain", "finetune", "Config", "ModelConfig", "AvmaeError", "AST", "MAE", "CAVMAE"} <= {*names}
+    assert [name for name in names if getattr(avmae_jax, name, None) is None] == []
+    assert re.match(r"\d", avmae_jax.__version__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = avmae_jax.nothing
 
 
 def test_few_rows_are_held_and_threads_end(folder: Path) -> None:
@@ -316,7 +368,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
         yield printed
 
 
-def test_a_folder_with_broken_files_is_predicted_but_for_them(call: Call, folder: Path, tmp_path: Path, trained: Trained) -> None:
+def test_a_folder_with_broken_files_is_predicted_but_for_them(call: Call, folder: Path, tmp_path: Path, trained: Model) -> None:
     out = [f"--json={tmp_path}/out.json", f"--csv={tmp_path}/out.csv", f"--explain={tmp_path}/pictures"]
     status, printed, _ = call(folder / "media", f"--model={folder}/run.safetensors", "--top=2", "--timeline", *out)
     assert status == program_predict.SOME_FAILED == 3
@@ -364,7 +416,7 @@ def test_a_pretraining_checkpoint_says_how_to_get_classes(
         )
     assert status == 3
     assert "for classes fine-tune it: python -m launch.finetune --config.init_from=" in caplog.text
-    assert "has no pictures, which a match needs" in printed
+    assert "has no images, which a match needs" in printed
     film, sound = csv.DictReader((tmp_path / "x.csv").read_text().splitlines())
     assert -1 <= float(film["match"]) <= 1
     assert "fine-tune it" in sound["error"]

@@ -79,8 +79,8 @@ def test_both_loaders_make_the_same_example(index: int) -> None:
     theirs = [tensor.numpy() for tensor in torch_side.Examples(clips, config).make(index, 7)]
     batch = example(clips[index], 7, samples=(64 - 1) * 160 + 400, image_size=32)
     ours = model_inputs({name: jax.numpy.asarray(batch[name])[None] for name in ("waveform", "samples", "image")}, config)
-    np.testing.assert_allclose(theirs[0], ours[0][0], atol=1e-3)
-    np.testing.assert_allclose(theirs[1].transpose(1, 2, 0), ours[1][0], atol=1e-6)
+    np.testing.assert_allclose(theirs[0], ours["audio"][0], atol=1e-3)
+    np.testing.assert_allclose(theirs[1].transpose(1, 2, 0), ours["image"][0], atol=1e-6)
 
 
 def test_loaders_read_the_same_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

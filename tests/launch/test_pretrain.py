@@ -6,8 +6,7 @@ import logging
 import math
 import shutil
 import textwrap
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.config import Config
 from avmae_jax.config_files import shipped, shipped_names
 from avmae_jax.data.clip import Clip
-from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.train.finetuning import FinetuningTask
+from avmae_jax.models import registry
+from avmae_jax.train import run
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.weights.build import described
-from launch.common import training
 from tests.media import tone, write_clip, write_media
 from tests.support import TINY, Clips, Program, apply, as_arguments
 
@@ -294,6 +291,11 @@ def occupied(folder: Path) -> Path:
     return folder / "run"
 
 
+def claim(config: Config) -> None:
+    with run.claimed(config):
+        pass
+
+
 def in_the_way(folder: Path) -> Path:
     (folder / "run").write_text("a file")
     return folder / "run"
@@ -310,22 +312,23 @@ def test_a_folder_that_cannot_be_taken_is_refused(tmp_path: Path, place: Callabl
     workdir = place(tmp_path)
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     with pytest.raises(ValueError, match=rf"train\.workdir {workdir} {reason}.*; choose another folder"):
-        training.claim_workdir(apply(Config(), {"train.workdir": str(workdir)}))
+        claim(apply(Config(), {"train.workdir": str(workdir)}))
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 def test_the_noted_config_is_that_of_the_checkpoints(tmp_path: Path) -> None:
-    def claim(seed: int) -> int:
-        training.claim_workdir(apply(Config(), {"train.workdir": str(tmp_path / "run"), "train.seed": seed}))
+    def noted(seed: int) -> int:
+        claim(apply(Config(), {"train.workdir": str(tmp_path / "run"), "train.seed": seed}))
         return json.loads((tmp_path / "run/config.json").read_text())["train"]["seed"]
 
-    assert [claim(1), claim(2)] == [1, 2]  # nothing has been saved with seed 1
+    assert [noted(1), noted(2)] == [1, 2]  # nothing has been saved with seed 1
     (tmp_path / "run/checkpoints/3").mkdir(parents=True)
-    assert claim(3) == 2  # and 3 will be refused
+    assert noted(3) == 2  # and 3 will be refused
 
 
 def picked(config: Config, before: int = 0) -> int:
-    return training.pick_micro_batch(config, partial(training.make_model, config.model, 0), nnx.Param, before)
+    task = PretrainingTask(config, None, Path("unused"))
+    return run.pick_micro_batch(config, task, before)
 
 
 @pytest.mark.parametrize(("batch", "micro", "mesh"), [(7, 0, 2), (8, 3, 1), (8, 16, 1), (8, 1, 2), (0, 0, 1), (8, -2, 1)])
@@ -358,6 +361,7 @@ def test_a_resumed_run_keeps_its_micro_batch_unless_told_otherwise(
 class Labelled(Clips):
     """Clips of three classes, drawn evenly."""
 
+    label_names: Sequence[str] = "abc"
     weights = np.ones(12)
 
     def __getitem__(self, index: int) -> Clip:
@@ -368,17 +372,14 @@ class Labelled(Clips):
 @pytest.mark.parametrize("name", shipped_names())
 def test_every_config_can_be_run(name: str, tmp_path: Path) -> None:
     config = shipped(name)
-    config.model.validate()
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(described(config.model)))) > 1e6
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(described(config.model, classes=3)))) > 1e6
     json.dumps(dataclasses.asdict(config))
     same_program = {"optim.learning_rate": 1e-4}  # else each config compiles its own
     apply(config, TINY | same_program | {"train.steps": 1, "train.workdir": str(tmp_path)})
-    if name.startswith(("finetune", "linear")):
-        model, task = CAVMAEClassifier(config.model, 3, rngs=nnx.Rngs(0)), FinetuningTask(config, None, "abc")
-    else:
-        model, task = CAVMAE(config.model, rngs=nnx.Rngs(0)), PretrainingTask(config, None, tmp_path)
     apply(
         config, {"augment.specaug_freq": min(8, config.augment.specaug_freq), "augment.specaug_time": min(8, config.augment.specaug_time)}
     )
+    task = run.make_task(config, Labelled(12), None, tmp_path)
+    model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(0))
     assert Trainer(config, model, task, Labelled(12), None, micro_batch=8).run()
     assert math.isfinite(json.loads((tmp_path / "metrics.jsonl").read_text())["loss"])

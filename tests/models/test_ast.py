@@ -1,4 +1,4 @@
-"""Tests the AST: overlapping patches against a plain loop, the order of its tokens, and what it classifies."""
+"""The AST: overlapping patches against a plain loop, the order of its tokens, and what is classified."""
 
 import dataclasses
 
@@ -10,12 +10,13 @@ from flax import nnx
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.ast import AST
-from avmae_jax.models.patches import patchify, spectrogram_picture
+from avmae_jax.models.patches import patchify
+from avmae_jax.models.tokens import join
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
 # stride 10: 2 rows and 5 columns of patches
-CONFIG = ModelConfig(modality="audio", depth=2, width=16, heads=2, audio_frames=64, mel_bins=32)
+CONFIG = ModelConfig(kind="ast", modality="audio", depth=2, width=16, heads=2, audio_frames=64, mel_bins=32)
 SHAPES = [(2, 5, 10), (2, 4, 16), (9, 25, 2)]  # rows, columns, stride
 
 
@@ -45,8 +46,9 @@ def test_overlapping_patches_are_those_of_a_loop(height: int, width: int, channe
 def test_tokens_and_logits_have_their_shapes(rows: int, columns: int, stride: int, fbank: jax.Array) -> None:
     made = AST(CONFIG, 7, stride=stride, rngs=nnx.Rngs(0))
     assert made.tower.positions.shape == (rows * columns, 16)
-    assert jax.eval_shape(made.features, fbank).shape == (3, 2 + rows * columns, 16)
-    logits = jax.eval_shape(made, fbank)
+    tokens = jax.eval_shape(made.separate, {"audio": fbank})
+    assert {name: x.shape for name, x in tokens.items()} == {"audio.global": (3, 2, 16), "audio.patches": (3, rows * columns, 16)}
+    logits = jax.eval_shape(made, {"audio": fbank})
     assert (logits.shape, logits.dtype) == ((3, 7), jnp.float32)
 
 
@@ -56,7 +58,7 @@ def test_the_base_model_has_the_papers_1214_tokens() -> None:
 
 
 def test_tokens_are_in_order_of_mel_row_then_time_after_the_two_of_no_patch(model: AST, fbank: jax.Array) -> None:
-    embed = nnx.jit(lambda model, fbank: model.tower.embed(spectrogram_picture(fbank)))
+    embed = nnx.jit(lambda model, fbank: join(model.tower.embed(fbank)))
     tokens = np.asarray(embed(model, fbank))
     assert model.tower.prefix is not None
     np.testing.assert_array_equal(tokens[:, :2], np.broadcast_to(model.tower.prefix[...], (3, 2, 16)))
@@ -69,13 +71,14 @@ def test_tokens_are_in_order_of_mel_row_then_time_after_the_two_of_no_patch(mode
 
 
 def test_the_mean_of_both_first_tokens_is_classified(model: AST, fbank: jax.Array) -> None:
-    features, logits = nnx.jit(lambda model, fbank: (model.features(fbank), model(fbank)))(model, fbank)
-    np.testing.assert_allclose(logits, model.head((features[:, 0] + features[:, 1]) / 2), rtol=1e-5, atol=1e-5)
+    tokens, logits = nnx.jit(lambda model, inputs: (model.separate(inputs), model(inputs)))(model, {"audio": fbank})
+    first, second = tokens["audio.global"][:, 0], tokens["audio.global"][:, 1]
+    np.testing.assert_allclose(logits, model.head((first + second) / 2), rtol=1e-5, atol=1e-5)
     assert len(np.unique(np.asarray(logits), axis=0)) == 3
 
 
 def test_a_spectrogram_of_another_size_is_refused(model: AST) -> None:
-    with pytest.raises(ValueError, match=r"\(32, 64, 1\)"):
-        model(jnp.zeros((1, 80, 32)))
-    with pytest.raises(ValueError, match=r"multiple of model\.patch"):
+    with pytest.raises(ValueError, match=r"audio.*32, 80, 1.*32, 64, 1"):
+        model({"audio": jnp.zeros((1, 80, 32))})
+    with pytest.raises(ValueError, match=r"model\.audio_frames.*65.*model\.patch"):
         AST(dataclasses.replace(CONFIG, audio_frames=65), 5, rngs=nnx.Rngs(0))

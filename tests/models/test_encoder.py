@@ -1,7 +1,9 @@
-"""Tests the encoder's three steps: what embed adds, what hidden patches affect, how the joint blocks are chained."""
+"""The encoder's three steps: what embed adds, what hidden patches may touch, how the joint blocks are chained."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,9 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.encoder import Encoder
+from avmae_jax.models.encoder import VECTORS, Encoder
 from avmae_jax.models.masking import Mask, mask_from_noise
+from avmae_jax.models.tokens import Tokens
 from avmae_jax.trees import flatten
 
 CONFIG = ModelConfig(
@@ -30,7 +33,7 @@ CONFIG = ModelConfig(
 
 
 def _encoder(**changes: int) -> Encoder:
-    """Makes an encoder with random norms and biases, so that a wrong one shows."""
+    """An encoder whose every norm and bias is random, so that a wrong one shows."""
     encoder = Encoder(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(1)
     for path, value in nnx.to_flat_state(nnx.state(encoder, nnx.Param)):
@@ -51,7 +54,7 @@ def one_joint() -> Encoder:
 
 @pytest.fixture(scope="module")
 def initial() -> dict[str, np.ndarray]:
-    """Returns the parameters of a fresh encoder that is wide enough for statistics."""
+    """The parameters of a fresh encoder that is wide enough for statistics."""
     encoder = Encoder(dataclasses.replace(CONFIG, width=256, depth=1, joint_depth=1), rngs=nnx.Rngs(0))
     return {name: np.asarray(value) for name, value in flatten(encoder).items()}
 
@@ -59,11 +62,17 @@ def initial() -> dict[str, np.ndarray]:
 FBANK = np.random.default_rng(2).standard_normal((2, 80, 48)).astype(np.float32)
 IMAGE = np.random.default_rng(3).standard_normal((2, 32, 32, 3)).astype(np.float32)
 
-_embed_audio = nnx.jit(lambda encoder, fbank, mask=None: encoder.embed_audio(fbank, mask))
-_embed_image = nnx.jit(lambda encoder, image, mask=None: encoder.embed_image(image, mask))
-_separate = nnx.jit(lambda tower, tokens: tower.separate(tokens))
-_joint = nnx.jit(lambda encoder, tokens, stream, unchained: encoder.joint(tokens, stream, unchained=unchained), static_argnums=(2, 3))
+_embed_audio = nnx.jit(lambda encoder, fbank, mask=None: encoder.audio.embed(fbank, mask)["audio.patches"])
+_embed_image = nnx.jit(lambda encoder, image, mask=None: encoder.image.embed(image, mask)["image.patches"])
+_separate = nnx.jit(lambda tower, tokens: tower.separate({"audio.patches": tokens})["audio.patches"])
 _block = nnx.jit(lambda block, tokens, stream="main": block(tokens, stream), static_argnums=2)
+
+
+@partial(nnx.jit, static_argnums=(2, 3))
+def _joint(encoder: Encoder, tokens: jax.Array, stream: str, unchained: bool) -> jax.Array:
+    """The joint blocks on tokens that are taken for the stream's modality."""
+    name = "audio.patches" if stream == "main" else f"{stream}.patches"
+    return encoder.joint({name: tokens}, stream, unchained=unchained)[name]
 
 
 def _mask(length: int, seed: int = 0) -> Mask:
@@ -111,22 +120,22 @@ def test_hidden_patches_have_no_influence_whatever_they_hold(encoder: Encoder, p
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 48), (2, 80, 64)])
-def test_a_sound_with_another_number_of_patches_is_refused(encoder: Encoder, shape: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match=rf"input has \({shape[2]}, {shape[1]}, 1\).*\(48, 80, 1\)"):
-        encoder.embed_audio(jnp.zeros(shape))
+def test_audio_with_another_number_of_patches_is_refused(encoder: Encoder, shape: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"audio.*{shape[2]}, {shape[1]}, 1.*48, 80, 1"):
+        encoder.audio.embed(jnp.zeros(shape))
 
 
 def test_an_image_with_another_number_of_patches_or_cut_ones_is_refused(encoder: Encoder) -> None:
     for width in (40, 48):
-        with pytest.raises(ValueError, match=rf"input has \(32, {width}, 3\).*\(32, 32, 3\)"):
-            encoder.embed_image(jnp.zeros((1, 32, width, 3)))
+        with pytest.raises(ValueError, match=rf"image.*32, {width}, 3.*32, 32, 3"):
+            encoder.image.embed(jnp.zeros((1, 32, width, 3)))
 
 
 def test_another_grid_of_as_many_patches_is_refused(encoder: Encoder) -> None:
-    with pytest.raises(ValueError, match="model is built for"):
-        encoder.embed_audio(jnp.zeros((2, 48, 80)))  # (mel, time) instead of (time, mel): its positions would be wrong
-    with pytest.raises(ValueError, match="model is built for"):
-        encoder.embed_image(jnp.zeros((2, 16, 64, 3)))
+    with pytest.raises(ValueError, match=r"audio.*80, 48, 1.*48, 80, 1"):
+        encoder.audio.embed(jnp.zeros((2, 48, 80)))  # (mel, time) instead of (time, mel): its positions would be wrong
+    with pytest.raises(ValueError, match=r"image.*16, 64, 3.*32, 32, 3"):
+        encoder.image.embed(jnp.zeros((2, 16, 64, 3)))
 
 
 def test_towers_have_their_own_weights_and_the_blocks_not_joint() -> None:
@@ -138,7 +147,7 @@ def test_towers_have_their_own_weights_and_the_blocks_not_joint() -> None:
             joint_depth,
         ]
         tokens = jnp.zeros((2, 3, 16))
-        assert nnx.eval_shape(lambda tower, tokens: tower.separate(tokens), encoder.audio, tokens).shape == tokens.shape
+        assert nnx.eval_shape(_separate, encoder.audio, tokens).shape == tokens.shape
 
 
 def test_separate_runs_every_block_in_order(one_joint: Encoder) -> None:
@@ -163,7 +172,7 @@ def test_joint_blocks_are_chained_and_followed_by_the_norm_of_the_stream(encoder
 @pytest.mark.parametrize("stream", ["audio", "image"])
 def test_unchained_gives_each_block_the_unchanged_input_and_only_the_last_counts(encoder: Encoder, stream: str) -> None:
     out = tokens = _embed_audio(encoder, FBANK)
-    for block in encoder.blocks:  # as in the original's loop: the result is overwritten, the input stays
+    for block in encoder.blocks:  # as the original's loop: the result is overwritten, the input stays
         out = _block(block, tokens, stream)
     unchained = np.asarray(_joint(encoder, tokens, stream, True))
     np.testing.assert_allclose(unchained, encoder.norm[stream](out), atol=1e-5)
@@ -204,3 +213,49 @@ def test_modality_embeddings_start_normal_and_positions_as_sines_and_cosines(ini
     assert not np.array_equal(*modalities)
     np.testing.assert_allclose(initial["audio.positions"][7], _position(1, 2, 256), atol=1e-6)
     np.testing.assert_allclose(initial["image.positions"][3], _position(1, 1, 256), atol=1e-6)
+
+
+def test_separate_needs_an_input_and_takes_either(one_joint: Encoder) -> None:
+    with pytest.raises(ValueError, match=r"audio.*image"):
+        one_joint.separate({})
+    shapes = nnx.eval_shape(lambda encoder: encoder.separate({"image": jnp.asarray(IMAGE)}), one_joint)
+    assert {name: x.shape for name, x in shapes.items()} == {"image.patches": (2, 4, 16)}
+
+
+def test_a_stream_takes_its_own_modality_out_of_both_and_refuses_to_do_without(one_joint: Encoder) -> None:
+    @nnx.jit
+    def run(encoder: Encoder) -> tuple[Tokens, Tokens]:
+        tokens = encoder.separate({"audio": jnp.asarray(FBANK), "image": jnp.asarray(IMAGE)})
+        alone = encoder.separate({"image": jnp.asarray(IMAGE)})
+        return encoder.joint(tokens, "image"), encoder.joint(alone, "image")
+
+    both, alone = run(one_joint)
+    assert list(both) == list(alone) == ["image.patches"]
+    np.testing.assert_allclose(both["image.patches"], alone["image.patches"], atol=1e-5)
+    with pytest.raises(ValueError, match="audio"):
+        one_joint.joint(alone, "audio")
+
+
+def test_vectors_have_length_1_and_are_the_means_of_their_streams(one_joint: Encoder) -> None:
+    @nnx.jit
+    def run(encoder: Encoder) -> tuple[dict[str, jax.Array], dict[str, Tokens]]:
+        tokens = encoder.separate({"audio": jnp.asarray(FBANK), "image": jnp.asarray(IMAGE)})
+        streams = {"audio": encoder.joint(tokens, "audio"), "image": encoder.joint(tokens, "image"), "joint": encoder.joint(tokens)}
+        return encoder.vectors(tokens), streams
+
+    vectors, streams = run(one_joint)
+    assert set(vectors) == set(streams)
+    for kind, segments in streams.items():
+        mean = np.concatenate(list(segments.values()), axis=1).mean(axis=1)
+        np.testing.assert_allclose(vectors[kind], mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5, err_msg=kind)
+
+
+def test_vectors_are_those_that_are_wanted_and_can_be_computed(one_joint: Encoder) -> None:
+    def kinds(modalities: str, what: Sequence[str] = VECTORS) -> set[str]:
+        inputs = {"audio": jnp.asarray(FBANK), "image": jnp.asarray(IMAGE)}
+        given = {modality: inputs[modality] for modality in modalities.split()}
+        return set(nnx.eval_shape(lambda encoder: encoder.vectors(encoder.separate(given), what), one_joint))
+
+    assert kinds("audio image", ("image", "joint")) == {"image", "joint"}
+    assert kinds("audio") == {"audio"}
+    assert kinds("image", ("audio", "joint")) == set()

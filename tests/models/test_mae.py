@@ -1,4 +1,4 @@
-"""Tests the masked autoencoder of one modality: what it sees, its class token, and training by the common task and loop."""
+"""The masked autoencoder of one modality: what it sees, what its class token does, and that it trains through the same task and loop."""
 
 import dataclasses
 import json
@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import Config, LossConfig, ModelConfig
+from avmae_jax.inference.masked import MaskedPass
 from avmae_jax.models.mae import MAE, Reconstruction
 from avmae_jax.models.masking import mask_from_noise
-from avmae_jax.models.patches import spectrogram_picture
+from avmae_jax.models.registry import build
+from avmae_jax.models.tokens import join
 from avmae_jax.train import optim
 from avmae_jax.train.loop import Trainer
-from avmae_jax.train.losses import reconstruction_loss
-from avmae_jax.train.pretraining import SingleModalityTask, make_model, make_task
+from avmae_jax.train.losses import reconstruction_losses
+from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.trees import flatten
 from tests.support import TINY, Clips, apply
 
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("unpolished")
 
 # grids: audio 2 x 4 patches, image 2 x 2; kept at 0.75: 2 and 1
 AUDIO = ModelConfig(
-    modality="audio", depth=2, width=16, heads=2, decoder_depth=1, decoder_width=16, decoder_heads=4,
+    kind="mae", modality="audio", depth=2, width=16, heads=2, decoder_depth=1, decoder_width=16, decoder_heads=4,
     audio_frames=64, mel_bins=32, image_size=32,
 )  # fmt: skip
 IMAGE = dataclasses.replace(AUDIO, modality="image")
@@ -41,12 +43,13 @@ all_configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.ke
 _run = nnx.jit(MAE.__call__)
 
 
-def _inputs(config: ModelConfig, batch: int = 3) -> tuple[jax.Array, jax.Array]:
+def _inputs(config: ModelConfig, batch: int = 3) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Input and noise by modality."""
     rng = np.random.default_rng(0)
     shape = (config.audio_frames, config.mel_bins) if config.modality == "audio" else (config.image_size, config.image_size, 3)
     inputs = rng.standard_normal((batch, *shape))
     noise = rng.random((batch, int(np.prod(config.grid(config.modality)))))
-    return jnp.asarray(inputs, jnp.float32), jnp.asarray(noise, jnp.float32)
+    return {config.modality: jnp.asarray(inputs, jnp.float32)}, {config.modality: jnp.asarray(noise, jnp.float32)}
 
 
 def _model(config: ModelConfig) -> MAE:
@@ -58,27 +61,38 @@ def test_shapes_and_masks(config: ModelConfig) -> None:
     inputs, noise = _inputs(config)
     model = _model(config)
     out: Reconstruction = _run(model, inputs, noise)
+    pred, mask = out.predictions[config.modality], out.masks[config.modality]
     (rows, columns), channels, extra = config.grid(config.modality), config.picture(config.modality)[2], int(config.class_token)
     kept = rows * columns // 4
-    assert out.latent.shape == (3, extra + kept, 16)
-    assert out.pred.shape == (3, rows * columns, 256 * channels)
-    assert (out.mask.hidden.sum(axis=1) == rows * columns - kept).all()
-    np.testing.assert_array_equal(out.mask.keep_ids, np.argsort(noise, axis=1)[:, :kept])
-    assert jax.eval_shape(model.features, inputs).shape == (3, extra + rows * columns, 16)
-    assert out.pred.dtype == out.latent.dtype == jnp.float32
+    assert join(out.latent).shape == (3, extra + kept, 16)
+    assert pred.shape == (3, rows * columns, 256 * channels)
+    assert (mask.hidden.sum(axis=1) == rows * columns - kept).all()
+    np.testing.assert_array_equal(mask.keep_ids, np.argsort(noise[config.modality], axis=1)[:, :kept])
+    features = jax.eval_shape(model.features, inputs)
+    names = [f"{config.modality}.global"] * extra + [f"{config.modality}.patches"]
+    assert list(features) == list(out.latent) == names
+    assert [x.shape for x in features.values()] == [(3, 1, 16)] * extra + [(3, rows * columns, 16)]
+    assert pred.dtype == join(out.latent).dtype == jnp.float32
 
 
 @all_configs
 def test_hidden_patches_have_no_influence(config: ModelConfig) -> None:
     inputs, noise = _inputs(config)
-    model, mask = _model(config), mask_from_noise(noise, 0.75)
-    out = _run(model, inputs, noise)
+    model, mask = _model(config), mask_from_noise(noise[config.modality], 0.75)
+    run = nnx.jit(lambda model, x: _latent_and_prediction(model({config.modality: x}, noise)))
+    latent, pred = run(model, inputs[config.modality])
     hidden = np.asarray(mask.hidden, bool).reshape(3, *config.grid(config.modality)).repeat(16, axis=1).repeat(16, axis=2)
     where = hidden.swapaxes(1, 2) if config.modality == "audio" else hidden[..., None]
-    np.testing.assert_array_equal(_run(model, jnp.where(where, 100.0, inputs), noise).pred, out.pred)
-    changed = _run(model, jnp.where(where, inputs, inputs + 1), noise)
-    assert np.abs(changed.pred - out.pred).max() > 1e-3
-    assert np.abs(changed.latent - out.latent).max() > 1e-3
+    x = inputs[config.modality]
+    np.testing.assert_array_equal(run(model, jnp.where(where, 100.0, x))[1], pred)
+    changed = run(model, jnp.where(where, x, x + 1))
+    assert np.abs(changed[0] - latent).max() > 1e-3
+    assert np.abs(changed[1] - pred).max() > 1e-3
+
+
+def _latent_and_prediction(out: Reconstruction) -> tuple[jax.Array, jax.Array]:
+    (pred,) = out.predictions.values()
+    return join(out.latent), pred
 
 
 def test_the_class_token_comes_first_and_takes_part() -> None:
@@ -86,30 +100,24 @@ def test_the_class_token_comes_first_and_takes_part() -> None:
     inputs, noise = _inputs(config)
     model = _model(config)
     assert model.tower.prefix is not None
-    embedded = model.tower.embed(inputs)
-    np.testing.assert_array_equal(embedded[:, 0], jnp.broadcast_to(model.tower.prefix[0], (3, 16)))
-    np.testing.assert_array_equal(embedded[:, 1:], _without_prefix(model).tower.embed(inputs))
-    out = _run(model, inputs, noise)
+    embedded = model.tower.embed(inputs["image"])
+    np.testing.assert_array_equal(embedded["image.global"], jnp.broadcast_to(model.tower.prefix[...][None], (3, 1, 16)))
+    np.testing.assert_array_equal(join(embedded)[:, 1:], embedded["image.patches"])
+    before = _latent_and_prediction(_run(model, inputs, noise))[1]
     model.tower.prefix[...] = -model.tower.prefix[...]
-    assert np.abs(_run(model, inputs, noise).pred - out.pred).max() > 1e-3  # all other tokens depend on it, in the decoder too
-
-
-def _without_prefix(model: MAE) -> MAE:
-    alone = nnx.clone(model)
-    alone.tower.prefix = None
-    return alone
+    after = _latent_and_prediction(_run(model, inputs, noise))[1]
+    assert np.abs(after - before).max() > 1e-3  # all others attend to it, in the decoder too
 
 
 @all_configs
 def test_every_parameter_has_a_gradient(config: ModelConfig) -> None:
-    """Without learned positions, the positions are frozen and nothing else is."""
+    """Without learned positions those are frozen, and nothing else is."""
     inputs, noise = _inputs(config)
     model = _model(config)
-    picture = spectrogram_picture(inputs) if config.modality == "audio" else inputs
 
     def loss(weights: Any, frozen: Any) -> jax.Array:
         out = nnx.merge(graph, weights, frozen)(inputs, noise)
-        return reconstruction_loss(picture, out.pred, out.mask.hidden, patch=16, norm_pix=True)
+        return reconstruction_losses(out, inputs, LossConfig(norm_pix=True), patch=16)[f"mae_{config.modality}"]
 
     graph, weights, frozen = nnx.split(model, optim.trainable(config), ...)
     gradients = flatten(jax.jit(jax.grad(loss))(weights, frozen))
@@ -120,21 +128,20 @@ def test_every_parameter_has_a_gradient(config: ModelConfig) -> None:
 
 
 def test_both_modalities_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"modality.*both"):
+    with pytest.raises(ValueError, match=r"model\.modality.*both"):
         MAE(dataclasses.replace(AUDIO, modality="both"), rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(("modality", "held_out"), [("audio", Clips(8)), ("image", None)])
 @pytest.mark.usefixtures("optax_promotion")
 def test_one_modality_is_pretrained_by_the_same_task_and_loop(modality: str, held_out: Clips | None, tmp_path: Path) -> None:
-    changes = {"model.modality": modality, "model.class_token": modality == "image", "model.audio_mask_mode": "time"}
+    changes = {"model.kind": "mae", "model.modality": modality, "model.class_token": modality == "image", "model.audio_mask_mode": "time"}
     settings = {"train.workdir": str(tmp_path), "train.steps": 2, "train.eval_every": 2, "optim.learning_rate": 0.01}
     config = apply(Config(), TINY | changes | settings)
-    model = make_model(config.model, 0)
+    model = build(config.model, rngs=nnx.Rngs(0))
     before = {path: np.asarray(value) for path, value in flatten(nnx.state(model)).items()}
-    task = make_task(config, held_out, tmp_path)
+    task = PretrainingTask(config, held_out, tmp_path)
     assert isinstance(model, MAE)
-    assert isinstance(task, SingleModalityTask)
     trainer = Trainer(config, model, task, Clips(16), held_out, micro_batch=8)
     assert trainer.run()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -148,11 +155,12 @@ def test_one_modality_is_pretrained_by_the_same_task_and_loop(modality: str, hel
     assert task.retrieve(trainer.model, 8) == {}
 
 
-def test_the_mask_mode_is_for_sound_alone() -> None:
-    config = apply(Config(), TINY | {"model.modality": "audio", "model.audio_mask_mode": "time"})
+def test_the_mask_mode_is_for_audio_alone() -> None:
+    config = apply(Config(), TINY | {"model.kind": "mae", "model.modality": "audio", "model.audio_mask_mode": "time"})
     rows, columns = config.model.grid("audio")
-    task = make_task(config, None, Path("unused"))
-    hidden = mask_from_noise(task.noise("audio", 4, jax.random.key(0)), 0.75).hidden.reshape(4, rows, columns)
+    masked = MaskedPass(config)
+    audio = masked.noise({"audio": jnp.zeros((4, 64, 128))}, jax.random.key(0))["audio"]
+    hidden = mask_from_noise(audio, 0.75).hidden.reshape(4, rows, columns)
     assert (hidden.min(axis=1).sum(axis=1) == 3).all()  # whole columns, 3 of 4
-    image = task.noise("image", 4, jax.random.key(0))
-    assert float(image.max()) < 1  # no cell was pushed behind the others
+    image = masked.noise({"image": jnp.zeros((4, 32, 32, 3))}, jax.random.key(0))["image"]
+    assert float(image.max()) < 1  # no cell was pushed behind others

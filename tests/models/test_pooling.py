@@ -1,29 +1,39 @@
-"""Vectors of tokens: the mean at length 1, the same numbers as PyTorch's normalize."""
+"""Pooling: which tokens count, and how much."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avmae_jax.models.pooling import embedding, unit_length
+from avmae_jax.models.pooling import Pooling, pool, unit_length
+from avmae_jax.models.tokens import Tokens
+
+TOKENS: Tokens = {
+    "audio.patches": jnp.array([[[1.0], [2.0], [3.0]]]),
+    "image.global": jnp.array([[[100.0], [300.0]]]),
+    "image.patches": jnp.array([[[10.0]]]),
+}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_an_embedding_is_the_mean_token_at_length_one(dtype: jnp.dtype) -> None:
-    tokens = jnp.asarray(np.random.default_rng(0).standard_normal((3, 700, 8)) + 1, dtype)
-    mean = np.asarray(tokens, np.float64).mean(axis=1)
-    pooled = embedding(tokens)
+def test_the_mean_counts_every_patch_of_all_modalities_equally_and_nothing_else() -> None:
+    np.testing.assert_allclose(pool(TOKENS), [[(1 + 2 + 3 + 10) / 4]])
+
+
+def test_global_pooling_takes_the_tokens_of_no_patch() -> None:
+    np.testing.assert_allclose(pool(TOKENS, "global"), [[200]])
+
+
+def test_bfloat16_is_summed_in_float32() -> None:
+    tokens = {"audio.patches": jnp.ones((1, 1000, 2), jnp.bfloat16)}
+    pooled = pool(tokens)
     assert pooled.dtype == jnp.float32
-    np.testing.assert_allclose(pooled, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(pooled, 1)
 
 
-def test_unit_length_is_torchs_normalize_also_at_zero() -> None:
-    rows = jnp.asarray([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-13]])
-    np.testing.assert_allclose(unit_length(rows), [[0.6, 0.8], [0, 0], [0, 0.1]], rtol=1e-6)
-    assert unit_length(rows.astype(jnp.bfloat16)).dtype == jnp.float32
+@pytest.mark.parametrize(("how", "there"), [("mean", "image.global"), ("global", "audio.patches")])
+def test_tokens_that_are_not_there_are_refused(how: Pooling, there: str) -> None:
+    with pytest.raises(ValueError, match=f"{how}.*{there}"):
+        pool({there: TOKENS[there]}, how)
 
 
-def test_the_gradient_of_unit_length_at_zero_is_finite() -> None:
-    # torch gives 1e12 here, the slope of x / 1e-12
-    grads = jax.grad(lambda rows: unit_length(rows).sum())(jnp.zeros((1, 3)))
-    assert np.isfinite(grads).all()
+def test_unit_length_leaves_zeros() -> None:
+    np.testing.assert_allclose(unit_length(jnp.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]], rtol=1e-6)

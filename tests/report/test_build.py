@@ -98,8 +98,8 @@ def classifier(folder: Path, name: str = HOSTILE, view: str = "multimodal_middle
     clip = {"id": f"{name}.mp4", "classes": [name], "probabilities": [0.1], "top": "absent", "top_probability": 0.9, "loss": 2.3}
     figures = {"mode": "multimodal", "frames": "middle", "crops": 1, "clips": 3, "map": 0.75, "accuracy": 0.5, "loss": 1.2}
     found = {"data": name, "split": "test", "views": [{"view": view, **figures, "per_class": per_class, "per_clip": [clip]}]}
-    for picture in ("confusion", "precision_recall", "mistakes"):
-        draw(run / "evaluation" / "multimodal_middle" / f"{picture}.png")
+    for plot in ("confusion", "precision_recall", "mistakes"):
+        draw(run / "evaluation" / "multimodal_middle" / f"{plot}.png")
     (run / "evaluation/evaluation.json").write_text(json.dumps(found))
     return run
 

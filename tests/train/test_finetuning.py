@@ -1,8 +1,9 @@
 """Fine-tuning: which parameters move and how fast, and that a classifier learns what it is shown."""
 
 import json
-import subprocess
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,41 @@ from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data.batches import example
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError
-from avmae_jax.inference.forward import Classify, logits, probabilities
-from avmae_jax.models.classifier import CAVMAEClassifier, Mode
+from avmae_jax.inference.forward import Classify, probabilities
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.modes import MULTIMODAL, Mode, find_mode
 from avmae_jax.train import optim
 from avmae_jax.train.finetuning import FinetuningTask, swap
+from avmae_jax.train.losses import weighted_sum
+from avmae_jax.train.run import finetune
+from avmae_jax.train.step import Context, Metrics
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import load_trained
-from launch.common import training
-from tests.support import Clips, Program, apply
+from configs.finetune_instruments import get_config
+from tests.support import Clips, apply
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
-TINY = ModelConfig(size="tiny", width=32, heads=4, depth=2, audio_frames=64, image_size=32)
+TINY = ModelConfig(kind="cavmae_classifier", size="tiny", width=32, heads=4, depth=2, audio_frames=64, image_size=32)
 MODES = ["multimodal", "audioonly", "videoonly"]
 
 
 def task(**tune: object) -> FinetuningTask:
-    return FinetuningTask(Config(model=TINY, tune=TuneConfig(**tune)), None, "abc")  # pyright: ignore[reportArgumentType]
+    return FinetuningTask(Config(model=TINY, tune=TuneConfig(**tune)), None, "abc", Path("unused"))  # pyright: ignore[reportArgumentType]
+
+
+def total_loss(tuning: FinetuningTask, model: Any, batch: Any, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+    losses, _ = tuning.losses(model, batch, Context(jax.random.key(0) if key is None else key, 1, {}))
+    return weighted_sum(losses, tuning.loss_weights), losses
+
+
+def logits(model: CAVMAEClassifier, batch: Any, config: Config, mode: Mode = MULTIMODAL) -> jax.Array:
+    return model(model_inputs(batch, config), mode)
 
 
 def batch(size: int = 4) -> dict[str, jax.Array]:
@@ -59,7 +74,7 @@ def test_what_is_trained_is_what_has_a_gradient(mode: str) -> None:
     tuning = task(mode=mode)
     model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
     graph, params = nnx.split(model)
-    gradients = flatten(jax.jit(jax.grad(lambda params: tuning.loss(nnx.merge(graph, params), batch(), jax.random.key(0), 1)[0]))(params))
+    gradients = flatten(jax.jit(jax.grad(lambda params: total_loss(tuning, nnx.merge(graph, params), batch())[0]))(params))
     _, trained, _ = nnx.split(model, tuning.trainable(), ...)
     # The gradient of a bias of the keys is zero but for rounding; it lies in one tensor with the others'.
     assert set(flatten(trained)) == {name for name, gradient in gradients.items() if jnp.abs(gradient).max() > 0}
@@ -70,18 +85,16 @@ def test_the_losses_of_one_modality_alone_are_added_by_their_weights(loss: str, 
     """And all that any of the modes runs through is trained."""
     tuning, model, given = task(loss=loss, audio_weight=audio, image_weight=image), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
     cross_entropy = optax.sigmoid_binary_cross_entropy if loss == "bce" else optax.softmax_cross_entropy
-    weights: dict[Mode, float] = {"multimodal": 1.0, "missingaudioonly": audio, "missingvideoonly": image}
-    expected: dict[Mode, Any] = {
-        mode: cross_entropy(logits(model, given, tuning.config, mode), given["targets"]).mean() for mode in weights
-    }
+    weights = {"multimodal": 1.0, "missingaudioonly": audio, "missingvideoonly": image}
+    expected = {name: cross_entropy(logits(model, given, tuning.config, find_mode(name)), given["targets"]).mean() for name in weights}
     graph, params = nnx.split(model)
-    both = jax.jit(jax.value_and_grad(lambda params: tuning.loss(nnx.merge(graph, params), given, jax.random.key(0), 1), has_aux=True))
-    (total, metrics), gradients = both(params)
+    both = jax.jit(jax.value_and_grad(lambda params: total_loss(tuning, nnx.merge(graph, params), given), has_aux=True))
+    (total, losses), gradients = both(params)
     np.testing.assert_allclose(total, sum(weights[mode] * loss for mode, loss in expected.items()), rtol=1e-5)
     for mode, weight in weights.items():
-        assert (f"loss_{mode}" in metrics) == (weight > 0)
+        assert (f"loss_{mode}" in losses) == (weight > 0)
         if weight:
-            np.testing.assert_allclose(metrics[f"loss_{mode}"], expected[mode], rtol=1e-5)
+            np.testing.assert_allclose(losses[f"loss_{mode}"], expected[mode], rtol=1e-5)
     _, trained, _ = nnx.split(model, tuning.trainable(), ...)
     assert set(flatten(trained)) == {name for name, gradient in flatten(gradients).items() if jnp.abs(gradient).max() > 0}
 
@@ -103,8 +116,8 @@ def test_swapped_pictures_reach_the_loss_of_a_classifier_of_both_alone() -> None
     moved = {**given, "image": jnp.roll(given["image"], 1, axis=0)}
     for mode, changes in (("multimodal", True), ("audioonly", False), ("videoonly", False)):
         plain, swapping = task(mode=mode), task(mode=mode, swap_pictures=1.0)
-        expected = plain.loss(model, moved if changes else given, key, 1)[0]
-        np.testing.assert_allclose(swapping.loss(model, given, key, 1)[0], expected, rtol=1e-6)
+        expected, _ = total_loss(plain, model, moved if changes else given, key)
+        np.testing.assert_allclose(total_loss(swapping, model, given, key)[0], expected, rtol=1e-6)
     with pytest.raises(ValueError, match=r"tune\.swap_pictures is 1\.5"):
         task(swap_pictures=1.5)
 
@@ -114,7 +127,7 @@ def test_weights_of_single_modalities_are_checked_and_have_no_effect_on_a_model_
         task(image_weight=-1)
     alone = [task(mode="audioonly", audio_weight=weight) for weight in (0.0, 1.0)]
     model, given = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
-    first, second = (float(tuning.loss(model, given, jax.random.key(0), 1)[0]) for tuning in alone)
+    first, second = (float(total_loss(tuning, model, given)[0]) for tuning in alone)
     assert first == second
 
 
@@ -127,7 +140,7 @@ def test_the_head_has_a_rate_of_its_own() -> None:
     params: Any = {"encoder": {"w": jnp.ones(3)}, "head": {"w": jnp.ones(3)}}
     gradients = jax.tree.map(lambda x: 0.1 * x, params)
     for ratio in (1.0, 7.0):
-        optimizer = optim.adam(OptimConfig(learning_rate=1e-3), 10.0, head_ratio=ratio)
+        optimizer = optim.adam(OptimConfig(), optax.constant_schedule(1e-3), head_ratio=ratio)
         updates, _ = optimizer.update(gradients, optimizer.init(params), params)
         moved: Any = optax.apply_updates(params, updates)
         np.testing.assert_allclose(1 - moved["encoder"]["w"], 1e-3, rtol=1e-3)
@@ -137,7 +150,7 @@ def test_the_head_has_a_rate_of_its_own() -> None:
 @pytest.mark.parametrize("loss", ["bce", "ce"])
 def test_the_losses_are_their_formulas(loss: str) -> None:
     tuning, model, given = task(loss=loss), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
-    value = float(tuning.loss(model, given, jax.random.key(0), 1)[0])
+    value = float(total_loss(tuning, model, given)[0])
     found, targets = np.asarray(logits(model, given, tuning.config, tuning.mode), np.float64), np.asarray(given["targets"], np.float64)
     if loss == "bce":
         expected = -(targets * np.log(1 / (1 + np.exp(-found))) + (1 - targets) * np.log(1 / (1 + np.exp(found)))).mean()
@@ -149,7 +162,7 @@ def test_the_losses_are_their_formulas(loss: str) -> None:
 def test_predictions_of_a_clip_are_averaged_over_its_crops_and_frames() -> None:
     clips = Labelled(3, seconds=2.0)  # three times what the model hears
     model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
-    classify = Classify(task().config, 3)
+    classify = Classify(task().config, 3, MULTIMODAL)
     ids, whole, targets = classify(model, clips, crops=3, frames="all")
     assert ids == [clips[number].id for number in range(3)]
     assert whole.shape == targets.shape == (3, 3)
@@ -162,7 +175,7 @@ def test_predictions_of_a_clip_are_averaged_over_its_crops_and_frames() -> None:
         for start in (0, spare // 2, spare):
             rows += [example(clips[number], frame, samples=samples, image_size=TINY.image_size, start=start) for frame in range(10)]
     given = {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in ("waveform", "samples", "image")}
-    each = jax.jit(lambda given: probabilities(config, logits(model, given, config, "multimodal")))(given)
+    each = jax.jit(lambda given: probabilities(config, logits(model, given, config)))(given)
     np.testing.assert_allclose(whole, np.asarray(each).reshape(3, 30, 3).mean(axis=1), rtol=1e-4)
     assert np.abs(whole - classify(model, clips).probabilities).max() > 1e-4
 
@@ -182,15 +195,15 @@ class Labelled(Clips):
 def test_what_is_measured_has_an_accuracy_where_each_clip_has_one_class(loss: str) -> None:
     model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
     clips = Labelled(3)
-    tuning = FinetuningTask(Config(model=TINY, tune=TuneConfig(loss=loss)), clips, "abc")
+    tuning = FinetuningTask(Config(model=TINY, tune=TuneConfig(loss=loss)), clips, "abc", Path("unused"))
     found = tuning.evaluate(model, dict)
-    scores = Classify(tuning.config, 3)(model, clips)
+    scores = Classify(tuning.config, 3, MULTIMODAL)(model, clips)
     own = scores.probabilities[np.arange(3), np.arange(3)]
     losses = -np.log(own) if loss == "ce" else -np.log(np.where(np.eye(3), scores.probabilities, 1 - scores.probabilities)).mean(axis=1)
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert found["accuracy"] == (scores.probabilities.argmax(axis=1) == np.arange(3)).mean()
     assert tuning.better(found) == found["accuracy" if loss == "ce" else "map"]
-    several = FinetuningTask(tuning.config, Labelled(3, several=True), "abc").evaluate(model, dict)
+    several = FinetuningTask(tuning.config, Labelled(3, several=True), "abc", Path("unused")).evaluate(model, dict)
     assert "accuracy" not in several
     assert tuning.better(several) == several["map"]
 
@@ -212,66 +225,60 @@ def make(job: Job) -> Iterator[Clip]:
 
 def make_heard(job: Job) -> Iterator[Clip]:
     """The same without pictures."""
-    yield next(make(job))._replace(frames=())
+    yield next(make(job))._replace(frames=(), frame_times=())
 
 
-def finetune(program: Program, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    fields = ("size", "width", "heads", "depth", "audio_frames", "image_size")
-    model = [f"--config.model.{name}={getattr(TINY, name)}" for name in fields]
-    command = ["-m", "launch.finetune", "--config=configs/finetune_instruments.py", *model, "--config.data.workers=0"]
-    augment = ["--config.augment.specaug_freq=8", "--config.augment.specaug_time=4", "--config.augment.label_smoothing=0.1"]
-    run = [f"--config.data.path={out.parent / 'set'}", f"--config.train.workdir={out}", "--config.train.batch_size=8"]
-    return program(*command, *augment, *run, *more)
+def small_run(folder: Path, **changes: object) -> Config:
+    """A run of folder/run on the data set folder/set."""
+    config = get_config()
+    apply(config, {f"model.{name}": getattr(TINY, name) for name in ("size", "width", "heads", "depth", "audio_frames", "image_size")})
+    apply(config, {"data.path": str(folder / "set"), "data.source": "prepared", "train.workdir": str(folder / "run"), "data.workers": 0})
+    apply(config, {"augment.specaug_freq": 8, "augment.specaug_time": 4, "train.batch_size": 8, "init_from": ""})
+    return apply(config, {name.replace("__", "."): value for name, value in changes.items()})
 
 
-def test_a_classifier_learns_what_it_is_shown(program: Program, tmp_path: Path) -> None:
-    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(32)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}
-    write_dataset(tmp_path / "set", DatasetSpec("tones", jobs, make, ["low", "high"]))
-    mean = ["--config.tune.average_first=10", "--config.tune.average_last=12"]
-    run = ["--config.train.epochs=12", "--config.train.checkpoint_every=48", "--config.optim.learning_rate=0.001"]
-    done = finetune(program, tmp_path / "run", *run, *mean)
-    assert done.returncode == 0, done.stderr[-2000:]
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
+def write_tones(folder: Path, train: int, test: int, *, make: Any = make, label_names: Sequence[str] = ("low", "high")) -> None:
+    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(train)], "test": [Job(f"e{n}", (n,)) for n in range(test)]}
+    write_dataset(folder / "set", DatasetSpec("tones", jobs, make, list(label_names)))
+
+
+@pytest.mark.usefixtures("unpolished")
+def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
+    write_tones(tmp_path, 32, 8)
+    changes = {"tune__average_first": 10, "tune__average_last": 12, "train__epochs": 12, "train__checkpoint_every": 48}
+    summary = finetune(small_run(tmp_path, optim__learning_rate=0.001, **changes))
+    assert summary is not None
+    assert summary == json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["held_out"]["accuracy"] == summary["held_out"]["map"] == summary["averaged"]["accuracy"] == 1.0
     assert newest_meta(tmp_path / "run/averaged")["epochs"] == [10, 11, 12]  # pyright: ignore[reportOptionalSubscript]
     trained = load_trained(tmp_path / "run/best")
     assert (trained.label_names, trained.config.tune.loss) == (("low", "high"), "ce")
 
 
-MEAN_OF_ONE = ["--config.tune.average_first=1", "--config.tune.average_last=1"]
-
-
-def test_a_classifier_of_sound_needs_no_pictures(program: Program, tmp_path: Path) -> None:
-    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(19)], "test": [Job(f"e{n}", (n,)) for n in range(8)]}  # 2.4 steps an epoch
-    heard: dict[str, Any] = {"jobs": jobs, "make": make_heard, "label_names": ["low", "high"]}
-    write_dataset(tmp_path / "set", DatasetSpec("tones", **heard))
-    done = finetune(program, tmp_path / "run", "--config.tune.mode=audioonly", "--config.train.epochs=1", *MEAN_OF_ONE)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "19 training clips of 2 classes, 8 held out" in done.stderr
+@pytest.mark.usefixtures("unpolished")
+def test_a_classifier_of_audio_needs_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tones(tmp_path, 19, 8, make=make_heard)  # 2.4 steps an epoch
+    with caplog.at_level(logging.INFO, logger="absl"):
+        finetune(small_run(tmp_path, tune__mode="audioonly", train__epochs=1, tune__average_first=1, tune__average_last=1))
+    assert re.search("19 .* 2 classes, 8 held out", caplog.text)
     assert (tmp_path / "run/averaged/2").is_dir()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "match"),
     [
-        ("train.epochs", 4, "tune.average_last is 30, but the run has 4 whole epochs"),
-        ("model.modality", "audio", "model.modality is 'audio', but a classifier is tuned on a CAV-MAE"),
+        ("train.epochs", 4, r"tune\.average_last is 30.* 4"),
+        ("train.steps", 3, r"tune\.average_last is 30.* 3 whole epochs"),
+        ("model.kind", "cavmae", r"model\.kind is 'cavmae'.*cavmae_classifier or ast"),
     ],
 )
-def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, value: object, said: str, tmp_path: Path) -> None:
-    jobs = {"train": [Job(f"t{n}", (n,)) for n in range(8)], "test": [Job("e", (1,))]}
-    write_dataset(tmp_path / "set", DatasetSpec("tones", jobs, make, ["low", "high"]))
-    config = get_config()
-    apply(config, {f"model.{name}": getattr(TINY, name) for name in ("size", "width", "heads", "depth", "audio_frames", "image_size")})
-    apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run"), "train.batch_size": 8, field: value})
-    with pytest.raises(ValueError, match=said):
-        training.finetune(config)
+def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, value: object, match: str, tmp_path: Path) -> None:
+    write_tones(tmp_path, 8, 1)
+    with pytest.raises(ValueError, match=match):
+        finetune(small_run(tmp_path, **{field: value}))
 
 
 def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
-    jobs = {"train": [Job("t", (0,))], "test": [Job("e", (1,))]}
-    write_dataset(tmp_path / "set", DatasetSpec("tones", jobs, make))
-    config = get_config()
-    apply(config, {"data.path": str(tmp_path / "set"), "train.workdir": str(tmp_path / "run")})
-    with pytest.raises(DatasetError, match="the training clips have no labels"):
-        training.finetune(config)
+    write_tones(tmp_path, 8, 1, label_names=())
+    with pytest.raises(DatasetError, match="no labels"):
+        finetune(small_run(tmp_path))

@@ -35,7 +35,7 @@ def _torch_adam(config: OptimConfig, weights: np.ndarray, grads: list[np.ndarray
 
 
 def _run(config: OptimConfig, weights: np.ndarray, grads: list[np.ndarray], steps_per_epoch: float) -> list[np.ndarray]:
-    optimizer = adam(config, steps_per_epoch)
+    optimizer = adam(config, learning_rate(config, steps_per_epoch))
     params, history = jnp.asarray(weights), []
     state = optimizer.init(params)
 
@@ -143,7 +143,7 @@ class _Toy(nnx.Module):
 def test_positions_are_trained_only_when_learned(learned: bool, expected: set[str]) -> None:
     model, kinds = _Toy(), trainable(ModelConfig(learned_positions=learned))
     assert flatten(nnx.state(model, kinds)).keys() == expected
-    optimizer = nnx.Optimizer(model, adam(STRONG, 10), wrt=kinds)
+    optimizer = nnx.Optimizer(model, adam(STRONG, learning_rate(STRONG, 10)), wrt=kinds)
 
     @nnx.jit
     def step(model: _Toy, optimizer: nnx.Optimizer) -> None:

@@ -16,9 +16,10 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from avmae_jax.config import Config, MeshConfig
 from avmae_jax.data.batches import TrainBatches
+from avmae_jax.inference.masked import MaskedPass
 from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.tokens import join
 from avmae_jax.train import optim, sharding
-from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.trees import flatten
 from tests.support import TINY, Clips, Program, apply
 
@@ -39,9 +40,9 @@ TRAIN = """
     from flax import nnx
     from avmae_jax.config import Config
     from avmae_jax.models.cavmae import CAVMAE
-    from avmae_jax.pretraining import PretrainingTask
-    from avmae_jax.train import Trainer
-    from tests.conftest import Clips, apply
+    from avmae_jax.train.loop import Trainer
+    from avmae_jax.train.pretraining import PretrainingTask
+    from tests.support import Clips, apply
 
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # see conftest.optax_promotion
     places = {}
@@ -131,15 +132,15 @@ def test_parameters_and_moments_are_cut(runs: Runs) -> None:
 @pytest.mark.usefixtures("unpolished")
 def test_negatives_of_a_shard_are_those_of_its_device(runs: Runs) -> None:
     config = apply(Config(), CHANGES)
-    model, task = CAVMAE(config.model, rngs=nnx.Rngs(0)), PretrainingTask(config, None, Path("unused"))
+    model = CAVMAE(config.model, rngs=nnx.Rngs(0))
     batches = TrainBatches(Clips(24), config.model, config.data, 8, config.train.seed)
     batch = {name: jnp.asarray(value) for name, value in next(batches).items() if name != "id"}
     batches.close()
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.train.seed), 0), 0)  # of step 0 and its only part
-    out, _, _ = jax.device_get(nnx.jit(task.forward)(model, batch, key))
+    out, _ = jax.device_get(nnx.jit(MaskedPass(config).__call__)(model, batch, key))
 
     def nce(rows: slice) -> float:
-        audio, image = out.contrast_audio.mean(axis=1)[rows], out.contrast_image.mean(axis=1)[rows]
+        audio, image = (join(out.contrast[name]).mean(axis=1)[rows] for name in ("audio", "image"))
         audio, image = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (audio, image))
         logits = image @ audio.T / 0.05
         return float((np.log(np.exp(logits).sum(axis=1)) - np.diagonal(logits)).mean())
@@ -193,12 +194,12 @@ def test_one_axis_takes_the_devices_that_are_left(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("config", [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (-1, -1, 1), (0, 1, -1), (-2, 1, 1), (16, 1, 1)])
 def test_a_mesh_that_does_not_use_all_devices_is_refused(monkeypatch: pytest.MonkeyPatch, config: tuple[int, ...]) -> None:
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    with pytest.raises(ValueError, match=rf"mesh is data={config[0]}, fsdp={config[1]}, tensor={config[2]}, but there are 8 devices"):
+    with pytest.raises(ValueError, match=rf"mesh is data={config[0]}, fsdp={config[1]}, tensor={config[2]},.*8 devices"):
         sharding.make_mesh(MeshConfig(*config))
 
 
 def test_dotted_paths_are_those_of_the_table() -> None:
     tree = {"a": [nnx.Param(jnp.zeros(1)), {"b": 0.0}]}
     assert list(flatten(tree)) == ["a.0", "a.1.b"]
-    with pytest.raises(ValueError, match=r"two leaves are called a\.b"):
+    with pytest.raises(ValueError, match=r"a\.b"):
         flatten({"a.b": 0.0, "a": {"b": 0.0}})

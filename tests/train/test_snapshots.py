@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import jax
@@ -62,7 +63,7 @@ def test_a_run_that_passes_epochs_again_does_not_count_them_twice(tmp_path: Path
 def test_an_epoch_that_is_missing_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="absl"):
         opened(tmp_path).epoch_ended(3, 30, params(4.0))
-    assert "averaged holds the mean of epochs [], not of [2]" in caplog.text
+    assert re.search(r"averaged .*\[\].*\[2\]", caplog.text)
 
 
 def test_a_damaged_mean_stops_the_run(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_damaged_mean_stops_the_run(tmp_path: Path) -> None:
     for path in (tmp_path / AVERAGED / "20" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+    with pytest.raises(CheckpointError, match=r"averaged.*damaged"):
         opened(tmp_path).epoch_ended(3, 30, params(2.0))
 
 
@@ -94,7 +95,7 @@ def test_a_mean_whose_note_is_damaged_stops_the_run(tmp_path: Path) -> None:
     for path in (tmp_path / AVERAGED / "20" / "meta").rglob("*"):
         if path.is_file():
             path.write_bytes(b"{}")
-    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+    with pytest.raises(CheckpointError, match=r"averaged.*damaged"):
         opened(tmp_path).epoch_ended(3, 30, params(2.0))
 
 
@@ -103,7 +104,7 @@ def test_what_belongs_to_no_checkpoint_is_set_aside(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING, logger="absl"):
         set_aside(tmp_path)
     assert kept(tmp_path, f"{BEST}.before-1") == (10, 1.0)
-    assert f"it is kept as {BEST}.before-1" in caplog.text
+    assert f"{BEST}.before-1" in caplog.text
     opened(tmp_path).measured(10, params(2.0), 0.1)
     set_aside(tmp_path)
     assert kept(tmp_path, f"{BEST}.before-2") == (10, 2.0)

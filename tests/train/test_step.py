@@ -11,8 +11,9 @@ from flax import nnx
 
 from avmae_jax.config import Config
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.train import losses, optim
-from avmae_jax.train.step import State, make_step
+from avmae_jax.train import optim
+from avmae_jax.train.losses import pretraining_losses, pretraining_weights
+from avmae_jax.train.step import Context, Metrics, State, make_step
 from tests.support import TINY, apply
 
 KEY = jax.random.key(7)
@@ -26,11 +27,20 @@ class Line(nnx.Module):
         self.b = nnx.Variable(jnp.array(0.5))
 
 
-def line_loss(model: Line, batch: dict[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Its gradient isn't linear in the rows' order, and its parts tell which rows and which key it got."""
-    error = batch["x"] @ model.w[...] + model.b[...] - batch["y"]
-    loss = jnp.square(error).mean()
-    return loss, {"loss": loss, "product": jnp.prod(batch["row"]), "key": jax.random.uniform(key), "groups": jnp.float32(groups)}
+class Fit:
+    """An objective whose metrics show which rows, key and groups it was given; `extra` sums the steps' numbers and parameters."""
+
+    def __init__(self, **weights: float):
+        self.loss_weights = weights or {"square": 1.0}
+
+    def losses(self, model: Line, batch: dict[str, jax.Array], context: Context) -> tuple[Metrics, Metrics]:
+        error = batch["x"] @ model.w[...] + model.b[...] - batch["y"]
+        losses = {"square": jnp.square(error).mean(), "absolute": jnp.abs(error).mean()}
+        seen = {"product": jnp.prod(batch["row"]), "key": jax.random.uniform(context.key), "groups": jnp.float32(context.groups)}
+        return {name: losses[name] for name in self.loss_weights}, seen
+
+    def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
+        return {"steps": extra["steps"] + step, "w": extra["w"] + params["w"][...]}
 
 
 def line_batch(size: int) -> dict[str, jax.Array]:
@@ -38,12 +48,14 @@ def line_batch(size: int) -> dict[str, jax.Array]:
     return {"x": x, "y": y, "row": jnp.array([2, 3, 5, 7, 11, 13, 17, 19][:size], jnp.float32)}
 
 
-def run_line(size: int, micro_batches: int, *, groups: int = 1) -> tuple[State, State, dict[str, Any]]:
+def run_line(
+    size: int, micro_batches: int, *, groups: int = 1, index: int = 0, objective: Fit | None = None
+) -> tuple[State, State, dict[str, Any]]:
     graph, params, frozen = nnx.split(Line(), nnx.Param, ...)
-    optimizer = optax.sgd(1.0)
-    before = State(params, frozen, optimizer.init(params))
-    step = jax.jit(make_step(graph, line_loss, optimizer, micro_batches=micro_batches, groups=groups))
-    after, metrics = step(before, line_batch(size), KEY)
+    optimizer, schedule = optax.sgd(1.0), optax.linear_schedule(0.5, 0.0, 10)
+    before = State(params, frozen, optimizer.init(params), {"steps": jnp.int32(0), "w": jnp.zeros(2)})
+    step = jax.jit(make_step(graph, objective or Fit(), optimizer, schedule, micro_batches=micro_batches, groups=groups))
+    after, metrics = step(before, line_batch(size), KEY, jnp.int32(index))
     return before, after, metrics
 
 
@@ -62,7 +74,7 @@ def test_each_part_takes_rows_of_every_device_and_its_own_key() -> None:
     """With 8 rows in 2 parts: rows 0, 2, 4, 6 and 1, 3, 5, 7; devices hold neighbouring rows, so each keeps its own."""
     _, _, metrics = run_line(8, 2, groups=2)
     assert metrics["product"] == (2 * 5 * 11 * 17 + 3 * 7 * 13 * 19) / 2
-    keys = [jax.random.uniform(jax.random.fold_in(KEY, part)) for part in range(2)]
+    keys = [jax.random.uniform(jax.random.fold_in(jax.random.fold_in(KEY, 0), part)) for part in range(2)]
     np.testing.assert_allclose(metrics["key"], np.mean(keys), rtol=1e-6)
     assert metrics["groups"] == 2
 
@@ -79,6 +91,21 @@ def test_the_length_of_the_gradient_is_reported() -> None:
     np.testing.assert_allclose(metrics["gradient_norm"], jnp.linalg.norm(after.params["w"][...] - before.params["w"][...]), rtol=1e-5)
 
 
+def test_losses_by_name_add_up_by_their_weights() -> None:
+    before, after, metrics = run_line(8, 2, objective=Fit(square=0.5, absolute=3.0))
+    np.testing.assert_allclose(metrics["loss"], 0.5 * metrics["square"] + 3 * metrics["absolute"], rtol=1e-6)
+    alone = {name: run_line(8, 1, objective=Fit(**{name: 1.0})) for name in ("square", "absolute")}
+    moved = {name: after.params["w"][...] - before.params["w"][...] for name, (before, after, _) in alone.items()}
+    np.testing.assert_allclose(after.params["w"][...] - before.params["w"][...], 0.5 * moved["square"] + 3 * moved["absolute"], rtol=1e-5)
+
+
+def test_extra_is_updated_with_the_new_parameters_and_the_rate_is_the_schedules() -> None:
+    _, after, metrics = run_line(8, 2, index=4)
+    assert int(after.extra["steps"]) == 4
+    np.testing.assert_array_equal(after.extra["w"], after.params["w"][...])
+    assert float(metrics["learning_rate"]) == pytest.approx(0.3)
+
+
 @pytest.mark.usefixtures("unpolished")
 def test_micro_batches_of_the_model_give_its_gradient() -> None:
     """Without the contrastive loss, with the same masks, all that is left is rounding."""
@@ -87,22 +114,24 @@ def test_micro_batches_of_the_model_give_its_gradient() -> None:
     keys = jax.random.split(KEY, 4)
     audio, image = (rows * columns for rows, columns in (config.model.grid("audio"), config.model.grid("image")))
     batch = {
-        "fbank": jax.random.normal(keys[0], (8, 64, 128)),
-        "image": jax.random.normal(keys[1], (8, 32, 32, 3)),
-        "noise_audio": jax.random.uniform(keys[2], (8, audio)),
-        "noise_image": jax.random.uniform(keys[3], (8, image)),
+        "inputs": {"audio": jax.random.normal(keys[0], (8, 64, 128)), "image": jax.random.normal(keys[1], (8, 32, 32, 3))},
+        "noise": {"audio": jax.random.uniform(keys[2], (8, audio)), "image": jax.random.uniform(keys[3], (8, image))},
     }
 
-    def loss(model: CAVMAE, batch: dict[str, jax.Array], key: jax.Array, groups: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-        out = model(batch["fbank"], batch["image"], batch["noise_audio"], batch["noise_image"])
-        return losses.pretraining_loss(out, batch["fbank"], batch["image"], config.loss, patch=config.model.patch, groups=groups)
+    class Masked(Fit):
+        def losses(self, model: CAVMAE, batch: dict[str, Any], context: Context) -> tuple[Metrics, Metrics]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            out = model(batch["inputs"], batch["noise"])
+            return pretraining_losses(out, batch["inputs"], config.loss, patch=config.model.patch, groups=context.groups)
 
-    optimizer = optax.sgd(1.0)
-    initial = State(params, frozen, optimizer.init(params))
+        def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
+            return extra
+
+    optimizer, objective = optax.sgd(1.0), Masked(**pretraining_weights(config.loss))
+    initial = State(params, frozen, optimizer.init(params), {})
     results = []
     for micro_batches in (1, 4):
-        step = jax.jit(make_step(graph, loss, optimizer, micro_batches=micro_batches, groups=1))
-        results.append(step(initial, batch, KEY))
+        step = jax.jit(make_step(graph, objective, optimizer, optax.constant_schedule(1.0), micro_batches=micro_batches, groups=1))
+        results.append(step(initial, batch, KEY, jnp.int32(0)))
     (whole, whole_metrics), (parts, parts_metrics) = results
     for name in ("loss", "mae_audio", "mae_image"):
         np.testing.assert_allclose(parts_metrics[name], whole_metrics[name], rtol=1e-6)

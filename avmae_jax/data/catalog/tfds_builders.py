@@ -25,10 +25,10 @@ from absl import logging
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data import sources
 from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.listings import Listing
 from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
+from avmae_jax.data.instruments.builtin_set import builtin_spec
 from avmae_jax.data.store.beam import beam_engine
 from avmae_jax.data.store.plan import VERSION, DatasetSpec
 from avmae_jax.data.store.records import FEATURES
@@ -163,7 +163,7 @@ class BuiltinInstruments(_ClipBuilder):
         self._config = config or DataConfig()
 
     def _spec(self) -> DatasetSpec:
-        return sources.builtin_spec(self._config)
+        return builtin_spec(self._config)
 
 
 def _list_instruments(kind: str, lists: Mapping[str, Any], root: Path) -> Listing:

@@ -16,6 +16,7 @@ from avmae_jax.config import DataConfig
 from avmae_jax.data.catalog import instrument_labels, tfds_builders
 from avmae_jax.data.catalog.recipe import Recipe
 from avmae_jax.data.catalog.tfds_builders import Audioset, AvFolder, BuiltinInstruments, MusicInstruments, Vggsound
+from avmae_jax.data.store.plan import VERSION
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.errors import DatasetError
 from tests.media import number_of, write_clip
@@ -49,7 +50,7 @@ def content(path: Path) -> dict[str, bytes]:
 def test_a_folder_is_built_as_tfds_builds_one_without_tensorflow(folder: AvFolder) -> None:
     assert importlib.util.find_spec("tensorflow") is None
     folder.download_and_prepare(file_format="array_record")
-    assert folder.data_dir.endswith("data/av_folder/2.0.0")
+    assert folder.data_dir.endswith(f"data/av_folder/{VERSION}")
     assert {name: split.shard_lengths for name, split in folder.info.splits.items()} == {"train": [1, 2], "test": [1]}
     assert folder.info.metadata is not None
     assert folder.info.metadata["label_names"] == ["harp", "oboe"]

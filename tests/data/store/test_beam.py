@@ -64,10 +64,10 @@ def test_a_run_begun_with_beam_goes_on_without_it_and_the_other_way_round(tmp_pa
 
 
 def test_what_can_not_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DatasetError, match="Apache Beam refuses the runner 'Turtle': Unexpected pipeline runner: Turtle"):
+    with pytest.raises(DatasetError, match="runner 'Turtle'"):
         beam_engine("Turtle")
     monkeypatch.setattr("avmae_jax.data.store.beam._write_listed", lambda file, make: None)  # as on a machine that writes elsewhere
-    with pytest.raises(DatasetError, match=r"and 2 more shards aren't here though Beam is done; do its workers share this folder\?"):
+    with pytest.raises(DatasetError, match="2 more shards"):
         write(tmp_path / "out", jobs(train=7, test=0), engine=beam_engine(RUNNER))
 
 

@@ -1,0 +1,73 @@
+"""Logs training steps without making the device wait: a step's metrics are read while the next step is computed."""
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from avmae_jax.checkpoint.manager import Checkpoints
+from avmae_jax.errors import NonFiniteLossError
+from avmae_jax.train.clock import Clock
+from avmae_jax.train.logbook import Logbook
+from avmae_jax.train.step import Metrics
+
+
+class Reporter(Protocol):
+    """Shows the progress of a run; launch/common/runtime.py draws a bar."""
+
+    def start(self, first: int, total: int) -> None:
+        """Begins a run at step `first` (0: a new run) that ends at step `total`."""
+        ...
+
+    def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
+        """Reports a finished step; `waiting` is the share of time spent waiting for data."""
+        ...
+
+
+class _Pending(NamedTuple):
+    step: int
+    ids: Any  # of the batch's clips
+    metrics: Metrics  # still being computed
+
+
+class StepLog:
+    """Writes the metrics of each step to the logbook, and stops the run at the first loss that is not finite."""
+
+    def __init__(self, logbook: Logbook, clock: Clock, checkpoints: Checkpoints, reporter: Reporter | None):
+        self._logbook, self._clock, self._checkpoints, self._reporter = logbook, clock, checkpoints, reporter
+        self._pending: _Pending | None = None
+
+    def submit(self, step: int, ids: Any, metrics: Metrics) -> None:
+        """Accepts a step that has just been dispatched to the device, and logs the one before it; raises as settle."""
+        self.settle()
+        self._pending = _Pending(step, ids, metrics)
+
+    def settle(self) -> None:
+        """Waits for the step that was submitted last and logs it.
+
+        Raises:
+          NonFiniteLossError: if its loss or gradient is not finite.
+        """
+        if self._pending is None:
+            return
+        (step, ids, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._require_finite(step, values, ids)
+        self._logbook.write(step, "train", values)
+        self._clock.done()
+        if self._reporter:
+            self._reporter.step(step, values["loss"], self._clock.pairs_per_second, self._clock.waiting)
+
+    def _require_finite(self, step: int, values: dict[str, float], ids: Any) -> None:
+        bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])), None)
+        if bad is None:
+            return
+        self._checkpoints.wait()
+        good = self._checkpoints.newest()
+        where = f"{self._checkpoints.directory / str(good)}" if good is not None else "none yet"
+        parts = ", ".join(f"{name} {value}" for name, value in values.items() if name != bad)
+        raise NonFiniteLossError(
+            f"the {bad.replace('_', ' ')} of step {step} is {values[bad]} ({parts})\n"
+            f"clips of that batch: {', '.join(map(str, ids))}\nlast good checkpoint: {where}\n"
+            "check these clips, or lower optim.learning_rate, and start again"
+        )
