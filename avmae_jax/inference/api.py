@@ -1,11 +1,11 @@
-"""The public calls: load a model, predict and embed with it, save it.
+"""Defines the public calls: load a model, predict and embed with it, save it.
 
 A loaded model is compiled once for each kind of request; later calls reuse it.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ Array = np.ndarray | str | Path
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model(Trained):
-    """A trained model, ready to be applied. Its attributes: module, config, label_names, kind, classes, path, step."""
+    """Applies a trained model. Its attributes: module, config, label_names, kind, classes, path, step."""
 
     def predict(
         self,
-        media: Media | list[Media] | None = None,
+        media: Media | Sequence[Media] | None = None,
         *,
         audio: Array | None = None,
         image: Array | None = None,
@@ -73,7 +73,7 @@ class Model(Trained):
 
     def embed(
         self,
-        media: Media | list[Media] | None = None,
+        media: Media | Sequence[Media] | None = None,
         *,
         audio: Array | None = None,
         image: Array | None = None,
@@ -134,12 +134,12 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
     return made(read(path, audio_frames=audio_frames, **sizes))
 
 
-def predict(model: str | Path | Model, media: Media | list[Media] | None = None, **options: Any) -> Any:
+def predict(model: str | Path | Model, media: Media | Sequence[Media] | None = None, **options: Any) -> Any:
     """Predicts with a loaded model or the path of one, which is loaded and compiled anew by each call; options as of Model.predict."""
     return (model if isinstance(model, Model) else load(model)).predict(media, **options)
 
 
-def embed(model: str | Path | Model, media: Media | list[Media] | None = None, **options: Any) -> Any:
+def embed(model: str | Path | Model, media: Media | Sequence[Media] | None = None, **options: Any) -> Any:
     """Computes vectors with a loaded model or the path of one, which is loaded anew by each call; options as of Model.embed."""
     return (model if isinstance(model, Model) else load(model)).embed(media, **options)
 
@@ -154,7 +154,7 @@ def _embedder(model: Trained) -> Embedder:
     return Embedder(model)
 
 
-def _apply(function: Callable[[list[Medium]], Any], media: Media | list[Media] | None, audio: Any, image: Any, sample_rate: int) -> Any:
+def _apply(function: Callable[[list[Medium]], Any], media: Media | Sequence[Media] | None, audio: Any, image: Any, sample_rate: int) -> Any:
     """Applies a function of many media to one medium, whose error is raised, or to a list of paths, whose errors are returned."""
     if media is None:
         return _only(function([of_parts(audio, image, sample_rate)]))
