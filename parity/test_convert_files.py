@@ -1,7 +1,6 @@
 """Tests weights in PyTorch files: conversion to and from every other format, and damaged, hostile or foreign files."""
 
 # pyright: reportMissingImports=false
-
 import argparse
 import dataclasses
 import logging
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flax import nnx
+
+from tests.support import time_limit
 
 pytest.importorskip("timm", reason='files of PyTorch and its reference model need PyTorch and timm: pip install -e ".[parity]"')
 
@@ -273,7 +274,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(state: Mapping[
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     line = [sys.executable, "-m", "launch.convert", *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
 
 def test_the_command_reads_and_writes_pth(tmp_path: Path) -> None:
@@ -306,7 +307,7 @@ except ValueError as error:
 """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False
     )
     assert done.stdout.startswith(f"WeightsError {tmp_path}/w.pth: can't be written, and nothing was left there: "), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

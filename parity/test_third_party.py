@@ -145,7 +145,7 @@ def our_loss(model: MAE, images: jax.Array, noise: jax.Array, norm_pix: bool) ->
     return loss, out
 
 
-MAE_HEADS = {"heads": IMAGE.shape.heads, "decoder_heads": IMAGE.shape.decoder_heads}
+MAE_HEADS: Any = {"heads": IMAGE.shape.heads, "decoder_heads": IMAGE.shape.decoder_heads}
 
 
 def in_facebooks_names(model: Any, tmp_path: Path) -> Path:
@@ -190,8 +190,8 @@ def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool, tmp_path: Path) -
 def test_a_file_of_an_image_mae_loads_and_predicts_as_transformers_does(write: Callable[[Any, Path], Path], tmp_path: Path) -> None:
     theirs = vit_mae(IMAGE)
     if write is in_facebooks_names:  # whose models have another epsilon, which no file holds
-        for module in theirs.modules():
-            module.eps = 1e-6 if isinstance(module, torch.nn.LayerNorm) else getattr(module, "eps", None)
+        for norm in (module for module in theirs.modules() if isinstance(module, torch.nn.LayerNorm)):
+            norm.eps = 1e-6
     loaded = avmae_jax.load(write(theirs, tmp_path), **MAE_HEADS)
     assert (loaded.kind, loaded.classes, loaded.config.model.image_size) == ("mae", 0, IMAGE.image_size)
     images, noise = pictures(IMAGE.image_size), np.random.default_rng(2).random((2, 16)).astype(np.float32)
@@ -283,7 +283,7 @@ def in_original_names(model: Any, tmp_path: Path) -> Path:
     return tmp_path / "ast.pth"
 
 
-AST_SIZES = {"heads": SOUND.shape.heads, "mel_bins": SOUND.mel_bins}
+AST_SIZES: Any = {"heads": SOUND.shape.heads, "mel_bins": SOUND.mel_bins}
 
 
 @pytest.mark.parametrize(("write", "eps"), [(in_original_names, 1e-6), (in_transformers_names, TRANSFORMERS_EPS)])

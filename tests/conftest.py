@@ -1,4 +1,4 @@
-"""What tests share: JAX's settings and the fixtures. Plain helpers are in tests/support.py."""
+"""Sets up what all tests share: JAX's strict settings, checked shapes, markers and fixtures. Plain helpers are in tests/support.py."""
 
 import os
 
@@ -11,22 +11,36 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
-from tests.support import ROOT, Program
+# Annotated shapes and types of these modules are checked at every call. The hook must come before their first import.
+CHECKED = ("avmae_jax.models", "avmae_jax.train.losses", "avmae_jax.evals.metrics")
+with install_import_hook(CHECKED, "beartype.beartype"):
+    from tests.support import ROOT, Program, time_limit
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
+jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing axis is an error instead of a broadcast
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test that uses the `program` fixture, directly or through another one, as `process`, and all of those as `slow`."""
+    for item in items:
+        if "program" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+        if item.get_closest_marker("process"):
+            item.add_marker("slow")
 
 
 @pytest.fixture
 def optax_promotion() -> Iterator[None]:
-    """For tests in which optax's Adam computes: it mixes Python floats and int32."""
+    """Allows mixed types where optax's Adam computes: it mixes Python floats and int32."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.fixture
 def unpolished() -> Iterator[None]:
-    """For tests that compile a whole model: halves the time that takes."""
+    """Compiles without most optimizations, which halves the time of tests that compile a whole model."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -34,13 +48,13 @@ def unpolished() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the built-in clips are generated once."""
+    """Returns the folder in which the built-in clips are generated once."""
     return tmp_path_factory.mktemp("builtin")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled programs are kept for a whole session of tests: what one has compiled, the next one loads."""
+    """Keeps compiled programs for the whole session: what one test has compiled, the next one loads."""
     folder = tmp_path_factory.mktemp("compiled")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -52,10 +66,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def program(compiled: Path) -> Program:
     """Runs `python ARGUMENTS` from the project's root on `devices` simulated devices.
 
-    Programs share what they compile and don't polish it: compiling is most of what a tiny run does.
+    Programs share what they compile and skip most optimizations: compiling takes most of the time of a tiny run.
     """
 
-    def run(*arguments: object, devices: int = 1, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -64,6 +78,6 @@ def program(compiled: Path) -> Program:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(180), check=False)
 
     return run

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -59,7 +60,13 @@ ODD = ModelConfig(
 
 FRAMES = 10  # of a made-up clip
 
+
 Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def time_limit(seconds: float) -> float:
+    """Returns the seconds that a started program may take: `seconds`, times AVMAE_TEST_TIMEOUT for slow or busy machines."""
+    return seconds * float(os.environ.get("AVMAE_TEST_TIMEOUT", "1"))
 
 
 class Clips:

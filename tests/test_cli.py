@@ -9,13 +9,13 @@ import pytest
 
 import avmae_jax
 from avmae_jax.cli import programs
-from tests.support import ROOT
+from tests.support import ROOT, time_limit
 
 
 def avmae(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "avmae_jax.cli", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
 
 def test_the_page_names_each_program_in_a_line(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_version_is_the_librarys() -> None:
 
 def test_the_command_imports_no_library() -> None:
     code = "import sys, avmae_jax.cli; avmae_jax.cli.programs(); print(*{name.split('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=True)
     assert not {"jax", "flax", "numpy", "absl", "ml_collections", "rich"} & {*done.stdout.split()}
 
 

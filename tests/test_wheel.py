@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, time_limit
 
 pytest.importorskip("setuptools", minversion="77")
 
@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     command = [sys.executable, "-c", BUILD, str(folder)]
-    done = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True, timeout=time_limit(300), check=False)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
 
@@ -60,7 +60,7 @@ def test_what_is_installed_runs_without_the_clone(wheel: Path, tmp_path: Path) -
 
     def avmae(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
     page = avmae("pretrain", "--help")
     assert page.returncode == 0, page.stderr

@@ -4,10 +4,11 @@ Axis letters: N clips, C classes.
 """
 
 import numpy as np
+from jaxtyping import Float64, Shaped
 from scipy.special import ndtri
 
 
-def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def average_precision(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]) -> Float64[np.ndarray, " C"]:
     """Computes the area under each class's precision-recall steps: the sum over thresholds of precision times the gain in recall.
 
     Args:
@@ -32,7 +33,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return result
 
 
-def auc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def auc(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]) -> Float64[np.ndarray, " C"]:
     """Computes the area under each class's ROC curve: how often a clip with the class outscores one without it; a tie counts half.
 
     Args:

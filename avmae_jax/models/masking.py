@@ -1,8 +1,8 @@
-"""Which patches the encoder sees.
+"""Chooses which patches the encoder sees.
 
-Masking is a pure function of noise, so that a test can hand PyTorch and JAX the same mask. How many tokens are kept follows from
-shapes alone and is static under jit. Structured masks are no other mechanism, only other noise: cells of hidden rows or columns are
-moved behind all others.
+Masking is a pure function of noise, so that a test can give PyTorch and JAX the same mask. The number of kept tokens follows from shapes
+alone and is static under jit. Structured masks use the same mechanism with other noise: cells of hidden rows or columns get larger values
+than all others.
 
 Axis letters: B batch, L tokens, K kept tokens, D width.
 """
@@ -11,6 +11,7 @@ from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
 from avmae_jax.config import MaskMode
 
@@ -21,20 +22,20 @@ _TF_SHARE = 0.7
 class Mask(NamedTuple):
     """The split of L tokens into kept and hidden ones, for each example."""
 
-    keep_ids: jax.Array  # int32[B, K], tokens the encoder sees, in increasing order of noise
-    restore_ids: jax.Array  # int32[B, L], place of each token in [kept, hidden]
-    hidden: jax.Array  # float32[B, L], 1 where hidden
+    keep_ids: Int[Array, "B K"]  # tokens the encoder sees, in increasing order of noise
+    restore_ids: Int[Array, "B L"]  # place of each token in [kept, hidden]
+    hidden: Float32[Array, "B L"]  # 1 where hidden
 
 
 def num_kept(length: int, ratio: float) -> int:
-    """K = int(L * (1 - ratio)), the rounding of He et al., arXiv 2111.06377; ValueError if that keeps nothing."""
+    """Returns K = int(L * (1 - ratio)), the rounding of He et al., arXiv 2111.06377; raises ValueError if that keeps nothing."""
     kept = int(length * (1 - ratio))
     if not 0 <= ratio < 1 or kept == 0:
         raise ValueError(f"mask ratio {ratio} keeps {kept} of {length} tokens; give a ratio in [0, 1) that keeps at least one")
     return kept
 
 
-def mask_from_noise(noise: jax.Array, ratio: float) -> Mask:
+def mask_from_noise(noise: Float[Array, "B L"], ratio: float) -> Mask:
     """Keeps the K tokens with the smallest noise.
 
     Args:
@@ -53,7 +54,9 @@ def mask_from_noise(noise: jax.Array, ratio: float) -> Mask:
     return Mask(shuffle_ids[:, :kept], restore_ids, (restore_ids >= kept).astype(jnp.float32))
 
 
-def structure_noise(noise: jax.Array, line_noise: jax.Array, grid: tuple[int, int], ratio: float, mode: str) -> jax.Array:
+def structure_noise(
+    noise: Float[Array, "B L"], line_noise: Float[Array, "B lines"], grid: tuple[int, int], ratio: float, mode: str
+) -> Float[Array, "B L"]:
     """Makes noise that hides whole rows or columns of a grid first.
 
     Args:
@@ -81,25 +84,27 @@ def structure_noise(noise: jax.Array, line_noise: jax.Array, grid: tuple[int, in
     return noise + hidden.reshape(noise.shape).astype(noise.dtype)
 
 
-def sample_noise(key: jax.Array, batch: int, grid: tuple[int, int], ratio: float, mode: str = "unstructured") -> jax.Array:
-    """Noise for `batch` masks of a grid: float32[B, L]; see structure_noise for the arguments."""
+def sample_noise(
+    key: jax.Array, batch: int, grid: tuple[int, int], ratio: float, mode: str = "unstructured"
+) -> Float32[Array, "{batch} L"]:
+    """Draws the noise for `batch` masks of a grid of (rows, columns); `ratio` and `mode` are those of structure_noise."""
     cell_key, line_key = jax.random.split(key)
     noise = jax.random.uniform(cell_key, (batch, grid[0] * grid[1]))
     return structure_noise(noise, jax.random.uniform(line_key, (batch, sum(grid))), grid, ratio, mode)
 
 
-def keep(tokens: jax.Array, mask: Mask) -> jax.Array:
-    """The tokens that the encoder sees: [B, L, D] -> [B, K, D]."""
+def keep(tokens: Shaped[Array, "B L D"], mask: Mask) -> Shaped[Array, "B K D"]:
+    """Returns the tokens that the encoder sees."""
     return jnp.take_along_axis(tokens, mask.keep_ids[..., None], axis=1)
 
 
-def restore(kept: jax.Array, mask: Mask, fill: jax.Array) -> jax.Array:
-    """Puts kept tokens back in their places and `fill` [D] everywhere else: [B, K, D] -> [B, L, D]."""
+def restore(kept: Shaped[Array, "B K D"], mask: Mask, fill: Shaped[Array, " D"]) -> Shaped[Array, "B L D"]:
+    """Puts kept tokens back in their places and `fill` everywhere else."""
     batch, kept_length, width = kept.shape
     hidden = jnp.broadcast_to(fill, (batch, mask.restore_ids.shape[1] - kept_length, width))
     return jnp.take_along_axis(jnp.concatenate([kept, hidden], axis=1), mask.restore_ids[..., None], axis=1)
 
 
-def _smallest(noise: jax.Array, count: int) -> jax.Array:
-    """True at the `count` smallest values of each row."""
+def _smallest(noise: Float[Array, "B lines"], count: int) -> Bool[Array, "B lines"]:
+    """Returns True at the `count` smallest values of each row."""
     return jnp.argsort(jnp.argsort(noise, axis=1), axis=1) < count

@@ -1,1 +1,1 @@
-"""Weights in and out of files: the original's, ViT's and this project's own."""
+"""Reads and writes weights: files of the original, of image MAEs and ASTs, and this project's own."""

@@ -1,6 +1,6 @@
 """Builds models with given parameters, without initialising them first.
 
-A model is described by its structure with shapes for arrays, which the parameters must fit.
+`described` returns a model's structure with shapes in place of arrays, which the parameters must fit.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class AnyKey(nnx.Rngs):
-    """Gives everybody the same key, where only shapes are wanted.
+    """Returns the same key every time, for models of which only the shapes are needed.
 
-    nnx.Rngs counts its keys, and reads the count's sharding at each: in a trace JAX answers with an error that describes how the count came
-    about, which takes a second for a base model.
+    nnx.Rngs counts its keys and reads the sharding of the counter at each one. Under a trace JAX answers that with an error that explains
+    where the counter comes from, which takes a second for a base model.
     """
 
     def params(self) -> jax.Array:  # noqa: D102 - a stream of Rngs
@@ -35,7 +35,7 @@ class AnyKey(nnx.Rngs):
 
 
 def described(config: ModelConfig, classes: int = 0) -> Model:
-    """Returns the model of a config with shapes for arrays; the last few are kept."""
+    """Returns the model of a config with shapes in place of arrays; the last few are cached."""
     return _described(dataclasses.astuple(config), classes)
 
 
@@ -58,7 +58,7 @@ def build(make: Callable[[], M], params: Mapping[str, Any]) -> M:
 
 
 def fill(model: M, params: Mapping[str, Any]) -> M:
-    """Returns a copy of a model that has shapes for arrays, with given parameters; raises as build."""
+    """Returns a copy of a model that has shapes in place of arrays, with given parameters; raises as `build`."""
     require_fits(model, params)
     graph, state = nnx.split(model)
     leaves = [jnp.asarray(params[path], leaf.dtype) for path, leaf in flatten(state).items()]
@@ -66,7 +66,7 @@ def fill(model: M, params: Mapping[str, Any]) -> M:
 
 
 def set_params(model: nnx.Module, params: Mapping[str, Any]) -> None:
-    """Sets some of a model's parameters in place, by dotted path; they keep the type they have."""
+    """Sets some of a model's parameters in place, by dotted path; each keeps its dtype."""
     state = nnx.state(model, nnx.Param)
     leaves = [jnp.asarray(params.get(path, leaf), leaf.dtype) for path, leaf in flatten(state).items()]
     nnx.update(model, jax.tree.unflatten(jax.tree.structure(state), leaves))
@@ -87,6 +87,6 @@ def require_fits(model: nnx.Module, params: Mapping[str, Any]) -> None:
 
 
 def build_official(make: Callable[[], M], tensors: Mapping[str, np.ndarray]) -> M:
-    """Builds a model with the weights of an official state dict; raises as build and from_official."""
+    """Builds a model with the weights of an official state dict; raises as `build` and `from_official`."""
     shapes = {path: leaf.shape for path, leaf in flatten(nnx.eval_shape(make)).items()}
     return build(make, from_official(tensors, shapes))

@@ -1,6 +1,7 @@
-"""Where a run's weights start: a CAV-MAE of the same sizes but for the length of the sound, or an image MAE by the rule of vit_weights.
+"""Sets the weights that a run starts from: those of a CAV-MAE of the same sizes, or of an image MAE by the rule of vit_sources.py.
 
-A model that is fine-tuned takes the encoder of the pretrained one and leaves its decoder behind; its head starts fresh.
+The length of the audio may differ. A model that is fine-tuned takes the encoder of the pretrained one and leaves its decoder behind; its
+head starts fresh.
 """
 
 from collections.abc import Mapping
@@ -21,11 +22,11 @@ from avmae_jax.weights.official import is_official
 from avmae_jax.weights.tensor_files import read_tensors
 from avmae_jax.weights.vit import initialise
 
-_PARTS = ("decoder", "head")  # what a model may have and the file not, and the other way round
+_PARTS = ("decoder", "head")  # either the model or the file may lack them
 
 
 def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) -> None:
-    """Sets a fresh model's parameters in place to those of a file, and logs what went where.
+    """Sets a fresh model's parameters in place to those of a file, and logs what was taken from where.
 
     Args:
       config: of the model.
@@ -34,7 +35,7 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
         or .safetensors.
 
     Raises:
-      WeightsError: naming the path and what is wrong, every tensor that doesn't fit if that is it.
+      WeightsError: naming the path and what is wrong; if tensors don't fit, all of them are listed.
     """
     path = Path(path).expanduser()
     tensors = {} if path.is_dir() else read_tensors(path)
@@ -49,9 +50,9 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
 
 
 def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
-    """Sets a model's parameters in place to those of another model; returns what was done, in words.
+    """Sets a model's parameters in place to those of another model; returns lines for the log.
 
-    Either may lack the decoder or the head, and a head of other classes stays fresh; all else must be in both.
+    Either may lack the decoder or the head, and a head of other classes stays fresh. All other parameters must be in both.
 
     Args:
       model: whose parameters are set.
@@ -83,7 +84,7 @@ def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
 
 
 def _take_all(config: ModelConfig, model: nnx.Module, path: Path) -> list[str]:
-    """Takes all parameters of a run or of an official file; what no tensor shows, such as the heads, must agree."""
+    """Sets parameters to those of a run or an official file. What no tensor shows, such as the number of heads, must agree."""
     spec, shape = kind_of(config), config.shape
     takes_audio = "audio" in spec.inputs(config)
     sizes = {"heads": shape.heads, "decoder_heads": shape.decoder_heads if spec.task == "pretraining" else 0}

@@ -1,9 +1,10 @@
-"""Weights on their way between files: the original's .pth, safetensors under the same names, and the checkpoints of a run.
+"""Reads and writes the weights of models: .pth and .safetensors files under their authors' names, and the checkpoints of a run.
 
-    .pth, .safetensors --read_tensors--> official names --convert--> Weights --write--> any of the three
-    a run's Orbax folder --------------------------------------------^
+    .pth, .safetensors --read_file--> tensors of a CAV-MAE --official.py--> Weights --write--> .pth, .safetensors, checkpoints
+                                  or of an MAE or AST ------vit.py--------^
+    checkpoints of a run -------------------------------------------------^
 
-A file may come from anybody, so nothing in it is executed and what it says of itself is checked against its tensors. What is written
+A file may come from anybody: nothing in it is executed, and its own description of the model is compared with its tensors. A written file
 appears under its name only when it is complete, and nothing that exists is overwritten.
 """
 
@@ -34,40 +35,40 @@ from avmae_jax.weights.official import from_official, infer_sizes, is_official, 
 from avmae_jax.weights.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, require_new, save_tensors, write_new
 
 _HEAD = "mlp_head.1.weight"  # [C, D]
-# Axes of the tensors that the sizes are taken from.
+# Numbers of axes of the tensors that give the sizes.
 _RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "pos_embed_a": 3, "pos_embed_v": 3} | {
     "decoder_embed.weight": 2,
     _HEAD: 2,
 }
-_SOUND_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
-_CLEANUPS = 20  # tenths of a second after a failed save of a folder
+_AUDIO_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
+_CLEANUPS = 20  # removals of a folder after a failed save, a tenth of a second apart
 _SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch")
 
 
 class Weights(NamedTuple):
-    """A model's parameters and what is needed to build it."""
+    """Holds a model's parameters and what is needed to build it."""
 
     config: ModelConfig
     classes: int  # C of a classifier; 0: a pretraining model
     params: Tensors  # dotted path -> float32
     notes: Notes = Notes()
-    step: int | None = None  # of the run at whose checkpoint they were read
+    step: int | None = None  # of the checkpoint that they were read from, if it is one of a run
 
 
 def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
-    """Weights from a file or a run.
+    """Reads the weights of a file or a run.
 
     Args:
-      path: .pth, .pt, .bin or .safetensors with official names, of a pretraining model or a classifier; or a run's folder, its checkpoints
-        folder or one step of it.
-      heads: of the encoder, for files that don't say; 0: those of the published model of this width.
-      decoder_heads: likewise.
-      mel_bins: M, for files that don't say.
-      audio_frames: T that the model shall have, see with_audio_frames; None: the one that it has.
+      path: .pth, .pt, .bin or .safetensors of a CAV-MAE, pretrained or fine-tuned, of an image MAE with its decoder, or of an AST; or a
+        run's folder, its checkpoints folder or one step of it.
+      heads: of the encoder, for files that don't store it; 0: those of the published model of this width.
+      decoder_heads: of the decoder, for files that don't store it; 0: those of the published model of this width.
+      mel_bins: M, for files that don't store it.
+      audio_frames: T of the model that is returned, to which with_audio_frames interpolates; None: T of the file.
 
     Raises:
-      WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or it
-        can't have audio_frames.
+      WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or the
+        model can't have audio_frames.
     """
     path = Path(path).expanduser()
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
@@ -84,10 +85,10 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
         except ValueError as error:
             raise WeightsError(f"{path}: {error}") from error
         _log_unused(path, tensors)
-    said = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
+    stored = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
     for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
-        if given not in (default, said[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
-            raise WeightsError(f"{path}: {name} is {said[name]} there and {given} was given; it must be the same or left out")
+        if given not in (default, stored[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
+            raise WeightsError(f"{path}: {name} is {stored[name]} there and {given} was given; give the same or leave it out")
     if audio_frames is None:
         return weights
     try:
@@ -97,18 +98,17 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
 
 
 def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
-    """The weights of a model for longer or shorter sounds: its positions are interpolated along time, the rest is the same.
+    """Returns the weights of a model for longer or shorter audio: positions are interpolated along time, all else is the same.
 
-    The first new column of patches is at the beginning and the last one at the end of what the model learned, whatever time that takes, so
-    that it sees no position beyond those it knows; see interpolate_columns. This goes for fixed sin-cos positions as for trained ones: a
-    fresh model counts its columns from 0 instead, by 1.
+    The positions of the whole audio are stretched or shrunk to the new length (interpolate_columns), so that the model gets no position
+    beyond those that it has learned. Fixed sin-cos positions are interpolated as well, whereas a fresh model numbers its columns from 0.
 
     Args:
-      weights: of a model that hears; they are not changed.
+      weights: of a model that takes audio; they are not changed.
       audio_frames: T, 10 ms each, a multiple of the patch.
 
     Raises:
-      WeightsError: if there can't be such a model.
+      WeightsError: if the model takes no audio, or the length doesn't fit the patch.
     """
     before = weights.config
     if audio_frames == before.audio_frames:
@@ -122,20 +122,20 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
     except ValueError as error:
         raise WeightsError(str(error)) from error
     grid, new_grid = (grid_of(*sizes.picture("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
-    tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _SOUND_POSITIONS if name in weights.params}
+    tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _AUDIO_POSITIONS if name in weights.params}
     logging.info(
-        "positions of sound interpolated from %d to %d columns of time (%d to %d frames): %s",
+        "audio positions interpolated from %d to %d columns of time (%d to %d frames): %s",
         grid[1], new_grid[1], before.audio_frames, audio_frames, ", ".join(tables),
     )  # fmt: skip
     return weights._replace(config=config, params={**weights.params, **tables})
 
 
 def write(weights: Weights, path: str | Path) -> None:
-    """Writes weights to a new place.
+    """Writes weights to a new file or folder.
 
     Args:
-      weights: of CAVMAE or CAVMAEClassifier; other models have no official names and go into Orbax folders only.
-      path: its suffix tells the format: .pth, .pt and .bin hold the official tensors alone, .safetensors the config as well, and anything
+      weights: of a CAV-MAE or its classifier; other kinds have no official names and are written to folders only.
+      path: its suffix says which format: .pth, .pt and .bin hold the official tensors alone, .safetensors the config as well, and anything
         else becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
 
     Raises:
@@ -153,33 +153,30 @@ def write(weights: Weights, path: str | Path) -> None:
 
 
 def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: int) -> Model:
-    """A model with the weights of a file or a run.
+    """Builds the model of a file or a run.
 
     Args:
-      path: see read.
-      audio_frames: T of the sounds that the model shall take, 10 ms each and a multiple of the patch: 96, 400 or 3008 for 1, 4 or 30 s.
-        Positions are interpolated along time, see with_audio_frames. None: as in the file.
-      **sizes: heads, decoder_heads, mel_bins; see read.
-
-    Returns:
-      CAVMAE or CAVMAEClassifier; from a run of one modality MAE or AST.
+      path: of a file or a run, as for `read`.
+      audio_frames: T of the audio that the model shall take, 10 ms each and a multiple of the patch: 96, 400 or 3008 for 1, 4 or 30 s.
+        Positions are interpolated along time. None: as in the file.
+      **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
-      WeightsError: see read.
+      WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
     """
     return made(read(path, audio_frames=audio_frames, **sizes))
 
 
 def made(weights: Weights) -> Model:
-    """Builds the model of weights."""
+    """Builds the model that weights belong to."""
     return fill(described(weights.config, weights.classes), weights.params)
 
 
 def save_torch(model: Model, path: str | Path) -> None:
-    """Writes a model as the state dict of the original: float32, official names, the norms that the original never uses included.
+    """Writes a model as a state dict of the original: float32, official names, including the norms that the original never uses.
 
     Args:
-      model: on this host.
+      model: a CAV-MAE or its classifier, with all parameters on this host.
       path: a new .pth, .pt or .bin file.
 
     Raises:
@@ -193,7 +190,7 @@ def save_torch(model: Model, path: str | Path) -> None:
 
 
 def _read_run(path: Path) -> Weights:
-    """Weights of a run's folder, its checkpoints or one step."""
+    """Reads the weights of a run's folder, its checkpoints or one step."""
     checkpoints = path / "checkpoints"
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
@@ -210,7 +207,7 @@ def _read_run(path: Path) -> Weights:
 
 
 def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, mel_bins: int) -> Weights:
-    """Weights from official tensors and, where there is one, the file's note of its config."""
+    """Converts official tensors, with the config that the file stores; if it stores none, sizes are read from the tensors."""
     odd = [name for name, rank in _RANKS.items() if name in tensors and (tensors[name].ndim != rank or not tensors[name].size)]
     if odd:
         raise WeightsError(f"these are no weights of a CAV-MAE: {', '.join(f'{name} {tensors[name].shape}' for name in odd)}")
@@ -235,6 +232,7 @@ def _from_vit(tensors: Tensors, heads: int, decoder_heads: int, mel_bins: int) -
 
 
 def _parse(note: str) -> dict[str, Any]:
+    """Returns the JSON object in a file's note; an empty one if there is none."""
     try:
         meta = json.loads(note)
     except (ValueError, RecursionError):
@@ -243,40 +241,35 @@ def _parse(note: str) -> dict[str, Any]:
 
 
 def _require_sizes(config: ModelConfig, tensors: Tensors) -> None:
-    """Raises WeightsError if a noted config asks for other sizes than the tensors have; before a model of that size is thought of."""
+    """Raises WeightsError if the stored config has other sizes than the tensors, before a model of its sizes takes any memory."""
     shape = config.shape
     found = infer_sizes(tensors, heads=shape.heads, decoder_heads=shape.decoder_heads, mel_bins=config.mel_bins)
-    said, has = (sizes.shape._asdict() | {name: getattr(sizes, name) for name in _SIZED} for sizes in (config, found))
-    different = [name for name in said if said[name] != has[name] and ("decoder_embed.weight" in tensors or "decoder_" not in name)]
-    lines = [f"model.{name} is {said[name]}, its tensors say {has[name]}" for name in different]
+    stored, has = (sizes.shape._asdict() | {name: getattr(sizes, name) for name in _SIZED} for sizes in (config, found))
+    different = [name for name in stored if stored[name] != has[name] and ("decoder_embed.weight" in tensors or "decoder_" not in name)]
+    lines = [f"model.{name} is {stored[name]}, by its tensors {has[name]}" for name in different]
     if not abs(config.mlp_ratio - found.mlp_ratio) * has["width"] < 1:  # a hidden width is rounded down
-        lines.append(f"model.mlp_ratio is {config.mlp_ratio}, its tensors say {found.mlp_ratio}")
+        lines.append(f"model.mlp_ratio is {config.mlp_ratio}, by its tensors {found.mlp_ratio}")
     if lines:
-        raise WeightsError("its config is another model's:\n  " + "\n  ".join(lines))
+        raise WeightsError("the config that it stores is another model's:\n  " + "\n  ".join(lines))
 
 
 def _log_unused(path: Path, tensors: Tensors) -> None:
-    """Names the norms that the original stores and never uses, which Weights don't have."""
+    """Logs the norms that the original stores and never uses, which Weights leave out."""
     unused = [name for name in tensors if is_unused(name)]
     if unused:
         logging.info("%s: %d norm tensors that the original never uses are left out: %s", path, len(unused), some(unused))
     if changed := [name for name in unused if (tensors[name] != name.endswith("weight")).any()]:
-        logging.warning(
-            "%s: %d of them are not as they are initialised, and would be written back as if they were: %s",
-            path,
-            len(changed),
-            some(changed),
-        )
+        said = "%s: %d of them are not as they are initialised, and would be written back as if they were: %s"
+        logging.warning(said, path, len(changed), some(changed))
 
 
 def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
-    """Says what of the config and the notes can't be told from the tensors."""
+    """Logs which settings a file without config loses: those that can't be read from the tensors."""
     shape, default = config.shape, ModelConfig()
-    told = {*shape._fields, *_SIZED, "size", "mlp_ratio"}
-    lost = [f"{name}={value}" for name, value in dataclasses.asdict(config).items() if name not in told and value != getattr(default, name)]
-    lost += [
-        f"{field.name}={getattr(notes, field.name)}" for field in dataclasses.fields(notes) if getattr(notes, field.name) != field.default
-    ]
+    in_tensors = {*shape._fields, *_SIZED, "size", "mlp_ratio"}
+    settings = {name: value for name, value in vars(config).items() if name not in in_tensors and value != getattr(default, name)}
+    settings |= {name: value for name, value in vars(notes).items() if value != getattr(Notes, name)}
+    lost = [f"{name}={value}" for name, value in settings.items()]
     logging.info(
         "%s: holds no config; read it with heads=%d, decoder_heads=%d, mel_bins=%d", path, shape.heads, shape.decoder_heads, config.mel_bins
     )
@@ -285,7 +278,7 @@ def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
 
 
 def _official(params: Mapping[str, Any]) -> Tensors:
-    """Official tensors of our parameters, the norms that are never used added and named."""
+    """Converts our parameters to official tensors, and logs the norms that are added, which the original never uses."""
     if "encoder.norm.main.scale" not in params:
         raise WeightsError("only CAV-MAE and its classifier have official names; write this model to a folder, without a suffix")
     tensors = to_official({name: np.asarray(leaf, np.float32) for name, leaf in params.items()})
@@ -297,12 +290,13 @@ def _official(params: Mapping[str, Any]) -> Tensors:
 
 
 def _save_run(params: Tensors, meta: dict[str, Any], path: Path) -> None:
+    """Writes a folder of checkpoints with one step."""
     try:
         with Checkpoints(path) as checkpoints:
             arrays = {name: jnp.asarray(tensor) for name, tensor in params.items()}
             checkpoints.save(0, params=arrays, meta=meta)
     except CheckpointError:
-        for _ in range(_CLEANUPS):  # Orbax's other writers don't hear of the failure and make the folder again
+        for _ in range(_CLEANUPS):  # Orbax's other writers don't learn of the failure and create the folder again
             shutil.rmtree(path, ignore_errors=True)
             time.sleep(0.1)
         raise

@@ -1,4 +1,4 @@
-"""What a user of a model must know beside its weights and sizes; it travels with the weights from file to file."""
+"""Stores beside weights what a user of the model must know: normalisation, mode, labels. It goes with the weights from file to file."""
 
 import dataclasses
 import math
@@ -9,22 +9,22 @@ from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneCo
 from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
 
-_FIELDS = {"data": ("audio_mean", "audio_std"), "loss": ("norm_pix",), "tune": ("mode", "loss")}  # groups of Config
+_FIELDS = {"data": ("audio_mean", "audio_std"), "loss": ("norm_pix",), "tune": ("mode", "loss")}  # fields stored, by their group in Config
 
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-    """How a model was trained, as far as whoever applies it must do likewise. The defaults are the original's."""
+    """Describes how a model was trained, as far as its input and output depend on it. The defaults are the original's."""
 
     audio_mean: float = DataConfig.audio_mean  # of the log-mel; see DataConfig
     audio_std: float = DataConfig.audio_std
     norm_pix: bool = LossConfig.norm_pix  # predictions are of patches normalised one by one
-    mode: str = TuneConfig.mode  # what a classifier was tuned on
+    mode: str = TuneConfig.mode  # in which a classifier was tuned
     loss: str = TuneConfig.loss  # bce: several classes a clip; ce: one
-    label_names: tuple[str, ...] = ()  # of a classifier's classes, in their order; empty where nobody noted them
+    label_names: tuple[str, ...] = ()  # of a classifier's classes, in their order; empty where none are stored
 
     def config(self, model: ModelConfig) -> Config:
-        """A config of the model with these fields set; what it says of a run has no meaning."""
+        """Returns a config of the model with these fields set; its fields about a run have no meaning."""
         return Config(
             model=model,
             data=DataConfig(audio_mean=self.audio_mean, audio_std=self.audio_std),
@@ -47,12 +47,12 @@ def model_config(meta: Mapping[str, Any], *, classifies: bool) -> ModelConfig:
       classifies: whether the weights have a classification head, from which the kind of older models is derived.
 
     Raises:
-      ValueError: naming the field that can't be.
+      ValueError: naming the field and its value, if a field is unknown or can't have this value.
     """
     config, kinds = meta.get("config"), get_type_hints(ModelConfig)
     fields = config.get("model") if isinstance(config, dict) else None
     if not isinstance(fields, dict):
-        raise ValueError("says nothing of the model's config, which training of this project notes; was it written by something else?")
+        raise ValueError("has no model config, which this project stores in every checkpoint; was it written by another program?")
     if unknown := [name for name in fields if name not in kinds]:
         raise ValueError(f"its config has fields unknown here: {some(unknown)}; it was written by a newer version, update avmae_jax")
     for name, value in fields.items():
@@ -68,21 +68,21 @@ def model_config(meta: Mapping[str, Any], *, classifies: bool) -> ModelConfig:
 
 
 def to_meta(model: ModelConfig, notes: Notes) -> dict[str, Any]:
-    """What is noted beside weights, in the places where a run's checkpoint has it."""
+    """Returns what is stored beside weights, in the same places as in a run's checkpoint."""
     config = dataclasses.asdict(notes.config(model))
     groups = {group: {name: config[group][name] for name in names} for group, names in _FIELDS.items()}
     return {"config": {"model": config["model"], **groups}, "label_names": list(notes.label_names)}
 
 
 def from_meta(meta: Mapping[str, Any], classes: int) -> Notes:
-    """The notes of a checkpoint, or of a file that to_meta's were written to; what isn't noted has its default.
+    """Reads the notes of a checkpoint, or of a file with the output of to_meta; what isn't stored gets its default.
 
     Args:
       meta: with "config", and "label_names" beside it.
       classes: C of the weights; 0 for a pretraining model.
 
     Raises:
-      ValueError: naming the field that can't be.
+      ValueError: naming the field and its value, if a field is unknown or can't have this value.
     """
     config, values = meta.get("config"), {}
     for group, names in _FIELDS.items():
@@ -99,5 +99,5 @@ def from_meta(meta: Mapping[str, Any], classes: int) -> Notes:
     TuneConfig(mode=values["mode"], loss=values["loss"]).validate()
     names = meta.get("label_names") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) not in (0, classes):
-        raise ValueError(f"it has {classes} classes and label_names that aren't a list of as many names")
+        raise ValueError(f"its label_names must be a list of {classes} names, one for each class")
     return Notes(**values, label_names=tuple(names))

@@ -1,8 +1,8 @@
-"""Between the official state dict and this project's parameters, both ways.
+"""Converts the official state dict to this project's parameters and back.
 
 The name map is the tables below, read in either direction. The tensors need one rule: a torch linear weight [out, in] is transposed, a
 convolution [D, C, P, P] becomes [P, P, C, D], and the result has the shape of its target (heads as an axis of their own, patches
-flattened). The rule is linear, so gradients are converted like weights, and loses nothing, so there and back is the same to the last bit.
+flattened). The rule is linear, so that gradients are converted like weights, and exact, so that there and back is the same to the last bit.
 """
 
 import math
@@ -56,12 +56,12 @@ def is_official(tensors: Iterable[str]) -> bool:
 
 
 def is_unused(name: str) -> bool:
-    """True for an official norm that is stored and never used."""
+    """Returns True for an official norm that is stored and never used."""
     return _UNUSED.fullmatch(name) is not None
 
 
 def path_of(name: str) -> str | None:
-    """The dotted path of an official tensor: "blocks_u.0.norm1_a.weight" -> "encoder.blocks.0.norm1.audio.scale"; None if it has none."""
+    """Maps an official name to our dotted path: "blocks_u.0.norm1_a.weight" -> "encoder.blocks.0.norm1.audio.scale"; None if unknown."""
     layer, _, kind = name.rpartition(".")
     ours = _map_layer(layer, _OURS_OF)
     if name in _TENSORS or not ours or kind not in ("weight", "bias"):
@@ -71,14 +71,14 @@ def path_of(name: str) -> str | None:
 
 
 def name_of(path: str) -> str | None:
-    """The official name of a dotted path, the inverse of path_of; None if the original has no such tensor."""
+    """Maps a dotted path to its official name, the inverse of path_of; None if the original has no such tensor."""
     layer, _, kind = path.rpartition(".")
     name = _map_layer(layer, _OFFICIAL_OF)
     return f"{name}.{'bias' if kind == 'bias' else 'weight'}" if name else _OFFICIAL_OF.get(path)
 
 
 def _map_layer(layer: str, table: Mapping[str, str]) -> str | None:
-    """The other name of a layer, alone or inside a block of a stack; None if there is none."""
+    """Maps the name of a layer, alone or inside a block of a stack; None if the table lacks it."""
     block = re.fullmatch(r"(.*blocks\w*)\.(\d+)\.(.+)", layer)
     if block is None:
         return table.get(layer)
@@ -87,7 +87,7 @@ def _map_layer(layer: str, table: Mapping[str, str]) -> str | None:
 
 
 def convert_tensor(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An official weight or gradient in the layout of its target of the given shape; ValueError if the sizes differ."""
+    """Converts an official weight or gradient to the layout and shape of ours; raises ValueError if the sizes differ."""
     if tensor.ndim == 4:
         tensor = tensor.transpose(2, 3, 1, 0)
     elif tensor.ndim == 2:
@@ -96,7 +96,7 @@ def convert_tensor(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def official_tensor(path: str, tensor: np.ndarray) -> np.ndarray:
-    """A parameter in the official layout, the inverse of convert_tensor."""
+    """Converts a parameter to the official layout, the inverse of convert_tensor."""
     shape = _official_shape(path, tensor.shape)
     if len(shape) == 4:
         return tensor.reshape(*shape[2:], shape[1], shape[0]).transpose(3, 2, 0, 1)
@@ -104,7 +104,7 @@ def official_tensor(path: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def from_official(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Official tensors by name -> ours by dotted path; the norms that are never used are left out.
+    """Converts official tensors by name to ours by dotted path; the norms that are never used are left out.
 
     Args:
       tensors: official name -> array.
@@ -130,7 +130,7 @@ def from_official(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
 
 
 def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Ours by dotted path -> official tensors by name, the norms that are never used included, as they are initialised.
+    """Converts ours by dotted path to official tensors by name; adds the norms that are never used, as they are initialised.
 
     Raises:
       WeightsError: listing every parameter that the original has no place for.
@@ -149,7 +149,7 @@ def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that the official tensor of a parameter has; a comparison of sizes alone would let a transposed one through."""
+    """Returns the shape of a parameter's official tensor; a comparison of sizes alone would let a transposed one through."""
     size = math.prod(ours)
     if path.endswith("patch_embed.kernel"):
         channels = 3 if ".image." in path else 1
@@ -164,17 +164,17 @@ def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> ModelConfig:
-    """The sizes of a model from its official state dict, with decoder (pretraining) or without (classifier).
+    """Finds the sizes of a model from its official state dict, with decoder (pretraining) or without (classifier).
 
     Args:
       tensors: official name -> array.
-      heads: of the encoder, which no tensor's shape tells; 0: those of the published model of this width.
-      decoder_heads: likewise.
-      mel_bins: M; from it and the number of audio positions follow the frames.
+      heads: of the encoder, which no shape shows; 0: those of the published model of this width.
+      decoder_heads: of the decoder; 0: those of the published model of this width.
+      mel_bins: M; it and the number of audio positions give the number of frames.
 
     Raises:
-      WeightsError: if a tensor that gives a size is missing, there is no published model of this width, or the positions of sound
-        are of other mel bins; those that don't come from sin-cos can't tell, see find_rows.
+      WeightsError: if a tensor that gives a size is missing, there is no published model of this width, or the audio positions are
+        those of other mel bins, which only sin-cos positions show (find_rows).
     """
     needed = ["patch_embed_v.proj.weight", "blocks_u.0.mlp.fc1.weight", "pos_embed_a", "pos_embed_v"]
     missing = [name for name in needed if name not in tensors]
@@ -183,7 +183,7 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
     width, _, patch, _ = tensors["patch_embed_v.proj.weight"].shape
     found_bins = find_rows(tensors["pos_embed_a"][0]) * patch
     if found_bins not in (0, mel_bins):
-        raise WeightsError(f"its positions are of sound with {found_bins} mel bins, not {mel_bins}; set mel_bins to {found_bins}")
+        raise WeightsError(f"its positions are those of audio with {found_bins} mel bins, not {mel_bins}; set mel_bins to {found_bins}")
     joint_depth = count_blocks(tensors, "blocks_u")
     decoder: dict[str, Any] = {}
     if "decoder_embed.weight" in tensors:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, require_same_config, restore_params
 from avmae_jax.checkpoint.step import checksum
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
+from tests.support import time_limit
 
 META = {"config": {"model": {"size": "tiny", "patch": 16}}}
 
@@ -367,7 +368,7 @@ def test_the_console_stays_readable(tmp_path: pathlib.Path, caplog: pytest.LogCa
 def run_python(code: str, *args: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
 
 def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> None:

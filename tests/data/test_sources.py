@@ -22,6 +22,7 @@ from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError
 from tests.media import loudest_hertz, tone, write_media
+from tests.support import time_limit
 
 
 def assert_same(left: Clip, right: Clip) -> None:
@@ -248,6 +249,6 @@ def test_two_processes_may_ask_for_the_builtin_set_at_once(tmp_path: Path) -> No
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     started = [subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in started]
+    outputs = [process.communicate(timeout=time_limit(60))[0] for process in started]
     expected = instruments.make_clip("test", 1, seconds=0.5, image_size=32)
     assert outputs == [f"2 {expected.id}\n"] * 2

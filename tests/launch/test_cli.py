@@ -15,7 +15,7 @@ from avmae_jax.data.batches import Frames as BatchFrames
 from avmae_jax.errors import DatasetError
 from avmae_jax.settings import field_types
 from launch.common import help_page, model_flags
-from tests.support import ROOT, Program
+from tests.support import ROOT, Program, time_limit
 from tests.test_config import EVERY_FIELD
 
 PROGRAMS = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - {"__init__"})
@@ -36,7 +36,7 @@ def test_help_shows_the_options_of_a_program_and_imports_nothing_heavy(name: str
         f"import runpy, sys; sys.argv = [{name!r}, '--help']; runpy.run_module('launch.{name}', run_name='__main__', alter_sys=True); "
         "print(*{module.split('.')[0] for module in sys.modules}, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
     assert done.returncode == 0, done.stderr
     assert not HEAVY & {*done.stderr.split()}
     assert f"python -m launch.{name} " in done.stdout

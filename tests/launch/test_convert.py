@@ -24,7 +24,7 @@ def test_a_model_can_be_converted_to_sounds_of_another_length(program: Program, 
     write(made(), tmp_path / "run")
     done = program("-m", "launch.convert", tmp_path / "run", tmp_path / "w.safetensors", "--audio_frames=40")
     assert done.returncode == 0, done.stderr
-    assert "positions of sound interpolated from 3 to 5 columns of time (24 to 40 frames)" in done.stderr
+    assert "audio positions interpolated from 3 to 5 columns of time (24 to 40 frames)" in done.stderr
     assert "; audio of 40 frames x 16 mel bins; " in done.stdout
     assert read(tmp_path / "w.safetensors").config == dataclasses.replace(ODD, audio_frames=40)
 

@@ -169,7 +169,7 @@ def test_a_file_of_others_needs_heads_and_mel_bins(tensors: Mapping[str, np.ndar
 def test_sizes_that_contradict_the_file_are_refused(given: dict[str, int], said: str, official: Path, tmp_path: Path) -> None:
     write(made(), tmp_path / "run")
     for path in (official, tmp_path / "run"):
-        assert f"{said} there and {next(iter(given.values()))} was given; it must be the same or left out" in message(path, **given)
+        assert f"{said} there and {next(iter(given.values()))} was given" in message(path, **given)
         assert_same(read(path, **HEADS), made())
 
 
@@ -305,19 +305,19 @@ def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(
 @pytest.mark.parametrize(
     ("note", "said"),
     [
-        ("not JSON", "says nothing of the model's config"),
-        ("[" * 100_000, "says nothing of the model's config"),
-        ("[1]", "says nothing of the model's config"),
+        ("not JSON", "has no model config"),
+        ("[" * 100_000, "has no model config"),
+        ("[1]", "has no model config"),
         ({"colour": 1}, "its config has fields unknown here: colour; it was written by a newer version"),
-        ({"width": "16"}, "its config says that model.width is '16', which it can't be"),
-        ({"heads": True}, "its config says that model.heads is 'True', which it can't be"),
+        ({"width": "16"}, "model.width is '16'"),
+        ({"heads": True}, "model.heads is 'True'"),
         ({"norm_eps": -1}, "model.norm_eps is -1.0; it must be positive"),
-        ({"width": 10**9}, "model.width is 1000000000, its tensors say 16"),
-        ({"depth": 4, "decoder_depth": 1}, "model.depth is 4, its tensors say 3\n  model.decoder_depth is 1, its tensors say 2"),
-        ({"audio_frames": 80}, "model.audio_frames is 80, its tensors say 24"),
-        ({"modality": "audio"}, "model.modality is audio, its tensors say both"),
-        ({"mlp_ratio": float("nan")}, "model.mlp_ratio is nan, its tensors say 2.0"),
-        ({"mlp_ratio": float("inf")}, "model.mlp_ratio is inf, its tensors say 2.0"),
+        ({"width": 10**9}, "model.width is 1000000000, by its tensors 16"),
+        ({"depth": 4, "decoder_depth": 1}, "model.depth is 4, by its tensors 3\n  model.decoder_depth is 1, by its tensors 2"),
+        ({"audio_frames": 80}, "model.audio_frames is 80, by its tensors 24"),
+        ({"modality": "audio"}, "model.modality is audio, by its tensors both"),
+        ({"mlp_ratio": float("nan")}, "model.mlp_ratio is nan, by its tensors 2.0"),
+        ({"mlp_ratio": float("inf")}, "model.mlp_ratio is inf, by its tensors 2.0"),
     ],
 )  # fmt: skip
 def test_a_noted_config_is_held_against_the_tensors(
@@ -341,13 +341,13 @@ def test_what_a_user_must_know_stays_with_the_weights(name: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"label_names": ["a"]}, "it has 3 classes and label_names that aren't a list of as many names"),
-        ({"label_names": ["a", "b", 3]}, "it has 3 classes and label_names"),
+        ({"label_names": ["a"]}, "label_names must be a list of 3 names"),
+        ({"label_names": ["a", "b", 3]}, "label_names must be a list of 3 names"),
         ({"data": {"audio_std": 0}}, "data.audio_std 0"),
-        ({"data": {"audio_mean": "5"}}, "data.audio_mean is '5', which it can't be"),
-        ({"data": [5]}, r"data.audio_mean is '[5]', which it can't be"),
+        ({"data": {"audio_mean": "5"}}, "data.audio_mean is '5'"),
+        ({"data": [5]}, r"data.audio_mean is '[5]'"),
         ({"tune": {"mode": "both"}}, "tune.mode is 'both'"),
-        ({"loss": {"norm_pix": 1}}, "loss.norm_pix is '1', which it can't be"),
+        ({"loss": {"norm_pix": 1}}, "loss.norm_pix is '1'"),
     ],
 )  # fmt: skip
 def test_a_note_that_cannot_be_is_named(more: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path) ->
         return tmp_path / name
 
     fields = dataclasses.asdict(ODD)
-    assert "says nothing of the model's config" in message(saved("none", {}))
+    assert "has no model config" in message(saved("none", {}))
     assert "fields unknown here: colour" in message(saved("unknown", {"config": {"model": {**fields, "colour": 1}}}))
     said = message(saved("other", {"config": {"model": {**fields, "depth": 4}}}))
     assert "24 tensors don't fit the model" in said

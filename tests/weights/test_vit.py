@@ -1,5 +1,6 @@
 """Which tensor of a transformer of one modality each parameter is taken from, value by value, and what is refused."""
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
@@ -22,6 +23,7 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights import io, vit
 from avmae_jax.weights.build import described
 from avmae_jax.weights.init_from import initialise_from, take
+from avmae_jax.weights.vit_config import identify
 from avmae_jax.weights.vit_names import canonical
 from tests.support import TINY, apply, made
 
@@ -215,6 +217,63 @@ def test_an_ast_takes_both_tokens_with_their_positions_and_its_head() -> None:
     np.testing.assert_array_equal(params["tower.patch_embed.kernel"], tensors["patch_embed.proj.weight"].reshape(WIDTH, -1).T)
     np.testing.assert_array_equal(params["head.norm.scale"], tensors["mlp_head.0.weight"])
     np.testing.assert_array_equal(params["head.linear.kernel"], tensors["mlp_head.1.weight"].T)
+
+
+def test_an_audio_mae_takes_its_own_positions_from_a_file_of_audio() -> None:
+    tensors = {name: tensor for name, tensor in image_mae().items() if not _is_decoder(name)}
+    tensors["patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"][:, :1]
+    tensors["pos_embed"] = np.random.default_rng(3).standard_normal((1, 1 + 2 * 3, WIDTH)).astype(np.float32)
+    params, _, lines = pull(tensors, "mae", modality="audio", class_token=True)
+    np.testing.assert_array_equal(params["tower.positions"], tensors["pos_embed"][0, 1:])
+    np.testing.assert_array_equal(params["tower.patch_embed.kernel"], tensors["patch_embed.proj.weight"].reshape(WIDTH, -1).T)
+    assert not [line for line in lines if "RGB" in line]
+    with pytest.raises(WeightsError, match=r"misshapen: patch_embed\.proj\.weight is \(8, 1, 4, 4\), the model's is \(8, 3, 4, 4\)"):
+        pull(tensors)
+
+
+# --- what a file is ---------------------------------------------------------------------------------------------------------------------
+
+
+def _is_decoder(name: str) -> bool:
+    return name.startswith(("decoder", "mask"))
+
+
+def test_an_image_mae_is_identified() -> None:
+    found = identify(image_mae(), heads=2, decoder_heads=1)
+    expected = config(kind="mae", modality="image", class_token=True, norm_eps=1e-6)
+    ours = dataclasses.replace(found.config, mel_bins=expected.mel_bins, audio_frames=expected.audio_frames)  # which it has none of
+    assert (ours, found.classes) == (expected, 0)
+
+
+@pytest.mark.parametrize("prefix", ["", "v."])
+def test_an_ast_is_identified_with_the_normalisation_of_its_input(prefix: str) -> None:
+    tensors = audio_transformer()
+    tensors["pos_embed"] = np.zeros((1, 2 + 5 * 9, WIDTH), np.float32)  # 48 mel bins and 84 frames, in patches every 10 pixels
+    named = {name if name.startswith("mlp_head") else prefix + name: tensor for name, tensor in tensors.items()}
+    found = identify(named, heads=2, mel_bins=48)
+    assert (found.config.kind, found.classes, found.config.audio_frames, found.config.mel_bins) == ("ast", 5, 84, 48)
+    assert (found.notes.audio_mean, found.notes.audio_std) == pytest.approx((-4.268, 9.138), abs=1e-3)
+    with pytest.raises(WeightsError, match=r"45 positions .* 64 mel bins"):
+        identify(named, heads=2, mel_bins=64)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"pos_embed": np.zeros((5, WIDTH))}, r"pos_embed \(5, 8\)"),
+        ({"decoder_embed.weight": np.zeros(())}, r"decoder_embed\.weight \(\)"),
+        ({"patch_embed.proj.weight": np.zeros((WIDTH, 3, 0, 0))}, r"patch_embed\.proj\.weight \(8, 3, 0, 0\)"),
+    ],
+)
+def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(changed: Tensors, said: str) -> None:
+    with pytest.raises(WeightsError, match=said):
+        identify(image_mae() | changed, heads=2, decoder_heads=1)
+
+
+def test_an_encoder_without_decoder_is_no_model() -> None:
+    encoder = {name: tensor for name, tensor in image_mae().items() if not _is_decoder(name)}
+    with pytest.raises(WeightsError, match=r"without decoder.*--config\.init_from"):
+        identify(encoder, heads=2)
 
 
 # --- what doesn't fit -------------------------------------------------------------------------------------------------------------------

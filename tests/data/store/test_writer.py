@@ -25,7 +25,7 @@ from avmae_jax.data.store.plan import DatasetSpec, Summary, is_complete
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ClipError, DatasetError, LockedError, WriteError
-from tests.support import ROOT
+from tests.support import ROOT, time_limit
 
 
 def make(job: Job, *, seconds: float = 0.0, samples: int = 400) -> Iterator[Clip]:
@@ -139,7 +139,9 @@ def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> 
         f"write(Path({str(tmp_path / 'out')!r}), jobs(), workers=1)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60, check=False)
+    run = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=time_limit(60), check=False
+    )
     assert run.returncode == 1
     assert "worker processes die before they do anything" in run.stderr.splitlines()[-1]
 
