@@ -157,7 +157,7 @@ class _Unfinished:
 
     @property
     def finished(self) -> bool:
-        """True once no more outputs will come."""
+        """Returns True once no more outputs will come."""
         return self.end is not None and (self.end.error is not None or self.end.rows == self._computed)
 
     def add(self, row: Row, outputs: Outputs) -> None:
