@@ -87,7 +87,7 @@ def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
 
 
 def interpolate_columns(positions: np.ndarray, grid: Sequence[int], columns: int) -> np.ndarray:
-    """Positions for pictures of another width, interpolated linearly along the columns; rows don't mix.
+    """Computes positions for inputs of another width, interpolated linearly along the columns; rows don't mix.
 
     A column stands for its centre, and the old and the new picture are laid over each other edge to edge: new column j is where old column
     (j + 1/2) * old / new - 1/2 is, the first or the last one outside of their centres. torch's interpolate calls it align_corners=False.
