@@ -276,6 +276,8 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_the_command_reads_and_writes_pth(tmp_path: Path) -> None:
     write(made(), tmp_path / "run")
     done = command(tmp_path / "run", tmp_path / "w.pth")
@@ -290,6 +292,8 @@ def test_the_command_reads_and_writes_pth(tmp_path: Path) -> None:
     assert_same(read(tmp_path / "again"), made())
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     write(made(), tmp_path / "in.safetensors")
     script = f"""

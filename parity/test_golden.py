@@ -34,10 +34,12 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return load(request.param)
 
 
+@pytest.mark.slow
 def test_every_intermediate_and_loss_is_the_originals(golden: Golden) -> None:
     assert_all(golden.output_rows(), at_least=17)
 
 
+@pytest.mark.slow
 def test_gradients_and_weights_after_adam_steps_are_the_originals(golden: Golden) -> None:
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes Python floats and int32
         rows = list(golden.training_rows())
@@ -100,6 +102,7 @@ def test_compare_takes_nan_for_wrong_and_zero_for_exact() -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "empty", "other"])
+@pytest.mark.process
 def test_the_command_names_what_is_wrong_with_a_file(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file.npz"
     if kind == "other":

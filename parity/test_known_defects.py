@@ -29,6 +29,7 @@ from parity.side_by_side import Pretraining, random_inputs, small
 
 @pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("unchained", [False, True])
+@pytest.mark.slow
 def test_joint_blocks_are_chained_in_the_contrastive_pass_unless_asked(unchained: bool) -> None:
     """The official pretraining pass gives each joint block the unchanged input, so that only the last one counts."""
     config = small(depth=3, joint_depth=2, unchained_contrastive=unchained)

@@ -50,15 +50,18 @@ def pair(request: pytest.FixtureRequest) -> Pretraining:
     return Pretraining(config, loss, random_inputs(config, batch=3))
 
 
+@pytest.mark.slow
 def test_every_intermediate_loss_and_feature_is_the_same(pair: Pretraining) -> None:
     assert_all(pair.output_rows(), at_least=18)
 
 
 @pytest.mark.usefixtures("unpolished")
+@pytest.mark.slow
 def test_every_gradient_is_the_same(pair: Pretraining) -> None:
     assert_all(pair.gradient_rows(), at_least=60)
 
 
+@pytest.mark.slow
 def test_ten_steps_with_the_schedule_end_at_the_same_weights() -> None:
     config = small()
     pair = Pretraining(config, LossConfig(), random_inputs(config, batch=3))
@@ -69,6 +72,7 @@ def test_ten_steps_with_the_schedule_end_at_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.slow
 def test_negatives_of_one_part_are_the_same(groups: int) -> None:
     config = small(depth=2)
     assert_all(Pretraining(config, LossConfig(), random_inputs(config, batch=4), groups=groups).output_rows(), at_least=18)
@@ -76,6 +80,7 @@ def test_negatives_of_one_part_are_the_same(groups: int) -> None:
 
 @pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.slow
 def test_published_sizes_are_the_same(size: str) -> None:
     config = ModelConfig(size=size, audio_frames=112, mel_bins=48, image_size=80)
     pair = Pretraining(config, LossConfig(), random_inputs(config, batch=2))
@@ -87,6 +92,7 @@ def test_the_base_model_is_the_same() -> None:
     assert_all(Pretraining(config, LossConfig(), random_inputs(config, batch=1)).output_rows(), at_least=18)
 
 
+@pytest.mark.slow
 def test_the_base_classifier_is_the_same_in_every_mode() -> None:
     config = ModelConfig()
     assert_all(Classification(config, 527, random_inputs(config, batch=1)).logit_rows(), at_least=5)
@@ -94,6 +100,7 @@ def test_the_base_classifier_is_the_same_in_every_mode() -> None:
 
 @pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("joint_depth", [1, 3])
+@pytest.mark.slow
 def test_the_classifier_is_the_same_in_every_mode(joint_depth: int) -> None:
     config = small(depth=4, joint_depth=joint_depth)
     pair = Classification(config, 7, random_inputs(config, batch=3))

@@ -18,6 +18,7 @@ def avmae(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
 
+@pytest.mark.process
 def test_the_page_names_each_program_in_a_line(tmp_path: Path) -> None:
     done = avmae("--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -28,11 +29,13 @@ def test_the_page_names_each_program_in_a_line(tmp_path: Path) -> None:
     assert avmae().stdout == avmae("-h").stdout == done.stdout
 
 
+@pytest.mark.process
 def test_the_version_is_the_librarys() -> None:
     done = avmae("--version")
     assert (done.returncode, done.stdout) == (0, f"avmae {avmae_jax.__version__}\n")
 
 
+@pytest.mark.process
 def test_the_command_imports_no_library() -> None:
     code = "import sys, avmae_jax.cli; avmae_jax.cli.programs(); print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=True)
@@ -40,6 +43,7 @@ def test_the_command_imports_no_library() -> None:
 
 
 @pytest.mark.parametrize("name", ["inspect-data", "inspect_data"])
+@pytest.mark.process
 def test_a_program_runs_from_any_folder_by_both_spellings(tmp_path: Path, name: str) -> None:
     done = avmae(name, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -50,6 +54,7 @@ def test_a_program_runs_from_any_folder_by_both_spellings(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize(("name", "near"), [("pretain", "pretrain"), ("inspect", "inspect_data"), ("xyz", "predict")])
+@pytest.mark.process
 def test_an_unknown_program_names_near_ones(name: str, near: str) -> None:
     done = avmae(name)
     assert done.returncode == 1

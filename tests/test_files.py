@@ -99,6 +99,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.process
 def test_a_second_writer_is_told_who_the_first_is_and_a_dead_one_holds_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(LockedError) as caught, locked(tmp_path / "out"):
         pass
@@ -111,6 +112,7 @@ def test_a_second_writer_is_told_who_the_first_is_and_a_dead_one_holds_nothing(t
     assert not (tmp_path / "out/.lock").read_text()
 
 
+@pytest.mark.process
 def test_waiting_names_the_holder_first(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     waited: list[str] = []
 

@@ -30,6 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.process
 def test_only_the_library_is_at_the_top_and_it_is_whole(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = {name for name in opened.namelist() if ".dist-info/" not in name}
@@ -39,6 +40,7 @@ def test_only_the_library_is_at_the_top_and_it_is_whole(wheel: Path) -> None:
     assert wheel.stat().st_size < 1e6
 
 
+@pytest.mark.process
 def test_the_command_and_the_version_are_in_its_notes(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         notes = {Path(name).name: opened.read(name).decode() for name in opened.namelist() if ".dist-info/" in name}
@@ -48,6 +50,7 @@ def test_the_command_and_the_version_are_in_its_notes(wheel: Path) -> None:
     assert wheel.name.startswith(f"avmae_jax-{version[1]}-")
 
 
+@pytest.mark.process
 def test_what_is_installed_runs_without_the_clone(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         opened.extractall(tmp_path / "site")

@@ -371,6 +371,7 @@ def run_python(code: str, *args: object, devices: int = 1) -> subprocess.Complet
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
 
 
+@pytest.mark.process
 def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> None:
     code = """
         import sys
@@ -402,6 +403,7 @@ def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> No
     assert params["w"].sharding == jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
+@pytest.mark.process
 def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path) -> None:
     code = """
         import resource, signal, sys, time
@@ -444,6 +446,7 @@ def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_a_killed_save_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     code = """
         import os, pathlib, signal, sys

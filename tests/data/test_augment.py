@@ -41,6 +41,7 @@ def extent(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(deadline=None, max_examples=15)
 @given(freq=st.integers(0, MELS), time=st.integers(0, FRAMES), seed=st.integers(0, 99))
+@pytest.mark.slow
 def test_one_band_and_one_span_narrower_than_the_limit_are_zero(freq: int, time: int, seed: int) -> None:
     if freq == MELS and time == FRAMES:
         time -= 1  # both could cover all, which is then neither a span nor a band
@@ -97,6 +98,7 @@ def test_noise_is_positive_small_and_of_one_size_a_clip() -> None:
     assert abs(np.corrcoef(noise[:-1].ravel() / np.repeat(sizes[:-1], 80), noise[1:].ravel() / np.repeat(sizes[1:], 80))[0, 1]) < 0.02
 
 
+@pytest.mark.slow
 def test_a_clip_is_rolled_as_a_whole_to_any_frame() -> None:
     fbank = jnp.broadcast_to((10 * jnp.arange(8.0)[:, None] + jnp.arange(3.0)[None])[None], (800, 8, 3))
     rolled = np.round(np.asarray(jax.jit(noise_and_roll)(fbank, keys(800))) - 0.05)

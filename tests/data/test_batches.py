@@ -115,6 +115,7 @@ def test_the_seed_decides_order_and_frames() -> None:
 
 @settings(deadline=None, max_examples=10)
 @given(done=st.integers(0, 9), batch_size=st.integers(1, 7))
+@pytest.mark.slow
 def test_a_reader_goes_on_where_another_stopped(done: int, batch_size: int) -> None:
     clips = Clips(10)
     batches = train_batches(clips, batch_size)
@@ -129,6 +130,7 @@ def test_a_reader_goes_on_where_another_stopped(done: int, batch_size: int) -> N
 
 
 @pytest.mark.parametrize("reader", [{"threads": 1, "prefetch": 1}, {"threads": 8, "prefetch": 9}, {"workers": 2}])
+@pytest.mark.slow
 def test_the_number_of_readers_changes_nothing(reader: dict[str, int]) -> None:
     flags.FLAGS(["test"])  # as app.run does; grain's processes ask for it
     runs = []
@@ -219,6 +221,7 @@ SAMPLES = num_samples(64)
 COUNTING = np.arange(SAMPLES + 300, dtype=np.int16)  # a sample says where it was cut
 
 
+@pytest.mark.slow
 def test_training_cuts_longer_audio_anywhere() -> None:
     batches = train_batches(Listed(Clip("long", COUNTING, FRAMES, ()), Clip("short", COUNTING[:50], FRAMES, ())), 400, prefetch=1)
     batch = next(batches)
@@ -429,6 +432,7 @@ def test_an_augmented_reader_goes_on_where_another_stopped(done: int, batch_size
 
 
 @pytest.mark.parametrize("reader", [DataConfig(threads=8, prefetch=9), DataConfig(workers=1), DataConfig(workers=2)])
+@pytest.mark.slow
 def test_the_number_of_readers_changes_nothing_about_augmentation(reader: DataConfig) -> None:
     flags.FLAGS(["test"])
     runs = []

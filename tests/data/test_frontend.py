@@ -84,6 +84,7 @@ def test_noise_comes_after_normalisation_and_rolls_the_padding_along() -> None:
     assert len(shifts) > 4
 
 
+@pytest.mark.slow
 def test_mixtures_are_made_before_the_spectrogram() -> None:
     options = AugmentConfig(mixup=0.5)
     batch = train_batch(options, seconds=0.5)
@@ -127,6 +128,7 @@ def loss(task: PretrainingTask, model: registry.Model, batch: dict[str, jax.Arra
 
 
 @pytest.mark.usefixtures("unpolished")
+@pytest.mark.slow
 def test_the_pretraining_loss_is_augmented_in_training_alone() -> None:
     model = registry.build(CONFIG.model, rngs=nnx.Rngs(0))
     plain, augmented = (PretrainingTask(config, None, Path("unused")) for config in (CONFIG, with_options(ALL_ON)))
@@ -138,6 +140,7 @@ def test_the_pretraining_loss_is_augmented_in_training_alone() -> None:
 
 @pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("modality", ["audio", "image"])
+@pytest.mark.slow
 def test_one_modality_is_trained_and_drawn_without_the_other(modality: str, tmp_path: Path) -> None:
     config = apply(with_options(ALL_ON), {})
     config.model = dataclasses.replace(config.model, kind="mae", modality=modality)

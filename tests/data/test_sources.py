@@ -241,6 +241,8 @@ def test_the_builtin_set_is_generated_once_for_its_settings(tmp_path: Path, monk
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_two_processes_may_ask_for_the_builtin_set_at_once(tmp_path: Path) -> None:
     program = (
         "from avmae_jax.config import DataConfig\nfrom avmae_jax.data.sources import open_source\nfrom test_sources import builtin\n"

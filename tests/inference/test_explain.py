@@ -71,6 +71,7 @@ def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int) -> None:
 
 
 @pytest.mark.parametrize("parts", [{"audio": SOUND, "image": PICTURE}, {"audio": SOUND}, {"image": PICTURE}])
+@pytest.mark.slow
 def test_the_logit_of_the_first_class_is_divided_among_the_patches_of_what_there_is(parts: dict[str, Any], classifier: Trained) -> None:
     prediction, found = asked(classifier, **parts)
     assert {name: heat.shape for name, heat in found.heat.items()} == {name: MODEL.grid(name) for name in parts}

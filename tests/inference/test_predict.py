@@ -111,6 +111,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return chances / chances.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_the_windows_of_a_film_are_averaged(trained: Model, folder: Path) -> None:
     chances, cosines = by_hand(trained, folder / "media/film.mp4")
     found = predict(trained, folder / "media/film.mp4", top=2)
@@ -276,6 +277,7 @@ def test_a_pretraining_model_gives_matches_and_vectors(pretrained: Model, traine
             predict(pretrained, folder / "media/film.mp4", **options)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_batches_are_shared_and_change_nothing(trained: Model, folder: Path) -> None:
     media = [of_file(folder / "media" / name) for name in ("film.mp4", "sound.wav", "empty.wav", "deep/short.mp4", "picture.png")] * 3
     for size in (2, 8):

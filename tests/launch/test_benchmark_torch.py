@@ -67,6 +67,7 @@ def test_peak_memory_is_that_of_one_process_with_one_framework() -> None:
 
 
 @pytest.mark.parametrize(("module", "other"), [("launch.benchmarks.against_torch", "torch"), ("parity.torch_side", "jax")])
+@pytest.mark.process
 def test_a_side_does_not_import_the_other(module: str, other: str) -> None:
     code = f"import sys, launch.benchmarks.measuring, {module}; sys.exit({other!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -31,6 +31,7 @@ SHOWN = {  # options that must be in the help, those of common flags too
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.process
 def test_help_shows_the_options_of_a_program_and_imports_nothing_heavy(name: str) -> None:
     code = (
         f"import runpy, sys; sys.argv = [{name!r}, '--help']; runpy.run_module('launch.{name}', run_name='__main__', alter_sys=True); "

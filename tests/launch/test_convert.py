@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from avmae_jax.weights.io import read, write
 from launch.convert import describe
 from tests.support import ODD, Program, made
@@ -20,6 +22,7 @@ def test_a_folder_becomes_a_file_and_it_is_said_what_was_read_added_and_written(
     assert {path: x.tobytes() for path, x in found.params.items()} == {path: x.tobytes() for path, x in made().params.items()}
 
 
+@pytest.mark.slow
 def test_a_model_can_be_converted_to_sounds_of_another_length(program: Program, tmp_path: Path) -> None:
     write(made(), tmp_path / "run")
     done = program("-m", "launch.convert", tmp_path / "run", tmp_path / "w.safetensors", "--audio_frames=40")

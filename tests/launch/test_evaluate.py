@@ -135,6 +135,7 @@ def test_of_many_classes_the_best_and_the_worst_are_listed() -> None:
     assert list(table.columns[0].cells) == [f"c{n}" for n in (*range(40, 30, -1), *range(10, 0, -1))]
 
 
+@pytest.mark.slow
 def test_the_program_itself_takes_options_after_the_run(program: Program, tmp_path: Path) -> None:
     done = program("-m", "launch.evaluate", tmp_path / "absent", "--frames", "all")
     assert (done.returncode, done.stdout) == (1, "")

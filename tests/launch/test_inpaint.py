@@ -63,6 +63,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
         yield printed
 
 
+@pytest.mark.slow
 def test_every_file_gives_a_picture_and_two_sounds(
     call: Call, model: Path, films: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -104,6 +104,7 @@ def test_the_number_of_frames_reaches_the_clips_and_the_plan(tmp_path: Path) -> 
     assert "frames = 4, but this run has frames = 10" in run.stderr
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
     for number in range(12):
         write_clip(tmp_path / f"videos/harp/{number:02d}.mp4", 1.0, first=10 * number)

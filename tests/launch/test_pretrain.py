@@ -122,6 +122,7 @@ def assert_one_message(done: Any, *parts: str) -> None:
         assert part in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_numbers_pictures_and_settings(undisturbed: Path) -> None:
     rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, STEPS + 1))
@@ -143,6 +144,7 @@ def test_a_run_leaves_its_numbers_pictures_and_settings(undisturbed: Path) -> No
     assert 0 <= summary["retrieval"]["audio_to_image_r1"] <= summary["retrieval"]["audio_to_image_r10"] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_step_and_while_saving_is_the_same_to_the_last_bit(
     command: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_run_killed_at_a_random_step_and_while_saving_is_the_same_to_the_last_
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if not path.name.isdecimal()]
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_and_then_stopped_is_the_same_to_the_last_bit(
     command: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_run_killed_before_its_first_checkpoint_and_then_stopped_is_the_same_t
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_costs_one_checkpoint(command: Command, undisturbed: Path, tmp_path: Path) -> None:
     full = command.disturbed(tmp_path, "fill disk", 6)
     assert_one_message(
@@ -199,6 +203,7 @@ def test_a_run_can_start_from_the_weights_of_another(command: Command, undisturb
     assert_one_message(wrong, str(undisturbed), "missing: encoder.audio.blocks.1.attn.qkv.kernel")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_reported_again_and_takes_no_other_config(command: Command, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     done = command(tmp_path / "run")
@@ -221,6 +226,7 @@ def test_a_loss_that_explodes_ends_the_run_naming_step_and_clips(command: Comman
     assert steps(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_several_devices_with_pictures_and_retrieval(command: Command, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoints/12")
@@ -240,6 +246,7 @@ def test_a_run_goes_on_on_several_devices_with_pictures_and_retrieval(command: C
     assert summaries[0]["clips"] == 16
 
 
+@pytest.mark.slow
 def test_a_folder_of_videos_is_prepared_and_trained_on(command: Command, program: Program, tmp_path: Path) -> None:
     for number in range(10):
         write_clip(tmp_path / f"videos/{'ab'[number % 2]}/{number}.mp4", 0.7, first=number, hertz=200 + 50 * number)
@@ -258,6 +265,7 @@ def test_a_folder_of_videos_is_prepared_and_trained_on(command: Command, program
     assert json.loads((tmp_path / "run/summary.json").read_text())["retrieval"]["clips"] == 2
 
 
+@pytest.mark.slow
 def test_a_manifest_is_trained_on_with_reader_processes(command: Command, tmp_path: Path) -> None:
     entries = []
     for number in range(6):

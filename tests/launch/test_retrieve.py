@@ -246,6 +246,7 @@ def test_wrong_usage_is_told(call: Call, run: Path, vectors: Path) -> None:
             call(retrieve, run, *arguments)
 
 
+@pytest.mark.slow
 def test_as_a_process(program: Program, run: Path, vectors: Path, queries: dict[str, Path]) -> None:
     done = program("-m", "launch.retrieve", run, "--query", queries["picture"], "--index", vectors, "--top", 2)
     assert done.returncode == 0, done.stderr

@@ -197,6 +197,8 @@ for spec in (("data",), (("data", "tensor"),), ("data", None, "tensor")):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_four_devices_give_the_same_numbers_without_communication() -> None:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, check=False)

@@ -177,6 +177,7 @@ def test_decoder_tokens_start_normal_with_deviation_0_02() -> None:
 
 
 @pytest.mark.parametrize("poison", [0.0, np.nan])
+@pytest.mark.slow
 def test_hidden_patches_have_no_influence_on_anything(model: CAVMAE, out: Pretraining, poison: float) -> None:
     inputs, noise = _inputs()
     hidden_audio = np.asarray(out.masks["audio"].hidden).reshape(-1, 2, 4).repeat(16, axis=1).repeat(16, axis=2).swapaxes(1, 2)
@@ -266,6 +267,7 @@ def test_embed_is_the_pooled_stream_of_an_unmasked_pass_at_length_1() -> None:
         np.testing.assert_allclose(vectors[kind], expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5, err_msg=kind)
 
 
+@pytest.mark.slow
 def test_unchained_changes_the_contrastive_streams_of_the_masked_pass_alone() -> None:
     chained, unchained = (_arrays(_run(_model(joint_depth=2, unchained_contrastive=flag), *_inputs())) for flag in (False, True))
     for name in ("contrast_audio", "contrast_image"):
@@ -274,12 +276,14 @@ def test_unchained_changes_the_contrastive_streams_of_the_masked_pass_alone() ->
         np.testing.assert_allclose(chained[name], unchained[name], atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_every_parameter_that_is_used_gets_a_gradient(step: tuple[Any, Any]) -> None:
     grads = {name: np.asarray(value) for name, value in flatten(step[1]).items()}
     assert all(np.isfinite(value).all() for value in grads.values())
     assert not [name for name, value in grads.items() if not np.abs(value).max() > 0]
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_loss_and_gradients(model: CAVMAE, step: tuple[Any, Any]) -> None:
     rematted = _model(remat=True)
     graph, weights = nnx.split(rematted)
@@ -293,6 +297,7 @@ def test_remat_gives_the_same_loss_and_gradients(model: CAVMAE, step: tuple[Any,
         np.testing.assert_allclose(again[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_with_float32_parameters_losses_and_gradients(step: tuple[Any, Any]) -> None:
     rough = _model(compute_dtype="bfloat16")
     assert {value.dtype for value in flatten(rough).values()} == {jnp.dtype("float32")}

@@ -170,6 +170,7 @@ def test_every_kernel_starts_with_its_own_numbers() -> None:
     assert not np.array_equal(thirds[0], thirds[1])
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_values_nor_gradients() -> None:
     def loss(block: Block, tokens: jax.Array) -> jax.Array:
         return jnp.square(block(tokens, "audio")).mean()

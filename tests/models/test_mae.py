@@ -110,6 +110,7 @@ def test_the_class_token_comes_first_and_takes_part() -> None:
 
 
 @all_configs
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(config: ModelConfig) -> None:
     """Without learned positions those are frozen, and nothing else is."""
     inputs, noise = _inputs(config)
@@ -134,6 +135,7 @@ def test_both_modalities_are_refused() -> None:
 
 @pytest.mark.parametrize(("modality", "held_out"), [("audio", Clips(8)), ("image", None)])
 @pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.slow
 def test_one_modality_is_pretrained_by_the_same_task_and_loop(modality: str, held_out: Clips | None, tmp_path: Path) -> None:
     changes = {"model.kind": "mae", "model.modality": modality, "model.class_token": modality == "image", "model.audio_mask_mode": "time"}
     settings = {"train.workdir": str(tmp_path), "train.steps": 2, "train.eval_every": 2, "optim.learning_rate": 0.01}

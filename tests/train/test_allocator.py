@@ -24,6 +24,7 @@ def faults(mode: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is set")
+@pytest.mark.process
 def test_freed_memory_is_reused_without_page_faults():
     """A block of 64 MiB has 16,384 pages, or 32 huge ones where the system gives those."""
     assert faults("keep") < 10 < faults("give back")

@@ -69,6 +69,7 @@ def batch(size: int = 4) -> dict[str, jax.Array]:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_what_is_trained_is_what_has_a_gradient(mode: str) -> None:
     """The rule by names, against the derivative itself."""
     tuning = task(mode=mode)
@@ -81,6 +82,7 @@ def test_what_is_trained_is_what_has_a_gradient(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("loss", "audio", "image"), [("bce", 0.5, 0.25), ("ce", 2.0, 0.0)])
+@pytest.mark.slow
 def test_the_losses_of_one_modality_alone_are_added_by_their_weights(loss: str, audio: float, image: float) -> None:
     """And all that any of the modes runs through is trained."""
     tuning, model, given = task(loss=loss, audio_weight=audio, image_weight=image), CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
@@ -243,6 +245,7 @@ def write_tones(folder: Path, train: int, test: int, *, make: Any = make, label_
 
 
 @pytest.mark.usefixtures("unpolished")
+@pytest.mark.slow
 def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
     write_tones(tmp_path, 32, 8)
     changes = {"tune__average_first": 10, "tune__average_last": 12, "train__epochs": 12, "train__checkpoint_every": 48}
@@ -256,6 +259,7 @@ def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unpolished")
+@pytest.mark.slow
 def test_a_classifier_of_audio_needs_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_tones(tmp_path, 19, 8, make=make_heard)  # 2.4 steps an epoch
     with caplog.at_level(logging.INFO, logger="absl"):

@@ -53,6 +53,7 @@ def compiled_step(config: ModelConfig, batch_size: int) -> Any:
 
 
 @pytest.mark.usefixtures("optax_promotion", "unpolished")
+@pytest.mark.slow
 def test_estimates_are_near_the_compiled_program() -> None:
     config = ModelConfig(
         width=256, heads=8, depth=2, decoder_width=256, decoder_heads=8, decoder_depth=2, audio_frames=256, image_size=96

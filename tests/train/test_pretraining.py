@@ -83,6 +83,7 @@ def test_the_losses_have_their_weights_and_negatives_come_from_where_they_should
     np.testing.assert_allclose(parts["nce"], np.mean(expected), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_of_one_model_are_the_same_every_time(model: CAVMAE, tmp_path: Path) -> None:
     task = PretrainingTask(CONFIG, Clips(6), tmp_path)
     task.draw(model, 3)

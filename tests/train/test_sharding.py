@@ -102,6 +102,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, program: Program) -> Runs:
 
 @pytest.mark.parametrize("name", ["tensor2", "mixed4", "mixed8"])
 @pytest.mark.parametrize("metric", ["loss", "nce", "mae_audio", "mae_image"])
+@pytest.mark.slow
 def test_losses_do_not_depend_on_the_devices(runs: Runs, name: str, metric: str) -> None:
     alone = runs.series("alone", metric)
     assert len(alone) == STEPS
@@ -115,6 +116,7 @@ def test_a_run_goes_on_with_fewer_devices_and_another_mesh(runs: Runs) -> None:
     np.testing.assert_allclose(runs.series("from4to2", "loss"), runs.series("alone", "loss"), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_parameters_and_moments_are_cut(runs: Runs) -> None:
     kernels = ("attn.qkv.kernel.value", "attn.proj.kernel.value", "mlp.fc1.kernel.value", "mlp.fc2.kernel.value")
     for kernel in kernels:
@@ -130,6 +132,7 @@ def test_parameters_and_moments_are_cut(runs: Runs) -> None:
 
 
 @pytest.mark.usefixtures("unpolished")
+@pytest.mark.slow
 def test_negatives_of_a_shard_are_those_of_its_device(runs: Runs) -> None:
     config = apply(Config(), CHANGES)
     model = CAVMAE(config.model, rngs=nnx.Rngs(0))

@@ -140,6 +140,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.mark.parametrize("audio_frames", LENGTHS)
+@pytest.mark.slow
 def test_a_model_of_10_s_hears_sounds_of_other_lengths(audio_frames: int, source: Path, logged: pytest.LogCaptureFixture) -> None:
     model = load_pretrained(source / "w.safetensors", audio_frames, **SIZES)
     assert isinstance(model, CAVMAE)
@@ -206,6 +207,7 @@ def test_a_state_dict_of_torch_keeps_the_length(source: Path, tmp_path: Path) ->
         np.testing.assert_array_equal(value, params_of(model)[path], strict=True)
 
 
+@pytest.mark.slow
 def test_one_modality_alone(tmp_path: Path) -> None:
     hearing = made(config(modality="audio", audio_frames=128))
     write(hearing, tmp_path / "mae")

@@ -420,6 +420,7 @@ def test_what_appeared_in_the_meantime_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "run"])
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(name: str, tmp_path: Path, program: Program) -> None:
     write(made(), tmp_path / "in.safetensors")
     script = f"""
@@ -449,6 +450,7 @@ def test_without_torch_its_files_say_what_to_install(monkeypatch: pytest.MonkeyP
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_module_needs_torch_or_tensorflow(program: Program) -> None:
     """Nor does one of ours ask for them; that tensorboardX takes torch where it finds it can't be helped."""
     script = """

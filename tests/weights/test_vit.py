@@ -169,6 +169,7 @@ def test_a_classifier_takes_the_encoder_and_keeps_its_head() -> None:
     assert "decoder_blocks" in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_file_without_decoder_leaves_it_fresh() -> None:
     tensors = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
     model = CAVMAE(config(), rngs=nnx.Rngs(0))

@@ -63,6 +63,7 @@ def test_any_clip_is_well_formed_and_repeatable(index: int, seed: int, seconds: 
     assert digest(again) == digest(clip)
 
 
+@pytest.mark.process
 def test_another_process_makes_the_same_bytes() -> None:
     code = (
         "import hashlib; from avmae_jax.data.instruments import make_clip\n"

@@ -132,6 +132,7 @@ def test_a_bug_stops_the_run_and_names_the_clip(tmp_path: Path, workers: int) ->
     assert caught.value.__notes__ == ["while making the clips of bug"]
 
 
+@pytest.mark.process
 def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
@@ -166,6 +167,7 @@ def interrupted(out: Path, after: int) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.process
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, after: int) -> None:
     interrupted(tmp_path / "killed", after)
     finished = list((tmp_path / "killed").glob("*.array_record-*"))
@@ -256,6 +258,7 @@ def other_writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+@pytest.mark.process
 def test_a_second_writer_is_kept_out_until_the_first_is_dead(tmp_path: Path, other_writer: subprocess.Popen[str]) -> None:
     with pytest.raises(LockedError, match=f"out .* {other_writer.pid} on {socket.gethostname()}"):
         write(tmp_path / "out", jobs())
