@@ -1,4 +1,4 @@
-"""CAV-MAE in JAX: learning from audio and images together.
+"""Learns from audio and images together: CAV-MAE in JAX.
 
 Public names are imported when they are first used: processes that only decode media don't need the model's libraries.
 """

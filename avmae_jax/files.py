@@ -1,5 +1,5 @@
 # pyright: strict
-"""Atomic file writes: write to a temporary name, then rename. Also: folder locks, and names for files.
+"""Writes files atomically: to a temporary name first, which is then renamed. Also: folder locks, and names for files.
 
 Every writer goes through `replacing` or one of the functions on top of it. A reader therefore finds the old content or the new one, never a
 part, and a full disk or a folder without permission is one clear error.

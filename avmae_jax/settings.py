@@ -1,4 +1,4 @@
-"""A base class for groups of settings that checks every field's name and type when it is set.
+"""Offers a base class for groups of settings, which checks every field's name and type when it is set.
 
 A dataclass alone accepts `train.batchsize = 3` and `train.batch_size = "3"` without a word, and the run then trains with something else.
 """

@@ -1,1 +1,1 @@
-"""The programs: thin mains over avmae_jax."""
+"""Holds the programs: thin mains over avmae_jax."""

@@ -54,17 +54,17 @@ def define_flags() -> None:
 
 
 def masking() -> dict[str, object]:
-    """The fields of ModelConfig that the flags change."""
+    """Returns the fields of ModelConfig that the flags change."""
     args = flags.FLAGS
     given = {"audio_mask_ratio": args.audio_mask_ratio, "image_mask_ratio": args.image_mask_ratio, "audio_mask_mode": args.mask_mode}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Callable[[], Clip]]:
-    """What reads the clips of a data set that have these ids, in the order of the ids; it raises CorruptRecordError for a damaged one.
+    """Returns an iterator over the clips with these ids, in the order of the ids; it raises CorruptRecordError for a damaged clip.
 
     Raises:
-      DatasetError: if one isn't there; see applied.open_clips.
+      DatasetError: if one isn't there, or the data set can't be opened.
     """
     from avmae_jax.data.store.reader import ids_of
 
@@ -84,7 +84,7 @@ def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Ca
 
 
 def read_file(path: str, inpainter: Inpainter) -> Clip:
-    """The beginning of a media file; raises ClipError as decode_clip, and ValueError if it lacks what the model needs."""
+    """Decodes the beginning of a media file; raises ClipError if it can't be decoded, and ValueError if it lacks what the model needs."""
     from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
 
     sizes = inpainter.config.model
@@ -97,7 +97,7 @@ def read_file(path: str, inpainter: Inpainter) -> Clip:
 
 
 def plan(out: Path, names: list[str]) -> list[Path]:
-    """Where the files of each clip go, without their suffixes.
+    """Returns where the files of each clip go, without their suffixes.
 
     Raises:
       ValueError: if one is there already.
@@ -110,7 +110,7 @@ def plan(out: Path, names: list[str]) -> list[Path]:
 
 
 def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
-    """Writes the files of one clip; their names."""
+    """Writes the files of one clip, and returns their names."""
     from avmae_jax.inference.griffin_lim import save_wav
     from avmae_jax.plots import reconstructions
 
@@ -129,7 +129,7 @@ def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
 
 
 def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
-    """Everything; the exit status. Raises what main turns into a line."""
+    """Fills in all clips and returns the exit status; main turns what this raises into one line."""
     from avmae_jax.inference.inpaint import LOUDEST, Inpainter
 
     places = plan(out, [Path(file).stem for file in files] or ids)

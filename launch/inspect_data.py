@@ -38,7 +38,7 @@ _EXAMPLES = 2  # failures named for each reason
 
 
 def counts_table(indexes: dict[str, Index]) -> Table:
-    """Clips of each split by what they have, hours, and quantiles of length and loudness."""
+    """Counts the clips of each split by what they have, hours, and quantiles of length and loudness."""
     from avmae_jax.data.store.records import SILENCE
 
     table = Table(

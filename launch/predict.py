@@ -42,7 +42,7 @@ SOME_FAILED = 3  # exit status
 
 
 def media_files(arguments: Sequence[str]) -> list[Path]:
-    """The files given, each once, and those in the folders given, sorted; whether they are media shows when they are read.
+    """Lists the files given, each once, and those in the folders given, sorted; whether they are media shows when they are read.
 
     Raises:
       DatasetError: if a folder has no media files.

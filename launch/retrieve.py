@@ -84,7 +84,7 @@ def whole_set(model_path: str, console: Console) -> None:
 
 
 def read_query(file: str, trained: Trained) -> Clip:
-    """The beginning of a file, as much of it as the model hears; raises ClipError."""
+    """Decodes the beginning of a file, as much of it as the model takes; raises ClipError."""
     from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
     from avmae_jax.data.fbank import num_samples
 

@@ -1,4 +1,4 @@
-"""Holds the JAX model against a file of values recorded from the original: `python -m parity.golden FILE.npz`.
+"""Compares the JAX model with a file of values recorded from the original: `python -m parity.golden FILE.npz`.
 
 A file has weights (`param.<official name>`), inputs with their masking noise (`in.*`), every intermediate and loss (`out.*`),
 gradients (`grad.<official name>`) and the weights after Adam steps (`after1.`, `after3.`). Sizes come from the weights. What no
@@ -45,7 +45,7 @@ class GoldenError(ValueError):
 
 
 class Golden:
-    """A golden file and the model that its weights make."""
+    """Holds a golden file and the model with its weights."""
 
     def __init__(self, arrays: Arrays):
         self.arrays = arrays
@@ -66,7 +66,7 @@ class Golden:
         return {"audio": self.fbank, "image": self.image}, noise
 
     def build(self, config: ModelConfig) -> CAVMAE:
-        """The JAX model with the file's weights."""
+        """Builds the JAX model with the file's weights."""
         return build.build_official(lambda: CAVMAE(config, rngs=build.AnyKey()), self.params)
 
     def _error(self, config: ModelConfig, name: str, pick: Callable[[Pretraining], jax.Array]) -> float:
@@ -77,7 +77,7 @@ class Golden:
         return compare(name, out, self.arrays[f"out.{name}"], OUTPUT_TOLERANCE).relative
 
     def _find_model(self) -> ModelConfig:
-        """Sizes from the weights and the masks; heads and chaining by trial."""
+        """Finds sizes from the weights and the masks, and heads and chaining by trial."""
         config = official.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.fbank.shape[2])
         # half a token more than is kept, so that rounding can't change the number
         ratios = {
@@ -100,7 +100,7 @@ class Golden:
         return config
 
     def _best(self, config: ModelConfig, field: str, values: list[Any], name: str, pick: Callable[[Pretraining], jax.Array]) -> ModelConfig:
-        """The value of a field with which `name` comes out closest; stops at the first that is within tolerance."""
+        """Finds the value of a field with which `name` comes out closest; stops at the first that is within tolerance."""
         errors = {}
         for value in values:
             candidate = dataclasses.replace(config, **{field: value})
@@ -110,7 +110,7 @@ class Golden:
         return dataclasses.replace(config, **{field: min(errors, key=errors.__getitem__)})
 
     def _find_loss(self) -> LossConfig:
-        """Weights and options of the loss, from the recorded parts."""
+        """Finds weights and options of the loss from the recorded parts."""
         out = self.run()
         recorded = {
             name: float(self.arrays[f"out.{name}"]) for name in ("loss_mae", "loss_mae_audio", "loss_mae_image", "loss_contrast_weighted")
@@ -139,15 +139,15 @@ class Golden:
         )
 
     def run(self) -> Pretraining:
-        """The masked pass on the file's inputs."""
+        """Runs the masked pass on the file's inputs."""
         return nnx.jit(CAVMAE.__call__)(self.model, *self.inputs())
 
     def losses(self, out: Pretraining, config: LossConfig | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The losses of an output on the file's inputs."""
+        """Computes the losses of an output on the file's inputs."""
         return total_loss(out, self.inputs()[0], config or self.loss, self.config.patch)
 
     def output_rows(self) -> Iterator[Row]:
-        """Every intermediate and every loss."""
+        """Compares every intermediate and every loss."""
         ours = quantities(self.model, self.inputs(), self.loss, self.config.patch)
         for name, reference in _strip(self.arrays, "out.").items():
             if not name.startswith("loss_step"):
@@ -156,7 +156,7 @@ class Golden:
                 yield compare(f"out.{name}", ours[name], reference, OUTPUT_TOLERANCE)
 
     def training_rows(self) -> Iterator[Row]:
-        """Gradients of the first step, the loss of each step, and the weights after those steps that the file holds."""
+        """Compares the gradients of the first step, the loss of each step, and the weights after those steps that the file holds."""
         graph, weights, rest = nnx.split(self.model, optim.trainable(self.config), ...)
         shapes = {path: value.shape for path, value in flatten(weights).items()}
         optimizer = optim.adam(ADAM, optim.learning_rate(ADAM, steps_per_epoch=1_000))
@@ -196,7 +196,7 @@ class Golden:
             yield compare(prefix + name, mine, reference, GRADIENT_TOLERANCE)
 
     def rows(self) -> list[Row]:
-        """Everything that the file holds, compared."""
+        """Compares everything that the file holds."""
         return [*self.output_rows(), *self.training_rows()]
 
 
@@ -207,7 +207,7 @@ def total_loss(out: Pretraining, inputs: Arrays, loss: LossConfig, patch: int, g
 
 
 def quantities(model: CAVMAE, inputs: tuple[Any, Any], loss: LossConfig, patch: int, groups: int = 1) -> dict[str, jax.Array]:
-    """Every intermediate and every loss of the JAX model, by its recorded name.
+    """Computes every intermediate and every loss of the JAX model, by its recorded name.
 
     Args:
       model: with any weights.
@@ -264,18 +264,18 @@ def _strip(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 
 def _divisors(width: int) -> list[int]:
-    """Possible numbers of heads, heads of 64 channels first and then the nearest sizes: most models use those."""
+    """Lists possible numbers of heads, heads of 64 channels first and then the nearest sizes: most models use those."""
     divisors = [heads for heads in range(1, width + 1) if width % heads == 0]
     return sorted(divisors, key=lambda heads: abs(np.log(width / heads / 64)))
 
 
 def _round(value: float, digits: int = 4) -> float:
-    """A weight as somebody would have typed it: the recorded loss gives it only to float32's rounding."""
+    """Rounds a weight to what somebody would have typed: the recorded loss gives it only to float32's rounding."""
     return float(f"{value:.{digits}g}")
 
 
 def main() -> int:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.golden", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

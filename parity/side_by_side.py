@@ -1,4 +1,4 @@
-"""The JAX model and the PyTorch reference with the same weights on the same inputs, and the rows in which they are compared.
+"""Compares the JAX model and the PyTorch reference with the same weights on the same inputs.
 
 Weights go from the reference's state dict through the converter, so that a wrong name or layout can't pass.
 
@@ -44,7 +44,7 @@ class Inputs(NamedTuple):
     noise_image: np.ndarray  # float32[B, Lv]
 
     def for_torch(self) -> list[torch.Tensor]:
-        """The same, pictures with their channels first."""
+        """Converts inputs to tensors, images with their channels first."""
         return [torch.tensor(x) for x in (self.fbank, self.image.transpose(0, 3, 1, 2), self.noise_audio, self.noise_image)]
 
     def for_jax(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -54,14 +54,14 @@ class Inputs(NamedTuple):
 
 
 def masking_noise(config: ModelConfig, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise for both modalities as the config's mask mode wants it."""
+    """Draws noise for both modalities as the config's mask mode wants it."""
     audio_key, image_key = jax.random.split(jax.random.key(seed))
     audio = sample_noise(audio_key, batch, config.grid("audio"), config.audio_mask_ratio, config.audio_mask_mode)
     return np.asarray(audio), np.asarray(sample_noise(image_key, batch, config.grid("image"), config.image_mask_ratio))
 
 
 def random_inputs(config: ModelConfig, batch: int, seed: int = 0) -> Inputs:
-    """Normal numbers of the model's sizes."""
+    """Draws normal numbers of the model's sizes."""
     rng = np.random.default_rng(seed)
     fbank = rng.standard_normal((batch, config.audio_frames, config.mel_bins)).astype(np.float32)
     image = rng.standard_normal((batch, config.image_size, config.image_size, 3)).astype(np.float32)
@@ -69,7 +69,7 @@ def random_inputs(config: ModelConfig, batch: int, seed: int = 0) -> Inputs:
 
 
 def with_weights(make: Callable[[], M], state: State | None, seed: int = 0) -> M:
-    """A reference model with given weights, or with fresh ones that are stirred: what is left out or swapped has to show in biases too."""
+    """Builds a reference model with given weights, or with fresh ones to which noise is added, so that a swap of biases shows too."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = make()
@@ -84,7 +84,7 @@ def with_weights(make: Callable[[], M], state: State | None, seed: int = 0) -> M
 
 
 def state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Official name -> array, copied: JAX may keep an array as it lies, and an optimizer changes the reference's tensors in place."""
+    """Returns {official name: array}, copied: an optimizer changes the reference's tensors in place, and JAX may share their memory."""
     return {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
@@ -117,7 +117,7 @@ class Pretraining:
         return out, reference.pretraining_losses(out, fbank, image, self.loss, patch=self.config.patch, groups=self.groups)
 
     def output_rows(self) -> Iterator[Row]:
-        """Every intermediate, every loss, and the features for retrieval."""
+        """Compares every intermediate, every loss, and the features for retrieval."""
         ours = quantities(self.model, self.inputs.for_jax(), self.loss, self.config.patch, self.groups)
         with torch.no_grad():
             fbank, image, *_ = self.inputs.for_torch()
@@ -128,7 +128,7 @@ class Pretraining:
                 yield compare(name, ours[name], tensor, self._tolerance(OUTPUT_TOLERANCE))
 
     def gradient_rows(self) -> Iterator[Row]:
-        """The gradient of the total loss by every parameter; in bfloat16 by all together, since small ones drown in its rounding."""
+        """Compares the gradient of the total loss by every parameter; in bfloat16 by all together, as rounding swamps small ones."""
         graph, weights, frozen = nnx.split(self.model, optim.trainable(self.config), ...)
         gradients = flatten(jax.jit(jax.grad(self._total(graph, frozen)))(weights, self.inputs.for_jax()))
         self.reference.zero_grad()
@@ -142,7 +142,7 @@ class Pretraining:
             yield compare(f"grad.{name}", ours, theirs, GRADIENT_TOLERANCE)
 
     def step_rows(self, config: OptimConfig, steps: int, steps_per_epoch: int) -> Iterator[Row]:
-        """Losses of some optimizer steps, each with its own masks, and the weights after them; changes the reference.
+        """Compares losses of some optimizer steps, each with its own masks, and the weights after them; changes the reference.
 
         The keys' part of each qkv bias isn't compared: see parity/golden.py.
         """
@@ -184,7 +184,7 @@ class Pretraining:
         return total
 
     def _official(self, ours: Mapping[str, jax.Array], what: str) -> list[tuple[str, str, np.ndarray]]:
-        """(official name, our path, the reference's tensor in our layout) of each of our parameters."""
+        """Yields (official name, our path, the reference's tensor in our layout) of each of our parameters."""
         theirs = dict(self.reference.named_parameters())
         names = {str(official.name_of(path)): path for path in ours}
         return [
@@ -204,7 +204,7 @@ class Classification:
         self.tolerance = BFLOAT16_TOLERANCE if config.compute_dtype != "float32" else OUTPUT_TOLERANCE
 
     def logit_rows(self) -> Iterator[Row]:
-        """The logits of every mode."""
+        """Compares the logits of every mode."""
         inputs, _ = self.inputs.for_jax()
         for mode in MODES:
             ours = nnx.jit(CAVMAEClassifier.__call__, static_argnames="mode")(self.model, inputs, mode=mode)
@@ -212,7 +212,7 @@ class Classification:
                 yield compare(f"logits.{mode}", ours, self.reference(*self.inputs.for_torch()[:2], mode.name), self.tolerance)
 
     def gradient_rows(self, mode: Mode) -> Iterator[Row]:
-        """Binary cross-entropy of a mode and its gradient by every parameter that the mode uses."""
+        """Compares binary cross-entropy of a mode and its gradient by every parameter that the mode uses."""
 
         def loss(model: CAVMAEClassifier, inputs: Any) -> jax.Array:
             return optax.sigmoid_binary_cross_entropy(model(inputs, mode), jnp.asarray(self.targets)).mean()
@@ -230,7 +230,7 @@ class Classification:
 
 
 def small(**changes: Any) -> ModelConfig:
-    """A model of odd token counts and a non-square grid: 3 x 5 audio patches, 3 x 3 image patches."""
+    """Returns a config of odd token counts and a non-square grid: 3 x 5 audio patches, 3 x 3 image patches."""
     sizes: dict[str, Any] = {
         "depth": 3, "width": 32, "heads": 4, "decoder_depth": 2, "decoder_width": 16, "decoder_heads": 2,
         "mel_bins": 48, "audio_frames": 80, "image_size": 48,

@@ -1,4 +1,4 @@
-"""python -m parity.check as a user runs it, on checkpoints of both kinds and on a video."""
+"""Runs python -m parity.check as a user runs it, on checkpoints of both kinds and on a video."""
 
 # pyright: reportMissingImports=false
 

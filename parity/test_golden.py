@@ -1,4 +1,4 @@
-"""The recorded values of the original in parity/golden, and in the folder $AVMAE_GOLDEN if set, against the JAX model."""
+"""Compares the recorded values of the original in parity/golden, and in the folder $AVMAE_GOLDEN if set, with those of the JAX model."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""The JAX model against the PyTorch reference, with fresh weights and inputs, from single layers to ten optimizer steps."""
+"""Compares the JAX model with the PyTorch reference, with fresh weights and inputs, from single layers to ten optimizer steps."""
 
 # pyright: reportMissingImports=false
 

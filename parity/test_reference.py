@@ -1,4 +1,4 @@
-"""The PyTorch reference against the recorded values of the original, and what no file holds: sizes, start, options."""
+"""Compares the PyTorch reference with the recorded values of the original, and what no file holds: sizes, start, options."""
 
 # pyright: reportMissingImports=false
 

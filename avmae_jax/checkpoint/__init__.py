@@ -1,1 +1,1 @@
-"""The only Orbax: saving and restoring the steps of a run."""
+"""Saves and restores the steps of a run; the only folder that uses Orbax."""

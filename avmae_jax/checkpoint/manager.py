@@ -1,14 +1,14 @@
-"""Saving a run and getting it back, whatever happened to the disk in between.
+"""Saves a run and restores it, whatever happened to the disk in between.
 
-A checkpoint is a folder named after its step, written by Orbax in the background and renamed into place when it is complete. It holds five
+A checkpoint is a folder named after its step, written by Orbax in the background and renamed into place when it is complete. It holds six
 items, so that fine-tuning can read `params` alone:
 
-  params, opt_state, rng   {dotted path: array}, in Orbax's own format (OCDBT); nothing is pickled
-  data, meta               JSON
+  params, opt_state, extra, rng   {dotted path: array}, in Orbax's own format (OCDBT); nothing is pickled
+  data, meta                      JSON
 
 Orbax notices neither a flipped bit nor a damaged newest step, so `meta` also carries a checksum of every tensor, of `data` and of itself.
-Restoring walks from the newest step to the oldest until one verifies and says what it skipped and why. A step that is sound but belongs to
-another model or config is refused instead: walking past it would silently throw a run away. This module is the only one that knows Orbax.
+Restoring goes from the newest step to the oldest until one verifies, and logs what it skipped and why. A step that is intact but belongs to
+another model or config is refused instead: skipping it would silently throw a run away.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # what Orbax and TensorStore
 
 
 class Restored(NamedTuple):
-    """What a run needs to go on as if it had never stopped."""
+    """Holds what a run needs to continue as if it had never stopped."""
 
     step: int
     params: Any  # the structure and shardings of the target
@@ -50,7 +50,7 @@ class Restored(NamedTuple):
 
 
 class RestoredParams(NamedTuple):
-    """A model's parameters and what was noted about the run that made them."""
+    """Holds a model's parameters and what was stored about the run that made them."""
 
     step: int
     params: Any  # the structure and shardings of the target, or {dotted path: array} where none was given
@@ -58,7 +58,7 @@ class RestoredParams(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run, for the one program that trains it; everybody else reads with `restore_params`.
+    """Writes and reads the checkpoints of one run, for the one program that trains it; all others read with `restore_params`.
 
     On several hosts every process calls every method, and the folder is one that all of them see.
     """
@@ -119,21 +119,21 @@ class Checkpoints:
     def restore(
         self, params: Any, opt_state: Any, rng: Any, *, extra: Any = (), check_meta: Callable[[dict[str, Any]], None] | None = None
     ) -> Restored | None:
-        """The newest step that verifies; damaged newer ones are renamed to `<step>.damaged`, so that their numbers are free again.
+        """Restores the newest step that verifies; damaged newer ones are renamed to `<step>.damaged`, so that their numbers are free again.
 
         Args:
           params: what to restore into: concrete arrays or `jax.ShapeDtypeStruct`s. Their shardings are the ones restored to, whatever mesh
             the checkpoint was saved from; a leaf without one goes to the first local device.
-          opt_state: likewise.
-          rng: likewise.
-          extra: likewise; of a step saved before there was this item it must have no leaves.
+          opt_state: what to restore into, as params.
+          rng: what to restore into, as params.
+          extra: what to restore into, as params; for a step saved before this item existed it must have no leaves.
           check_meta: called with the `meta` of a step before its tensors are read, and may raise; see `require_same_config`.
 
         Returns:
           None if the folder has no checkpoint at all.
 
         Raises:
-          CheckpointMismatchError: if a sound step holds other tensors than the targets; names them.
+          CheckpointMismatchError: if an intact step holds other tensors than the targets; names them.
           CheckpointError: if there are checkpoints and none verifies; lists each with its reason, and leaves them as they are.
         """
         self.wait()
@@ -156,7 +156,7 @@ class Checkpoints:
         return None
 
     def newest(self) -> int | None:
-        """The newest step, the one being saved included; None where there is none."""
+        """Returns the newest step, including the one that is being saved; None if there is none."""
         return self._manager.latest_step()
 
     def check(self) -> None:
@@ -165,7 +165,7 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the save under way is complete; raises CheckpointError if it failed."""
+        """Waits until the current save is complete; raises CheckpointError if it failed."""
         with self._failures_explained():
             self._manager.wait_until_finished()
         self._saving = None
@@ -212,7 +212,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: {cause}\n{good}. Free space or mend the folder, then start again") from error
 
     def _clear_unfinished(self) -> None:
-        """Removes what a failed save left: Orbax's other writers don't hear of the failure, and make parts of it again for a moment."""
+        """Removes what a failed save left: Orbax's other writers don't notice the failure, and create parts of it again for a moment."""
         for _ in range(_CLEANUPS if jax.process_index() == 0 else 0):
             left = [path for path in self.directory.glob("*") if _TEMPORARY in path.name]
             if not left:
@@ -264,7 +264,7 @@ def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredPara
 
 
 def newest_meta(directory: str | pathlib.Path) -> dict[str, Any] | None:
-    """The `meta` of the newest step whose note of itself is sound, without reading a tensor; None if there is no such step."""
+    """Reads the `meta` of the newest step whose `meta` is intact, without reading a tensor; None if there is no such step."""
     for _, folder in steps_of(pathlib.Path(directory).expanduser().absolute()):
         with contextlib.suppress(DamagedCheckpointError):  # restoring names it
             return read_meta(folder)["meta"]
@@ -296,7 +296,7 @@ def require_same_config(saved: dict[str, Any], current: dict[str, Any], ignore: 
 
 
 def steps_of(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
-    """The complete steps of a folder, newest first."""
+    """Lists the complete steps of a folder, newest first."""
     if not directory.is_dir():
         return []
     return sorted(
@@ -315,7 +315,7 @@ def _none_left(directory: pathlib.Path, damaged: dict[int, str]) -> str:
 
 
 def _quiet_orbax() -> None:
-    """Keeps Orbax's dozens of lines per save, and thousands per failed save, off the console, which it shares with us; warnings stay."""
+    """Keeps Orbax's dozens of log lines per save, and thousands per failed save, off the console; warnings stay."""
     ignore_orphans()
     logging.get_absl_logger().addFilter(_not_chatter)  # adding the same filter again does nothing
 

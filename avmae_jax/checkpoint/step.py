@@ -1,4 +1,4 @@
-"""What one step of a run holds, and whether it still is what was saved.
+"""Packs what one step of a run holds, and checks on reading that it is still what was saved.
 
 `meta` lists every tensor as `[type and shape, checksum]`. The checksum is the sum, modulo 2^32, of the tensor's 32-bit words times odd
 weights that depend on their position. It is exact, so it doesn't depend on sharding or on the number of devices, and is computed where the
@@ -36,11 +36,11 @@ _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str, Any]) -> dict[str, ocp.args.CheckpointArgs]:
-    """Orbax's save arguments for the items of a step.
+    """Returns Orbax's save arguments for the items of a step.
 
     Args:
-      step: noted in `meta`.
-      trees: item -> pytree of jax arrays; an item without leaves is noted, and has no folder.
+      step: stored in `meta`.
+      trees: item -> pytree of jax arrays; an item without leaves is listed in `meta` and has no folder.
       data: JSON.
       meta: JSON.
 
@@ -63,7 +63,7 @@ def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str,
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    """{"step", "tensors", "data", "meta"} of a step; raises DamagedCheckpointError if it isn't what was saved."""
+    """Reads {"step", "tensors", "data", "meta"} of a step; raises DamagedCheckpointError if it isn't what was saved."""
     saved = _read_json(folder, "meta")
     if saved.keys() != {"sha256", "content"} or saved["sha256"] != _digest(saved["content"]):
         raise DamagedCheckpointError(f"{folder}: meta is not what was saved")
@@ -71,7 +71,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read_data(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The reader's state of a step; raises DamagedCheckpointError if it isn't what was saved."""
+    """Reads the state of the data reader at a step; raises DamagedCheckpointError if it isn't what was saved."""
     data = _read_json(folder, "data")
     if _digest(data) != content["data"]:
         raise DamagedCheckpointError(f"{folder}: data is not what was saved")
@@ -83,7 +83,7 @@ def read_tensors(folder: pathlib.Path, content: dict[str, Any], targets: dict[st
 
     Args:
       folder: of the step.
-      content: what `read_meta` gave.
+      content: what `read_meta` returned.
       targets: item -> pytree of arrays or `jax.ShapeDtypeStruct`s with shardings, or None for {dotted path: array} on the first device.
 
     Returns:
@@ -114,7 +114,7 @@ def read_tensors(folder: pathlib.Path, content: dict[str, Any], targets: dict[st
 
 @jax.jit
 def checksum(tensor: jax.Array) -> jax.Array:
-    """The checksum of one tensor of any shape, type and sharding: uint32[]."""
+    """Computes the checksum of one tensor of any shape, type and sharding: uint32[]."""
     if jnp.issubdtype(tensor.dtype, jax.dtypes.prng_key):
         tensor = jax.random.key_data(tensor)
     if tensor.dtype == jnp.bool_:
@@ -133,7 +133,7 @@ def checksum(tensor: jax.Array) -> jax.Array:
 
 
 def _checksums(tensors: Tensors) -> dict[str, int]:
-    """The checksum of each tensor."""
+    """Computes the checksum of each tensor."""
     # One after another: on simulated devices, programs that sum over some of them deadlock when several are under way.
     return {path: int(jax.device_get(checksum(leaf))) for path, leaf in tensors.items()}
 
@@ -202,7 +202,7 @@ def _try_to_read(folder: pathlib.Path, abstract: Tensors) -> tuple[Tensors, str]
 
 @contextlib.contextmanager
 def _orphans_hidden() -> Iterator[None]:
-    """Hides what Orbax's other reads say once one has failed and the event loop is closed: pages on the error that we report in a line."""
+    """Hides what Orbax's other reads log once one has failed and the event loop is closed: pages on an error that we report in a line."""
     ignore_orphans()
     asyncio_log = logging.getLogger("asyncio")
     asyncio_log.disabled, was_disabled = True, asyncio_log.disabled
@@ -216,7 +216,7 @@ def _orphans_hidden() -> Iterator[None]:
 
 @functools.cache
 def ignore_orphans() -> None:
-    """Drops what Orbax's other reads and writes say once one has failed; for good, since the last of them may come much later."""
+    """Drops what Orbax's other reads and writes log once one has failed; permanently, since the last of them may come much later."""
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -239,5 +239,5 @@ def _read_json(folder: pathlib.Path, item: str) -> dict[str, Any]:
 
 
 def _digest(value: Any) -> str:
-    """SHA-256 of a JSON value, the same before it is written and after it is read."""
+    """Computes the SHA-256 of a JSON value, which is the same before it is written and after it is read."""
     return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()

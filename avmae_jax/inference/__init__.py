@@ -1,1 +1,1 @@
-"""Applying trained models to media and clips."""
+"""Applies trained models to media and clips."""

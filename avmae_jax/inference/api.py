@@ -1,4 +1,4 @@
-"""The public calls: load a model, predict and embed with it, save it.
+"""Defines the public calls: load a model, predict and embed with it, save it.
 
 A loaded model is compiled once for each kind of request; later calls reuse it.
 """
@@ -28,7 +28,7 @@ Array = np.ndarray | str | Path
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model(Trained):
-    """A trained model, ready to be applied. Its attributes: module, config, label_names, kind, classes, path, step."""
+    """Applies a trained model. Its attributes: module, config, label_names, kind, classes, path, step."""
 
     def predict(
         self,

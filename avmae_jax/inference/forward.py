@@ -24,7 +24,7 @@ class Forward:
     """Compiles a function of a model and a batch once, for batches of one size."""
 
     def __init__(self, function: Callable[[Any, Mapping[str, jax.Array]], Any], batch_size: int = BATCH):
-        """`function` returns arrays with a row for each row of the batch."""
+        """Keeps `function`, which returns arrays with a row for each row of the batch."""
         self._compiled, self._size = nnx.jit(function), batch_size
 
     def __call__(self, model: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:

@@ -68,7 +68,7 @@ class Inpainter:
 
     @property
     def needs(self) -> Modality:
-        """The modalities that clips must have."""
+        """Returns the modalities that clips must have."""
         return cast(Modality, self.config.model.modality)
 
     def __call__(self, clip: Clip, seed: int) -> Inpainted:

@@ -12,7 +12,7 @@ from avmae_jax.models.patches import patchify, unpatchify
 
 
 class Panels(NamedTuple):
-    """A batch of images or spectrograms before and after a masked pass, in their own units."""
+    """Holds a batch of images or spectrograms before and after a masked pass, in their own units."""
 
     original: np.ndarray  # float32[n, H, W, C]
     hidden: np.ndarray  # bool[n, H, W], True where the pixel was hidden from the encoder

@@ -36,7 +36,7 @@ _STAGE = {"audio": ("audio", "audio"), "image": ("video", "images")}  # the stag
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """The prediction for one medium."""
+    """Holds the prediction for one medium."""
 
     top: tuple[tuple[str, float], ...]  # the likeliest classes with their probabilities, likeliest first; (): the model has no classes
     probabilities: np.ndarray  # float32[C], the mean over windows

@@ -34,7 +34,13 @@ class Ahead:
     """Makes the rows of many media in threads. Those of one medium come in order, mixed with those of others."""
 
     def __init__(self, media: Iterable[Medium], make: Callable[[Medium, int], Iterator[Row]], threads: int):
-        """`make` yields the rows of a medium, given with its number; its ClipError, ValueError or OSError becomes the medium's End."""
+        """Keeps what the threads will do.
+
+        Args:
+          media: what rows are made of.
+          make: yields the rows of a medium, given with its number; its ClipError, ValueError or OSError becomes the medium's End.
+          threads: how many work at once.
+        """
         self._media, self._make = enumerate(media), make
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._made: queue.Queue[Row | End | BaseException | None] = queue.Queue(_AHEAD)
@@ -104,7 +110,7 @@ class Shared:
     """Applies a function of a model and a batch to the rows of many media, which share batches."""
 
     def __init__(self, functions: dict[Modality, Callable[[Any, Any], Any]], batch_size: int):
-        """`functions`, by what rows have, are those that Forward takes; they return arrays by name."""
+        """Keeps `functions`, which, by what rows have, are those that Forward takes; they return arrays by name."""
         self._functions, self._batch_size = functions, batch_size
         self._forwards: dict[tuple[Modality, int], Forward] = {}
 
@@ -157,7 +163,7 @@ class _Unfinished:
 
     @property
     def finished(self) -> bool:
-        """True once no more outputs will come."""
+        """Returns True once no more outputs will come."""
         return self.end is not None and (self.end.error is not None or self.end.rows == self._computed)
 
     def add(self, row: Row, outputs: Outputs) -> None:

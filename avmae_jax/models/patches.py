@@ -68,7 +68,7 @@ def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Arr
 
 
 def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
-    """Fixed 2-D positions, He et al., arXiv 2111.06377: computed in float64, stored in float32.
+    """Computes fixed 2-D positions, He et al., arXiv 2111.06377: computed in float64, stored in float32.
 
     Args:
       grid: (rows, columns) of the patches.
@@ -87,7 +87,7 @@ def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
 
 
 def interpolate_columns(positions: np.ndarray, grid: Sequence[int], columns: int) -> np.ndarray:
-    """Positions for pictures of another width, interpolated linearly along the columns; rows don't mix.
+    """Computes positions for inputs of another width, interpolated linearly along the columns; rows don't mix.
 
     A column stands for its centre, and the old and the new picture are laid over each other edge to edge: new column j is where old column
     (j + 1/2) * old / new - 1/2 is, the first or the last one outside of their centres. torch's interpolate calls it align_corners=False.
@@ -116,7 +116,7 @@ def interpolate_columns(positions: np.ndarray, grid: Sequence[int], columns: int
 
 
 def find_rows(positions: np.ndarray) -> int:
-    """How many rows of patches positions [L, D] are of, by the half that encodes the row; 0 if they don't come from sin-cos ones.
+    """Finds how many rows of patches positions [L, D] belong to, by the half that encodes the row; 0 if they don't come from sin-cos ones.
 
     That half says it of interpolated positions too, and of those that were trained from sin-cos: neighbouring rows are sin(1) = 0.84 apart.
     """

@@ -1,1 +1,1 @@
-"""Training: tasks, losses, the step, the loop."""
+"""Trains models: tasks, losses, the step, the loop, whole runs."""

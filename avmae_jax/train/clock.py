@@ -11,7 +11,7 @@ class Clock:
     """Measures pairs per second and the share of time spent waiting for data, over the last steps."""
 
     def __init__(self, batch_size: int, memory: int = 20):
-        """`memory` is the number of latest steps that count."""
+        """Starts the clock; `memory` is the number of latest steps that count."""
         self._batch, self._memory = batch_size, memory
         self._ends = [time.monotonic()]
         self._waits: list[float] = [0.0]
@@ -31,10 +31,10 @@ class Clock:
 
     @property
     def pairs_per_second(self) -> float:
-        """The speed over the last steps."""
+        """Computes the speed over the last steps."""
         return self._batch * (len(self._ends) - 1) / max(self._ends[-1] - self._ends[0], 1e-9)
 
     @property
     def waiting(self) -> float:
-        """The share of that time spent waiting, in [0, 1]."""
+        """Computes the share of that time spent waiting, in [0, 1]."""
         return float(np.clip(sum(self._waits) / max(self._ends[-1] - self._ends[0], 1e-9), 0, 1))

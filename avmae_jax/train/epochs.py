@@ -7,7 +7,7 @@ from avmae_jax.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Epochs:
-    """The epochs of a run."""
+    """Counts the epochs of a run."""
 
     steps: float  # optimizer steps in one epoch
 

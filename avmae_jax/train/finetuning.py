@@ -58,17 +58,17 @@ class FinetuningTask(Task):
 
     @property
     def needs(self) -> Modality:
-        """The modalities that the mode takes."""
+        """Returns the modalities that the mode takes."""
         return self.mode.given
 
     @property
     def averaged_epochs(self) -> tuple[int, int]:
-        """The epochs that the config names."""
+        """Returns the epochs that the config names."""
         return self.config.tune.average_first, self.config.tune.average_last
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """The weight of the loss of each mode that is trained."""
+        """Returns the weight of the loss of each mode that is trained."""
         return {self._loss_name(mode): weight for mode, weight in self._weights.items()}
 
     def losses(self, model: Any, batch: Mapping[str, jax.Array], context: Context) -> tuple[Metrics, Metrics]:

@@ -90,12 +90,12 @@ class Trainer:
 
     @property
     def model(self) -> Any:
-        """The model with the current parameters."""
+        """Returns the model with the current parameters."""
         return nnx.merge(self.graph, self.state.params, self.state.frozen)
 
     @property
     def params(self) -> Any:
-        """All current parameters, trained or not."""
+        """Returns all current parameters, trained or not."""
         return nnx.merge_state(self.state.params, self.state.frozen)
 
     def run(self, reporter: Reporter | None = None) -> bool:

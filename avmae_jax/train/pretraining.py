@@ -46,7 +46,7 @@ class PretrainingTask(Task):
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """The weights of the config."""
+        """Returns the weights of the config."""
         return pretraining_weights(self.config.loss)
 
     def losses(self, model: Any, batch: Arrays, context: Context) -> tuple[Metrics, Metrics]:

@@ -35,7 +35,7 @@ class Objective(Protocol):
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """The weight of each loss in the total."""
+        """Returns the weight of each loss in the total."""
         ...
 
     def losses(self, model: Any, batch: Any, context: Context) -> tuple[Metrics, Metrics]:

@@ -23,7 +23,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def loss_weights(self) -> Mapping[str, float]:
-        """The weight of each loss in the total."""
+        """Returns the weight of each loss in the total."""
 
     @abstractmethod
     def losses(self, model: Any, batch: Mapping[str, jax.Array], context: Context) -> tuple[Metrics, Metrics]:
@@ -51,12 +51,12 @@ class Task(ABC):
 
     @property
     def needs(self) -> Modality:
-        """The modalities that batches carry."""
+        """Returns the modalities that batches carry."""
         return cast(Modality, self.config.model.modality)  # validated
 
     @property
     def averaged_epochs(self) -> tuple[int, int]:
-        """The first and the last epoch, counted from 1, whose weights are averaged; (0, 0): none."""
+        """Returns the first and the last epoch, counted from 1, whose weights are averaged; (0, 0): none."""
         return 0, 0
 
     def draw(self, model: Any, step: int) -> None:

@@ -28,17 +28,17 @@ class Trained:
 
     @property
     def kind(self) -> str:
-        """The kind of model, a row of models/registry.py."""
+        """Returns the kind of model, a row of models/registry.py."""
         return self.config.model.kind
 
     @property
     def spec(self) -> Kind:
-        """What can be done with this kind of model."""
+        """Returns what can be done with this kind of model."""
         return kind_of(self.config.model)
 
     @property
     def tuned(self) -> Mode | None:
-        """The mode in which a classifier was tuned; None for a pretraining model."""
+        """Returns the mode in which a classifier was tuned; None for a pretraining model."""
         return tuned_mode(self.config) if self.spec.modes else None
 
     def __repr__(self) -> str:

@@ -1,1 +1,1 @@
-"""What several programs share."""
+"""Holds what several programs share."""

@@ -245,7 +245,7 @@ def test_what_is_no_input_is_named(given: dict[str, Any], said: str, trained: Mo
 
 
 def test_options_that_cannot_be_are_named(trained: Model) -> None:
-    wrong: list[tuple[dict[str, Any], str]] = [({"given": "none"}, "given"), ({"frames": "none"}, "frames"), ({"top": 0}, "top is 0")]
+    wrong: list[tuple[dict[str, Any], str]] = [({"given": "none"}, "'none'"), ({"frames": "none"}, "frames"), ({"top": 0}, "top is 0")]
     for options, said in wrong:
         with pytest.raises(ValueError, match=said):
             predict(trained, image=numbered(1), **options)
