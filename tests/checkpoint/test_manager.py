@@ -189,10 +189,10 @@ def test_params_of_a_damaged_step_are_not_handed_out(folder: pathlib.Path, caplo
     before = sorted(folder.rglob("*"))
     assert restore_params(folder).step == 1
     assert "2: params can't be read" in caplog.text
-    with pytest.raises(DamagedCheckpointError, match="2: params can't be read"):
+    with pytest.raises(DamagedCheckpointError, match="/2: params"):
         restore_params(folder / "2")
     assert sorted(folder.rglob("*")) == before
-    with pytest.raises(CheckpointError, match="no checkpoint here"):
+    with pytest.raises(CheckpointError, match="checkpoints/3"):
         restore_params(folder / "3")
 
 
@@ -259,11 +259,9 @@ def test_tensors_that_do_not_fit_are_named_and_not_walked_past(folder: pathlib.P
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(CheckpointMismatchError) as error:
             checkpoints.restore(other, opt_state, rng)
-        with pytest.raises(CheckpointMismatchError, match="rng does not fit"):
+        with pytest.raises(CheckpointMismatchError, match="/2: rng"):
             checkpoints.restore(params, opt_state, jax.random.key(0, impl="rbg"))
-        with pytest.raises(
-            CheckpointMismatchError, match=r"opt_state does not fit.*\n.*only in the checkpoint: 0.count, 0.mu.blocks_audio.0"
-        ):
+        with pytest.raises(CheckpointMismatchError, match=r"/2: opt_state.*\n.*0\.count, 0\.mu\.blocks_audio\.0"):
             checkpoints.restore(params, optax.EmptyState(), rng)
     assert str(error.value).splitlines()[1:] == [
         "  missing in the checkpoint: head.kernel",
@@ -280,7 +278,7 @@ def test_another_config_is_refused_naming_the_fields(folder: pathlib.Path) -> No
 
     with (
         Checkpoints(folder) as checkpoints,
-        pytest.raises(CheckpointMismatchError, match=r"model\.size: 'tiny' in the checkpoint, 'base' now"),
+        pytest.raises(CheckpointMismatchError, match=r"model\.size: 'tiny'.*'base'"),
     ):
         checkpoints.restore(*abstract(make_run(0, width=4)), check_meta=check)
 
@@ -334,18 +332,18 @@ def test_the_checksum_sees_every_flipped_bit_and_swap(dtype: str, data: st.DataO
 
 
 def test_a_step_is_never_overwritten(folder: pathlib.Path) -> None:
-    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointError, match="step 2 can't be saved, since step 2 is there"):
+    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointError, match="checkpoints: step 2"):
         save(checkpoints, 2)
 
 
 def test_what_is_no_jax_array_is_refused(tmp_path: pathlib.Path) -> None:
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(TypeError, match=r"params: a\.b is a float"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(TypeError, match=r"params: a\.b.*float"):
         save(checkpoints, 1, Run({"a": {"b": 1.0}}, {}, jax.random.key(0)))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"file/checkpoints: can't keep checkpoints here.*train\.workdir"):
+    with pytest.raises(CheckpointError, match=r"file/checkpoints.*train\.workdir"):
         Checkpoints(tmp_path / "file/checkpoints")
 
 
@@ -354,7 +352,7 @@ def test_a_folder_that_vanishes_is_reported_with_the_step(tmp_path: pathlib.Path
     with Checkpoints(folder) as checkpoints:
         folder.rmdir()
         folder.write_text("in the way")
-        with pytest.raises(CheckpointError, match="checkpoints: saving step 7 failed"):
+        with pytest.raises(CheckpointError, match=r"checkpoints.*step 7"):
             save(checkpoints, 7)
 
 

@@ -368,14 +368,15 @@ def test_balanced_sampling_draws_by_weight() -> None:
     assert len({tuple(ids([batch])) for batch in taken}) == 20
 
 
-def test_balanced_sampling_of_two_million_clips_opens_at_once() -> None:
+def test_balanced_sampling_of_two_million_clips_opens_without_reading_one() -> None:
     class Many(Clips):
         def __len__(self) -> int:
             return 2_000_000
 
-    begin = time.process_time()
+        def __getitem__(self, index: int) -> Clip:
+            raise AssertionError(f"clip {index} is read")
+
     batches = TrainBatches(Many(1), MODEL, DataConfig(), 4, 0, TrainOptions(augment=AugmentConfig(balanced=True), weights=np.ones(2000000)))
-    assert time.process_time() - begin < 2
     batches.close()
 
 

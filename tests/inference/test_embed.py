@@ -188,9 +188,9 @@ def test_other_files_are_refused(embedded: tuple[list[Part], Embeddings], tmp_pa
     for file in ("a.npz", "b.npz", "none.npz", "none.array_record"):
         with pytest.raises(WeightsError, match=f"{file} .*launch.embed"):
             read_embeddings(tmp_path / file)
-    with pytest.raises(WeightsError, match=r"end in \.npz or \.array_record"):
+    with pytest.raises(WeightsError, match=r"\.npz or \.array_record"):
         read_embeddings(tmp_path / "a.csv")
-    with pytest.raises(WeightsError, match=r"end in \.npz or \.array_record"):
+    with pytest.raises(WeightsError, match=r"\.npz or \.array_record"):
         write_embeddings(tmp_path / "a.csv", embedded[0], embedded[1].note)
 
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_is_named() -> None:
     assert [needs_of([kind]) for kind in KINDS] == ["audio", "image", "both"]
     assert needs_of(["audio", "joint"]) == "any"
     for what in ([], ["smell"]):
-        with pytest.raises(ValueError, match="choose one or more of audio, image, joint"):
+        with pytest.raises(ValueError, match="audio, image, joint"):
             needs_of(what)
     one = ModelConfig(
         kind="mae", modality="audio", size="tiny", width=16, heads=2, depth=1, audio_frames=32, decoder_width=8, decoder_heads=2
@@ -245,7 +245,7 @@ def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
 
     (part,) = Embed(trained, ("audio",), 4)(Damaged(2))
     assert set(part.vectors) == {"audio"}
-    with pytest.raises(ValueError, match="clip clip0, frame 0: the image can't be decoded"):
+    with pytest.raises(ValueError, match="clip0, frame 0"):
         list(Embed(trained, ("image",), 4)(Damaged(2)))
 
 

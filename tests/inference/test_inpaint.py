@@ -131,7 +131,7 @@ def test_predictions_that_are_not_finite_make_no_sound(inpaint: Inpainter) -> No
 
 
 def test_a_clip_without_what_the_model_needs_is_named(inpaint: Inpainter) -> None:
-    with pytest.raises(ValueError, match="clip0 has no image"):
+    with pytest.raises(ValueError, match=r"clip0.*image"):
         inpaint(CLIP._replace(frames=()), seed=0)
 
 

@@ -95,9 +95,9 @@ def test_a_mode_and_a_place_can_be_chosen(call: Call, data: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("classes", "names", "message"),
     [
-        (0, NAMES, "is a pretraining model, not CAV-MAE's classifier"),
-        (2, NAMES, "has 2 classes and the clips have 3"),
-        (3, ["harp", "oboe", "horn"], "class 0 is 'harp' in .* and 'harp \\[bold\\]' in the data"),
+        (0, NAMES, "pretraining"),
+        (2, NAMES, "2 classes.* 3"),
+        (3, ["harp", "oboe", "horn"], "class 0.*'harp'.*'harp \\[bold\\]'"),
     ],
 )
 def test_a_model_of_other_classes_is_one_line(call: Call, data: Path, tmp_path: Path, classes: int, names: list[str], message: str) -> None:
@@ -109,20 +109,20 @@ def test_a_model_of_other_classes_is_one_line(call: Call, data: Path, tmp_path: 
 
 def test_missing_data_or_models_are_named(call: Call, data: Path, tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors")
-    with pytest.raises(SystemExit, match=r"DatasetError: .*lies in no run.* give --data"):
+    with pytest.raises(SystemExit, match=r"DatasetError: .*w\.safetensors.*--data"):
         call(path)
-    with pytest.raises(SystemExit, match=r"DatasetError: .*nowhere: there is no such folder"):
+    with pytest.raises(SystemExit, match=r"DatasetError: .*nowhere"):
         call(path, f"--data={tmp_path / 'nowhere'}")
     with pytest.raises(SystemExit, match=r"WeightsError: .*absent\.safetensors"):
         call(tmp_path / "absent.safetensors", f"--data={data}")
 
 
 def test_wrong_usage_is_told(call: Call) -> None:
-    with pytest.raises(app.UsageError, match="--mode is 'both'; choose of multimodal, audioonly"):
+    with pytest.raises(app.UsageError, match=r"--mode.*'both'.*multimodal, audioonly"):
         call("run", "--mode=multimodal,both")
-    with pytest.raises(app.UsageError, match="--frames is 'last'; choose of first, middle, all"):
+    with pytest.raises(app.UsageError, match=r"--frames.*'last'.*first, middle, all"):
         call("run", "--frames=last")
-    with pytest.raises(app.UsageError, match="give one RUN") as error:
+    with pytest.raises(app.UsageError, match="RUN") as error:
         call()
     assert error.value.exitcode == 2
 

@@ -83,7 +83,7 @@ def test_every_file_gives_a_picture_and_two_sounds(
     assert (file.getframerate(), len(samples)) == (16_000, 63 * 160 + 400)
     strongest = np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples)
     assert strongest == pytest.approx(440, abs=20)
-    with pytest.raises(SystemExit, match=r"film\.png exists; give another --out, or --overwrite"):
+    with pytest.raises(SystemExit, match=r"film\.png.*--out.*--overwrite"):
         call(*arguments)
 
 
@@ -95,7 +95,7 @@ def test_clips_of_a_data_set_are_found_by_their_ids(
     common = (model, "--data", tmp_path / "set", "--out", tmp_path / "out")
     call(*common, "--clips=e/2.mp4,e/0.mp4", "--mask_mode=freq")  # as above, which is compiled
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"e_2.mp4.png", "e_0.mp4.png"}
-    with pytest.raises(SystemExit, match=r"no clip of the split test has the id 'e/9\.mp4'; ids are such as 'e/0\.mp4'"):
+    with pytest.raises(SystemExit, match=r"test.*'e/9\.mp4'.*'e/0\.mp4'"):
         call(*common, "--clips=e/9.mp4")
 
     def damaged(source: PreparedSource, index: int) -> Clip:
@@ -129,10 +129,10 @@ def test_what_cannot_be_filled_in_is_named(
     with pytest.raises(SystemExit, match=r"^1$"):
         call(model, films / "silent.mp4", *out)
     assert re.search(r"can't be used: .*silent\.mp4", capsys.readouterr().err)
-    with pytest.raises(SystemExit, match=r"audio_mask_ratio is 1\.0"):
+    with pytest.raises(SystemExit, match=r"audio_mask_ratio.*1\.0"):
         call(model, films / "a/film.mp4", *out, "--audio_mask_ratio=1")
     write(made(SIZES, 3), tmp_path / "classifier.safetensors")
-    with pytest.raises(SystemExit, match="is a classifier"):
+    with pytest.raises(SystemExit, match=r"classifier\.safetensors"):
         call(tmp_path / "classifier.safetensors", films / "a/film.mp4", *out)
     assert not (tmp_path / "out").exists()
 

@@ -127,7 +127,7 @@ def test_embed_refuses_in_a_line(call: Call, run: Path, data: Path, tmp_path: Pa
         (line,) = printed.splitlines()
         assert re.match(message, line), line
     assert [path.name for path in tmp_path.iterdir()] == ["mine.npz"]
-    with pytest.raises(app.UsageError, match="give one model, and --out"):
+    with pytest.raises(app.UsageError, match="--out"):
         call(embed, run)
 
 
@@ -237,10 +237,10 @@ def test_vectors_of_another_model_are_no_index(call: Call, vectors: Path, querie
 
 def test_wrong_usage_is_told(call: Call, run: Path, vectors: Path) -> None:
     for arguments, message in {
-        ("--query=a.mp4",): "--query and --index belong together",
-        ("--index", vectors): "--query and --index belong together",
+        ("--query=a.mp4",): "--query.*--index",
+        ("--index", vectors): "--query.*--index",
         ("--query=a.mp4", "--index", vectors, "--out=folder"): r"--out.*\.png",
-        (run,): "give one model",
+        (run,): "one model",
     }.items():
         with pytest.raises(app.UsageError, match=message):
             call(retrieve, run, *arguments)

@@ -120,12 +120,12 @@ def test_swapped_pictures_reach_the_loss_of_a_classifier_of_both_alone() -> None
         plain, swapping = task(mode=mode), task(mode=mode, swap_pictures=1.0)
         expected, _ = total_loss(plain, model, moved if changes else given, key)
         np.testing.assert_allclose(total_loss(swapping, model, given, key)[0], expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"tune\.swap_pictures is 1\.5"):
+    with pytest.raises(ValueError, match=r"tune\.swap_pictures.*1\.5"):
         task(swap_pictures=1.5)
 
 
 def test_weights_of_single_modalities_are_checked_and_have_no_effect_on_a_model_of_one() -> None:
-    with pytest.raises(ValueError, match=r"tune\.image_weight is -1"):
+    with pytest.raises(ValueError, match=r"tune\.image_weight.*-1"):
         task(image_weight=-1)
     alone = [task(mode="audioonly", audio_weight=weight) for weight in (0.0, 1.0)]
     model, given = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch()
@@ -214,7 +214,7 @@ def test_what_is_measured_has_an_accuracy_where_each_clip_has_one_class(loss: st
     ("field", "value", "message"), [("mode", "both", "multimodal, audio"), ("loss", "mse", "bce, ce"), ("head_lr_ratio", 0, "positive")]
 )
 def test_a_field_that_cannot_work_is_named(field: str, value: object, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"tune\.{field} is .*{message}"):
+    with pytest.raises(ValueError, match=rf"tune\.{field}.*{message}"):
         task(**{field: value})
 
 

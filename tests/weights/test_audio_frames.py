@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +222,7 @@ def test_one_modality_alone(tmp_path: Path) -> None:
     assert model({"audio": jnp.ones((1, 96, 32))}).shape == (1, 3)
     seeing = made(config(modality="image"))
     write(seeing, tmp_path / "image")
-    with pytest.raises(WeightsError, match=r"image: holds a model of images alone.*audio_frames 96"):
+    with pytest.raises(WeightsError, match=r"/image: .*audio_frames 96"):
         load_pretrained(tmp_path / "image", 96)
     sizes = config(kind="mae", modality="image", audio_frames=96)
     model = MAE(sizes, rngs=nnx.Rngs(0))
@@ -235,28 +234,27 @@ def test_one_modality_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("audio_frames", [100, 0, -16])
 def test_a_length_that_no_model_can_have_is_refused(audio_frames: int, source: Path) -> None:
-    said = f"model.audio_frames is {audio_frames}; it must be a positive multiple of model.patch = 16"
-    with pytest.raises(WeightsError, match=re.escape(f"{source / 'run'}: {said}")):
+    with pytest.raises(WeightsError, match=rf"run: .*audio_frames.*{audio_frames}.*patch.*16"):
         load_pretrained(source / "run", audio_frames)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("run", {"mel_bins": 64}, "mel_bins is 32 there and 64 was given"),
-        ("run", {"mel_bins": 128}, "holds a model whose model.mel_bins is 32, this one's is 128"),
-        ("w.safetensors", {"mel_bins": 64}, "32 mel bins, not 64; set mel_bins to 32"),
-        ("run", {"patch": 8}, "holds a model whose model.patch is 16, this one's is 8"),
-        ("w.safetensors", {"patch": 8}, "holds a model whose model.patch is 16, this one's is 8"),
-        ("run", {"image_size": 64}, "misshapen: encoder.image.positions is (4, 16), the model's is (16, 16)"),
-        ("run", {"depth": 3}, "missing: encoder.audio.blocks.1."),
+        ("run", {"mel_bins": 64}, "mel_bins.*32.*64"),
+        ("run", {"mel_bins": 128}, "mel_bins.*32.*128"),
+        ("w.safetensors", {"mel_bins": 64}, "32.*64.*mel_bins"),
+        ("run", {"patch": 8}, r"model\.patch.*16.*8"),
+        ("w.safetensors", {"patch": 8}, r"model\.patch.*16.*8"),
+        ("run", {"image_size": 64}, r"encoder\.image\.positions.*\(4, 16\).*\(16, 16\)"),
+        ("run", {"depth": 3}, r"encoder\.audio\.blocks\.1\."),
     ],
 )
 def test_a_model_that_differs_in_more_than_length_is_refused(name: str, changes: dict[str, Any], said: str, source: Path) -> None:
     sizes = config(audio_frames=96, **changes)
     model = CAVMAE(sizes, rngs=nnx.Rngs(0))
     before = params_of(model)
-    with pytest.raises(WeightsError, match=re.escape(said)) as caught:
+    with pytest.raises(WeightsError, match=said) as caught:
         initialise_from(sizes, model, source / name)
     assert str(source / name) in str(caught.value)
     for path, value in params_of(model).items():

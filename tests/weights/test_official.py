@@ -190,7 +190,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(
 def test_a_tensor_of_the_right_size_and_the_wrong_shape_is_misshapen(
     official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], name: str, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(WeightsError, match=f"misshapen: {name}"):
+    with pytest.raises(WeightsError, match=name):
         from_official({**official, name: official[name].reshape(shape)}, shapes)
 
 
@@ -204,7 +204,7 @@ def test_there_and_back_is_the_same_to_the_last_bit(official: dict[str, np.ndarr
 
 
 def test_a_parameter_without_official_place_is_named(official: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
-    with pytest.raises(WeightsError, match=r"not in the original: tower\.prefix"):
+    with pytest.raises(WeightsError, match=r"tower\.prefix"):
         to_official({**from_official(official, shapes), "tower.prefix": np.zeros((1, D), np.float32)})
 
 
@@ -239,12 +239,12 @@ def test_a_classifier_s_state_dict_has_sizes_too(official: dict[str, np.ndarray]
 
 
 def test_another_model_s_state_dict_is_named() -> None:
-    with pytest.raises(WeightsError, match=r"no weights of a CAV-MAE: patch_embed_v\.proj\.weight, .*; there are cls_token"):
+    with pytest.raises(WeightsError, match=r"patch_embed_v\.proj\.weight.*cls_token"):
         infer_sizes({"cls_token": np.zeros(3)})
 
 
 def test_heads_are_those_of_the_published_width_or_must_be_given(official: dict[str, np.ndarray]) -> None:
-    with pytest.raises(WeightsError, match="no published model has a decoder_width of 8, so the number of heads must be given"):
+    with pytest.raises(WeightsError, match="decoder_width of 8"):
         infer_sizes(official, heads=2)
     wide = {**official, "patch_embed_v.proj.weight": np.zeros((768, 3, P, P))}
     assert infer_sizes(wide, decoder_heads=2).heads == 12

@@ -228,7 +228,7 @@ def test_an_audio_mae_takes_its_own_positions_from_a_file_of_audio() -> None:
     np.testing.assert_array_equal(params["tower.positions"], tensors["pos_embed"][0, 1:])
     np.testing.assert_array_equal(params["tower.patch_embed.kernel"], tensors["patch_embed.proj.weight"].reshape(WIDTH, -1).T)
     assert not [line for line in lines if "RGB" in line]
-    with pytest.raises(WeightsError, match=r"misshapen: patch_embed\.proj\.weight is \(8, 1, 4, 4\), the model's is \(8, 3, 4, 4\)"):
+    with pytest.raises(WeightsError, match=r"patch_embed\.proj\.weight.*\(8, 1, 4, 4\).*\(8, 3, 4, 4\)"):
         pull(tensors)
 
 
@@ -302,14 +302,14 @@ def test_all_problems_are_listed_at_once() -> None:
 def test_a_misshapen_tensor_is_named(name: str, part: Any) -> None:
     tensors = image_mae()
     tensors[name] = tensors[name][part]
-    with pytest.raises(WeightsError, match=f"misshapen: {re.escape(name)} is"):
+    with pytest.raises(WeightsError, match=re.escape(name)):
         pull(tensors, "mae", modality="image", class_token=True)
 
 
 def test_a_class_token_with_a_position_in_the_decoder_has_no_place() -> None:
     tensors = image_mae()
     tensors["decoder_pos_embed"][0, 0, 1] = 0.1
-    with pytest.raises(WeightsError, match="no place: decoder_pos_embed"):
+    with pytest.raises(WeightsError, match="decoder_pos_embed"):
         pull(tensors, "mae", modality="image", class_token=True)
     pull(tensors, "mae", modality="image")  # it goes with the token
 
@@ -429,11 +429,11 @@ def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
     for place, value in params_of(model).items():
         np.testing.assert_array_equal(value, before[place])
     io.write(made(config(modality="image")), tmp_path / "run")
-    with pytest.raises(WeightsError, match=r"run: holds a model whose model\.modality is image, this one's is both"):
+    with pytest.raises(WeightsError, match=r"run: .*model\.modality.*image.*both"):
         initialise_from(config(), model, tmp_path / "run")
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"missing\.pth: can't be read"):
+    with pytest.raises(WeightsError, match=r"missing\.pth"):
         initialise_from(config(), CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")
     assert apply(Config(), TINY).init_from == ""
