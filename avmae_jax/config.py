@@ -319,12 +319,14 @@ class Config(Settings):
         *groups, field = dotted.split(".")
         for name in groups:
             holder.require_field(name)
-            holder = getattr(holder, name)
-            if not isinstance(holder, Settings):
+            value: object = getattr(holder, name)
+            if not isinstance(value, Settings):
                 raise ConfigError(f"{dotted} is no field of the config, since {name} is a value and no group")
+            holder = value
         holder.require_field(field)
-        if isinstance(getattr(holder, field), Settings):
-            raise ConfigError(f"{dotted} is a group of fields; set one of them: {', '.join(vars(getattr(holder, field)))}")
+        value = getattr(holder, field)
+        if isinstance(value, Settings):
+            raise ConfigError(f"{dotted} is a group of fields; set one of them: {', '.join(vars(value))}")
         return holder
 
     def validate(self) -> None:
@@ -344,7 +346,7 @@ class Config(Settings):
 
     def _require_given(self) -> None:
         """Raises ConfigError unless the fields that the recipe leaves open are given."""
-        missing = []
+        missing: list[str] = []
         for name in self.requires:
             given = getattr(self.holder(name), name.rpartition(".")[2])
             if not given and not (name == "data.path" and self.data.source == "builtin"):
@@ -383,7 +385,9 @@ def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict
     for name, value in defaults.items():
         if isinstance(value, dict) and not isinstance(saved.get(name, {}), Mapping):
             raise ConfigError(f"{name} is {saved[name]!r}; it must be a group of fields")
-    groups = {name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)}
+    groups: dict[str, dict[str, Any]] = {
+        name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)
+    }
     groups["model"]["kind"] = saved.get("model", {}).get("kind") or older_kind(groups["model"]["modality"], classifies=classifies)
     return {**defaults, **saved, **groups, "requires": tuple(saved.get("requires", ()))}
 

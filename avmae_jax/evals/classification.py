@@ -10,7 +10,7 @@ import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from absl import logging
@@ -210,9 +210,9 @@ def _draw(out: Path, measured: _MeasuredView, source: ClipSource, trained: Train
 def plain(value: Any) -> Any:
     """Converts a value to what JSON can hold: None for numbers that aren't finite, lists for tuples."""
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item) for item in cast("Sequence[Any]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -236,7 +236,7 @@ def _mistake(scores: Scores, index: int, names: Sequence[str], clip: Clip) -> Mi
 
 def _per_clip(scores: Scores, names: Sequence[str], loss: str) -> list[dict[str, Any]]:
     """Lists the result of each clip; "classes" are its own ones and "probabilities" theirs."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for clip_id, given, targets, value in zip(*scores, clip_losses(scores, loss), strict=True):
         own, top = np.flatnonzero(targets).tolist(), int(given.argmax())
         row = {"id": clip_id, "classes": [names[label] for label in own], "probabilities": [float(given[label]) for label in own]}

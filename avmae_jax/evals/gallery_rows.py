@@ -72,7 +72,7 @@ def section_of(direction: str, ranked: RankedDirection, embedded: Embeddings, so
         words = f"{score:.3f}  {note or class_names(embedded.labels[target], names)}"
         return Card(clip_at(target), (words, embedded.ids[target]), mark)
 
-    searches = []
+    searches: list[Search] = []
     for word, query in sample_queries(ranked.ranks, seed):
         tops, rank = ranked.nearest[query, :CARDS], int(ranked.ranks[query])
         cards = [card(int(target), float(score), query) for target, score in zip(tops, ranked.scores[query], strict=False)]
@@ -101,8 +101,8 @@ def search_of(clip: Clip, hits: Hits, index: Embeddings, source: ClipSource, mod
     Raises:
       ValueError: if the source isn't the one that the index was made of.
     """
-    cards = []
-    for row, score in zip(hits.rows[:CARDS], hits.scores, strict=False):
+    cards: list[Card] = []
+    for row, score in zip(map(int, hits.rows[:CARDS]), map(float, hits.scores), strict=False):
         position = int(index.positions[row])
         shown = source[position] if position < len(source) else None
         if shown is None or shown.id != index.ids[row]:

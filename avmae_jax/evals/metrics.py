@@ -5,7 +5,7 @@ Axis letters: N clips, C classes.
 
 import numpy as np
 from jaxtyping import Float64, Shaped
-from scipy.special import ndtri
+from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]
 
 
 def average_precision(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]) -> Float64[np.ndarray, " C"]:
@@ -47,7 +47,8 @@ def auc(scores: Shaped[np.ndarray, "..."], targets: Shaped[np.ndarray, "..."]) -
       ValueError: if the shapes differ, or a score is not finite.
     """
     _require_scores(scores, targets)
-    from scipy.stats import rankdata  # its import takes a second, which programs that don't evaluate are spared
+    # This import takes a second, which programs that don't evaluate are spared.
+    from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
     has = targets != 0
     positives = has.sum(axis=0)

@@ -194,7 +194,9 @@ def draw_per_class(labels: Sequence[Sequence[int]], classes: int, count: int, se
 def same_class(labels: Sequence[Sequence[int]], found: np.ndarray) -> np.ndarray:
     """Checks whether each found clip shares a class with its query, both of the same set: int64[Q, k] -> bool[Q, k]."""
     sets = [frozenset(own) for own in labels]
-    return np.array([[bool(sets[query] & sets[target]) for target in row] for query, row in enumerate(found)]).reshape(found.shape)
+    return np.array([[bool(sets[query] & sets[target]) for target in map(int, found[query])] for query in range(len(found))]).reshape(
+        found.shape
+    )
 
 
 def _class_recall(labels: Sequence[Sequence[int]], found: np.ndarray) -> dict[str, float] | None:
@@ -212,7 +214,7 @@ def class_chance(labels: Sequence[Sequence[int]], classes: int) -> dict[str, flo
     for row, own in enumerate(labels):
         member[row, list(own)] = True
     sizes = {own: int(member[:, list(own)].any(axis=1).sum()) for own in {tuple(own) for own in labels if own}}
-    hit_rates = {}
+    hit_rates: dict[str, float] = {}
     for k in TOP:
         hit = {own: 1 - _all_miss(len(labels), size, k) for own, size in sizes.items()}
         hit_rates[f"r{k}"] = float(np.mean([hit[tuple(own)] for own in labels if own]))

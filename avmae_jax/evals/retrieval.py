@@ -57,7 +57,7 @@ def retrieve_into(
     source: ClipSource,
     selection: Selection = ALL_CLIPS,
     origin: Origin = UNKNOWN,
-    on_progress: OnProgress = lambda *_: None,
+    on_progress: OnProgress = lambda done, failed, files: None,
 ) -> dict[str, Any]:
     """Evaluates retrieval in both directions, and writes `out`/retrieval.json and some searches as `out`/gallery.png.
 

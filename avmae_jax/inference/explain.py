@@ -57,7 +57,7 @@ def shares(head: Head, tokens: jax.Array, labels: jax.Array) -> tuple[jax.Array,
     columns = linear.kernel[...].T[labels]  # [B, D]
     pooled = tokens.mean(axis=1)
     mean, deviation = pooled.mean(axis=-1), jnp.sqrt(pooled.var(axis=-1) + norm.epsilon)
-    parts = jnp.einsum("bld,bd->bl", tokens - mean[:, None, None], columns * norm.scale[...])
+    parts = jnp.einsum("bld,bd->bl", tokens - mean[:, None, None], columns * norm.scale[...][None])
     return parts / (deviation[:, None] * tokens.shape[1]), columns @ norm.bias[...] + linear.bias[...][labels]
 
 

@@ -54,14 +54,15 @@ def find_mode(name: str, modes: Sequence[Mode] = MODES, tuned: Mode | None = Non
       name: an official name, or "both", "audio" or "image".
       modes: those that the kind of model has.
       tuned: the mode in which the classifier was tuned: after tuning on both, "audio" and "image" name the modes that miss the other one.
-        None: they name the modes of one modality alone.
+        None: they name the modes of one modality alone. An official name means its mode whatever the tuning.
 
     Raises:
-      ValueError: if there is no such mode; lists all names.
+      ValueError: if there is no such mode, or the tuning doesn't prepare for it; lists the names that can be chosen.
     """
-    candidates = modes if tuned is None else [*learned(tuned, modes), *modes]
-    found = next((mode for mode in candidates if name in (mode.name, mode.given)), None)
+    fitting = modes if tuned is None else learned(tuned, modes)
+    found = next((mode for mode in modes if mode.name == name), None) or next((mode for mode in fitting if mode.given == name), None)
     if found is None:
-        choices = dict.fromkeys([*(mode.given for mode in modes), *(mode.name for mode in modes)])
-        raise ValueError(f"mode {name!r} is unknown; choose one of {', '.join(choices)}")
+        choices = dict.fromkeys([*(mode.given for mode in fitting), *(mode.name for mode in modes)])
+        why = "is unknown" if tuned is None else f"does not fit a classifier tuned as {tuned}"
+        raise ValueError(f"mode {name!r} {why}; choose one of {', '.join(choices)}")
     return found

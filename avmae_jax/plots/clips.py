@@ -32,7 +32,7 @@ def draw_frame(figure: Figure, box: Box, clip: Clip) -> Axes:
         _note(axes, "no image")
         return axes
     try:
-        with Image.open(io.BytesIO(clip.frames[len(clip.frames) // 2]), formats=IMAGE_FORMATS) as image:
+        with Image.open(io.BytesIO(clip.frames[clip.middle]), formats=IMAGE_FORMATS) as image:
             axes.imshow(np.asarray(image.convert("RGB")), aspect="auto")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow raises SyntaxError for a broken PNG
         _note(axes, "damaged image")

@@ -16,6 +16,7 @@ import pytest
 from avmae_jax.config import DataConfig
 from avmae_jax.data import instruments
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.instruments import builtin_set
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
@@ -229,7 +230,7 @@ def test_the_builtin_set_is_generated_once_for_its_settings(tmp_path: Path, monk
         made.append((split, index))
         return Clip(f"{split}{index}", np.full(int(seconds * 16_000), seed, np.int16), (bytes([image_size]),) * 10, (index,))
 
-    monkeypatch.setattr(instruments, "make_clip", fake)
+    monkeypatch.setattr(builtin_set, "make_clip", fake)
     open_source(builtin(tmp_path), "train", workers=0)
     train, test = (open_source(builtin(tmp_path), split, workers=0) for split in ("train", "test"))
     assert made == [("train", 0), ("train", 1), ("train", 2), ("test", 0), ("test", 1)]

@@ -35,6 +35,13 @@ def test_an_unknown_name_lists_the_choices() -> None:
         find_mode("sound")
 
 
+@pytest.mark.parametrize("given", ["both", "image"])
+def test_what_the_tuning_does_not_prepare_for_is_refused_by_what_is_given_but_not_by_its_official_name(given: str) -> None:
+    with pytest.raises(ValueError, match=f"'{given}'.*audioonly.*audio"):
+        find_mode(given, tuned=BY_NAME["audioonly"])
+    assert find_mode("videoonly", tuned=BY_NAME["audioonly"]) is BY_NAME["videoonly"]
+
+
 def test_tuning_on_both_prepares_for_a_missing_modality_and_tuning_on_one_for_that_alone() -> None:
     assert [str(mode) for mode in learned(MULTIMODAL)] == ["multimodal", "missingaudioonly", "missingvideoonly"]
     assert learned(BY_NAME["audioonly"]) == (BY_NAME["audioonly"],)
