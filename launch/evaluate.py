@@ -72,7 +72,7 @@ def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[
     modes = list(dict.fromkeys(find_mode(name, trained.spec.modes, tuned) for name in given)) or fitting
     for mode in modes:
         if mode not in fitting:
-            logging.warning("%s was tuned %s, as far as it says; it has not learned to classify in the mode %s", path, tuned, mode)
+            logging.warning("%s was tuned as %s, according to its config; it has not learned to classify in the mode %s", path, tuned, mode)
     source = model_flags.open_clips(path, common_needs(modes))
     views = views_of(modes, frames, args.crops or crops_of_run(path))
     return evaluate_views(out, trained, source, views, Origin(model_flags.data_name(path), args.split), args.batch_size)

@@ -85,17 +85,17 @@ def test_a_mode_and_a_place_can_be_chosen(call: Call, data: Path, tmp_path: Path
     call(file, f"--data={data}", "--batch_size=6")
     found = json.loads((tmp_path / "w.safetensors_evaluation/evaluation.json").read_text())
     assert [view["view"] for view in found["views"]] == ["audioonly_middle"]
-    assert found["views"][0]["ids"][-1] == "blind"  # the sound is enough here
+    assert found["views"][0]["ids"][-1] == "blind"  # the audio is enough here
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
     call(file, f"--data={data}", "--batch_size=6", f"--out={tmp_path / 'o'}", "--mode=videoonly", "--frames=first", "--frames=middle")
     assert {folder.name for folder in (tmp_path / "o").iterdir()} == {"evaluation.json", "videoonly_first", "videoonly_middle"}
-    assert re.search("tuned on audioonly.*videoonly", caplog.text)
+    assert re.search("audioonly.*videoonly", caplog.text)
 
 
 @pytest.mark.parametrize(
     ("classes", "names", "message"),
     [
-        (0, NAMES, "pretraining"),
+        (0, NAMES, r"launch\.finetune"),
         (2, NAMES, "2 classes.* 3"),
         (3, ["harp", "oboe", "horn"], "class 0.*'harp'.*'harp \\[bold\\]'"),
     ],
@@ -118,8 +118,8 @@ def test_missing_data_or_models_are_named(call: Call, data: Path, tmp_path: Path
 
 
 def test_wrong_usage_is_told(call: Call) -> None:
-    with pytest.raises(app.UsageError, match=r"--mode.*'both'.*multimodal, audioonly"):
-        call("run", "--mode=multimodal,both")
+    with pytest.raises(app.UsageError, match=r"--given.*'sound'.*both, audio, image, multimodal, audioonly"):
+        call("run", "--mode=multimodal,sound")
     with pytest.raises(app.UsageError, match=r"--frames.*'last'.*first, middle, all"):
         call("run", "--frames=last")
     with pytest.raises(app.UsageError, match="RUN") as error:
