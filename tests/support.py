@@ -1,6 +1,7 @@
 """What tests share: tiny clips, a tiny config, programs run as a user runs them."""
 
 import dataclasses
+import importlib
 import io
 import os
 import subprocess
@@ -124,6 +125,7 @@ def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
 @contextmanager
 def called_here(program: ModuleType) -> Iterator[Callable[..., None]]:
     """The main of a program of launch/, to be called with arguments in this process, without its logging and its cache."""
+    importlib.import_module("grain")  # defines flags of its own, which restoring would remove if a program imported it first
     before = flagsaver.save_flag_values()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "start", lambda: None)

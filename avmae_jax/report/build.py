@@ -124,7 +124,7 @@ def _curves(run: RunFolder) -> str:
 
 def _configuration(run: RunFolder) -> str:
     """Lists the fields that differ from the defaults, then everything."""
-    own, defaults = flatten_fields(run.config), flatten_fields(asdict(Config()))
+    own, defaults = flatten_fields(run.config), flatten_fields(json.loads(json.dumps(asdict(Config()))))  # as config.json holds them
     changed = [
         (name, value, defaults.get(name, "no such field now"))
         for name, value in own.items()

@@ -281,7 +281,7 @@ def test_a_manifest_is_trained_on_with_reader_processes(command: Command, tmp_pa
     source = {"data__source": "manifest", "data__path": tmp_path / "train.json", "data__labels_csv": tmp_path / "labels.csv"}
     done = command(tmp_path / "run", **source, data__workers=2, train__steps=2, train__batch_size=4)
     assert done.returncode == 0, done.stderr
-    assert "data.eval_path is empty: no evaluation, no pictures, no retrieval" in done.stderr
+    assert "data.eval_path is empty" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train")]
     assert json.loads((tmp_path / "run/summary.json").read_text()) | {"seconds": 0} == {
