@@ -8,7 +8,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -85,7 +84,10 @@ def prepare(job: str, config: Config, batch: Arrays, weights: Arrays | None = No
     """
     tuning = job == "finetuning"
     model_config = dataclasses.replace(config.model, kind="cavmae_classifier" if tuning else "cavmae")
-    make = partial(registry.build, model_config, _CLASSES if tuning else 0, rngs=nnx.Rngs(0))
+
+    def make() -> registry.Model:
+        return registry.build(model_config, _CLASSES if tuning else 0, rngs=nnx.Rngs(0))
+
     model = make() if weights is None else build.build_official(make, weights)
     on_device: Any = jax.device_put(dict(batch))
     if job == "features":
