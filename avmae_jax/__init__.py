@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from avmae_jax.inference.api import embed as embed
     from avmae_jax.inference.api import load as load
     from avmae_jax.inference.api import load as load_trained  # noqa: F401 - the same under its old name
-    from avmae_jax.inference.api import load_pretrained as load_pretrained
     from avmae_jax.inference.api import predict as predict
     from avmae_jax.inference.embed import Embedding as Embedding
     from avmae_jax.inference.predict import Prediction as Prediction
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from avmae_jax.models.mae import MAE as MAE
     from avmae_jax.train.run import finetune as finetune
     from avmae_jax.train.run import pretrain as pretrain
+    from avmae_jax.weights.io import load_pretrained as load_pretrained
     from avmae_jax.weights.io import save_torch as save_torch
 
 _HOME = {
@@ -51,7 +51,7 @@ _HOME = {
     "embed": "inference.api",
     "finetune": "train.run",
     "load": "inference.api",
-    "load_pretrained": "inference.api",
+    "load_pretrained": "weights.io",
     "load_trained": "inference.api",
     "predict": "inference.api",
     "pretrain": "train.run",

@@ -92,7 +92,7 @@ def read_file(path: str, inpainter: Inpainter) -> Clip:
     form = ClipForm(seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
     clip = decode_clip(path, clip_id=path, form=form)
     if "both" != clip.modality != inpainter.needs:
-        raise ValueError(f"{path} has no {'sound' if inpainter.needs == 'audio' else 'pictures'}, which the model is for")
+        raise ValueError(f"{path} has no {'audio' if inpainter.needs == 'audio' else 'images'}, which the model is for")
     return clip
 
 
@@ -118,11 +118,11 @@ def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
     reconstructions.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
     written = [f"{place}.png"]
     try:
-        sounds = inpainter.waveforms(found)
+        waveforms = inpainter.waveforms(found)
     except ValueError as error:
         raise ValueError(f"{clip.id}, of which {place}.png shows what the model predicts: {error}") from error
-    if sounds:
-        for suffix, waveform in zip(_SUFFIXES[1:], (sounds.reconstructed, sounds.original), strict=True):
+    if waveforms:
+        for suffix, waveform in zip(_SUFFIXES[1:], (waveforms.reconstructed, waveforms.original), strict=True):
             save_wav(Path(f"{place}{suffix}"), waveform)
             written.append(f"{place}{suffix}")
     return written
@@ -150,7 +150,7 @@ def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
         else:
             print("\n".join(written))
     if inpainter.needs != "image" and len(failed) < len(places):
-        print(f"the sounds are approximate (Griffin-Lim, which has to guess the phases); each pair is scaled alike, to a peak of {LOUDEST}")
+        print(f"the audio is approximate, as Griffin-Lim guesses the phases; both files of a clip are scaled alike, to a peak of {LOUDEST}")
     for reason in failed:
         print(f"can't be used: {reason}", file=sys.stderr)
     return 0 if not failed else 1 if len(failed) == len(places) else 3

@@ -31,7 +31,7 @@ from rich.console import Console
 
 from avmae_jax.config import Frames
 from avmae_jax.errors import ClipError, DatasetError
-from avmae_jax.files import file_names
+from avmae_jax.files import as_text, file_names
 
 from .common import cli, model_flags, runtime
 
@@ -72,7 +72,7 @@ def open_predictor() -> Predictor:
     matcher = open_matcher(trained, args.match_with, **sizes) if args.match_with else None
     predictor = Predictor(trained, match_with=matcher, given=args.given, batch_size=args.batch_size)
     if not trained.classes:
-        words = "is a pretraining model without classes, so that only the match of sound and picture is told"
+        words = "is a pretraining model without classes, so that only the match of audio and image is reported"
         logging.warning("%s %s; for classes fine-tune it: python -m launch.finetune --config.init_from=%s", args.model, words, args.model)
     return predictor
 
@@ -105,13 +105,13 @@ def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Pre
     from avmae_jax.inference.windows import of_file
     from avmae_jax.plots.heatmap import draw_heatmap
 
-    explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # whose match is told
+    explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # the one that computes the match
 
-    def explained(file: Path, found: Prediction, picture: Path) -> Prediction | Exception:
+    def explained(file: Path, found: Prediction, plot: Path) -> Prediction | Exception:
         try:
             medium = of_file(file)
             heat, constant, row = explainer(medium, found, flags.FLAGS.frames)
-            draw_heatmap(picture, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
+            draw_heatmap(plot, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
         except (ClipError, ValueError) as error:
             return error
         return found
@@ -121,7 +121,6 @@ def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Pre
 
 def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception]) -> list[dict[str, Any]]:
     """Returns the record of each file, ready for the table, JSON and CSV."""
-    from avmae_jax.data.catalog.media_folder import as_text
     from avmae_jax.evals.ranking import rank_partners
     from avmae_jax.inference.predict import Prediction
 
@@ -130,11 +129,10 @@ def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception])
     both = {number: found.directions for number, found in enumerate(results) if isinstance(found, Prediction) and found.directions}
     places: dict[int, int] = {}
     if len(both) > 1:
-        sounds, pictures = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
-        places = dict(zip(both, rank_partners(sounds, pictures).ranks.tolist(), strict=True))
-    make = tables.record
+        audio, images = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
+        places = dict(zip(both, rank_partners(audio, images).ranks.tolist(), strict=True))
     return [
-        make(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)
+        tables.record(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)
         for number, (file, found) in enumerate(zip(files, results, strict=True))
     ]
 

@@ -101,6 +101,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.slow
 def test_there_and_back_is_the_same_to_the_last_bit_in_every_format(name: str, tmp_path: Path) -> None:
     want = VARIANTS[name]
     write(want, tmp_path / "run")
@@ -162,6 +163,7 @@ def test_a_model_is_saved_and_loaded(classes: int, tmp_path: Path) -> None:
         np.testing.assert_array_equal(leaf, want.params[path], strict=True)
 
 
+@pytest.mark.slow
 def test_what_the_original_has_no_names_for_is_refused(tmp_path: Path) -> None:
     model: Any = MAE(dataclasses.replace(CONFIG, kind="mae", modality="image", depth=1, joint_depth=1), rngs=nnx.Rngs(0))
     with pytest.raises(WeightsError, match="only CAV-MAE and its classifier have official names"):
@@ -181,7 +183,7 @@ def test_what_a_pth_does_not_keep_is_said(tmp_path: Path, logged: Any) -> None:
 
 
 class Code:
-    """An object that makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path

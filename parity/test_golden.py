@@ -47,6 +47,7 @@ def test_gradients_and_weights_after_adam_steps_are_the_originals(golden: Golden
     assert {row.name.split(".")[0] for row in rows} >= {"grad", "after1"}
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_is_noticed(golden: Golden) -> None:
     changed = copy.copy(golden)
     changed.params = {**golden.params, "decoder_pred_a.bias": golden.params["decoder_pred_a.bias"] + np.float32(1e-3)}

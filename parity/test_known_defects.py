@@ -61,7 +61,7 @@ def test_negatives_come_from_all_devices_unless_asked() -> None:
 
 
 def test_audio_is_resampled_before_its_spectrogram(tmp_path: Path) -> None:
-    """The official code doesn't resample: Kaldi then spreads the mel bins up to half of the file's own rate."""
+    """Checks that we resample. The official code doesn't: Kaldi then spreads the mel bins up to half of the file's own rate."""
     spectra, raw = {}, {}
     for rate in (SAMPLE_RATE, 44_100):
         raw[rate] = (8000 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)).astype(np.int16)
@@ -82,7 +82,7 @@ def test_audio_is_resampled_before_its_spectrogram(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_clip_is_named_and_never_a_constant(tmp_path: Path) -> None:
-    """The official loader replaces an unreadable file by constants. We have no option for that."""
+    """Checks that we report an unreadable file. The official loader puts constants in its place, for which we have no option."""
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"not a video")
     with pytest.raises(ClipError, match=r"broken\.mp4 can't be opened"):
@@ -90,7 +90,7 @@ def test_an_unreadable_clip_is_named_and_never_a_constant(tmp_path: Path) -> Non
 
 
 def test_classes_without_a_positive_have_no_average_precision_where_the_original_counts_0() -> None:
-    """The official mean over classes includes scikit-learn's 0 for a class without clips."""
+    """Compares with the official mean over classes, which includes scikit-learn's 0 for a class without clips."""
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     scores, targets = rng.random((20, 4)), rng.random((20, 4)) < 0.3
@@ -104,6 +104,7 @@ def test_classes_without_a_positive_have_no_average_precision_where_the_original
 
 
 @pytest.mark.usefixtures("unpolished")
+@pytest.mark.slow
 def test_one_joint_block_needs_no_option() -> None:
     for option in (False, True):
         config = small(depth=2, unchained_contrastive=option)

@@ -87,6 +87,7 @@ def test_published_sizes_are_the_same(size: str) -> None:
     assert_all([*pair.output_rows(), *pair.gradient_rows()], at_least=300)
 
 
+@pytest.mark.slow
 def test_the_base_model_is_the_same() -> None:
     config = ModelConfig()
     assert_all(Pretraining(config, LossConfig(), random_inputs(config, batch=1)).output_rows(), at_least=18)
@@ -111,6 +112,7 @@ def test_the_classifier_is_the_same_in_every_mode(joint_depth: int) -> None:
 
 @pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("size", [{"width": 64}, {"size": "tiny", "depth": 6, "width": 192, "decoder_width": 128}])
+@pytest.mark.slow
 def test_bfloat16_stays_near(size: dict[str, Any]) -> None:
     config = small(compute_dtype="bfloat16", **size)
     pair = Pretraining(config, LossConfig(), random_inputs(config, batch=3))
@@ -172,6 +174,7 @@ def test_attention_mlp_and_block_are_the_same_in_each_stream(layers: Pretraining
     assert_all(rows, at_least=3)
 
 
+@pytest.mark.slow
 def test_the_decoder_alone_is_the_same(layers: Pretraining) -> None:
     masks = {modality: mask_from_noise(noise, 0.75) for modality, noise in layers.inputs.for_jax()[1].items()}
     kept = [mask.keep_ids.shape[1] for mask in masks.values()]
@@ -184,6 +187,7 @@ def test_the_decoder_alone_is_the_same(layers: Pretraining) -> None:
     assert_all([compare(f"prediction {i}", *both, OUTPUT_TOLERANCE) for i, both in enumerate(zip(ours.values(), theirs, strict=True))], 2)
 
 
+@pytest.mark.slow
 def test_a_swapped_weight_is_noticed() -> None:
     config = small(depth=2, joint_depth=2)
     pair = Pretraining(config, LossConfig(), random_inputs(config, batch=2))

@@ -100,6 +100,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], ModelConfig]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.slow
 def test_timms_vit_is_our_tower(variant: tuple[str, dict[str, Any], ModelConfig], request: pytest.FixtureRequest) -> None:
     timm = pytest.importorskip("timm")
     name, options, config = variant
@@ -149,7 +150,7 @@ MAE_HEADS: Any = {"heads": IMAGE.shape.heads, "decoder_heads": IMAGE.shape.decod
 
 
 def in_facebooks_names(model: Any, tmp_path: Path) -> Path:
-    """A file as facebookresearch/mae writes it: a .pth with the state dict under "model"."""
+    """Writes a file as facebookresearch/mae does: a .pth with the state dict under "model"."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(tensor)) for name, tensor in canonical(arrays(model)).items()}
     torch.save({"model": tensors, "epoch": 3}, tmp_path / "mae.pth")
     return tmp_path / "mae.pth"
@@ -161,6 +162,7 @@ def in_transformers_names(model: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
+@pytest.mark.slow
 def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool, tmp_path: Path) -> None:
     theirs_model = vit_mae(IMAGE, norm_pix=norm_pix)
     loaded = avmae_jax.load(in_transformers_names(theirs_model, tmp_path), **MAE_HEADS)
@@ -187,6 +189,7 @@ def test_transformers_vit_mae_is_our_image_mae(norm_pix: bool, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("write", [in_facebooks_names, in_transformers_names])
+@pytest.mark.slow
 def test_a_file_of_an_image_mae_loads_and_predicts_as_transformers_does(write: Callable[[Any, Path], Path], tmp_path: Path) -> None:
     theirs = vit_mae(IMAGE)
     if write is in_facebooks_names:  # whose models have another epsilon, which no file holds
@@ -246,7 +249,7 @@ def transformers_ast(stride: int = 10, eps: float = TRANSFORMERS_EPS) -> Any:
 
 
 def ast_steps(model: AST, fbank: jax.Array) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    """What goes into the first block and comes out of each, the tokens after the norm, the logits."""
+    """Returns the input of the first block, the output of each block, the tokens after the last norm, and the logits."""
     states = [join(model.tower.embed(fbank))]
     for block in model.tower.blocks:
         states.append(block(states[-1]))
@@ -258,6 +261,7 @@ def log_mels() -> np.ndarray:
 
 
 @pytest.mark.parametrize("stride", [10, 16])
+@pytest.mark.slow
 def test_transformers_ast_is_ours(stride: int) -> None:
     theirs, config, fbank = transformers_ast(stride), dataclasses.replace(SOUND, norm_eps=TRANSFORMERS_EPS), log_mels()
     ours = AST(config, 7, stride=stride, rngs=nnx.Rngs(0))
@@ -276,7 +280,7 @@ def test_transformers_ast_is_ours(stride: int) -> None:
 
 
 def in_original_names(model: Any, tmp_path: Path) -> Path:
-    """A file as the original AST writes it: timm's names after "v.", with the heads of the DeiT inside, which it never uses."""
+    """Writes a file as the original AST does: timm's names after "v.", with the heads of the DeiT inside, which it never uses."""
     own = {name if name.startswith("mlp_head") else f"v.{name}": tensor for name, tensor in canonical(arrays(model)).items()}
     own |= {f"v.{head}.{part}": np.ones(3, np.float32) for head in ("head", "head_dist") for part in ("weight", "bias")}
     torch.save({f"module.{name}": torch.from_numpy(np.ascontiguousarray(tensor)) for name, tensor in own.items()}, tmp_path / "ast.pth")
@@ -287,6 +291,7 @@ AST_SIZES: Any = {"heads": SOUND.shape.heads, "mel_bins": SOUND.mel_bins}
 
 
 @pytest.mark.parametrize(("write", "eps"), [(in_original_names, 1e-6), (in_transformers_names, TRANSFORMERS_EPS)])
+@pytest.mark.slow
 def test_a_file_of_an_ast_loads_and_predicts_as_transformers_does(write: Callable[[Any, Path], Path], eps: float, tmp_path: Path) -> None:
     theirs = transformers_ast(eps=eps)
     loaded = avmae_jax.load(write(theirs, tmp_path), **AST_SIZES)

@@ -1,4 +1,4 @@
-"""What tests share: tiny clips, a tiny config, programs run as a user runs them."""
+"""Offers what tests share: tiny clips, a tiny config, programs run as a user runs them."""
 
 import dataclasses
 import importlib
@@ -71,7 +71,7 @@ def time_limit(seconds: float) -> float:
 
 
 class Clips:
-    """Made-up clips in memory: noise to hear, and frame i of clip n shows the colour (n, 20 * i, 0)."""
+    """Holds made-up clips in memory: their audio is noise, and frame i of clip n shows the colour (n, 20 * i, 0)."""
 
     label_names: Sequence[str] = ()
 
@@ -110,12 +110,12 @@ def apply(config: Config, changes: Mapping[str, object]) -> Config:
 
 
 def as_arguments(changes: Mapping[str, object]) -> list[str]:
-    """The same changes as arguments of a launch program."""
+    """Writes changes of a config as arguments of a launch program."""
     return [f"--config.{name}={value}" for name, value in changes.items()]
 
 
 def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
-    """Random weights; every value is its own, so that a swap shows."""
+    """Makes random weights, no two alike, so that a swap shows."""
     config = dataclasses.replace(config, kind=older_kind(config.modality, classifies=classes > 0))
     rng = np.random.default_rng(seed)
     shapes = flatten(described(config, classes))
@@ -124,7 +124,7 @@ def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
 
 @contextmanager
 def called_here(program: ModuleType) -> Iterator[Callable[..., None]]:
-    """The main of a program of launch/, to be called with arguments in this process, without its logging and its cache."""
+    """Yields the main of a program of launch/, to be called with arguments in this process, without its logging and its cache."""
     importlib.import_module("grain")  # defines flags of its own, which restoring would remove if a program imported it first
     before = flagsaver.save_flag_values()
     with pytest.MonkeyPatch.context() as patch:
@@ -159,5 +159,5 @@ def completed(program: ModuleType, *arguments: object) -> subprocess.CompletedPr
 
 
 def cells(printed: str) -> list[list[str]]:
-    """Of the tables in what a program prints."""
+    """Lists the cells of the tables that a program prints."""
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]

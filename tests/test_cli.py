@@ -1,4 +1,4 @@
-"""The command avmae: its page, its programs, from any folder; nothing heavy is imported before a program needs it."""
+"""Tests the command avmae: its page, its programs, from any folder, without heavy imports before a program needs them."""
 
 import os
 import subprocess

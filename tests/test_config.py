@@ -20,7 +20,7 @@ from tests.support import apply
 
 
 def _parse(*overrides: str, config: str = "base") -> Config:
-    """The config that a command line with these overrides gives."""
+    """Returns the config that a command line with these overrides gives."""
     values, argv = flags.FlagValues(), ["program", f"--config={config}", *overrides]
     cli.define_config(values, argv)
     values(argv)

@@ -1,4 +1,4 @@
-"""Config files: found by path or by a recipe's name, built on each other, refused with file and line."""
+"""Tests config files: found by path or by a recipe's name, built on each other, refused with file and line."""
 
 import re
 import textwrap
@@ -23,7 +23,7 @@ DEMANDING = {
 
 
 def write(path: Path, body: str, head: str = "from avmae_jax.config_files import shipped") -> Path:
-    """A config file: line 1 is `head`, line 2 defines get_config, its body begins in line 3."""
+    """Writes a config file: line 1 is `head`, line 2 defines get_config, its body begins in line 3."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{head}\ndef get_config():\n{textwrap.indent(textwrap.dedent(body), '    ')}\n")
     return path

@@ -89,7 +89,7 @@ def test_text_is_kept(tmp_path: Path) -> None:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds tmp_path/out until it is killed."""
+    """Starts another process, which holds tmp_path/out until it is killed."""
     code = "import pathlib, sys, avmae_jax.files as f\nwith f.locked(pathlib.Path(sys.argv[1])):\n print(flush=True)\n input()"
     arguments = [sys.executable, "-c", code, str(tmp_path / "out")]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -23,7 +23,7 @@ SHARED_PROGRAMS = ("launch.common", "launch.benchmarks")
 
 
 class Import(NamedTuple):
-    """One import: which module (in which file and line) imports which other."""
+    """Holds one import: which module imports which other, in which file and line."""
 
     importer: str
     imported: str
@@ -36,7 +36,7 @@ def module_of(file: Path, root: Path) -> str:
 
 
 def imports_of(root: Path) -> list[Import]:
-    """Every import of the packages below `root`; of names that are no module, the module that has them."""
+    """Lists every import of the packages below `root`; for a name that is no module, of the module that has it."""
     files = {
         module_of(file, root): file for package in ("avmae_jax", "configs", "launch", "parity") for file in root.glob(f"{package}/**/*.py")
     }
@@ -52,7 +52,7 @@ def imports_of(root: Path) -> list[Import]:
 
 
 def names_in(node: ast.AST, parents: list[str]) -> Iterator[tuple[str, str]]:
-    """(module, name taken from it or "") for each name that a statement or a call imports; `parents` resolve relative imports."""
+    """Yields (module, name taken from it or "") for each name that a statement or a call imports; `parents` resolve relative imports."""
     match node:
         case ast.Import(names=names):
             yield from ((alias.name, "") for alias in names)
@@ -66,7 +66,7 @@ def names_in(node: ast.AST, parents: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def room_of(module: str) -> str:
-    """The entry of ORDER that a module of ours is in; "" for other libraries."""
+    """Returns the entry of ORDER that a module of ours is in; "" for other libraries."""
     top, *rest = module.split(".")
     if top != "avmae_jax":
         return top if top in ORDER else ""
@@ -78,7 +78,7 @@ def within(module: str, places: tuple[str, ...]) -> bool:
 
 
 def rule_against(importer: str, imported: str) -> str:
-    """The rule that an import breaks; "" if it may stay."""
+    """Returns the rule that an import breaks; "" if it may stay."""
     library = imported.split(".")[0]
     if library in ONLY_HERE and not within(importer, ONLY_HERE[library]):
         return f"only {' and '.join(ONLY_HERE[library])} may import {library}"
@@ -117,7 +117,7 @@ def circles(imports: list[Import]) -> list[str]:
 
 
 def violations(root: Path) -> dict[str, str]:
-    """{"importer -> imported" or a circle: where it stands and which rule it breaks}."""
+    """Returns {"importer -> imported" or a circle: where it is and which rule it breaks}."""
     imports = imports_of(root)
     found = {
         f"{importer} -> {imported}": f"{place}: {importer} imports {imported}, but {rule}"

@@ -20,7 +20,7 @@ OLD = Path(__file__).parent / "old"
 
 
 def losses(path: Path) -> dict[int, float]:
-    """The training loss of each step in a metrics.jsonl."""
+    """Reads the training loss of each step from a metrics.jsonl."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
 
@@ -35,6 +35,7 @@ def test_the_run_and_the_file_written_from_it_open_as_the_same_model() -> None:
         np.testing.assert_array_equal(value, theirs[path])
 
 
+@pytest.mark.slow
 def test_the_classifier_predicts_what_it_predicted() -> None:
     model = avmae_jax.load(OLD / "finetuned")
     (recorded,) = json.loads((OLD / "predicted.json").read_text())["files"]
@@ -47,6 +48,7 @@ def test_the_classifier_predicts_what_it_predicted() -> None:
 
 
 @pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.slow
 def test_the_run_resumes_with_the_losses_of_the_uninterrupted_one(tmp_path: Path) -> None:
     shutil.copytree(OLD / "pretrained", tmp_path / "run")
     config = config_from_dict(json.loads((OLD / "pretrained" / "config.json").read_text()))

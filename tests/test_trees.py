@@ -1,4 +1,4 @@
-"""Dotted names of nested fields."""
+"""Tests the dotted names of nested fields."""
 
 from avmae_jax.trees import flatten_fields
 

@@ -1,4 +1,4 @@
-"""What is installed: avmae_jax alone, with its programs and recipes inside, and nothing that only tests need."""
+"""Tests what is installed: avmae_jax alone, with its programs and recipes inside, and nothing that only tests need."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(s
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, since setuptools leaves files behind."""
+    """Builds the wheel from a copy, since setuptools leaves files behind."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("avmae_jax", "launch", "configs", "parity"):
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -18,7 +18,7 @@ from avmae_jax.inference.embed import Embedder
 from avmae_jax.inference.predict import Predictor, open_matcher
 from avmae_jax.inference.windows import Medium, of_file, of_parts
 from avmae_jax.trees import flatten
-from avmae_jax.weights.io import Weights, made, read, write
+from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import notes_of
 from avmae_jax.weights.trained import Trained, load_trained
 
@@ -127,11 +127,6 @@ def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | N
     """
     found = load_trained(path, labels_csv=labels_csv, audio_frames=audio_frames, **sizes)
     return Model(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
-
-
-def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: int) -> Any:
-    """Loads the flax.nnx module of a trained model; `load(path).module` is the same."""
-    return made(read(path, audio_frames=audio_frames, **sizes))
 
 
 def predict(model: str | Path | Model, media: Media | Sequence[Media] | None = None, **options: Any) -> Any:

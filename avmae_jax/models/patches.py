@@ -55,7 +55,7 @@ def patchify(picture: jax.Array, patch: int, stride: int | None = None) -> jax.A
 
 
 def grid_of(height: int, width: int, patch: int, stride: int | None = None) -> tuple[int, int]:
-    """(rows, columns) of the patches that patchify cuts from a picture."""
+    """Returns (rows, columns) of the patches that patchify cuts from a picture."""
     rows, columns = ((side - patch) // (stride or patch) + 1 for side in (height, width))
     return rows, columns
 

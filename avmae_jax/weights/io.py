@@ -153,7 +153,7 @@ def write(weights: Weights, path: str | Path) -> None:
 
 
 def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: int) -> Model:
-    """Builds the model of a file or a run.
+    """Loads the flax.nnx module of a file or a run, which is also the `module` of what `avmae_jax.load` returns.
 
     Args:
       path: of a file or a run, as for `read`.

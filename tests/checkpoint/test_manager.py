@@ -76,7 +76,7 @@ def abstract(tree: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run's folder with the steps 1 and 2; not to be changed."""
+    """Makes a run's folder with the steps 1 and 2, which tests must not change."""
     folder = tmp_path_factory.mktemp("pristine")
     with Checkpoints(folder) as checkpoints:
         save(checkpoints, 1)
@@ -86,7 +86,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def folder(pristine: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """A copy of `pristine`, to be damaged."""
+    """Makes a copy of `pristine` that tests may damage."""
     return pathlib.Path(shutil.copytree(pristine, tmp_path / "checkpoints"))
 
 
@@ -97,7 +97,7 @@ def flip_bit(file: pathlib.Path) -> None:
 
 
 def array_file(item: pathlib.Path) -> pathlib.Path:
-    """The file of an item that the tensors are in."""
+    """Finds the file of an item that holds its tensors."""
     return max(item.glob("**/d/*"), key=lambda file: file.stat().st_size)
 
 
@@ -222,6 +222,7 @@ def test_a_damaged_step_is_skipped_with_its_reason(folder: pathlib.Path, damage:
     assert again.step == 2
 
 
+@pytest.mark.slow
 def test_a_step_damaged_twice_is_kept_twice(folder: pathlib.Path) -> None:
     with Checkpoints(folder) as checkpoints:
         for _ in range(2):

@@ -71,6 +71,7 @@ def test_widths_are_uniform_and_starts_distributed_as_torchaudios(axis: int) -> 
         assert got.max() <= size - chosen
 
 
+@pytest.mark.slow
 def test_clips_are_masked_independently_and_by_their_own_key() -> None:
     fbank = jax.random.normal(jax.random.key(1), (6, FRAMES, MELS))
     together = masked(fbank, keys(6), freq=MELS, time=FRAMES)

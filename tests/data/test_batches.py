@@ -321,6 +321,7 @@ def augmented(
     return TrainBatches(source, MODEL, data, batch_size, 0, TrainOptions(augment=augment, classes=4, weights=weights))
 
 
+@pytest.mark.slow
 def test_a_mixed_batch_carries_partners_shares_and_targets() -> None:
     batches = augmented(AugmentConfig(mixup=0.5, mixup_alpha=2.0, label_smoothing=0.2), 600)
     batch = next(batches)

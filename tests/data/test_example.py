@@ -1,4 +1,4 @@
-"""A row with several frames, and the audio around each."""
+"""Tests rows with several frames, and the audio around each."""
 
 from typing import Any
 

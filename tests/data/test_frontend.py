@@ -101,6 +101,7 @@ def test_mixtures_are_made_before_the_spectrogram() -> None:
     assert (np.abs(fbank - plain[0])[~alone].max(axis=(1, 2)) > 0.1).all()
 
 
+@pytest.mark.slow
 def test_a_part_of_a_batch_looks_as_in_the_whole() -> None:
     """What is drawn belongs to the clip: micro-batches and devices change nothing."""
     batch = train_batch(ALL_ON)
@@ -117,7 +118,7 @@ def test_evaluation_is_never_augmented() -> None:
 
 
 def loss(task: PretrainingTask, model: registry.Model, batch: dict[str, jax.Array]) -> float:
-    """The loss of a training step, all draws made with one key."""
+    """Computes the loss of a training step with all random draws from one key."""
 
     @nnx.jit
     def total(model: registry.Model, batch: dict[str, jax.Array]) -> jax.Array:
@@ -156,6 +157,7 @@ def test_one_modality_is_trained_and_drawn_without_the_other(modality: str, tmp_
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig(), ALL_ON])
+@pytest.mark.slow
 def test_several_frames_a_clip_are_as_many_rows(augment: AugmentConfig) -> None:
     rows, options = train_batch(augment), with_options(augment)
     per_clip = {"mix", "augment_seed"} & rows.keys()

@@ -33,7 +33,7 @@ NAMES = ("harp", "oboe", "horn")
 
 
 class Labelled(Clips):
-    """Clip n has class n % 2; nobody has the third."""
+    """Gives clip n the class n % 2; no clip has the third class."""
 
     label_names: Sequence[str] = NAMES
 
@@ -42,7 +42,7 @@ class Labelled(Clips):
 
 
 class Several(Labelled):
-    """Clip n has class n % 2, and the second the first class too."""
+    """Gives clip n the class n % 2, and the second clip the first class too."""
 
     def __getitem__(self, index: int) -> Clip:
         return super().__getitem__(index)._replace(labels=(0, 1) if index == 1 else (index % 2,))

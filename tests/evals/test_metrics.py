@@ -1,4 +1,4 @@
-"""Average precision, AUC and d': their definitions, ties included."""
+"""Compares average precision, AUC and d' with their definitions, ties included."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
 
 
 def pairs_won(scores: np.ndarray, has: np.ndarray) -> float:
-    """The definition of AUC, pair by pair."""
+    """Computes AUC by its definition, pair by pair."""
     won = [(yes > no) + (yes == no) / 2 for yes in scores[has] for no in scores[~has]]
     return float(np.mean(won)) if won else np.nan
 

@@ -23,7 +23,7 @@ from avmae_jax.evals.ranking import (
 
 
 def _naive(queries: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Straight from the definition, pair by pair, in float64."""
+    """Computes ranks by their definition, pair by pair, in float64."""
     ranks, ties = [], 0
     for i, query in enumerate(queries.astype(np.float64)):
         scores = [query @ target / (np.linalg.norm(query) * np.linalg.norm(target)) for target in targets.astype(np.float64)]

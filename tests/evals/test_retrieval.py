@@ -1,4 +1,4 @@
-"""Retrieval within a set, as it is written and drawn; searches with queries from elsewhere."""
+"""Tests retrieval within a set, as it is written and drawn, and searches with queries from elsewhere."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ KINDS = ("audio", "image")
 
 
 class Labelled(Clips):
-    """Clip n has the class n % 3, and number 4 another one as well."""
+    """Gives clip n the class n % 3, and number 4 another one as well."""
 
     label_names: Sequence[str] = ("harp", "oboe", "horn")
 
@@ -70,6 +70,7 @@ def test_the_best_the_middle_and_the_worst_are_shown(ranks: list[int], seed: int
     assert [ranks[query] for query in queries] == sorted(ranks[query] for query in queries)
 
 
+@pytest.mark.slow
 def test_a_whole_set_is_evaluated_and_written(embed: Embed, index: Embeddings, tmp_path: Path) -> None:
     done = []
     result = retrieve_into(tmp_path / "a/b", embed, Labelled(8), origin=Origin("d", "test"), on_progress=lambda *n: done.append(n))

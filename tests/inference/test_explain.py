@@ -51,6 +51,7 @@ def asked(model: Trained, **parts: Any) -> tuple[Prediction, Explanation]:
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.slow
 def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     head = Head(ODD, 7, rngs=nnx.Rngs(seed))
@@ -84,6 +85,7 @@ def test_the_logit_of_the_first_class_is_divided_among_the_patches_of_what_there
     assert sum(heat.sum() for heat in found.heat.values()) + found.constant == pytest.approx(logits.max(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_pretraining_model_shows_cosines_with_the_other_modality() -> None:
     model = trained(0)
     prediction, found = asked(model, audio=SOUND, image=PICTURE)

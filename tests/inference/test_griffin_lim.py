@@ -1,4 +1,4 @@
-"""Audio from a log-mel: it has that log-mel again."""
+"""Tests that audio made from a log-mel has that log-mel again."""
 
 import wave
 from pathlib import Path

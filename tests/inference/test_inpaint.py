@@ -92,6 +92,7 @@ def test_both_sounds_have_one_gain(inpaint: Inpainter) -> None:
 
 
 @pytest.mark.parametrize(("modality", "frames"), [("audio", 0), ("image", 1)])
+@pytest.mark.slow
 def test_a_model_of_one_modality_fills_in_its_own(modality: str, frames: int) -> None:
     sizes = dataclasses.replace(CONFIG.model, modality=modality)
     clip = Clip("one", CLIP.waveform if modality == "audio" else CLIP.waveform[:0], CLIP.frames[:frames], ())

@@ -125,6 +125,7 @@ def test_the_windows_of_a_film_are_averaged(trained: Model, folder: Path) -> Non
     assert found.timeline is None
 
 
+@pytest.mark.slow
 def test_each_second_has_the_classes_of_the_window_around_it(trained: Model, folder: Path) -> None:
     chances, _ = by_hand(trained, folder / "media/film.mp4", stride=1)
     found = predict(trained, folder / "media/film.mp4", timeline=True)
@@ -198,6 +199,7 @@ def test_a_model_of_one_modality_says_what_it_lacks(trained: Model, folder: Path
 
 
 @pytest.mark.parametrize("given", ["audio", "missingaudioonly"])
+@pytest.mark.slow
 def test_what_is_given_has_a_plain_and_an_official_name(given: str, trained: Model, folder: Path) -> None:
     with pytest.raises(ClipError, match=r"picture\.png has no audio.*given=audio"):
         trained.predict(folder / "media/picture.png", given=given)
@@ -262,6 +264,7 @@ def test_files_that_are_no_input_are_named(trained: Model, folder: Path) -> None
             predict(trained, **options)
 
 
+@pytest.mark.slow
 def test_a_pretraining_model_gives_matches_and_vectors(pretrained: Model, trained: Model, folder: Path) -> None:
     found, vectors = predict(pretrained, folder / "media/film.mp4"), embed(pretrained, folder / "media/film.mp4")
     assert (found.top, found.mode, len(found.probabilities)) == ((), None, 0)
@@ -292,6 +295,7 @@ def test_batches_are_shared_and_change_nothing(trained: Model, folder: Path) -> 
             np.testing.assert_allclose(result.probabilities, predict(trained, name).probabilities, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_list_gives_results_in_order_with_errors_in_their_places(trained: Model, folder: Path) -> None:
     media = [folder / "media" / name for name in ("film.mp4", "empty.wav", "picture.png", "sound.wav")]
     for results, single in ((trained.predict([*map(str, media)]), trained.predict), (trained.embed(media), trained.embed)):
@@ -370,6 +374,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
         yield printed
 
 
+@pytest.mark.slow
 def test_a_folder_with_broken_files_is_predicted_but_for_them(call: Call, folder: Path, tmp_path: Path, trained: Model) -> None:
     out = [f"--json={tmp_path}/out.json", f"--csv={tmp_path}/out.csv", f"--explain={tmp_path}/pictures"]
     status, printed, _ = call(folder / "media", f"--model={folder}/run.safetensors", "--top=2", "--timeline", *out)

@@ -33,6 +33,7 @@ TINY = Config(name="mini", model=MODEL, optim=OptimConfig(learning_rate=1e-3), t
 
 @pytest.mark.parametrize("job", against_torch.JOBS)
 @pytest.mark.usefixtures("optax_promotion", "unpolished")
+@pytest.mark.slow
 def test_both_sides_compute_the_same_in_every_step(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     computed: list[list[np.ndarray]] = []
@@ -49,6 +50,7 @@ def test_both_sides_compute_the_same_in_every_step(job: str, monkeypatch: pytest
     assert all(np.array_equal(first, last) for first, last in zip(computed[0], computed[2], strict=True)) == (job == "features")
 
 
+@pytest.mark.slow
 def test_different_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torch_side.initial_weights
     monkeypatch.setattr(torch_side, "initial_weights", lambda *given: {name: 2 * array for name, array in weights(*given).items()})
@@ -59,6 +61,7 @@ def test_different_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         against_torch.compare_job("features", dataclasses.replace(TINY, model=dataclasses.replace(MODEL, compute_dtype="bfloat16")), 1)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_one_process_with_one_framework() -> None:
     ballast = np.ones(2**27)  # 1 GiB that a process started from here must not count
     for module in against_torch.SIDES.values():
@@ -84,6 +87,7 @@ def test_both_loaders_make_the_same_example(index: int) -> None:
     np.testing.assert_allclose(theirs[1].transpose(1, 2, 0), ours["image"][0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_loaders_read_the_same_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     seen: dict[str, set[str]] = {}
     turns = data.take_turns

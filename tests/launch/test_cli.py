@@ -1,4 +1,4 @@
-"""The start of every program: its help, and what a user can do wrong before anything is loaded or generated."""
+"""Tests the start of every program: its help, and what a user can do wrong before anything is loaded or generated."""
 
 import dataclasses
 import json

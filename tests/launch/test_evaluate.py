@@ -56,6 +56,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
         yield printed
 
 
+@pytest.mark.slow
 def test_a_classifier_of_both_is_asked_with_both_and_with_each_missing(call: Call, data: Path, tmp_path: Path) -> None:
     run = saved(tmp_path / "run")
     printed = call(run, "--data", data, "--batch_size=6")
@@ -79,6 +80,7 @@ def test_a_classifier_of_both_is_asked_with_both_and_with_each_missing(call: Cal
     assert read(run).classes == 3  # what lies in the folder now is no step of the model's
 
 
+@pytest.mark.slow
 def test_a_mode_and_a_place_can_be_chosen(call: Call, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="absl")
     file = saved(tmp_path / "w.safetensors", mode="audioonly")

@@ -87,6 +87,7 @@ def test_every_file_gives_a_picture_and_two_sounds(
         call(*arguments)
 
 
+@pytest.mark.slow
 def test_clips_of_a_data_set_are_found_by_their_ids(
     call: Call, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_clips_of_a_data_set_are_found_by_their_ids(
     assert re.search(r"can't be used: the clip 'e/1\.mp4' (is damaged|can't be read)", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_one_bad_file_does_not_stop_the_others(
     call: Call, model: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""launch.inspect_data and launch.data_statistics on a data set with a bit of everything."""
+"""Runs launch.inspect_data and launch.data_statistics on a data set with a bit of everything."""
 
 import importlib
 import io

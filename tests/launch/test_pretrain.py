@@ -375,6 +375,7 @@ class Labelled(Clips):
 
 
 @pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.slow
 def test_every_recipe_has_losses_of_its_own_sizes(name: str, tmp_path: Path) -> None:
     """Nothing that the recipe sets is replaced but the batch size: tracing costs no arithmetic, whatever the model's size."""
     config, clips = shipped(name), Labelled(2)

@@ -104,6 +104,7 @@ def test_a_data_set_is_embedded_with_all_that_its_clips_have(vectors: Path, run:
     assert note == {"model": str(run), "data": str(data), "split": "test", "label_names": NAMES, "width": 16}
 
 
+@pytest.mark.slow
 def test_both_formats_hold_the_same(call: Call, run: Path, data: Path, vectors: Path, tmp_path: Path) -> None:
     status, printed, _ = call(embed, run, "--data", data, "--out", tmp_path / "e.array_record", "--what=audio,image", "--batch_size=4")
     assert (status, printed) == (0, f"wrote {tmp_path}/e.array_record: audio, image of 7 clips, 16 numbers each\n")
@@ -175,6 +176,7 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 def test_each_side_of_a_file_finds_clips_of_a_data_set(call: Call, run: Path, data: Path, queries: dict[str, Path], tmp_path: Path) -> None:
     both, picture = f"--query={queries['both']}", f"--query={queries['picture']}"
     index = ("--index", data, "--batch_size=4", "--top=6", "--out", tmp_path / "q.png")
@@ -191,6 +193,7 @@ def test_each_side_of_a_file_finds_clips_of_a_data_set(call: Call, run: Path, da
         assert drawn.height > 600
 
 
+@pytest.mark.slow
 def test_a_file_of_vectors_finds_what_its_data_set_finds(
     call: Call, run: Path, data: Path, vectors: Path, queries: dict[str, Path], tmp_path: Path
 ) -> None:

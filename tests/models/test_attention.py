@@ -66,12 +66,14 @@ def _output_and_grads(function: Callable[..., jax.Array], *arrays: ArrayLike) ->
     shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 2, 7, 16, 49]), st.integers(1, 4), st.sampled_from([1, 3, 8, 32])),
     seed=st.integers(0, 9),
 )
+@pytest.mark.slow
 def test_output_and_gradients_match_float64(shape: tuple[int, ...], seed: int) -> None:
     arrays = _draw(shape, seed)
     _assert_close(_output_and_grads(module._looped, *arrays), _reference(*arrays), 1e-5)
 
 
 @pytest.mark.parametrize("size", [(4, 49, 3, 64), (2, 177, 5, 32), (1, 1, 1, 8)])
+@pytest.mark.slow
 def test_paths_agree(size: tuple[int, ...]) -> None:
     arrays = _draw(size)
     wanted = [np.asarray(x) for x in _output_and_grads(PATHS["plain"], *arrays)]

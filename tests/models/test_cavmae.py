@@ -45,7 +45,7 @@ def _loss(model: CAVMAE, inputs: Arrays, noise: Arrays) -> tuple[jax.Array, Arra
 
 
 def _arrays(out: Pretraining) -> Arrays:
-    """All that a pass computes, by name, sequences joined."""
+    """Returns all that a pass computes, by name, with sequences joined."""
     tokens: dict[str, Tokens] = {"latent": out.latent, **{f"contrast_{modality}": part for modality, part in out.contrast.items()}}
     pooled = {"embed_audio": out.embed_audio, "embed_image": out.embed_image}
     predictions = {f"pred_{modality}": pred for modality, pred in out.predictions.items()}
@@ -92,6 +92,7 @@ def _count(shapes: Mapping[str, Any]) -> int:
     return sum(math.prod(value.shape) for value in shapes.values())
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_the_originals() -> None:
     base = described(ModelConfig())
     params = flatten(nnx.state(base, nnx.Param))
@@ -109,6 +110,7 @@ def test_parameter_counts_are_the_originals() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow
 def test_every_size_builds_and_predicts_every_patch(size: str) -> None:
     config = ModelConfig(size=size)
     shape = SIZES[size]
@@ -211,6 +213,7 @@ def test_examples_of_a_batch_do_not_touch_each_other(model: CAVMAE, out: Pretrai
         np.testing.assert_allclose(changed[name][0], before[name][0], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_three_streams_are_the_joint_block_on_the_kept_tokens_with_three_sets_of_norms(model: CAVMAE, out: Pretraining) -> None:
     inputs, noise = _inputs()
     masks = {modality: mask_from_noise(x, 0.75) for modality, x in noise.items()}
@@ -255,6 +258,7 @@ def test_decoder_blocks_see_both_modalities(model: CAVMAE, out: Pretraining) -> 
     assert np.abs(np.asarray(decode(model, out.latent)) - np.asarray(decode(model, changed))).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_embed_is_the_pooled_stream_of_an_unmasked_pass_at_length_1() -> None:
     model = _model(audio_mask_ratio=0.0, image_mask_ratio=0.0)
     inputs, noise = _inputs()

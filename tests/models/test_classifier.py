@@ -1,4 +1,4 @@
-"""The classifier: which tokens each mode classifies, what it must be given, and what has no effect."""
+"""Tests the classifier: which tokens each mode classifies, what it must be given, and what has no effect."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ _logits = nnx.jit(CAVMAEClassifier.__call__, static_argnums=2)
 
 @pytest.fixture(scope="module")
 def model() -> CAVMAEClassifier:
-    """A classifier whose norms are random, so that a wrong stream shows."""
+    """Makes a classifier whose norms are random, so that a wrong stream shows."""
     model, rng = CAVMAEClassifier(CONFIG, 5, rngs=nnx.Rngs(0)), np.random.default_rng(1)
     for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         if path[-1] in ("scale", "bias"):
@@ -39,6 +39,7 @@ def inputs() -> dict[str, jax.Array]:
 
 
 @all_modes
+@pytest.mark.slow
 def test_the_mean_of_the_tokens_of_the_modes_streams_is_classified(
     model: CAVMAEClassifier, inputs: dict[str, jax.Array], mode: Mode
 ) -> None:
@@ -58,6 +59,7 @@ def test_the_mean_of_the_tokens_of_the_modes_streams_is_classified(
 
 
 @all_modes
+@pytest.mark.slow
 def test_each_computes_what_single_calls_do(model: CAVMAEClassifier, inputs: dict[str, jax.Array], mode: Mode) -> None:
     together = nnx.jit(lambda model, inputs: list(model.each(inputs, MODES).values()))(model, inputs)
     np.testing.assert_allclose(together[MODES.index(mode)], _logits(model, inputs, mode), atol=1e-5)

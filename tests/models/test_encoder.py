@@ -70,7 +70,7 @@ _block = nnx.jit(lambda block, tokens, stream="main": block(tokens, stream), sta
 
 @partial(nnx.jit, static_argnums=(2, 3))
 def _joint(encoder: Encoder, tokens: jax.Array, stream: str, unchained: bool) -> jax.Array:
-    """The joint blocks on tokens that are taken for the stream's modality."""
+    """Applies the joint blocks to tokens that are taken for those of the stream's modality."""
     name = "audio.patches" if stream == "main" else f"{stream}.patches"
     return encoder.joint({name: tokens}, stream, unchained=unchained)[name]
 
@@ -150,6 +150,7 @@ def test_towers_have_their_own_weights_and_the_blocks_not_joint() -> None:
         assert nnx.eval_shape(_separate, encoder.audio, tokens).shape == tokens.shape
 
 
+@pytest.mark.slow
 def test_separate_runs_every_block_in_order(one_joint: Encoder) -> None:
     encoder = one_joint
     tokens = _embed_audio(encoder, FBANK)
@@ -236,6 +237,7 @@ def test_a_stream_takes_its_own_modality_out_of_both_and_refuses_to_do_without(o
         one_joint.joint(alone, "audio")
 
 
+@pytest.mark.slow
 def test_vectors_have_length_1_and_are_the_means_of_their_streams(one_joint: Encoder) -> None:
     @nnx.jit
     def run(encoder: Encoder) -> tuple[dict[str, jax.Array], dict[str, Tokens]]:

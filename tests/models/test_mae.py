@@ -44,7 +44,7 @@ _run = nnx.jit(MAE.__call__)
 
 
 def _inputs(config: ModelConfig, batch: int = 3) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Input and noise by modality."""
+    """Returns the input and the masking noise, by modality."""
     rng = np.random.default_rng(0)
     shape = (config.audio_frames, config.mel_bins) if config.modality == "audio" else (config.image_size, config.image_size, 3)
     inputs = rng.standard_normal((batch, *shape))

@@ -1,4 +1,4 @@
-"""Pooling: which tokens count, and how much."""
+"""Tests pooling: which tokens count, and how much."""
 
 import jax.numpy as jnp
 import numpy as np

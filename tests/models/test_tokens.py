@@ -22,6 +22,7 @@ segments = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 4), min_size=1
 
 @settings(deadline=None, max_examples=20)
 @given(segments)
+@pytest.mark.slow
 def test_split_undoes_join(tokens: Tokens) -> None:
     sequence = join(tokens)
     assert sequence.shape == (2, sum(x.shape[1] for x in tokens.values()), 3)

@@ -1,4 +1,4 @@
-"""What the tests of plots share: reading the pixels and the words of a drawn plot."""
+"""Reads the pixels and the words of a drawn plot, for the tests of plots."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ from PIL import Image
 
 
 def pixels(path: Path) -> np.ndarray:
-    """A PNG's colours, uint8[H, W, 3]."""
+    """Reads a PNG's colours, uint8[H, W, 3]."""
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
 
 
 def is_colour(colours: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
-    """bool[H, W]: where pixels have a colour, given in [0, 1]."""
+    """Returns where pixels have a colour, given in [0, 1]: bool[H, W]."""
     return np.all(np.abs(colours / 255 - np.array(colour)) < 0.01, axis=-1)
 
 
@@ -29,7 +29,7 @@ def share(colours: np.ndarray, colour: tuple[float, float, float]) -> float:
 
 @contextmanager
 def drawn_figures() -> Iterator[list[Figure]]:
-    """The figures that are saved meanwhile; they are written as well."""
+    """Yields a list of the figures that are saved meanwhile; they are written as well."""
     figures: list[Figure] = []
     save = Figure.savefig
 
@@ -43,7 +43,7 @@ def drawn_figures() -> Iterator[list[Figure]]:
 
 
 def places(figure: Figure) -> dict[str, tuple[float, float]]:
-    """The middle of each text of a figure, its axes included, in pixels from the upper left corner; of equal texts the last one."""
+    """Finds the middle of each text of a figure, its axes included, in pixels from the upper left corner; of equal texts the last one."""
     height = figure.get_size_inches()[1] * figure.dpi
     found = {}
     for text in figure.findobj(Text):
@@ -55,5 +55,5 @@ def places(figure: Figure) -> dict[str, tuple[float, float]]:
 
 
 def words(figure: Figure) -> list[str]:
-    """Every text of a figure."""
+    """Lists every text of a figure."""
     return [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)]

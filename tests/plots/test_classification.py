@@ -25,7 +25,7 @@ def precisions_of(path: Path, scores: np.ndarray, targets: np.ndarray, names: li
 
 
 def row_of(figure: Figure, name: str) -> list[str]:
-    """The words at the right of a matrix, in the line of a class, from left to right."""
+    """Lists the words at the right of a matrix, in the line of a class, from left to right."""
     ((_, height),) = {places(figure)[name]}
     size = figure.get_size_inches()[1] * figure.dpi
     beside = []
@@ -93,6 +93,7 @@ def test_each_class_with_a_positive_has_a_panel_the_best_first(tmp_path: Path) -
     assert blue[:middle].sum() > 1.7 * blue[middle:].sum() > 0  # twice the area, but for lines
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_best_and_the_worst_have_panels(tmp_path: Path) -> None:
     targets = np.eye(40)
     scores = np.where(targets > 0, np.linspace(1, 0, 40), 0.5)  # the first are ranked first, the others last

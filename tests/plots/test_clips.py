@@ -1,4 +1,4 @@
-"""A frame and a spectrogram: the middle frame, low mel at the bottom, one scale for all or one each, words for what is missing."""
+"""Tests the drawing of a frame and a spectrogram: orientation, scale, and words for what is missing."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BOX = Box(10, 20, 100, 60)
 
 
 def drawn(figure: Figure, path: Path, box: Box = BOX) -> np.ndarray:
-    """The pixels inside a box."""
+    """Returns the pixels inside a box."""
     save(figure, path)
     left, top, width, height = (int(side) for side in box)
     return pixels(path)[top : top + height, left : left + width]

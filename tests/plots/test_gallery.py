@@ -1,4 +1,4 @@
-"""The gallery: every query with what it found, frames in their colours, names that can't break it, and words for what is missing."""
+"""Tests the gallery: each query with what it found, frames in their colours, odd names, and words for what is missing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Heat maps: red speaks for, blue against, and a plot of any medium with any title."""
+"""Tests heat maps: red is for the class, blue against it, for any medium with any title."""
 
 from pathlib import Path
 

@@ -112,6 +112,7 @@ def test_predictions_that_are_not_finite_are_seen() -> None:
 
 
 @pytest.mark.parametrize("clips", [1, 3])
+@pytest.mark.slow
 def test_reconstructions_are_a_png_with_a_row_for_each_clip(tmp_path: Path, clips: int) -> None:
     path = tmp_path / "new" / "folder" / "plot.png"
     _draw(path, _case(clips, norm_pix=True))

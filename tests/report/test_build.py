@@ -116,7 +116,7 @@ def test_names_from_files_are_text(tmp_path: Path) -> None:
 
 
 def change(run: Path, view: dict[str, Any] | None = None, **notes: Any) -> Page:
-    """The page of a run after a change of its evaluation."""
+    """Returns the page of a run after a change of its evaluation."""
     path = run / "evaluation/evaluation.json"
     found = json.loads(path.read_text())
     found["views"][0] |= view or {}
@@ -282,6 +282,7 @@ def checkpoint(run: Path, classes: int, names: tuple[str, ...] = ()) -> None:
 
 @pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("classes", [0, 2])
+@pytest.mark.slow
 def test_the_program_makes_what_is_missing(call: Call, data: Path, tmp_path: Path, classes: int) -> None:
     run = start(tmp_path / "run", model=ODD, data=DataConfig(source="prepared", path=str(data)))
     checkpoint(run, classes, (HOSTILE, "oboe")[:classes])

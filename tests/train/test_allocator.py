@@ -1,4 +1,4 @@
-"""avmae_jax/train/allocator.py: memory that is freed and needed again."""
+"""Tests avmae_jax/train/allocator.py: memory that is freed and needed again."""
 
 import platform
 import subprocess

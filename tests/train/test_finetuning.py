@@ -112,6 +112,7 @@ def test_a_share_of_the_clips_gets_the_picture_before() -> None:
         np.testing.assert_array_equal(swap(images, share, jax.random.key(0)), expected)
 
 
+@pytest.mark.slow
 def test_swapped_pictures_reach_the_loss_of_a_classifier_of_both_alone() -> None:
     """The labels stay with the sounds."""
     model, given, key = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0)), batch(), jax.random.key(0)
@@ -161,6 +162,7 @@ def test_the_losses_are_their_formulas(loss: str) -> None:
     assert value == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_predictions_of_a_clip_are_averaged_over_its_crops_and_frames() -> None:
     clips = Labelled(3, seconds=2.0)  # three times what the model hears
     model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
@@ -194,6 +196,7 @@ class Labelled(Clips):
 
 
 @pytest.mark.parametrize("loss", ["bce", "ce"])
+@pytest.mark.slow
 def test_what_is_measured_has_an_accuracy_where_each_clip_has_one_class(loss: str) -> None:
     model = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
     clips = Labelled(3)
@@ -231,7 +234,7 @@ def make_heard(job: Job) -> Iterator[Clip]:
 
 
 def small_run(folder: Path, **changes: object) -> Config:
-    """A run of folder/run on the data set folder/set."""
+    """Returns the config of a run in folder/run on the data set folder/set."""
     config = get_config()
     apply(config, {f"model.{name}": getattr(TINY, name) for name in ("size", "width", "heads", "depth", "audio_frames", "image_size")})
     apply(config, {"data.path": str(folder / "set"), "data.source": "prepared", "train.workdir": str(folder / "run"), "data.workers": 0})

@@ -88,7 +88,7 @@ class WarmingUp(ColourTask):
 
 
 class Watcher:
-    """A train.Reporter that sends this process SIGTERM after a step."""
+    """Sends this process SIGTERM after a step, as a Reporter."""
 
     def __init__(self, stop_after: int = 0):
         self._stop_after = stop_after
@@ -164,6 +164,7 @@ def test_zeros_mean_once_an_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 6, 8])
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_goes_on_to_the_last_bit(tmp_path: Path, undisturbed: Path, stop_after: int) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert not make_trainer(tmp_path).run(Watcher(stop_after))
@@ -184,6 +185,7 @@ def weights(tree: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in flatten(tree).items()}
 
 
+@pytest.mark.slow
 def test_extra_state_is_updated_in_the_step_and_checkpointed(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, task=Averaging(), train__checkpoint_every=1, train__keep_last=STEPS)
     average = weights(trainer.params)
@@ -203,6 +205,7 @@ class Killed(BaseException):
     """Ends a run without giving it a chance to save."""
 
 
+@pytest.mark.slow
 def test_extra_state_comes_back_to_the_last_bit_after_a_kill(tmp_path: Path) -> None:
     class Kill(Watcher):
         def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
@@ -238,6 +241,7 @@ def test_checkpoints_from_before_extra_state_serve_tasks_without_it(tmp_path: Pa
     assert watcher.steps == [STEPS + 1]
 
 
+@pytest.mark.slow
 def test_the_logged_rate_is_that_of_the_tasks_own_schedule(tmp_path: Path) -> None:
     make_trainer(tmp_path, task=WarmingUp(), train__eval_every=100).run()
     rates = [row["learning_rate"] for row in rows(tmp_path) if row["split"] == "train"]
@@ -245,6 +249,7 @@ def test_the_logged_rate_is_that_of_the_tasks_own_schedule(tmp_path: Path) -> No
     assert rows(tmp_path)[0]["loss"] == rows(tmp_path)[0]["square"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_does_not_train_again(tmp_path: Path) -> None:
     assert make_trainer(tmp_path).run()
     before = (tmp_path / "metrics.jsonl").read_bytes()
@@ -269,6 +274,7 @@ def nan_gradient_with_bad_clip(loss: jax.Array, model: Colours, batch: Mapping[s
 
 @pytest.mark.parametrize(("spoil", "what"), [(nan_with_bad_clip, "loss"), (nan_gradient_with_bad_clip, "gradient norm")])
 @pytest.mark.parametrize("checkpoint_every", [1, 100])
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, spoil: Any, what: str, checkpoint_every: int) -> None:
     messages = []
     for _ in range(2):  # starting again without a change ends the same
@@ -306,6 +312,7 @@ def test_another_config_is_refused_with_its_fields(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_other_micro_batches_are_allowed_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert make_trainer(tmp_path).run()
     with caplog.at_level(logging.WARNING, logger="absl"):
@@ -319,6 +326,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_its_fields(tmp_path: Path,
         make_trainer(tmp_path, micro=micro)
 
 
+@pytest.mark.slow
 def test_fewer_clips_than_a_batch_are_enough(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, train=3, train__steps=0, train__epochs=6)
     assert trainer.total_steps == 4  # 18 clips in batches of 4
@@ -348,6 +356,7 @@ def test_held_out_clips_may_be_fewer_than_a_batch_or_none(tmp_path: Path) -> Non
     assert {row["split"] for row in rows(tmp_path)} == {"train"}
 
 
+@pytest.mark.slow
 def test_the_rate_falls_in_epochs(tmp_path: Path) -> None:
     """20 clips in batches of 4: an epoch is 5 steps."""
     make_trainer(tmp_path, optim__decay_start=1, train__eval_every=100).run()

@@ -153,7 +153,7 @@ def test_a_batch_that_does_not_divide_into_groups_is_refused() -> None:
 
 
 def _pretraining() -> tuple[Pretraining, dict[str, jax.Array]]:
-    """A forward pass's outputs and inputs, made up: audio of 3 x 5 patches, image of 2 x 3, six pairs."""
+    """Makes up a forward pass's outputs and inputs: audio of 3 x 5 patches, image of 2 x 3, six pairs."""
     inputs = {"audio": jnp.asarray(_normal(0, 6, 5 * PATCH, 3 * PATCH)), "image": jnp.asarray(_normal(1, 6, 2 * PATCH, 3 * PATCH, 3))}
     masks = {name: mask_from_noise(jnp.asarray(_normal(2, 6, length)), 0.75) for name, length in (("audio", 15), ("image", 6))}
     kept = {"audio": _normal(3, 6, 3, 8), "image": _normal(4, 6, 1, 8)}

@@ -1,4 +1,4 @@
-"""What a step costs, computed before it is run, and compared with the compiled program."""
+"""Compares what a step costs, computed before it is run, with the compiled program."""
 
 import re
 from pathlib import Path

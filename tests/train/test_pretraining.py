@@ -44,12 +44,13 @@ def changed(**groups: dict[str, Any]) -> Config:
 
 
 def masks(config: Config, model: CAVMAE, batch: dict[str, jax.Array], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which patches are hidden: bool[B, rows, columns] of audio and image."""
+    """Returns which patches are hidden: bool[B, rows, columns] of audio and image."""
     out, _ = nnx.jit(MaskedPass(config).__call__)(model, batch, jax.random.key(seed))
     audio, image = (np.asarray(out.masks[name].hidden, bool).reshape(-1, *config.model.grid(name)) for name in ("audio", "image"))
     return audio, image
 
 
+@pytest.mark.slow
 def test_the_key_decides_the_masks_of_each_clip(model: CAVMAE, batch: dict[str, jax.Array]) -> None:
     first, again, other = (masks(CONFIG, model, batch, seed) for seed in (0, 0, 1))
     for one, same, changed in zip(first, again, other, strict=True):
@@ -66,6 +67,7 @@ def test_the_mask_mode_of_the_config_is_used(model: CAVMAE, batch: dict[str, jax
 
 
 @pytest.mark.parametrize(("negatives", "groups"), [("global", 2), ("shard", 1), ("shard", 2), ("shard", 4)])
+@pytest.mark.slow
 def test_the_losses_have_their_weights_and_negatives_come_from_where_they_should(
     model: CAVMAE, batch: dict[str, jax.Array], negatives: str, groups: int
 ) -> None:
@@ -104,6 +106,7 @@ def test_without_held_out_clips_there_is_nothing_to_draw_or_find(model: CAVMAE, 
 
 
 @pytest.mark.parametrize(("clips", "batch_size"), [(8, 8), (8, 3), (5, 20)])
+@pytest.mark.slow
 def test_retrieval_does_not_depend_on_batches(model: CAVMAE, batch: dict[str, jax.Array], clips: int, batch_size: int) -> None:
     task = PretrainingTask(CONFIG, Clips(8), Path("unused"))
     vectors = nnx.jit(lambda model: model.embed(model_inputs(batch, CONFIG)))(model)

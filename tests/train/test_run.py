@@ -1,4 +1,4 @@
-"""How a run starts: what its folder must be, and which micro-batch it takes."""
+"""Tests how a run starts: what its folder must be, and which micro-batch it takes."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A step computed in parts is the step computed at once."""
+"""Checks that a step computed in parts is the step computed at once."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ KEY = jax.random.key(7)
 
 
 class Line(nnx.Module):
-    """y = x w + b, b frozen."""
+    """Computes y = x w + b, with b frozen."""
 
     def __init__(self) -> None:
         self.w = nnx.Param(jnp.array([2.0, -1.0]))
@@ -28,7 +28,7 @@ class Line(nnx.Module):
 
 
 class Fit:
-    """An objective whose metrics show which rows, key and groups it was given; `extra` sums the steps' numbers and parameters."""
+    """Reports in its metrics which rows, key and groups it was given; `extra` sums the steps' numbers and parameters."""
 
     def __init__(self, **weights: float):
         self.loss_weights = weights or {"square": 1.0}

@@ -83,6 +83,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.slow
 def test_weights_and_config_are_the_same_in_every_format(name: str, tmp_path: Path) -> None:
     want = VARIANTS[name]
     write(want, tmp_path / "run")
@@ -104,6 +105,7 @@ def test_models_of_one_modality_go_into_folders_only(want: Weights, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_a_run_is_read_from_its_folder_its_checkpoints_or_one_step(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
     with Checkpoints(folder) as checkpoints:

@@ -139,6 +139,7 @@ def test_the_patch_embedding_is_the_original_convolution(official: dict[str, np.
         np.testing.assert_allclose(ours[0, token], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_built_model_runs(model: CAVMAE) -> None:
     noise = {"audio": jax.random.uniform(jax.random.key(0), (2, LA)), "image": jax.random.uniform(jax.random.key(1), (2, LV))}
     inputs = {"audio": jnp.ones((2, 24, 16)), "image": jnp.ones((2, 16, 16, 3))}

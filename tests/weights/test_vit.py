@@ -86,7 +86,7 @@ def audio_transformer(classes: int = 5) -> Tensors:
 
 
 def pull(tensors: Tensors, kind: str = "cavmae", *, classes: int = 0, **changes: Any) -> vit.Pulled:
-    """What a model of this kind takes; only its shapes are needed."""
+    """Returns what a model of this kind takes from a file; only its shapes are needed."""
     sizes = config(kind=kind, **changes)
     return vit.pull(sizes, described(sizes, classes), tensors)
 
@@ -381,6 +381,7 @@ def test_an_encoder_alone_and_a_lacking_key_are_understood() -> None:
 
 
 @pytest.mark.parametrize("name", ["image_mae.safetensors", "cavmae.safetensors", "run"])
+@pytest.mark.slow
 def test_initialise_from_tells_files_apart(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, source = (CAVMAE(config(), rngs=nnx.Rngs(seed)) for seed in (0, 1))
     before, path = params_of(model), tmp_path / name

@@ -29,14 +29,14 @@ def test_an_image_of_the_right_height_is_only_cropped() -> None:
 
 @pytest.mark.parametrize(("width", "left"), [(35, 2), (37, 2), (39, 4), (41, 4)])
 def test_half_a_pixel_beside_the_crop_goes_to_the_even_side(width: int, left: int) -> None:
-    """As torchvision's CenterCrop rounds it."""
+    """Checks that the crop is rounded as by torchvision's CenterCrop."""
     image = np.random.default_rng(0).integers(0, 256, (32, width, 3)).astype(np.uint8)
     np.testing.assert_array_equal(decode_image(encoded(image), 32), image[:, left : left + 32])
 
 
 @pytest.mark.parametrize(("width", "resized"), [(35, 17), (33, 16), (39, 19)])
 def test_the_long_side_is_rounded_down(width: int, resized: int) -> None:
-    """As torchvision's Resize does, also where half a pixel and more is left."""
+    """Checks that sizes are rounded as by torchvision's Resize, also where half a pixel or more is left."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, width, 3)).astype(np.uint8))
     expected = np.asarray(image.resize((resized, 10), Image.Resampling.BICUBIC))
     left = round((resized - 10) / 2)

@@ -76,6 +76,7 @@ def test_windows_have_as_many_frames_as_asked_for(film: Path, count: int) -> Non
     assert (clips[0].frames, clips[0].frame_times) == (whole.frames, pytest.approx(whole.frame_times))
 
 
+@pytest.mark.slow
 def test_memory_holds_a_window_however_long_the_film(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "x.mp4", 60, size=48)
     held = 0

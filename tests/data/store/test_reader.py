@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def damaged(whole: Path, tmp_path: Path) -> Path:
-    """The clip c2 can't be read, the others can."""
+    """Raises an error for the clip c2 and returns the others."""
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     shard = next(out.glob("*-00000-of-*"))
     content = bytearray(shard.read_bytes())

@@ -75,6 +75,7 @@ def test_tfds_reads_back_what_was_made(tmp_path: Path) -> None:
         assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     for workers in (0, 1, 2):
         write(tmp_path / str(workers), jobs(t3="bad"), workers=workers)
@@ -119,6 +120,7 @@ def test_a_split_in_which_everything_fails_is_written_empty(tmp_path: Path) -> N
     assert write(tmp_path / "out", jobs(e0="bad0", e1="bad1")).written == {"train": 7, "test": 0}
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_process_is_a_failure_of_its_own(tmp_path: Path) -> None:
     summary = write(tmp_path / "out", jobs(train=3, test=1, t2="deadly"), workers=1)
     assert summary.written == {"train": 2, "test": 1}
@@ -126,6 +128,7 @@ def test_a_job_that_kills_its_process_is_a_failure_of_its_own(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_a_bug_stops_the_run_and_names_the_clip(tmp_path: Path, workers: int) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         write(tmp_path / "out", jobs(t2="bug"), workers=workers)
@@ -222,6 +225,7 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [100, 3000, 20_000])
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(tmp_path: Path, limit: int, workers: int) -> None:
     """Files can't grow beyond `limit` bytes: the plan doesn't fit, or a clip in the spool, or a shard."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
