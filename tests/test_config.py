@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from avmae_jax.config import SIZES, Config, ModelConfig, TrainConfig, config_from_dict, with_defaults
+from avmae_jax.config import SIZES, Config, ModelConfig
 from avmae_jax.errors import AvmaeError, ConfigError
 from avmae_jax.settings import Settings
 from launch.common import cli
@@ -144,38 +144,6 @@ def test_two_configs_share_nothing() -> None:
     first.model.patch = 8
     first.train.batch_size = 1
     assert second == Config()
-
-
-def test_a_run_from_before_a_field_has_its_default() -> None:
-    now = dataclasses.asdict(Config(train=TrainConfig(batch_size=7)))
-    before = copy.deepcopy(now)
-    del before["augment"], before["data"]["max_damaged"], before["init_from"]
-    assert with_defaults(before) == now
-    before["data"]["threads"] = 99
-    before["gone"] = 1  # a field that there was and isn't any more stays, to be refused by name
-    assert with_defaults(before) == {**now, "data": {**now["data"], "threads": 99}, "gone": 1}
-
-
-def test_an_older_run_has_the_defaults_of_new_fields() -> None:
-    config = apply(Config(requires=("data.path",)), {"train.batch_size": 7, "model.depth": 3})
-    saved = json.loads(json.dumps(dataclasses.asdict(config)))
-    assert config_from_dict(saved) == config
-    del saved["augment"], saved["data"]["max_damaged"], saved["init_from"], saved["requires"]
-    assert config_from_dict(saved) == dataclasses.replace(config, requires=())
-
-
-@pytest.mark.parametrize(
-    ("saved", "part"),
-    [
-        ({"train": {"batchsize": 3}}, r"train\.batchsize.*train\.batch_size"),
-        ({"gone": 1}, "gone"),
-        ({"train": {"batch_size": "3"}}, r"train\.batch_size"),
-        ({"train": 3}, "train.*3"),
-    ],
-)
-def test_a_field_that_no_longer_exists_is_refused_by_name(saved: dict[str, Any], part: str) -> None:
-    with pytest.raises(ConfigError, match=part):
-        config_from_dict(saved)
 
 
 def test_the_base_model_is_the_papers() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from avmae_jax.config import Config, DataConfig, config_from_dict
+from avmae_jax.config import Config, DataConfig
+from avmae_jax.config_history import config_from_dict
 from avmae_jax.errors import AvmaeError, DatasetError
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, require_same_config, restore_params
+from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, restore_params
 from avmae_jax.checkpoint.step import checksum
+from avmae_jax.config_history import require_same_config
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
 from tests.support import time_limit
 
@@ -282,20 +283,6 @@ def test_another_config_is_refused_naming_the_fields(folder: pathlib.Path) -> No
         pytest.raises(CheckpointMismatchError, match=r"model\.size: 'tiny'.*'base'"),
     ):
         checkpoints.restore(*abstract(make_run(0, width=4)), check_meta=check)
-
-
-def test_config_fields_may_be_exempt_by_name_or_group() -> None:
-    saved = {"model": {"size": "base", "old": 1}, "train": {"steps": 3}, "trainer": 1, "shape": (1, 2)}
-    current = {"model": {"size": "tiny", "new": None}, "train": {"steps": 4}, "trainer": 2, "shape": [1, 2]}
-    with pytest.raises(CheckpointMismatchError) as error:
-        require_same_config(saved, current, ignore=("train",))
-    assert str(error.value).splitlines()[1:] == [
-        "  model.new: 'absent' in the checkpoint, None now",
-        "  model.old: 1 in the checkpoint, 'absent' now",
-        "  model.size: 'base' in the checkpoint, 'tiny' now",
-        "  trainer: 1 in the checkpoint, 2 now",
-    ]
-    require_same_config(saved, current, ignore=("train", "trainer", "model.size", "model.old", "model.new"))
 
 
 @pytest.mark.parametrize(("keep_last", "keep_every", "kept"), [(1, 0, "6"), (2, 0, "5 6"), (2, 3, "3 5 6"), (9, 2, "1 2 3 4 5 6")])
