@@ -22,7 +22,8 @@ from avmae_jax.config import LossConfig, MaskMode, ModelConfig, OptimConfig
 from avmae_jax.models.masking import mask_from_noise, sample_noise
 from avmae_jax.train import optim
 from parity.golden import ADAM, load
-from parity.reference import CAVMAE, CAVMAEClassifier, Mode, adam, contrastive_loss, pretraining_losses, schedule
+from parity.reference import CAVMAE, CAVMAEClassifier, Mode
+from parity.reference_training import adam, contrastive_loss, pretraining_losses, schedule
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, assert_all, compare
 from parity.test_golden import FILES, FOLDERS
 
