@@ -76,14 +76,14 @@ class ModelConfig(Settings, group="model"):
         replaced = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
         return SIZES[self.size]._replace(**replaced)
 
-    def picture(self, modality: str) -> tuple[int, int, int]:
+    def input_shape(self, modality: str) -> tuple[int, int, int]:
         """Returns (height, width, channels) of the input that a modality's patches are cut from; for audio (mel bins, frames, 1)."""
         sides = (self.mel_bins, self.audio_frames) if modality == "audio" else (self.image_size, self.image_size)
         return *sides, 1 if modality == "audio" else 3
 
     def grid(self, modality: str) -> tuple[int, int]:
         """Returns the number of patches as (rows, columns); for audio (mel rows, time columns)."""
-        height, width, _ = self.picture(modality)
+        height, width, _ = self.input_shape(modality)
         return height // self.patch, width // self.patch
 
     def validate(self) -> None:

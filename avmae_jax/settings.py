@@ -18,7 +18,7 @@ _NEAR = 3  # names suggested in place of an unknown one
 
 
 class Settings:
-    """The parent of every config dataclass; `group` is the group's place in a config, such as "train"."""
+    """Checks fields when they are set, for every config dataclass; `group` is the group's place in a config, such as "train"."""
 
     _group = ""
 

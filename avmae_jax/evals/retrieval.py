@@ -25,7 +25,7 @@ MODALITIES = ("audio", "image")  # the kinds of vector that retrieval compares
 
 
 class Selection(NamedTuple):
-    """Which clips take part in a retrieval."""
+    """Says which clips take part in a retrieval."""
 
     per_class: int = 0  # clips drawn of each class; 0: all clips
     seed: int = 0  # of the drawing, and of which searches of equal rank are shown
@@ -35,7 +35,7 @@ ALL_CLIPS = Selection()
 
 
 class Subset:
-    """A source with some of another source's clips."""
+    """Gives some of another source's clips."""
 
     def __init__(self, source: ClipSource, indices: Sequence[int]):
         self._source, self.indices = source, [int(index) for index in indices]

@@ -19,7 +19,7 @@ _SIDES: tuple[tuple[Side, Side], ...] = (("audio", "image"), ("image", "audio"))
 
 
 class Hits(NamedTuple):
-    """The clips that one side of a query found."""
+    """Holds the clips that one side of a query found."""
 
     queried: Side
     rows: np.ndarray  # int64[k], of the index, the nearest first

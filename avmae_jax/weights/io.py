@@ -119,7 +119,7 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
         config.validate()
     except ValueError as error:
         raise WeightsError(str(error)) from error
-    grid, new_grid = (grid_of(*sizes.picture("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
+    grid, new_grid = (grid_of(*sizes.input_shape("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
     tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _AUDIO_POSITIONS if name in weights.params}
     logging.info(
         "audio positions interpolated from %d to %d columns of time (%d to %d frames): %s",

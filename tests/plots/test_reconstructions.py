@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from avmae_jax.inference.panels import Panels, compose
-from avmae_jax.models.patches import patchify, spectrogram_picture
+from avmae_jax.models.patches import patchify, spectrogram_image
 from avmae_jax.plots import reconstructions
 from avmae_jax.train.losses import normalise_patches
 from tests.plots.pixels import drawn_figures, is_colour, pixels, share, words
@@ -65,7 +65,7 @@ def _draw(path: Path, case: dict[str, Any], only: tuple[str, ...] = ("image", "a
 
 
 def _picture(fbanks: np.ndarray) -> np.ndarray:
-    return np.asarray(spectrogram_picture(jnp.asarray(fbanks)))
+    return np.asarray(spectrogram_image(jnp.asarray(fbanks)))
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
