@@ -6,25 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from avmae_jax.data.catalog import instrument_labels
 from avmae_jax.data.catalog.listings import audioset, av_folder, held_out, music21, only_instruments, vgginstruments, vggsound
-from avmae_jax.data.catalog.media_folder import Entry, Listed, Listing, look_up
+from avmae_jax.data.catalog.media_folder import Entry, Listing
 from avmae_jax.data.store.writer import Failure
 from avmae_jax.errors import DatasetError
+from tests.data.catalog.lists import X, Y, Z, paths, touch
 
-X, Y, Z = "abcdefghijk", "-_cde_12_30", "Ybcdefghijk"  # as YouTube's ids may look
 NO_FILE = "no media file is named after it"
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    root.mkdir(exist_ok=True)
-    return root
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -38,15 +28,6 @@ def write_labels(path: Path, *names: str) -> Path:
             [("index", "mid", "display_name"), *((number, f"/m/{number}", name) for number, name in enumerate(names))]
         )
     return path
-
-
-def paths(listing: Listing) -> dict[str, str]:
-    return {entry.id: entry.path for entries in listing.splits.values() for entry in entries}
-
-
-def found(folder: Path, start: float | None, end: float | None, *names: str, video: str = X) -> str | None:
-    clip = Listed("id", "train", video, start, end, (), "list", "line 1")
-    return paths(look_up("some", (), [clip], touch(folder, *names))).get("id")
 
 
 def test_a_folder_of_classes_is_labelled_by_them_and_split_by_the_hash_of_the_path(tmp_path: Path) -> None:
@@ -98,69 +79,6 @@ def test_names_of_any_bytes_become_valid_ids_of_existing_paths(tmp_path: Path) -
     assert (root / entry.path).is_file()
     with pytest.raises(DatasetError, match=r"media.*xe9\.mp4.*udce9\.mp4"):
         av_folder(touch(root, os.fsdecode(b"h\xff/\\xe9.mp4")))
-
-
-NAMES = ["{}", "Y{}", "{}_30", "{}_30.000", "{}_000030", "{}_30000", "{}_30_40", "{}_30.0_40.0", "{}_30000_40000", "{}_000030_000040"]
-
-
-@pytest.mark.parametrize("video", [X, Y, Z])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_usual_names_are_found_at_any_depth(tmp_path: Path, name: str, video: str) -> None:
-    path = f"deep/er/{name.format(video)}.webm"
-    assert found(tmp_path / "m", 30.0, 40.0, path, video=video) == path
-    assert found(tmp_path / "m", None, None, video=video) == path
-
-
-def test_names_of_other_clips_are_not_found(tmp_path: Path) -> None:
-    others = (
-        f"{X}_31.mp4",
-        f"{X}_30_41.mp4",
-        f"{X}_30_40_50.mp4",
-        f"{X}a.mp4",
-        f"a{X}.mp4",
-        f"{X}_.mp4",
-        f"{X}.mp4.part",
-        f"{X}",
-        X.upper(),
-    )
-    assert found(tmp_path / "m", 30.0, 40.0, *others) is None
-    assert found(tmp_path / "n", 30.0, 40.0, f"{X[1:]}.mp4", f"YY{X}.mp4") is None
-
-
-def test_video_goes_before_audio_before_image_then_the_name_that_says_most(tmp_path: Path) -> None:
-    names = [f"{X}_30.jpg", f"{X}_30.wav", f"{X}.mp4", f"b/{X}_30.mp4", f"a/{X}_30.mp4"]
-    best = [found(tmp_path / "m", 30.0, 40.0, name) for name in names]
-    assert best == names
-
-
-def test_a_file_that_could_be_one_of_several_clips_is_none_of_them(tmp_path: Path) -> None:
-    clips = [Listed(str(start), "train", X, start, None, (), "list", "") for start in (1.0, 1000.0)]
-    listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}.mp4"))
-    assert [failure.file for failure in listing.missing] == ["1.0", "1000.0"]
-    assert listing.ignored == [f"{X}.mp4"]
-    listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}_1000.mp4"))  # 1 s in ms, or 1000 s
-    assert [failure.reason for failure in listing.missing] == [
-        f"{X}_1000.mp4 could be this clip or another; name it after video and start"
-    ] * 2
-    assert paths(look_up("some", (), clips, touch(tmp_path / "m", f"{X}_1.mp4"))) == {"1.0": f"{X}_1.mp4", "1000.0": f"{X}_1000.mp4"}
-    assert found(tmp_path / "n", None, None, f"{X}_1.mp4", f"{X}_1000.mp4") is None
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    starts=st.lists(st.tuples(st.sampled_from([X, Y, Z]), st.integers(0, 99)), min_size=1, max_size=8, unique=True),
-    present=st.sets(st.sampled_from([name.format(X) for name in NAMES] + [f"{Y}_7", f"{Y}_000008", Z, f"Y{Z}_9_19"])),
-)
-def test_listed_is_found_and_missing_and_files_are_used_once(
-    tmp_path_factory: pytest.TempPathFactory, starts: list[tuple[str, int]], present: set[str]
-) -> None:
-    root = touch(tmp_path_factory.mktemp("m"), *(f"{name}.mp4" for name in present))
-    clips = [Listed(f"{video}_{start}", "train", video, start, start + 10, (start,), "list", "") for video, start in starts]
-    listing = look_up("some", (), clips, root)
-    files = paths(listing)
-    assert sorted([*files, *(failure.file for failure in listing.missing)]) == sorted(clip.id for clip in clips)
-    assert len(listing.missing_labels) == len(listing.missing)
-    assert sorted([*files.values(), *listing.ignored]) == sorted(f"{name}.mp4" for name in present)
 
 
 SEGMENTS = ("# Segments csv created Sun Mar  5 10:54:25 2017", "# num_ytids=2", "# YTID, start_seconds, end_seconds, positive_labels")
