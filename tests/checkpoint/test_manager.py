@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, require_same_config, restore_params
 from avmae_jax.checkpoint.step import checksum
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
-from tests.support import time_limit
+from tests.support import Program
 
 META = {"config": {"model": {"size": "tiny", "patch": 16}}}
 
@@ -136,15 +137,15 @@ def mix_steps(step: pathlib.Path) -> None:
     shutil.copytree(step.with_name("1") / "params", step / "params")
 
 
-DAMAGES = {
+DAMAGES = {  # by what is done to a step: the item that is named
     flip_a_moment: "opt_state",
-    truncate: "params can't be read",
-    lose_item: "opt_state can't be read",
-    lose_meta: "meta can't be read: FileNotFoundError",
-    cut_meta: "meta can't be read: JSONDecodeError",
-    change_config: "meta is not what was saved",
-    change_data: "data is not what was saved",
-    mix_steps: "params does not match its checksums in blocks_audio.0.attn.qkv.kernel, blocks_audio.1.attn.qkv.kernel",
+    truncate: "params",
+    lose_item: "opt_state",
+    lose_meta: "meta",
+    cut_meta: "meta",
+    change_config: "meta",
+    change_data: "data",
+    mix_steps: r"params.*blocks_audio\.0\.attn\.qkv\.kernel, blocks_audio\.1\.attn\.qkv\.kernel",
 }
 
 
@@ -188,7 +189,7 @@ def test_params_of_a_damaged_step_are_not_handed_out(folder: pathlib.Path, caplo
     truncate(folder / "2")
     before = sorted(folder.rglob("*"))
     assert restore_params(folder).step == 1
-    assert "2: params can't be read" in caplog.text
+    assert f"{folder}/2: params" in caplog.text
     with pytest.raises(DamagedCheckpointError, match="/2: params"):
         restore_params(folder / "2")
     assert sorted(folder.rglob("*")) == before
@@ -213,7 +214,7 @@ def test_a_damaged_step_is_skipped_with_its_reason(folder: pathlib.Path, damage:
         assert restored is not None
         assert restored.step == 1
         assert_same((restored.params, restored.opt_state, restored.rng), tuple(make_run(1)))
-        assert f"{folder}/2: {DAMAGES[damage]}" in caplog.text
+        assert re.search(f"{re.escape(str(folder))}/2: {DAMAGES[damage]}", caplog.text)
         assert (folder / "2.damaged").is_dir()
         assert checkpoints.newest() == 1
         save(checkpoints, 2)
@@ -237,10 +238,8 @@ def test_nothing_but_damaged_steps_is_an_error_that_touches_nothing(folder: path
     truncate(folder / "1")
     lose_meta(folder / "2")
     before = sorted(folder.rglob("*"))
-    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointError) as error:
+    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointError, match=r"(?s)/2: meta.*/1: params"):
         checkpoints.restore(*abstract(make_run(0)))
-    assert "/1: params can't be read" in str(error.value)
-    assert "/2: meta can't be read" in str(error.value)
     assert sorted(folder.rglob("*")) == before
 
 
@@ -264,12 +263,14 @@ def test_tensors_that_do_not_fit_are_named_and_not_walked_past(folder: pathlib.P
             checkpoints.restore(params, opt_state, jax.random.key(0, impl="rbg"))
         with pytest.raises(CheckpointMismatchError, match=r"/2: opt_state.*\n.*0\.count, 0\.mu\.blocks_audio\.0"):
             checkpoints.restore(params, optax.EmptyState(), rng)
-    assert str(error.value).splitlines()[1:] == [
-        "  missing in the checkpoint: head.kernel",
-        "  only in the checkpoint: blocks_audio.0.attn.qkv.bias",
-        "  blocks_audio.1.attn.qkv.bias: float32[192] in the checkpoint, bfloat16[192] now",
-        "  blocks_audio.1.attn.qkv.kernel: float32[64, 192] in the checkpoint, float32[64, 193] now",
+    expected = [
+        r"head\.kernel",
+        r"blocks_audio\.0\.attn\.qkv\.bias",
+        r"blocks_audio\.1\.attn\.qkv\.bias.*float32\[192\].*bfloat16\[192\]",
+        r"blocks_audio\.1\.attn\.qkv\.kernel.*float32\[64, 192\].*float32\[64, 193\]",
     ]
+    for line, part in zip(str(error.value).splitlines()[1:], expected, strict=True):
+        assert re.search(part, line)
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
 
 
@@ -289,12 +290,9 @@ def test_config_fields_may_be_exempt_by_name_or_group() -> None:
     current = {"model": {"size": "tiny", "new": None}, "train": {"steps": 4}, "trainer": 2, "shape": [1, 2]}
     with pytest.raises(CheckpointMismatchError) as error:
         require_same_config(saved, current, ignore=("train",))
-    assert str(error.value).splitlines()[1:] == [
-        "  model.new: 'absent' in the checkpoint, None now",
-        "  model.old: 1 in the checkpoint, 'absent' now",
-        "  model.size: 'base' in the checkpoint, 'tiny' now",
-        "  trainer: 1 in the checkpoint, 2 now",
-    ]
+    expected = [r"model\.new.*None", r"model\.old.* 1 ", r"model\.size.*'base'.*'tiny'", "trainer.* 1 .* 2 "]
+    for line, part in zip(str(error.value).splitlines()[1:], expected, strict=True):
+        assert re.search(part, line)
     require_same_config(saved, current, ignore=("train", "trainer", "model.size", "model.old", "model.new"))
 
 
@@ -333,7 +331,7 @@ def test_the_checksum_sees_every_flipped_bit_and_swap(dtype: str, data: st.DataO
 
 
 def test_a_step_is_never_overwritten(folder: pathlib.Path) -> None:
-    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointError, match="checkpoints: step 2"):
+    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointError, match="step 2"):
         save(checkpoints, 2)
 
 
@@ -364,14 +362,7 @@ def test_the_console_stays_readable(tmp_path: pathlib.Path, caplog: pytest.LogCa
     assert len(caplog.records) <= 2
 
 
-def run_python(code: str, *args: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False)
-
-
-@pytest.mark.process
-def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> None:
+def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path, program: Program) -> None:
     code = """
         import sys
         import jax, jax.numpy as jnp, numpy as np
@@ -395,15 +386,14 @@ def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path) -> No
                     assert back.params[name].sharding == shardings(restored)[name]
                     np.testing.assert_array_equal(back.params[name], value)
     """
-    done = run_python(code, tmp_path, devices=8)
+    done = program("-W", "error", "-c", textwrap.dedent(code), tmp_path, devices=8)
     assert done.returncode == 0, done.stderr
     params = restore_params(tmp_path).params
     np.testing.assert_array_equal(params["b"], np.arange(5))
     assert params["w"].sharding == jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
-@pytest.mark.process
-def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path) -> None:
+def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path, program: Program) -> None:
     code = """
         import resource, signal, sys, time
         import jax, pathlib
@@ -431,22 +421,20 @@ def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path) -> None:
                     checkpoints.check()
                     time.sleep(0.01)
             except CheckpointError as error:
-                assert "saving step 4 failed: " in str(error), error
+                assert "step 4 " in str(error), error
             assert checkpoints.newest() == 1
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            assert f"{root}: saving step 2 failed: " in message, message
-            assert "the newest complete checkpoint is step 1, untouched" in message, message
+            assert all(part in message for part in (str(root), "step 2 ", "step 1")), message
             checkpoints.wait()
             assert checkpoints.restore(params, {}, key).step == 1
             save(3)
         assert [path.name for path in root.iterdir()] == ["3"], list(root.iterdir())
     """
-    done = run_python(code, tmp_path)
+    done = program("-W", "error", "-c", textwrap.dedent(code), tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.process
-def test_a_killed_save_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+def test_a_killed_save_leaves_nothing_behind(tmp_path: pathlib.Path, program: Program) -> None:
     code = """
         import os, pathlib, signal, sys
         import jax
@@ -461,7 +449,7 @@ def test_a_killed_save_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
             pass
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    assert run_python(code, tmp_path).returncode == -9
+    assert program("-W", "error", "-c", textwrap.dedent(code), tmp_path).returncode == -9
     assert len(list(tmp_path.iterdir())) == 2
     target = Run({"w": jax.random.key(0)}, {}, jax.random.key(0))
     assert restore_params(tmp_path, target.params).step == 1
