@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +146,13 @@ def test_a_model_of_10_s_hears_sounds_of_other_lengths(audio_frames: int, source
     assert isinstance(model, CAVMAE)
     columns = audio_frames // 16
     assert_lengthened(params_of(model), read(source / "run").params, columns)
-    said = f"audio positions interpolated from 64 to {columns} columns of time (1024 to {audio_frames} frames): encoder.audio.positions, "
-    assert (said in logged.text) == (audio_frames != 1024)
+    said = re.search(rf" 64 to {columns} .*1024 to {audio_frames} .*encoder\.audio\.positions", logged.text)
+    assert bool(said) == (audio_frames != 1024)
     sound = np.random.default_rng(0).standard_normal((2, audio_frames, 32)).astype(np.float32)
     tokens = model.separate({"audio": jnp.asarray(sound)})
     assert tokens["audio.patches"].shape == (2, 2 * columns, 16)
     assert np.isfinite(tokens["audio.patches"]).all()
-    with pytest.raises(ValueError, match=f"\\(32, {audio_frames}, 1\\)"):
+    with pytest.raises(ValueError, match=rf"\(32, {audio_frames}, 1\)"):
         model.separate({"audio": jnp.zeros((1, audio_frames + 16, 32))})
 
 
@@ -170,8 +171,8 @@ def test_a_run_starts_from_a_model_of_another_length(name: str, audio_frames: in
     model = CAVMAE(config(audio_frames=audio_frames), rngs=nnx.Rngs(0))
     initialise_from(config(audio_frames=audio_frames), model, source / name)
     assert_lengthened(params_of(model), read(source / "run").params, audio_frames // 16)
-    assert ("audio positions interpolated from 64 to" in logged.text) == (audio_frames != 1024)
-    assert f"weights from {source / name}" in logged.text
+    assert (f" 64 to {audio_frames // 16} " in logged.text) == (audio_frames != 1024)
+    assert str(source / name) in logged.text
 
 
 def test_a_classifier_takes_the_encoder_of_a_model_of_another_length(source: Path) -> None:

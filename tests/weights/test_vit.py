@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
@@ -25,7 +25,7 @@ from avmae_jax.weights.build import described
 from avmae_jax.weights.init_from import initialise_from, take
 from avmae_jax.weights.vit_config import identify
 from avmae_jax.weights.vit_names import canonical
-from tests.support import TINY, apply, made
+from tests.support import made
 
 DEPTH, WIDTH, DECODER_WIDTH, PATCH, IMAGE = 3, 8, 4, 4, 8
 SIZES: dict[str, Any] = {
@@ -151,13 +151,17 @@ def test_cavmae_starts_from_an_image_mae_as_the_paper_says(joint: int) -> None:
 
 def test_the_lines_say_what_went_where() -> None:
     _, _, lines = pull(image_mae())
-    assert "blocks.0 to blocks.1 -> encoder.audio.blocks, encoder.image.blocks" in lines
-    assert "blocks.2 -> encoder.blocks (its norms to every stream)" in lines
-    assert "patch_embed.proj -> encoder.audio.patch_embed (summed over RGB), encoder.image.patch_embed" in lines
-    assert "decoder_pred -> decoder.ends.audio.head (its first 16 rows), decoder.ends.image.head" in lines
-    assert "pos_embed -> encoder.image.positions (without the class token's)" in lines
-    assert lines[-1] == "left out: cls_token"
-    assert lines[-2].startswith("fresh: decoder.ends.audio.modality, ")
+    for there, here in (
+        ("blocks.0 to blocks.1", ["encoder.audio.blocks", "encoder.image.blocks"]),
+        ("blocks.2", ["encoder.blocks"]),
+        ("patch_embed.proj", ["encoder.audio.patch_embed", "encoder.image.patch_embed"]),
+        ("decoder_pred", ["decoder.ends.audio.head", "decoder.ends.image.head"]),
+        ("pos_embed", ["encoder.image.positions"]),
+        ("fresh:", ["decoder.ends.audio.modality"]),
+        ("left out:", ["cls_token"]),
+    ):
+        (line,) = [line for line in lines if line.startswith(f"{there} ")]
+        assert all(part in line for part in here)
 
 
 def test_a_classifier_takes_the_encoder_and_keeps_its_head() -> None:
@@ -254,7 +258,7 @@ def test_an_ast_is_identified_with_the_normalisation_of_its_input(prefix: str) -
     found = identify(named, heads=2, mel_bins=48)
     assert (found.config.kind, found.classes, found.config.audio_frames, found.config.mel_bins) == ("ast", 5, 84, 48)
     assert (found.notes.audio_mean, found.notes.audio_std) == pytest.approx((-4.268, 9.138), abs=1e-3)
-    with pytest.raises(WeightsError, match=r"45 positions .* 64 mel bins"):
+    with pytest.raises(WeightsError, match=r"45 .* 64 "):
         identify(named, heads=2, mel_bins=64)
 
 
@@ -273,7 +277,7 @@ def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(changed: Ten
 
 def test_an_encoder_without_decoder_is_no_model() -> None:
     encoder = {name: tensor for name, tensor in image_mae().items() if not _is_decoder(name)}
-    with pytest.raises(WeightsError, match=r"without decoder.*--config\.init_from"):
+    with pytest.raises(WeightsError, match=r"--config\.init_from"):
         identify(encoder, heads=2)
 
 
@@ -288,13 +292,15 @@ def test_all_problems_are_listed_at_once() -> None:
     del tensors["norm.bias"]
     with pytest.raises(WeightsError) as caught:
         pull(tensors)
-    assert str(caught.value).splitlines() == [
-        "4 tensors don't fit the model:",
-        "  misshapen: blocks.0.mlp.fc1.weight is (8, 16), the model's is (16, 8)",
-        "  missing: norm.bias",
-        "  not used: blocks.7.norm1.weight (8,)",
-        "  not used: head.weight (10, 8)",
+    expected = [
+        "4 ",
+        r"misshapen: blocks\.0\.mlp\.fc1\.weight.*\(8, 16\).*\(16, 8\)",
+        r"missing: norm\.bias",
+        r"not used: blocks\.7\.norm1\.weight \(8,\)",
+        r"not used: head\.weight \(10, 8\)",
     ]
+    for line, part in zip(str(caught.value).splitlines(), expected, strict=True):
+        assert re.search(part, line)
 
 
 @pytest.mark.parametrize(("name", "part"), [("patch_embed.proj.weight", np.s_[:, :1]), ("decoder_pred.bias", np.s_[:16]), ("mask_token", 0),
@@ -318,9 +324,9 @@ def test_fixed_positions_of_another_size_stay_and_learned_ones_are_refused() -> 
     tensors = image_mae(side=3)
     _, fresh, lines = pull(tensors)
     assert {"encoder.image.positions", "decoder.ends.image.positions"} < set(fresh)
-    assert "pos_embed is sin-cos of 3 x 3 patches: encoder.image.positions keeps its own sin-cos of 2 x 2" in lines
+    assert [line for line in lines if re.search(r"pos_embed.*3 x 3.*encoder\.image\.positions.*2 x 2", line)]
     tensors["pos_embed"][0, 3] += 0.01
-    with pytest.raises(WeightsError, match=r"pos_embed is \(1, 10, 8\).*image_size of 12"):
+    with pytest.raises(WeightsError, match=r"pos_embed.*\(1, 10, 8\).*image_size.* 12"):
         pull(tensors)
 
 
@@ -391,13 +397,9 @@ def test_initialise_from_tells_files_apart(name: str, tmp_path: Path, caplog: py
         io.write(io.Weights(config(), 0, params_of(source)), path)
     with caplog.at_level(logging.INFO, logger="absl"):
         initialise_from(config(), model, path)
-    assert f"weights from {path}" in caplog.text
+    assert str(path) in caplog.text
     after = params_of(model)
-    if name.startswith("image"):
-        assert "(summed over RGB)" in caplog.text
-        expected = before | vit.pull(config(), model, image_mae()).params
-    else:
-        expected = params_of(source)
+    expected = before | vit.pull(config(), model, image_mae()).params if name.startswith("image") else params_of(source)
     for place, value in after.items():
         np.testing.assert_array_equal(value, expected[place])
     assert jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype == jnp.float32
@@ -406,12 +408,12 @@ def test_initialise_from_tells_files_apart(name: str, tmp_path: Path, caplog: py
 def test_a_classifier_takes_a_pretrained_encoder_and_heads_of_other_classes_stay_fresh() -> None:
     pretrained = params_of(CAVMAE(config(), rngs=nnx.Rngs(1)))
     for given, said in (
-        (pretrained, ["left out: decoder, which this model doesn't have", "fresh: head, missing in the file"]),
-        (params_of(CAVMAEClassifier(config(), 7, rngs=nnx.Rngs(2))), ["fresh: head, of other classes in the file"]),
+        (pretrained, ["left out: decoder", "fresh: head"]),
+        (params_of(CAVMAEClassifier(config(), 7, rngs=nnx.Rngs(2))), ["fresh: head"]),
     ):
         model = CAVMAEClassifier(config(), 5, rngs=nnx.Rngs(0))
         before = params_of(model)
-        assert take(model, given) == ["all of encoder", *said]
+        assert [line.split(",")[0] for line in take(model, given)] == ["all of encoder", *said]
         for place, value in params_of(model).items():
             np.testing.assert_array_equal(value, (before if place.startswith("head") else given)[place])
 
@@ -423,10 +425,9 @@ def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
     before = params_of(model)
     with pytest.raises(WeightsError) as caught:
         take(model, given)
-    lines = str(caught.value).splitlines()
-    assert "  missing: encoder.norm.main.bias" in lines
-    assert "  unexpected: encoder.blocks.9.bias" in lines
-    assert "  misshapen: encoder.image.positions is (9, 8), the model's is (4, 8)" in lines
+    for part in (r"missing: encoder\.norm\.main\.bias", r"unexpected: encoder\.blocks\.9\.bias",
+                 r"misshapen: encoder\.image\.positions.*\(9, 8\).*\(4, 8\)"):  # fmt: skip
+        assert re.search(part, str(caught.value))
     for place, value in params_of(model).items():
         np.testing.assert_array_equal(value, before[place])
     io.write(made(config(modality="image")), tmp_path / "run")
@@ -437,4 +438,3 @@ def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"missing\.pth"):
         initialise_from(config(), CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")
-    assert apply(Config(), TINY).init_from == ""
