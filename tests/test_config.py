@@ -72,7 +72,7 @@ WRONG_NAMES = [
     ("trian.batch_size", "trian.*train"),
     ("sizes", "sizes"),
     ("model.audio_grid", r"model\.audio_grid"),
-    ("train", "train is a group"),
+    ("train", "train.*group"),
     ("train.seed.more", "seed"),
 ]
 
@@ -192,7 +192,7 @@ def test_a_replacement_of_zero_is_a_replacement() -> None:
 
 
 def test_an_unknown_size_is_named_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"model\.size is 'giant'; choose one of tiny, small, base, large, huge"):
+    with pytest.raises(ValueError, match=r"model\.size.*giant.*tiny, small, base, large, huge"):
         ModelConfig(size="giant").validate()
 
 
@@ -206,16 +206,16 @@ def test_every_size_is_valid_and_larger_than_the_one_before(size: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"audio_frames": 1000}, "model.audio_frames is 1000; it must be a positive multiple of model.patch = 16"),
-        ({"mel_bins": 0}, "model.mel_bins is 0; it must be a positive multiple"),
-        ({"image_size": -16}, "model.image_size is -16; it must be a positive multiple"),
-        ({"heads": 7}, "model.width is 768; it must be a multiple of model.heads = 7"),
-        ({"decoder_heads": 3}, "model.decoder_width is 512; it must be a multiple of model.decoder_heads = 3"),
-        ({"width": 6, "heads": 1}, "model.width is 6; 2-D sin-cos positions need a multiple of 4"),
-        ({"decoder_width": 6, "decoder_heads": 1}, "model.decoder_width is 6; 2-D sin-cos"),
-        ({"joint_depth": 0}, "model.joint_depth is 0; it must be between 1 and the depth 12"),
-        ({"joint_depth": 13}, "model.joint_depth is 13; it must be between 1 and the depth 12"),
-        ({"compute_dtype": "float16"}, "model.compute_dtype is 'float16'.*float32.*bfloat16"),
+        ({"audio_frames": 1000}, r"model\.audio_frames.* 1000.*model\.patch.* 16"),
+        ({"mel_bins": 0}, r"model\.mel_bins.* 0.*model\.patch.* 16"),
+        ({"image_size": -16}, r"model\.image_size.* -16.*model\.patch.* 16"),
+        ({"heads": 7}, r"model\.width.* 768.*model\.heads.* 7"),
+        ({"decoder_heads": 3}, r"model\.decoder_width.* 512.*model\.decoder_heads.* 3"),
+        ({"width": 6, "heads": 1}, r"model\.width.* 6.* 4"),
+        ({"decoder_width": 6, "decoder_heads": 1}, r"model\.decoder_width.* 6.* 4"),
+        ({"joint_depth": 0}, r"model\.joint_depth.* 0.* 12"),
+        ({"joint_depth": 13}, r"model\.joint_depth.* 13.* 12"),
+        ({"compute_dtype": "float16"}, r"model\.compute_dtype.*float16.*float32.*bfloat16"),
     ],
 )
 def test_sizes_that_cannot_work_are_named(changes: dict[str, Any], message: str) -> None:

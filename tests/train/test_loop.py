@@ -1,6 +1,6 @@
-"""The loop, on a model of three numbers: what it writes when, how it stops, and that nobody can tell that it did.
+"""Tests the loop on a model of three numbers: what it writes when, how it stops, and that a resumed run is the same.
 
-The command itself, killed and started again, is in test_pretrain_command.py.
+The command itself, killed and started again, is in tests/launch/test_pretrain_interrupted.py.
 """
 
 import json
@@ -284,12 +284,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, spoil: Any, wha
         messages.append(str(error.value).splitlines())
     step: int = rows(tmp_path)[-1]["step"] + 1
     assert step > 1
-    assert messages[0][0].startswith(f"the {what} of step {step} is nan")
-    clips = messages[0][1].removeprefix("clips of that batch: ").split(", ")
+    assert re.search(f"{what}.*step {step} .*nan", messages[0][0])
+    clips = re.findall(r"\bclip\d+", messages[0][1])
     assert len(clips) == 4
     assert f"clip{BAD_CLIP}" in clips
-    good = f"{tmp_path}/checkpoints/{step - 1}" if checkpoint_every == 1 else "none yet"
-    assert messages[0][2] == f"last good checkpoint: {good}"
+    assert (f"{tmp_path}/checkpoints/{step - 1}" in messages[0][2]) == (checkpoint_every == 1)
     assert messages[0] == messages[1]
     assert saved(tmp_path) == (list(range(1, step)) if checkpoint_every == 1 else [])
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
@@ -302,11 +301,9 @@ def test_another_config_is_refused_with_its_fields(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointMismatchError) as error:
         make_trainer(tmp_path, optim__learning_rate=0.02, train__seed=1, loss__norm_pix=False, train__log_every=2).run()
-    assert str(error.value).splitlines()[1:] == [
-        "  loss.norm_pix: True in the checkpoint, False now",
-        "  optim.learning_rate: 0.01 in the checkpoint, 0.02 now",
-        "  train.seed: 0 in the checkpoint, 1 now",
-    ]
+    expected = [r"loss\.norm_pix.*True.*False", r"optim\.learning_rate.*0\.01.*0\.02", r"train\.seed.* 0 .* 1 "]
+    for line, part in zip(str(error.value).splitlines()[1:], expected, strict=True):
+        assert re.search(part, line)
     with pytest.raises(CheckpointMismatchError, match=r"train_clips: 20.*21"):
         make_trainer(tmp_path, train=21).run()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

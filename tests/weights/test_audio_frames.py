@@ -1,7 +1,6 @@
 """Models for sounds of another length: what becomes of positions, and that all else stays."""
 
 import dataclasses
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.patches import find_rows, interpolate_columns, sincos_positions
-from avmae_jax.trees import flatten
 from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.io import Weights, load_pretrained, read, save_torch, with_audio_frames, write
 from avmae_jax.weights.official import to_official
 from tests.support import made
+from tests.weights.files import params_of
 
 CONFIG = ModelConfig(
     depth=2, width=16, heads=2, decoder_depth=1, decoder_width=8, decoder_heads=2, mel_bins=32, image_size=32, audio_frames=1024
@@ -38,10 +37,6 @@ GRIDS = st.tuples(st.integers(1, 4), st.integers(1, 70))
 
 def config(**changes: Any) -> ModelConfig:
     return dataclasses.replace(CONFIG, **changes)
-
-
-def params_of(model: nnx.Module) -> dict[str, np.ndarray]:
-    return {path: np.asarray(leaf) for path, leaf in flatten(nnx.state(model, nnx.Param)).items()}
 
 
 def expected(positions: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -131,12 +126,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(weights, folder / "noted.safetensors")
     save_file(to_official(weights.params), folder / "w.safetensors")
     return folder
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="absl")
-    return caplog
 
 
 @pytest.mark.parametrize("audio_frames", LENGTHS)

@@ -1,13 +1,11 @@
-"""Weights written to every format and read again, and files that are damaged, hostile or another model's. No torch here: see parity/."""
+"""Tests weights written to every format and read again. No torch here: see parity/."""
 
-import contextlib
 import dataclasses
 import json
 import logging
 import re
-import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 import avmae_jax
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
@@ -27,51 +25,14 @@ from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.mae import MAE
 from avmae_jax.trees import flatten
-from avmae_jax.weights import tensor_files
-from avmae_jax.weights.build import build
 from avmae_jax.weights.io import Weights, load_pretrained, read, save_torch, write
 from avmae_jax.weights.notes import Notes, to_meta
 from avmae_jax.weights.official import is_unused, path_of
 from avmae_jax.weights.tensor_files import read_tensors
-from avmae_jax.weights.trained import load_trained
 from tests.support import ODD, Program, made
+from tests.weights.files import HEADS, assert_same, load, message, save_bytes
 
-HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
 ONE_MODALITY = dataclasses.replace(ODD, modality="audio", mel_bins=32, audio_frames=32)
-
-
-def assert_same(got: Weights, want: Weights) -> None:
-    assert (got.config, got.classes) == (want.config, want.classes)
-    assert {path: (x.shape, x.dtype, x.tobytes()) for path, x in got.params.items()} == {
-        path: (x.shape, x.dtype, x.tobytes()) for path, x in want.params.items()
-    }
-
-
-def message(path: Path | str, how: Callable[..., object] = read, /, **sizes: int) -> str:
-    """Returns the error message of a bad file, which must name the file."""
-    with pytest.raises(WeightsError) as error:
-        how(path, **sizes)
-    assert str(path) in str(error.value)
-    return str(error.value)
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="absl")
-    return caplog
-
-
-@pytest.fixture(scope="module")
-def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A .safetensors of random weights, with the official names; not to be changed."""
-    path = tmp_path_factory.mktemp("official") / "w.safetensors"
-    write(made(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tensors(official: Path) -> Mapping[str, np.ndarray]:
-    return load_file(official)
 
 
 VARIANTS = {
@@ -116,10 +77,6 @@ def test_a_run_is_read_from_its_folder_its_checkpoints_or_one_step(tmp_path: Pat
     for path in (tmp_path / "run", folder, folder / "7"):
         assert_same(read(path), made(seed=7))
     assert_same(read(folder / "3"), made(seed=3))
-
-
-def load(weights: Weights) -> CAVMAE:
-    return build(lambda: CAVMAE(weights.config, rngs=nnx.Rngs(0)), weights.params)
 
 
 def test_a_folder_is_restored_into_a_model(tmp_path: Path) -> None:
@@ -185,17 +142,6 @@ def test_other_precisions_become_float32(dtype: str, tensors: Mapping[str, np.nd
         np.testing.assert_array_equal(found[name], x.astype(jnp.dtype(dtype)).astype(np.float32), strict=True)
 
 
-def save_bytes(path: Path, tensors: Mapping[str, np.ndarray], **notes: str) -> None:
-    """A safetensors file written by hand, since the library writes no bfloat16 from NumPy."""
-    kinds = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64", "int64": "I64"}
-    header: dict[str, Any] = {"__metadata__": notes}
-    end = 0
-    for name, x in tensors.items():
-        header[name] = {"dtype": kinds[x.dtype.name], "shape": x.shape, "data_offsets": [end, end := end + x.nbytes]}
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(x.tobytes() for x in tensors.values()))
-
-
 def test_what_is_left_out_and_added_is_named(tensors: Mapping[str, np.ndarray], logged: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     save_bytes(tmp_path / "w.safetensors", {**tensors, "steps": np.arange(3)})
     weights = read(tmp_path / "w.safetensors", **HEADS)
@@ -215,218 +161,6 @@ def test_unused_norms_that_were_changed_are_warned_of(
     read(tmp_path / "w.safetensors", **HEADS)
     (warning,) = [record.getMessage() for record in logged.records if record.levelno >= logging.WARNING]
     assert re.search(r"2 .*: blocks_a\.0\.norm1_v\.weight, decoder_blocks\.1\.norm2_a\.bias$", warning)
-
-
-def bad_files(folder: Path, official: Path) -> dict[Path, str]:
-    """Makes files that are no weights, with a part of what is said of each."""
-    content = official.read_bytes()
-    (folder / "empty.safetensors").touch()
-    (folder / "text.safetensors").write_text("<!DOCTYPE html><title>Not found</title>")
-    (folder / "cut.safetensors").write_bytes(content[: len(content) // 2])
-    (folder / "cut_header.safetensors").write_bytes(content[:20])
-    (folder / "huge.safetensors").write_bytes(
-        b'\x60\0\0\0\0\0\0\0{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}'.ljust(104) + bytes(4)
-    )
-    save_bytes(folder / "integers.safetensors", {"steps": np.arange(3)})
-    save_file({"a": np.ones(2, np.float32), "module.a": np.zeros(2, np.float32)}, folder / "twice.safetensors")
-    (folder / "w.txt").write_bytes(content)
-    (folder / "folder").mkdir()
-    (folder / "folder" / "notes.txt").touch()
-    (folder / "w.safetensors").mkdir()
-    said = {"empty.safetensors": "empty", "integers.safetensors": "no floating-point", "twice.safetensors": "module."}
-    said |= {"w.txt": ".pth, .pt, .bin, .safetensors", "folder": "checkpoint", "w.safetensors": "checkpoint"}
-    said |= dict.fromkeys(("text.safetensors", "cut.safetensors", "cut_header.safetensors", "huge.safetensors"), "damaged")
-    return {folder / name: part for name, part in (said | {"nowhere.pth": ""}).items()}
-
-
-def test_a_file_that_is_no_weights_gives_one_line(official: Path, tmp_path: Path) -> None:
-    for path, expected in bad_files(tmp_path, official).items():
-        said = message(path)
-        assert expected in said
-        assert "\n" not in said
-
-
-def test_a_file_cut_anywhere_or_with_any_byte_changed_is_weights_or_refused(tmp_path: Path, official: Path) -> None:
-    content, rng = official.read_bytes(), np.random.default_rng(0)
-    path = tmp_path / "w.safetensors"
-    for _ in range(60):
-        path.write_bytes(content[: rng.integers(len(content))])
-        message(path, read_tensors)
-        changed = bytearray(content)
-        changed[rng.integers(8 + struct.unpack("<Q", content[:8])[0])] ^= 1 << rng.integers(8)  # in the header; the data can't tell
-        path.write_bytes(changed)
-        with contextlib.suppress(WeightsError):
-            read_tensors(path)
-
-
-def test_another_model_is_named(tmp_path: Path) -> None:
-    save_file(
-        {"cls_token": np.zeros((1, 1, 8), np.float32), "blocks.0.attn.qkv.weight": np.zeros((24, 8), np.float32)},
-        tmp_path / "vit.safetensors",
-    )
-    said = message(tmp_path / "vit.safetensors")
-    assert re.search(r"CAV-MAE.*MAE.*AST.*blocks\.0\.attn\.qkv\.weight, cls_token", said)
-    assert "\n" not in said
-
-
-def test_every_missing_unexpected_and_misshapen_tensor_is_listed(tensors: Mapping[str, np.ndarray], tmp_path: Path) -> None:
-    wrong = {name: x for name, x in tensors.items() if name not in ("norm_a.bias", "blocks_u.1.attn.qkv.weight")}
-    wrong |= {"cls_token": np.zeros(3, np.float32), "decoder_pred_v.weight": np.zeros((200, 8), np.float32)}
-    save_file(wrong, path := tmp_path / "w.safetensors")
-    expected = [
-        f"{re.escape(str(path))}: 4 ",
-        r"missing: blocks_u\.1\.attn\.qkv\.weight",
-        r"missing: norm_a\.bias",
-        r"unexpected: cls_token \(3,\)",
-        r"misshapen: decoder_pred_v\.weight.*\(200, 8\).*\(192, 8\)",
-    ]
-    for line, part in zip(message(path, **HEADS).splitlines(), expected, strict=True):
-        assert re.search(part, line)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [("patch_embed_v.proj.weight", (16, 3)), ("pos_embed_a", (6, 16)), ("mlp_head.1.weight", (5,)), ("pos_embed_v", (1, 0, 16))],
-)
-def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(
-    name: str, shape: tuple[int, ...], tensors: Mapping[str, np.ndarray], tmp_path: Path
-) -> None:
-    save_file({**tensors, name: np.zeros(shape, np.float32)}, tmp_path / "w.safetensors")
-    assert f"{name} {shape}" in message(tmp_path / "w.safetensors", **HEADS)
-
-
-@pytest.mark.parametrize(
-    ("note", "said"),
-    [
-        ("not JSON", "config"),
-        ("[" * 100_000, "config"),
-        ("[1]", "config"),
-        ({"colour": 1}, "config.*colour"),
-        ({"width": "16"}, r"model\.width.*'16'"),
-        ({"heads": True}, r"model\.heads.*True"),
-        ({"norm_eps": -1}, r"model\.norm_eps.*-1"),
-        ({"width": 10**9}, r"model\.width.* 1000000000,.* 16"),
-        ({"depth": 4, "decoder_depth": 1}, r"model\.depth.* 4,.* 3\n.*model\.decoder_depth.* 1,.* 2"),
-        ({"audio_frames": 80}, r"model\.audio_frames.* 80,.* 24"),
-        ({"modality": "audio"}, r"model\.modality.* audio,.* both"),
-        ({"mlp_ratio": float("nan")}, r"model\.mlp_ratio.* nan,.* 2\.0"),
-        ({"mlp_ratio": float("inf")}, r"model\.mlp_ratio.* inf,.* 2\.0"),
-    ],
-)  # fmt: skip
-def test_a_noted_config_is_held_against_the_tensors(
-    note: str | dict[str, Any], said: str, tensors: Mapping[str, np.ndarray], tmp_path: Path
-) -> None:
-    text = note if isinstance(note, str) else json.dumps({"config": {"model": dataclasses.asdict(ODD) | note}})
-    save_file(dict(tensors), tmp_path / "w.safetensors", {"avmae_jax.meta": text})
-    assert re.search(said, message(tmp_path / "w.safetensors"))
-
-
-@pytest.mark.parametrize("name", ["w.safetensors", "run"])
-def test_what_a_user_must_know_stays_with_the_weights(name: str, tmp_path: Path) -> None:
-    notes = Notes(audio_mean=-5.5, audio_std=4.0, norm_pix=False, mode="audioonly", loss="ce", label_names=("a", "b", "Trommel, groß"))
-    write(made(classes=3)._replace(notes=notes), tmp_path / name)
-    assert read(tmp_path / name).notes == notes
-    trained = load_trained(tmp_path / name)
-    assert trained.label_names == notes.label_names
-    assert (trained.config.data.audio_mean, trained.config.tune.mode, trained.config.loss.norm_pix) == (-5.5, "audioonly", False)
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"label_names": ["a"]}, "label_names.* 3 "),
-        ({"label_names": ["a", "b", 3]}, "label_names.* 3 "),
-        ({"data": {"audio_std": 0}}, r"data\.audio_std.*0"),
-        ({"data": {"audio_mean": "5"}}, r"data\.audio_mean.*'5'"),
-        ({"data": [5]}, r"data\.audio_mean.*\[5\]"),
-        ({"tune": {"mode": "both"}}, r"tune\.mode.*'both'"),
-        ({"loss": {"norm_pix": 1}}, r"loss\.norm_pix.*'1'"),
-    ],
-)  # fmt: skip
-def test_a_note_that_cannot_be_is_named(more: dict[str, Any], said: str, tmp_path: Path) -> None:
-    weights = made(classes=3)
-    write(weights, tmp_path / "w.safetensors")
-    with safe_open(tmp_path / "w.safetensors", "numpy") as file:
-        names = file.keys()
-        tensors = {key: file.get_tensor(key) for key in names}
-    labels = {"label_names": more["label_names"]} if "label_names" in more else {}
-    groups = {name: value for name, value in more.items() if name != "label_names"}
-    meta = {"config": {"model": dataclasses.asdict(ODD), **groups}, **labels}
-    save_file(tensors, tmp_path / "other.safetensors", {"avmae_jax.meta": json.dumps(meta)})
-    assert re.search(said, message(tmp_path / "other.safetensors"))
-
-
-def test_a_label_file_of_other_classes_is_refused(tmp_path: Path) -> None:
-    write(made(classes=3), tmp_path / "run")
-    assert load_trained(tmp_path / "run").label_names == ("class 0", "class 1", "class 2")
-    labels = tmp_path / "labels.csv"
-    labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n")
-    with pytest.raises(WeightsError, match=r"3 classes.*labels\.csv.* 2"):
-        load_trained(tmp_path / "run", labels_csv=labels)
-    labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n2,/m/2,lute\n")
-    assert load_trained(tmp_path / "run", labels_csv=labels).label_names == ("harp", "oboe", "lute")
-
-
-def test_a_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path) -> None:
-    def saved(name: str, meta: dict[str, Any]) -> Path:
-        with Checkpoints(tmp_path / name) as checkpoints:
-            params = {path: jnp.asarray(x) for path, x in made().params.items()}
-            checkpoints.save(0, params=params, opt_state={}, rng={}, data={}, meta=meta)
-        return tmp_path / name
-
-    fields = dataclasses.asdict(ODD)
-    assert "config" in message(saved("none", {}))
-    assert "colour" in message(saved("unknown", {"config": {"model": {**fields, "colour": 1}}}))
-    said = message(saved("other", {"config": {"model": {**fields, "depth": 4}}}))
-    assert re.search(r"(?s)24 .*missing: encoder\.audio\.blocks\.1\.attn\.qkv\.kernel", said)
-    del fields["remat"], fields["norm_eps"]  # as a run of before they existed
-    assert read(saved("older", {"config": {"model": fields}})).config == ODD
-
-
-def test_nothing_that_exists_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "file.safetensors").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link.safetensors").symlink_to(tmp_path / "nowhere")
-    before = sorted(tmp_path.iterdir())
-    for name in ("file.safetensors", "folder", "link.safetensors"):
-        message(tmp_path / name, lambda path: write(made(), path))
-    assert sorted(tmp_path.iterdir()) == before
-    assert (tmp_path / "file.safetensors").read_text() == "mine"
-    message(tmp_path / "nowhere" / "w.safetensors", lambda path: write(made(), path))
-    assert ".pth, .pt, .bin" in message(tmp_path / "w.npz", lambda path: save_torch(load(made()), path))
-
-
-def test_what_appeared_in_the_meantime_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-
-    def slow(unfinished: Path) -> None:
-        assert unfinished != path
-        unfinished.write_text("ours")
-        path.write_text("theirs")
-
-    message(path, lambda path: tensor_files.write_new(path, slow))
-    assert path.read_text() == "theirs"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["w.safetensors", "run"])
-@pytest.mark.slow
-def test_a_full_disk_leaves_nothing(name: str, tmp_path: Path, program: Program) -> None:
-    write(made(), tmp_path / "in.safetensors")
-    script = f"""
-import resource, signal
-from avmae_jax.weights.io import read, write
-weights = read("{tmp_path}/in.safetensors")
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
-try:
-    write(weights, "{tmp_path}/{name}")
-except ValueError as error:
-    print(type(error).__name__, error)
-"""
-    done = program("-c", script)
-    assert done.stdout.startswith(f"WeightsError {tmp_path}/{name}: "), done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"], done.stdout
 
 
 def test_without_torch_its_files_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
