@@ -202,14 +202,14 @@ def test_a_file_of_an_image_mae_loads_and_predicts_as_transformers_does(write: C
         reference = theirs(channels_first(images), noise=torch.from_numpy(noise)).logits
     out = nnx.jit(lambda model, *inputs: model(*inputs))(loaded.module, {"image": jnp.asarray(images)}, {"image": jnp.asarray(noise)})
     assert_all([compare("prediction", out.predictions["image"], reference, OUTPUT_TOLERANCE)], 1)
-    with pytest.raises(ValueError, match="neither classes"):
+    with pytest.raises(ValueError, match="classes"):
         loaded.predict(image=np.zeros((64, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize("write", [in_facebooks_names, in_transformers_names])
 def test_an_encoder_without_decoder_is_refused_with_what_to_do(write: Callable[[Any, Path], Path], tmp_path: Path) -> None:
     path = write(vit_mae(IMAGE).vit, tmp_path)
-    with pytest.raises(avmae_jax.WeightsError, match=r"without decoder.*--config\.init_from") as caught:
+    with pytest.raises(avmae_jax.WeightsError, match=r"--config\.init_from") as caught:
         avmae_jax.load(path, **MAE_HEADS)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
