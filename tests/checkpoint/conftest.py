@@ -1,4 +1,4 @@
-"""Makes the fixtures that tests of this folder share."""
+"""Makes what tests of this folder share: a run of two steps."""
 
 import pathlib
 import shutil
@@ -9,7 +9,7 @@ from avmae_jax.checkpoint.manager import Checkpoints
 from tests.checkpoint.tiny_run import save
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Makes a run's folder with the steps 1 and 2, which tests must not change."""
     folder = tmp_path_factory.mktemp("pristine")

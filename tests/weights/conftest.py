@@ -1,4 +1,4 @@
-"""Makes the fixtures that tests of this folder share."""
+"""Makes what tests of this folder share: random weights in a file."""
 
 import logging
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A .safetensors of random weights, with the official names; not to be changed."""
     path = tmp_path_factory.mktemp("official") / "w.safetensors"
@@ -26,6 +26,6 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tensors(official: Path) -> Mapping[str, np.ndarray]:
     return load_file(official)
