@@ -260,9 +260,9 @@ def test_a_missing_modality_isnt_looked_at_and_both_kinds_of_norms_count(modalit
 
 
 def test_what_the_reference_doesnt_have_is_refused() -> None:
-    with pytest.raises(ValueError, match="modality is 'audio'"):
+    with pytest.raises(ValueError, match=r"modality.*audio"):
         CAVMAE(dataclasses.replace(TINY, modality="audio"))
-    with pytest.raises(ValueError, match="'both' is unknown; choose one of multimodal"):
+    with pytest.raises(ValueError, match=r"'both'.*multimodal"):
         CAVMAEClassifier(TINY, 2)(torch.zeros(1, 128, 64), torch.zeros(1, 3, 32, 32), "both")  # pyright: ignore[reportArgumentType]
 
 

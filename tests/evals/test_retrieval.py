@@ -141,8 +141,7 @@ def test_the_heading_counts_ties() -> None:
     same = np.ones((3, 4), np.float32)
     embedded = Embeddings(["a", "b", "c"], np.arange(3), [(), (), ()], {"audio": same, "image": same}, everywhere, {})
     tied = section_of("audio_to_image", rank_partners(same, same), embedded, Clips(3), SMALL, 0)
-    assert "R@1 100.0% (chance 33.3%)" in tied.heading
-    assert "3 ties" in tied.heading
+    assert all(number in tied.heading for number in ("100.0%", "33.3%", "3 ties"))
     distinct = np.eye(3, 4, dtype=np.float32)
     apart = dataclasses.replace(embedded, vectors=dict.fromkeys(KINDS, distinct))
     assert "ties" not in section_of("audio_to_image", rank_partners(distinct, distinct), apart, Clips(3), SMALL, 0).heading
@@ -159,7 +158,7 @@ def test_clips_without_a_partner_are_left_out(index: Embeddings) -> None:
     assert complete(deaf).ids == ["clip6", "clip7"]
     assert complete(deaf).positions.tolist() == [6, 7]
     np.testing.assert_array_equal(complete(deaf).vectors["image"], index.vectors["image"][6:])
-    with pytest.raises(ValueError, match="audio and an image"):
+    with pytest.raises(ValueError, match=r"audio.*image"):
         complete(dataclasses.replace(index, has={**index.has, "audio": np.zeros(8, bool)}))
 
 
@@ -176,7 +175,7 @@ def test_each_side_of_a_query_finds_the_other(embed: Embed, index: Embeddings) -
     assert search([], embed, index, 2) == []
     drawn = search_of(clip, by_audio, index, Labelled(8), SMALL)
     assert [card.lines[1] for card in drawn.cards] == [index.ids[row] for row in by_audio.rows[:5]]
-    with pytest.raises(ValueError, match=r"clip [0-7] isn't clip"):
+    with pytest.raises(ValueError, match=r"clip [0-7]"):
         search_of(clip, by_audio, index, Subset(Labelled(8), [7, 6, 5]), SMALL)
 
 

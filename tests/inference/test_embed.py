@@ -113,7 +113,7 @@ def test_clips_that_lack_what_is_wanted_are_left_out(trained: Trained) -> None:
     source = Mixed(6)
     sounds = collect(Embed(trained, ("audio",), 4)(source), note_of(trained, source, ("audio",)))
     assert sounds.ids == ["clip0", "clip1", "clip3", "clip4", "clip5"]
-    with pytest.raises(ValueError, match="no clip has joint"):
+    with pytest.raises(ValueError, match="joint"):
         collect([], note_of(trained, source, ("joint",)))
 
 
@@ -202,7 +202,7 @@ def test_a_note_that_does_not_fit_is_refused(change: dict[str, object], embedded
         np.savez(tmp_path / "b.npz", **{**arrays, "note": note})  # pyright: ignore[reportArgumentType]
     with pytest.raises(WeightsError, match=r"b\.npz .*launch\.embed"):
         read_embeddings(tmp_path / "b.npz")
-    with pytest.raises(ValueError, match=r"width is 3"):
+    with pytest.raises(ValueError, match=r"width.* 3"):
         write_embeddings(tmp_path / "c.npz", embedded[0], {**embedded[1].note, "width": 3})
 
 
@@ -232,7 +232,7 @@ def test_what_cannot_be_is_named() -> None:
     one = ModelConfig(
         kind="mae", modality="audio", size="tiny", width=16, heads=2, depth=1, audio_frames=32, decoder_width=8, decoder_heads=2
     )
-    with pytest.raises(ValueError, match=r"hears .*one modality"):
+    with pytest.raises(ValueError, match=r"hears .*audio"):
         Embed(Trained("hears", MAE(one, rngs=nnx.Rngs(0)), Config(model=one), 0, ()))
 
 
@@ -254,4 +254,4 @@ def test_a_model_tuned_on_one_modality_is_warned_of(caplog: pytest.LogCaptureFix
         caplog.clear()
         config = Config(model=dataclasses.replace(SMALL, kind="cavmae_classifier"), tune=TuneConfig(mode=mode))
         Embed(Trained("tuned", CAVMAEClassifier(SMALL, 3, rngs=nnx.Rngs(0)), config, 3, ()))
-        assert ("tuned as audioonly" in caplog.text) == warned
+        assert ("audioonly" in caplog.text) == warned
