@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give one model, and --out, the file to write")
     runtime.start()
     runtime.cache_programs()
-    from avmae_jax.inference.embed import Embed, counted, kinds_of, needs_of, note_of
+    from avmae_jax.inference.embed import DatasetEmbedder, counted, kinds_of, needs_of, note_of
     from avmae_jax.inference.embedding_files import write_embeddings
     from avmae_jax.weights.tensor_files import require_new
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         source = model_flags.open_clips(argv[1], needs_of(what))
         note = note_of(trained, source, what, data=model_flags.data_name(argv[1]), split=args.split)
         with runtime.progress_bar("embedding") as on_progress:
-            parts = Embed(trained, what, args.batch_size)(source)
+            parts = DatasetEmbedder(trained, what, args.batch_size)(source)
             count = write_embeddings(args.out, counted(parts, len(source), on_progress), note)
     except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")

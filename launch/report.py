@@ -40,7 +40,7 @@ def make_missing(run: RunFolder) -> None:
     from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
     from avmae_jax.evals.origin import Origin
     from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
-    from avmae_jax.inference.embed import Embed
+    from avmae_jax.inference.embed import DatasetEmbedder
     from avmae_jax.models.modes import learned
     from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL
 
@@ -54,7 +54,7 @@ def make_missing(run: RunFolder) -> None:
     origin = Origin(model_flags.data_name(path), flags.FLAGS.split)
     if not run.is_classifier:
         logging.info("retrieval among %d clips", len(source))
-        retrieve_into(run.folder / RETRIEVAL, Embed(trained, MODALITIES), source, origin=origin)
+        retrieve_into(run.folder / RETRIEVAL, DatasetEmbedder(trained, MODALITIES), source, origin=origin)
         return
     tune = model_flags.run_config(path).tune  # the run's own crops and frames, so that its measurements are reproduced
     views = views_of(modes, [cast("Frames", tune.eval_frames)], tune.eval_crops)

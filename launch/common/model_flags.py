@@ -68,6 +68,12 @@ def data_name(model_path: str) -> str:
     return data.eval_path if data.source == "manifest" and flags.FLAGS.split == "test" else data.path
 
 
+def results_folder(model_path: str, name: str) -> Path:
+    """Returns the folder for a program's results: `name` in a model's folder, or FILE_`name` beside its file."""
+    path = Path(model_path).expanduser()
+    return path.with_name(f"{path.name}_{name}") if path.is_file() else path / name
+
+
 def run_folder(model_path: str) -> Path | None:
     """Returns the folder of the run that a model lies in, the one with config.json; None if it lies in none."""
     path = Path(model_path).expanduser().absolute()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import WARNING, Formatter, LogRecord
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from absl import logging
 from rich.console import Console
@@ -38,6 +38,12 @@ def cache_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/avmae_jax/programs").expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def console(file: TextIO | None = None) -> Console:
+    """Returns a console on a file, the standard output by default; one that is no terminal gets lines of 160 letters."""
+    out = file or sys.stdout
+    return Console(file=out, width=None if out.isatty() else 160)
 
 
 def _ours_or_serious(record: LogRecord) -> bool:

@@ -22,6 +22,7 @@ from avmae_jax.inference.embed import KINDS, Part
 from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights.io import write
 from launch import embed, retrieve
+from launch.common import model_flags
 from tests.media import numbered, tone, write_clip, write_media
 from tests.support import ODD, Clips, Program, called_here, cells, made
 
@@ -150,14 +151,12 @@ def test_retrieval_of_a_set_is_told_written_and_drawn(call: Call, run: Path, dat
 
 def test_what_is_found_lies_in_the_run(call: Call, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.json").write_text("{}")
-    assert retrieve.default_out(str(tmp_path / "run")) == tmp_path / "run/retrieval"
-    for part in ("best", "averaged", "checkpoints/300"):
-        assert retrieve.default_out(str(tmp_path / "run" / part)) == tmp_path / "run" / part / "retrieval"
     (tmp_path / "run/model.safetensors").touch()
-    assert retrieve.default_out(str(tmp_path / "run/model.safetensors")) == tmp_path / "run/model.safetensors_retrieval"
+    places = {"run": "run/retrieval", "run/best": "run/best/retrieval", "run/model.safetensors": "run/model.safetensors_retrieval"}
+    for model, folder in places.items():
+        assert model_flags.results_folder(str(tmp_path / model), "retrieval") == tmp_path / folder
     monkeypatch.chdir(tmp_path / "run")
-    assert retrieve.default_out(".").resolve() == tmp_path / "run/retrieval"
+    assert model_flags.results_folder(".", "retrieval").resolve() == tmp_path / "run/retrieval"
     status, printed, _ = call(retrieve, run, "--data", data)
     assert status == 1
     assert "lies in no run; give --out" in printed
