@@ -16,7 +16,6 @@ OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png an
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -85,10 +84,8 @@ def main(argv: list[str]) -> None:
     runtime.cache_programs()
     from .common import tables
 
-    try:
+    with model_flags.one_line_errors():
         views = evaluate_model(path, out, given, frames)
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     console = runtime.console()
     console.print(tables.views(views))
     console.print(tables.class_figures(views[0]))

@@ -94,10 +94,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give --out, the folder to write into")
     runtime.start()
     runtime.cache_programs()
-    try:
+    with model_flags.one_line_errors():
         status = run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     if status:
         sys.exit(status)
 

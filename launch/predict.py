@@ -118,15 +118,13 @@ def main(argv: list[str]) -> None:
 
     from .common import predictions, tables
 
-    try:
+    with model_flags.one_line_errors():
         files = media_files(argv[1:])
         predictor = open_predictor()
         records = predictions.records_of(files, predict_all(predictor, files), args.top)
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
         predictions.write_json(args.json, about, records)
         predictions.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     tables.show_predictions(runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout), records)
     failed = sum("error" in record for record in records)
     sys.exit(0 if not failed else SOME_FAILED if failed < len(records) else 1)

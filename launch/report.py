@@ -12,7 +12,6 @@ do, if the run has checkpoints and its data (or --data) can be opened. With --no
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -72,7 +71,7 @@ def main(argv: list[str]) -> None:
 
     folder = Path(argv[1]).expanduser()
     out = Path(flags.FLAGS.out).expanduser() if flags.FLAGS.out else folder / "report.html"
-    try:
+    with model_flags.one_line_errors():
         run = RunFolder(folder)
         if flags.FLAGS.make:
             try:
@@ -82,8 +81,6 @@ def main(argv: list[str]) -> None:
         page = report(folder)
         with replacing(out) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     print(f"{out}, {out.stat().st_size / 2**20:.1f} MiB; it opens offline")
 
 

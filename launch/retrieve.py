@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
+from avmae_jax.config import DataConfig
 from avmae_jax.errors import ClipError
 
 from .common import cli, model_flags, runtime
@@ -75,9 +76,11 @@ def from_files(model_path: str, files: Sequence[str]) -> int:
 
 def search_index(trained: Trained, clips: Sequence[Clip]) -> list[str]:
     """Searches --index by clips, prints and draws what they find, and returns a reason for each clip that can't find anything."""
+    from avmae_jax.data.sources import open_source
     from avmae_jax.evals.gallery_rows import search_of, title_of
+    from avmae_jax.evals.origin import Origin
     from avmae_jax.evals.retrieval import MODALITIES
-    from avmae_jax.evals.search import clips_of, embed_folder, read_index, search
+    from avmae_jax.evals.search import clips_of, embed_set, read_index, search
     from avmae_jax.inference.embed import DatasetEmbedder
     from avmae_jax.plots.gallery import Section, draw_gallery
 
@@ -85,11 +88,13 @@ def search_index(trained: Trained, clips: Sequence[Clip]) -> list[str]:
 
     args, console = flags.FLAGS, runtime.console()
     if Path(args.index).expanduser().is_dir():
+        source = open_source(DataConfig(source="prepared", path=args.index), args.split, "any")
+        embed = DatasetEmbedder(trained, MODALITIES, args.batch_size)
         with runtime.progress_bar("embedding the index") as on_progress:
-            index = embed_folder(args.index, DatasetEmbedder(trained, MODALITIES, args.batch_size), args.split, on_progress)
+            index = embed_set(embed, source, Origin(args.index, args.split), on_progress)
     else:
         index = read_index(args.index, trained)
-    source = clips_of(args.index, index, args.data) if args.out else None
+        source = clips_of(args.index, index, args.data) if args.out else None
     failed, drawn = [], []
     for clip, found in zip(clips, search(clips, DatasetEmbedder(trained, MODALITIES, 1), index, args.top), strict=True):
         if not found:
@@ -97,7 +102,8 @@ def search_index(trained: Trained, clips: Sequence[Clip]) -> list[str]:
         for hits in found:
             console.print(title_of(clip, hits), markup=False, highlight=False, soft_wrap=True)
             console.print(tables.hits(hits, index))
-            drawn += [] if source is None else [search_of(clip, hits, index, source, trained.config.model)]
+            if args.out and source is not None:
+                drawn.append(search_of(clip, hits, index, source, trained.config.model))
     if drawn:
         out = Path(args.out).expanduser()
         draw_gallery(out, [Section(f"The nearest clips of {args.index}, by {trained.path}", drawn)])
@@ -117,13 +123,11 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     status = 0
-    try:
+    with model_flags.one_line_errors():
         if args.query:
             status = from_files(argv[1], args.query)
         else:
             whole_set(argv[1])
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     sys.exit(status)
 
 

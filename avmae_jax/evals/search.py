@@ -12,7 +12,6 @@ import numpy as np
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.store.reader import Split
 from avmae_jax.errors import DatasetError
 from avmae_jax.evals.origin import Origin
 from avmae_jax.evals.ranking import nearest
@@ -39,12 +38,6 @@ def embed_set(embed: DatasetEmbedder, source: ClipSource, origin: Origin, on_pro
     return collect(counted(embed(source), len(source), on_progress), note)
 
 
-def embed_folder(path: str, embed: DatasetEmbedder, split: Split, on_progress: OnProgress) -> Embeddings:
-    """Makes an index of a prepared data set; raises DatasetError if it can't be read."""
-    source = open_source(DataConfig(source="prepared", path=path), split, "any")
-    return embed_set(embed, source, Origin(path, split), on_progress)
-
-
 def read_index(path: str, trained: Trained) -> Embeddings:
     """Reads an index that launch.embed wrote with the same model.
 
@@ -61,17 +54,15 @@ def clips_of(path: str, index: Embeddings, data: str = "") -> ClipSource:
     """Opens the clips that an index was made of.
 
     Args:
-      path: of the index; a folder is the data set itself.
+      path: of the index.
       index: its content.
-      data: the folder of the clips of a file; empty: the one that the file names.
+      data: the folder of the clips; empty: the one that the index names.
 
     Raises:
       DatasetError: if the folder isn't there or can't be read.
     """
     noted = index.note["data"]
-    if Path(path).expanduser().is_dir():
-        data = noted
-    elif not data and not Path(noted).expanduser().is_dir():
+    if not data and not Path(noted).expanduser().is_dir():
         raise DatasetError(f"{path} says that its clips are of {noted!r}, which is no folder here; give --data, or omit --out")
     return open_source(DataConfig(source="prepared", path=data or noted), index.note["split"], index.note["needs"])
 

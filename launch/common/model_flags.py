@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
 USER_ERRORS = (AvmaeError, ValueError, OSError)  # reported in one line
 GIVEN = ("both", "audio", "image", "multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
 _RUN_DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line for a USER_ERRORS of the block."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def define_model_flags() -> None:

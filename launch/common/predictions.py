@@ -35,9 +35,13 @@ def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception],
         ranks = dict(zip(both, rank_partners(audio, images).ranks.tolist(), strict=True))
     records = []
     for number, (file, found) in enumerate(zip(files, results, strict=True)):
-        place = {"match_rank": ranks.get(number), "match_among": len(both) if number in ranks else None}
-        record = _error_record(found) if isinstance(found, Exception) else _record(found, top, place)
-        records.append({"file": as_text(str(file)), **record})
+        record: dict[str, Any] = {"file": as_text(str(file))}
+        if isinstance(found, Exception):
+            reason, stage = (found.reason, found.stage) if isinstance(found, ClipError) else (str(found), "model")
+            record |= {"error": reason, "stage": stage}
+        else:
+            record |= _contents(found, top, ranks.get(number), len(both))
+        records.append(record)
     return records
 
 
@@ -65,13 +69,7 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
                     writer.writerow({"file": entry["file"], "second": row["second"], **_cells(row["classes"])})
 
 
-def _error_record(error: Exception) -> dict[str, Any]:
-    if isinstance(error, ClipError):
-        return {"error": error.reason, "stage": error.stage}
-    return {"error": str(error), "stage": "model"}
-
-
-def _record(found: Prediction, top: int, place: Mapping[str, int | None]) -> dict[str, Any]:
+def _contents(found: Prediction, top: int, rank: int | None, among: int) -> dict[str, Any]:
     entry = {
         "classes": [{"class": name, "probability": round(value, _DIGITS)} for name, value in found.top],
         "seen": found.seen,
@@ -79,7 +77,8 @@ def _record(found: Prediction, top: int, place: Mapping[str, int | None]) -> dic
         "windows": found.windows,
         "strongest_window": found.start,
         "match": None if found.match is None else round(found.match, _DIGITS),
-        **place,
+        "match_rank": rank,
+        "match_among": among if rank else None,
     }
     if found.timeline is None:
         return entry
