@@ -101,11 +101,16 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
     """Shows clips done, clips a second, and failures so far, on standard error."""
     counts = TextColumn("{task.fields[rate]} clips/s, {task.fields[failed]} failed")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), counts)
-    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
-        task = progress.add_task(title, total=None, failed=0, rate="-", visible=False)
+    progress = Progress(*columns, console=Console(file=sys.stderr))
+    task = progress.add_task(title, total=None, failed=0, rate="-", visible=False)
 
-        def advance(done: int, failed: int, total: int) -> None:
-            speed = progress.tasks[task].speed
-            progress.update(task, visible=True, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
+    def advance(done: int, failed: int, total: int) -> None:
+        progress.start()  # not before, since an empty bar leaves an empty line
+        speed = progress.tasks[task].speed
+        progress.update(task, visible=True, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
 
+    try:
         yield advance
+    finally:
+        if progress.live.is_started:
+            progress.stop()

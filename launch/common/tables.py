@@ -15,7 +15,6 @@ from avmae_jax.evals.ranking import DIRECTIONS, TOP
 
 if TYPE_CHECKING:
     from avmae_jax.data.store.jobs import Failure
-    from avmae_jax.data.store.reader import Split
     from avmae_jax.data.store.records import Index
     from avmae_jax.evals.search import Hits
     from avmae_jax.inference.embedding_files import Embeddings
@@ -27,7 +26,7 @@ _TALL = 20  # files; with more of them the classes of each are on one line
 _LONG, _ENDS = 30, 10  # a table of more than 30 classes shows the 10 best and the 10 worst
 
 
-def clip_counts(indexes: Mapping[Split, Index]) -> Table:
+def clip_counts(indexes: Mapping[str, Index]) -> Table:
     """Counts the clips of each split by what they have, hours, and quantiles of length and loudness."""
     from avmae_jax.data.store.records import SILENCE
 
@@ -43,7 +42,7 @@ def clip_counts(indexes: Mapping[Split, Index]) -> Table:
     return table
 
 
-def class_counts(indexes: Mapping[Split, Index], label_names: Sequence[str], shown: int) -> Table:
+def class_counts(indexes: Mapping[str, Index], label_names: Sequence[str], shown: int) -> Table:
     """Tabulates how many clips each class has: the most frequent ones, and how many more there are."""
     counts = {split: index.class_counts(len(label_names)) for split, index in indexes.items()}
     total = np.sum(list(counts.values()), axis=0)

@@ -181,7 +181,7 @@ def clips_by_id(source: ClipSource, ids: Sequence[str], split: str) -> list[Call
     return [functools.partial(read, name) for name in ids]
 
 
-def open_splits(folder: Path) -> dict[Split, PreparedSource]:
+def open_splits(folder: Path) -> dict[str, PreparedSource]:
     """Opens every split of a prepared data set that has clips, with all of its clips.
 
     Raises:
