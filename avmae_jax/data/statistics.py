@@ -53,15 +53,9 @@ def audio_statistics(clips: Iterable[Clip], mel_bins: int = 128) -> AudioStatist
 
 
 def write_statistics(folder: Path, limit: int, on_progress: OnProgress) -> dict[str, float]:
-    """Computes mean and deviation over the training clips of a prepared data set, and stores them in its STATISTICS.
+    """Stores "audio_mean", "audio_std", "clips" and "seconds" of a prepared data set in its STATISTICS, and returns them.
 
-    Args:
-      folder: of the data set.
-      limit: clips that are read, spread evenly over the set; 0: all.
-      on_progress: called after every clip.
-
-    Returns:
-      What is stored: "audio_mean", "audio_std", "clips", "seconds".
+    Of the training clips `limit` are read, spread evenly over the set, or all if it is 0.
 
     Raises:
       DatasetError, CorruptRecordError: if the training split can't be read, or has no audio.

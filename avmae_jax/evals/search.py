@@ -39,28 +39,14 @@ def embed_set(embed: DatasetEmbedder, source: ClipSource, origin: Origin, on_pro
 
 
 def read_index(path: str, trained: Trained) -> Embeddings:
-    """Reads an index that launch.embed wrote with the same model.
-
-    Raises:
-      WeightsError: if it can't be read.
-      ValueError: if its vectors come from another model.
-    """
+    """Reads an index that launch.embed wrote; raises WeightsError if it can't be read, and ValueError if it is of another model."""
     index = read_embeddings(path)
     require_same_model(index, trained)
     return index
 
 
 def clips_of(path: str, index: Embeddings, data: str = "") -> ClipSource:
-    """Opens the clips that an index was made of.
-
-    Args:
-      path: of the index.
-      index: its content.
-      data: the folder of the clips; empty: the one that the index names.
-
-    Raises:
-      DatasetError: if the folder isn't there or can't be read.
-    """
+    """Opens the clips that the index at `path` was made of, in the folder `data` or else the one that it names; raises DatasetError."""
     noted = index.note["data"]
     if not data and not Path(noted).expanduser().is_dir():
         raise DatasetError(f"{path} says that its clips are of {noted!r}, which is no folder here; give --data, or omit --out")

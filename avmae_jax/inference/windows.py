@@ -86,13 +86,8 @@ def decode_beginning(path: str | Path, model: ModelConfig, needs: Modality | Non
 
     Its frames are as large as those of a prepared data set, or as the model's input if that is larger, so that they can be drawn.
 
-    Args:
-      path: of the file.
-      model: sizes of the inputs.
-      needs: what the clip must have; None: audio, an image, or both.
-
     Raises:
-      ClipError: if the file can't be decoded, or lacks what is needed.
+      ClipError: if the file can't be decoded, or lacks what the clip `needs`; None: audio, an image, or both.
     """
     side = max(ClipForm().frame_size, model.image_size)
     form = ClipForm(seconds=clip_seconds(model.audio_frames), frame_size=side, allow_missing=needs != "both")

@@ -13,11 +13,7 @@ SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
 
 
 def new_places(out: Path, names: Sequence[str], *, overwrite: bool) -> list[Path]:
-    """Returns where the files of each clip go, without their SUFFIXES.
-
-    Raises:
-      ValueError: if one of them is there already and may not be overwritten.
-    """
+    """Returns the path of each clip's files without SUFFIXES; raises ValueError if one is there that may not be overwritten."""
     places = [out / name for name in file_names(names)]
     there = [file for place in places for file in _files_at(place) if file.exists()]
     if there and not overwrite:
@@ -26,13 +22,7 @@ def new_places(out: Path, names: Sequence[str], *, overwrite: bool) -> list[Path
 
 
 def inpaint_into(place: Path, inpainter: Inpainter, clip: Clip, seed: int) -> list[str]:
-    """Fills in a clip, writes its files, and returns their names; a model of images alone writes no audio.
-
-    Args:
-      place: path of the files, without their SUFFIXES.
-      inpainter: the model.
-      clip: with what the model needs.
-      seed: decides the masks.
+    """Fills in a clip with masks by `seed`, writes its files, and returns their names; a model of images alone writes no audio.
 
     Raises:
       ValueError: naming the clip, if it can't be filled in, or what the model predicts is no audio; then there is only the PNG.

@@ -19,14 +19,9 @@ _DIGITS = 6  # decimals of a number
 
 
 def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception], top: int) -> list[dict[str, Any]]:
-    """Returns the record of each file, ready for the table, JSON and CSV.
+    """Returns the record of each file, ready for the table, JSON and CSV, with the `top` classes of each second.
 
     The match of a file with audio and images is ranked among those of all such files, if there are several.
-
-    Args:
-      files: their names.
-      results: the prediction for each file, or the error that prevented it.
-      top: classes listed for each second.
     """
     both = {number: found.directions for number, found in enumerate(results) if isinstance(found, Prediction) and found.directions}
     ranks: dict[int, int] = {}
@@ -35,13 +30,12 @@ def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception],
         ranks = dict(zip(both, rank_partners(audio, images).ranks.tolist(), strict=True))
     records = []
     for number, (file, found) in enumerate(zip(files, results, strict=True)):
-        record: dict[str, Any] = {"file": as_text(str(file))}
         if isinstance(found, Exception):
             reason, stage = (found.reason, found.stage) if isinstance(found, ClipError) else (str(found), "model")
-            record |= {"error": reason, "stage": stage}
+            content = {"error": reason, "stage": stage}
         else:
-            record |= _contents(found, top, ranks.get(number), len(both))
-        records.append(record)
+            content = _contents(found, top, ranks.get(number), len(both))
+        records.append({"file": as_text(str(file)), **content})
     return records
 
 

@@ -386,8 +386,7 @@ def test_a_folder_with_broken_files_is_predicted_but_for_them(call: Call, folder
         2,
         ["broken.mp4", "empty.wav"],
     )
-    assert "can't be opened" in found["files"][0]["error"]
-    assert found["files"][2]["error"] == "is empty (0 bytes)"
+    assert [found["files"][number]["stage"] for number in (0, 2)] == ["open", "open"]
     film, expected = found["files"][3], predict(trained, folder / "media/film.mp4", top=2)
     assert [row["class"] for row in film["classes"]] == [name for name, _ in expected.top]
     assert [row["probability"] for row in film["classes"]] == pytest.approx([value for _, value in expected.top], abs=1e-5)
@@ -396,12 +395,12 @@ def test_a_folder_with_broken_files_is_predicted_but_for_them(call: Call, folder
     assert all(len(row["classes"]) == 2 for row in film["timeline"])
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [row["file"] for row in rows if not row["second"]] == [told["file"] for told in found["files"]]
-    assert [row["error"] for row in rows if row["file"].endswith("empty.wav")] == ["is empty (0 bytes)"]
+    assert [row["error"] for row in rows if row["file"].endswith("empty.wav")] == [found["files"][2]["error"]]
     assert next(float(row["probability_1"]) for row in rows if row["file"] == film["file"]) == film["classes"][0]["probability"]
     assert [row["second"] for row in rows if row["file"] == film["file"]] == ["", "0", "1", "2", "3", "4"]
     pictures = {"short.png", "film.png", "picture.png", "sound.png"}
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == pictures
-    for word in ("film.mp4", "1 of 2", "2 of 6 files failed", "failed [open]", expected.top[0][0]):
+    for word in ("film.mp4", "1 of 2", "2 of 6", "[open]", expected.top[0][0]):
         assert word in printed
 
 
@@ -422,18 +421,17 @@ def test_a_pretraining_checkpoint_says_how_to_get_classes(
             folder / "media/film.mp4", folder / "media/sound.wav", "--model", folder / "pre.safetensors", f"--csv={tmp_path}/x.csv"
         )
     assert status == 3
-    assert "for classes fine-tune it: python -m launch.finetune --config.init_from=" in caplog.text
-    assert "has no images, which a match needs" in printed
+    assert f"launch.finetune --config.init_from={folder}/pre.safetensors" in caplog.text
+    assert re.search(r"sound\.wav.*images", printed)
     film, sound = csv.DictReader((tmp_path / "x.csv").read_text().splitlines())
     assert -1 <= float(film["match"]) <= 1
-    assert "fine-tune it" in sound["error"]
+    assert "images" in sound["error"]
 
 
 def test_all_failed_is_another_status(call: Call, folder: Path) -> None:
     status, printed, _ = call(folder / "media/empty.wav", "nowhere.mp4", "--model", folder / "run.safetensors")
     assert status == 1
-    assert "2 of 2 files failed" in printed
-    assert "does not exist" in printed
+    assert all(word in printed for word in ("2 of 2", "empty.wav", "nowhere.mp4"))
 
 
 def test_errors_are_one_line(call: Call, folder: Path, tmp_path: Path) -> None:
@@ -441,8 +439,8 @@ def test_errors_are_one_line(call: Call, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     for arguments, said in (
         ([film, f"--model={tmp_path}/none"], "WeightsError: "),
-        ([tmp_path / "none", f"--model={folder}/run.safetensors"], "DatasetError: .* has no media files"),
-        ([film, f"--model={folder}/pre.safetensors", "--timeline"], "ValueError: .*fine-tune it first"),
+        ([tmp_path / "none", f"--model={folder}/run.safetensors"], f"DatasetError: {tmp_path}/none .*mp4"),
+        ([film, f"--model={folder}/pre.safetensors", "--timeline"], r"ValueError: .*pre\.safetensors.*launch\.finetune"),
     ):
         status, _, error = call(*arguments)
         assert status == 1

@@ -17,7 +17,7 @@ from avmae_jax.weights.io import read, write
 from avmae_jax.weights.notes import Notes
 from launch import evaluate
 from launch.common import tables
-from tests.support import ODD, Clips, Program, called_here, cells, made
+from tests.support import ODD, Clips, called_here, cells, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
@@ -138,10 +138,3 @@ def test_of_many_classes_the_best_and_the_worst_are_listed() -> None:
     table = tables.class_figures({"view": "multimodal_middle", "per_class": rows})
     assert "the 10 best and the 10 worst of 40 classes" in str(table.title)
     assert list(table.columns[0].cells) == [f"c{n}" for n in (*range(40, 30, -1), *range(10, 0, -1))]
-
-
-@pytest.mark.slow
-def test_the_program_itself_takes_options_after_the_run(program: Program, tmp_path: Path) -> None:
-    done = program("-m", "launch.evaluate", tmp_path / "absent", "--frames", "all")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("WeightsError: ")

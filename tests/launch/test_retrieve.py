@@ -24,7 +24,7 @@ from avmae_jax.weights.io import write
 from launch import embed, retrieve
 from launch.common import model_flags
 from tests.media import numbered, tone, write_clip, write_media
-from tests.support import ODD, Clips, Program, called_here, cells, made
+from tests.support import ODD, Clips, called_here, cells, made
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 NAMES = ["harp [bold]", "oboe", "horn"]
@@ -248,10 +248,3 @@ def test_wrong_usage_is_told(call: Call, run: Path, vectors: Path) -> None:
     }.items():
         with pytest.raises(app.UsageError, match=message):
             call(retrieve, run, *arguments)
-
-
-@pytest.mark.slow
-def test_as_a_process(program: Program, run: Path, vectors: Path, queries: dict[str, Path]) -> None:
-    done = program("-m", "launch.retrieve", run, "--query", queries["picture"], "--index", vectors, "--top", 2)
-    assert done.returncode == 0, done.stderr
-    assert len(cells(done.stdout)) == 2

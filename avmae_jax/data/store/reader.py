@@ -162,10 +162,10 @@ def ids_of(source: ClipSource) -> list[str]:
 
 
 def clips_by_id(source: ClipSource, ids: Sequence[str], split: str) -> list[Callable[[], Clip]]:
-    """Returns a function for each id that reads its clip; it raises CorruptRecordError if the clip is damaged.
+    """Returns a function for each id that reads its clip, or raises CorruptRecordError if the clip is damaged.
 
     Raises:
-      DatasetError: naming the `split` that the source is of, if it has no clip with one of the ids.
+      DatasetError: if the source, the clips of `split`, has none with one of the ids.
     """
     there = ids_of(source)
     places = {name: index for index, name in enumerate(there)}
@@ -182,11 +182,7 @@ def clips_by_id(source: ClipSource, ids: Sequence[str], split: str) -> list[Call
 
 
 def open_splits(folder: Path) -> dict[str, PreparedSource]:
-    """Opens every split of a prepared data set that has clips, with all of its clips.
-
-    Raises:
-      DatasetError: if the folder is no finished data set, or has no clips.
-    """
+    """Opens all clips of every split of a prepared data set; raises DatasetError if the folder is none, or has no clips."""
     splits = _info(folder).splits
     sources = {split: PreparedSource(folder, split, "any") for split in get_args(Split) if split in splits and splits[split].num_examples}
     if not sources:
