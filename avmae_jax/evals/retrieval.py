@@ -16,9 +16,10 @@ from avmae_jax.data.store.reader import ids_of, labels_of
 from avmae_jax.evals import ranking
 from avmae_jax.evals.gallery_rows import section_of
 from avmae_jax.evals.origin import UNKNOWN, Origin
+from avmae_jax.evals.search import embed_set
 from avmae_jax.files import OnProgress, write_json
-from avmae_jax.inference.embed import Embed, counted, note_of
-from avmae_jax.inference.embedding_files import Embeddings, collect
+from avmae_jax.inference.embed import DatasetEmbedder
+from avmae_jax.inference.embedding_files import Embeddings
 from avmae_jax.plots.gallery import draw_gallery
 
 MODALITIES = ("audio", "image")  # the kinds of vector that retrieval compares
@@ -53,7 +54,7 @@ class Subset:
 
 def retrieve_into(
     out: str | Path,
-    embed: Embed,
+    embed: DatasetEmbedder,
     source: ClipSource,
     selection: Selection = ALL_CLIPS,
     origin: Origin = UNKNOWN,
@@ -101,7 +102,7 @@ def retrieve_into(
 
 
 def _embed_selected(
-    embed: Embed, source: ClipSource, selection: Selection, origin: Origin, on_progress: OnProgress
+    embed: DatasetEmbedder, source: ClipSource, selection: Selection, origin: Origin, on_progress: OnProgress
 ) -> tuple[Embeddings, ClipSource, dict[int, int]]:
     """Embeds the selected clips that are whole; returns them, the source that they index, and sizes of classes with too few clips."""
     short, drawn = dict[int, int](), dict[str, tuple[int, ...]]()
@@ -110,9 +111,7 @@ def _embed_selected(
         rows, short = ranking.draw_per_class(labels, len(source.label_names), *selection)
         drawn = {ids[row]: labels[row] for row in rows}
         source = Subset(source, rows)
-    parts = counted(embed(source), len(source), on_progress)
-    note = note_of(embed.trained, source, MODALITIES, data=origin.data, split=origin.split)
-    embedded = complete(collect(parts, note))
+    embedded = complete(embed_set(embed, source, origin, on_progress))
     if drawn:
         embedded, fewer = readable(embedded, drawn, selection.per_class)
         short |= fewer

@@ -10,7 +10,7 @@ import pytest
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.reader import PreparedSource, Tolerant, ids_of, labels_of
+from avmae_jax.data.store.reader import PreparedSource, Tolerant, clips_by_id, damaged_shards, ids_of, labels_of, open_splits
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from tests.support import Clips
@@ -74,6 +74,25 @@ def test_a_damaged_record_is_passed_over_up_to_a_limit(damaged: Path, caplog: py
         assert [source[index].id for index in range(8)] == ["c0", "c1", "c3", "c3", "c4", "c5", "c6", "c7"]
     with pytest.raises(CorruptRecordError, match=r"'c2'.* 1.*data\.max_damaged.* 0"):
         Tolerant(PreparedSource(damaged, "train"), limit=0)[2]
+
+
+def test_clips_are_found_by_their_ids_and_a_damaged_one_is_not_another(damaged: Path) -> None:
+    source = Tolerant(PreparedSource(damaged, "train"), limit=1)
+    last, broken = clips_by_id(source, ["c7", "c2"], "train")
+    assert last().id == "c7"
+    with pytest.raises(CorruptRecordError, match="'c2'"):
+        broken()
+    with pytest.raises(DatasetError, match=r"train.*'c9'.*'c0'"):
+        clips_by_id(source, ["c1", "c9"], "train")
+
+
+def test_splits_with_clips_are_opened_and_their_damaged_shards_named(whole: Path, damaged: Path) -> None:
+    assert list(open_splits(whole)) == ["train"]
+    assert damaged_shards(whole, lambda *_: None) == []
+    assert damaged_shards(damaged, lambda *_: None) == list(damaged.glob("*-00000-of-*"))
+    for folder in (whole.parent, whole / "nowhere"):
+        with pytest.raises(DatasetError, match=rf"{folder}\b"):
+            open_splits(folder)
 
 
 def test_ids_and_labels_are_known_without_reading(tmp_path: Path) -> None:
