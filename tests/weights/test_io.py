@@ -34,6 +34,7 @@ from avmae_jax.weights.official import is_unused, path_of
 from avmae_jax.weights.tensor_files import read_tensors
 from avmae_jax.weights.trained import load_trained
 from tests.support import ODD, Program, made
+from tests.weights.test_torch_files import NAMESPACE
 
 HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
 ONE_MODALITY = dataclasses.replace(ODD, modality="audio", mel_bins=32, audio_frames=32)
@@ -241,8 +242,8 @@ def bad_files(folder: Path, official: Path) -> dict[str, Path]:
         "is no safetensors file": folder / "cut_header.safetensors",
         "a damaged or incomplete one": folder / "huge.safetensors",
         "holds no floating-point tensors": folder / "integers.safetensors",
-        "twice, with and without 'module.' before their name": folder / "twice.safetensors",
-        "files end in .pth, .pt, .bin, .safetensors": folder / "w.txt",
+        "twice, such as a and module.a": folder / "twice.safetensors",
+        "files end in .pth, .pt, .bin, .ckpt, .pth.tar, .safetensors": folder / "w.txt",
         "can't be read: No such file or directory": folder / "nowhere.pth",
         "no checkpoint here; give a run's checkpoint folder or one step of it": folder / "folder",
         "no checkpoint here;": folder / "w.safetensors",
@@ -441,12 +442,10 @@ except ValueError as error:
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"], done.stdout
 
 
-def test_without_torch_its_files_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_torch_its_files_are_read_and_writing_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "w.pth").write_bytes(b"PK")
-    expected = 'w.pth: PyTorch files need torch, which isn\'t installed: pip install -e ".[parity]"'
-    assert message(tmp_path / "w.pth").endswith(expected)
-    (tmp_path / "w.pth").unlink()
+    assert read_tensors(NAMESPACE)["patch_embed_v.proj.weight"].shape == (1,)
+    expected = 'w.pth: PyTorch files need torch to be written, which isn\'t installed: pip install -e ".[torch]"'
     assert message(tmp_path / "w.pth", lambda path: write(made(), path)).endswith(expected)
     assert message(tmp_path / "w.pth", lambda path: save_torch(load(made()), path)).endswith(expected)
     assert not list(tmp_path.iterdir())
