@@ -14,7 +14,6 @@ another model or config is refused instead: skipping it would silently throw a r
 import contextlib
 import json
 import pathlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,11 +26,10 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
-from avmae_jax.checkpoint.step import ignore_orphans, pack, read_data, read_meta, read_tensors
+from avmae_jax.checkpoint.step import STEP_NAME, ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
 from avmae_jax.trees import flatten_fields
 
-_STEP_NAME = re.compile(r"0|[1-9]\d*")
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
 _CLEANUPS = 20  # tenths of a second after a failed save
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # what Orbax and TensorStore raise when a file can't be written
@@ -300,7 +298,7 @@ def steps_of(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
     if not directory.is_dir():
         return []
     return sorted(
-        ((int(path.name), path) for path in directory.iterdir() if _STEP_NAME.fullmatch(path.name) and path.is_dir()), reverse=True
+        ((int(path.name), path) for path in directory.iterdir() if STEP_NAME.fullmatch(path.name) and path.is_dir()), reverse=True
     )
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import pathlib
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from avmae_jax.trees import flatten
 
 Tensors = dict[str, Any]  # dotted path -> jax.Array or jax.ShapeDtypeStruct
 
+STEP_NAME = re.compile(r"0|[1-9]\d*")  # of a step's folder
 _SHOWN = 10  # tensors listed in an error; the rest is counted
 # What Orbax raises for a damaged file, found by flipping bits in all of them; running out of memory is none of these.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -63,11 +65,19 @@ def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str,
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads {"step", "tensors", "data", "meta"} of a step; raises DamagedCheckpointError if it isn't what was saved."""
+    """Reads {"step", "tensors", "data", "meta"} of a step.
+
+    Raises:
+      DamagedCheckpointError: if it isn't what was saved.
+      CheckpointMismatchError: if the folder has the number of another step; one whose name is no number may hold any.
+    """
     saved = _read_json(folder, "meta")
     if saved.keys() != {"sha256", "content"} or saved["sha256"] != _digest(saved["content"]):
         raise DamagedCheckpointError(f"{folder}: meta is not what was saved")
-    return saved["content"]
+    content = saved["content"]
+    if STEP_NAME.fullmatch(folder.name) and content.get("step", int(folder.name)) != int(folder.name):
+        raise CheckpointMismatchError(f"{folder}: holds step {content['step']} under another number; rename it back, or remove this copy")
+    return content
 
 
 def read_data(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ _LARGEST = 1e4
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Entries that training programs put a state dict under; where there are several, the first is read.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "encoder")
+_NESTED = 4  # such entries inside each other
 
 
 def is_torch(path: Path) -> bool:
@@ -119,11 +120,12 @@ def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
         raise WeightsError(f"{path}: {error}") from error
 
 
-def _holds_tensors(content: Any) -> bool:
+def _holds_tensors(content: Any, depth: int = _NESTED) -> bool:
     """Returns whether something is a state dict, or has one in one of the known entries."""
-    return isinstance(content, dict) and (
-        any(isinstance(value, Tensor) for value in content.values()) or any(_holds_tensors(content.get(name)) for name in _WRAPPERS)
-    )
+    if not isinstance(content, dict) or not depth:
+        return False
+    inside = (content.get(name) for name in _WRAPPERS)
+    return any(isinstance(value, Tensor) for value in content.values()) or any(_holds_tensors(value, depth - 1) for value in inside)
 
 
 def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from avmae_jax.errors import WeightsError
 
-_INSTRUCTIONS = 4_000_000  # more than any checkpoint has; a tensor takes about 40, and a hostile file could repeat them for hours
+_INSTRUCTIONS = 1_000_000  # more than any checkpoint has, where a tensor takes about 40; a hostile file could go on for hours
 
 
 class Global(NamedTuple):

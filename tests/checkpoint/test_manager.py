@@ -233,6 +233,18 @@ def test_a_step_damaged_twice_is_kept_twice(folder: pathlib.Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "2.damaged", "2.damaged-1"]
 
 
+def test_a_step_under_another_number_is_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(folder / "1", folder / "12")
+    for read in (lambda: restore_params(folder), lambda: restore_params(folder / "12"), lambda: newest_meta(folder)):
+        with pytest.raises(CheckpointMismatchError, match="/12: holds step 1 ") as error:
+            read()
+        assert "\n" not in str(error.value)
+    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointMismatchError, match="/12: holds step 1 "):
+        checkpoints.restore(*abstract(make_run(0)))
+    assert (folder / "12").is_dir()
+    assert restore_params(shutil.copytree(folder / "1", tmp_path / "kept")).step == 1  # a name that is no number says nothing
+
+
 def test_nothing_but_damaged_steps_is_an_error_that_touches_nothing(folder: pathlib.Path) -> None:
     truncate(folder / "1")
     lose_meta(folder / "2")

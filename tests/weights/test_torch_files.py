@@ -88,6 +88,9 @@ HOSTILE = {
     "lists in lists": archive(nested(200_000), {}),
     "lists in lists as a key": archive(b"}" + nested(200_000) + tensor("0", 1, [1], [1]) + b"s", {"0": ONE}),
     "wrappers in wrappers": archive(b"".join(b"}(" + text("model") for _ in range(5000)) + b"N" + b"u" * 5000, {}),
+    "wrappers that share what they hold": archive(
+        b"}q\x00" + b"".join(b"}(" + text("model") + b"h\x00" + text("module") + b"h\x00uq\x00" for _ in range(200)), {}
+    ),
     "a cycle": archive(b"}q\x00" + text("model") + b"h\x00s", {}),
     "a large index": archive(b"}r\xff\xff\xff\x7f", {}),
     "a long text": archive(b"\x8d" + b"\xff" * 7 + b"\x7f", {}),
