@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import AvmaeError
 
 from .common import cli, runtime
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         found = io.read(source, **sizes)
         print(f"read {source}: {describe(found)}")
         io.write(found, out)
-    except WeightsError as error:
+    except AvmaeError as error:
         sys.exit(str(error))
     print(f"wrote {out}")
 

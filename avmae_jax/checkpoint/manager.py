@@ -28,6 +28,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 
 from avmae_jax.checkpoint.step import STEP_NAME, ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
+from avmae_jax.files import require_local
 from avmae_jax.trees import flatten_fields
 
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
@@ -75,6 +76,7 @@ class Checkpoints:
         """
         if keep_last < 1 or keep_every < 0:
             raise ValueError(f"train.keep_last is {keep_last} and train.keep_every is {keep_every}; give at least 1 and at least 0")
+        require_local(directory)
         _quiet_orbax()
         self.directory = pathlib.Path(directory).expanduser().absolute()
         self._policy = AnyPreservationPolicy([LatestN(keep_last), *([EveryNSteps(keep_every)] if keep_every else [])])
@@ -242,6 +244,7 @@ def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredPara
       DamagedCheckpointError: if the one step does not verify.
       CheckpointError: if there is no checkpoint, or none verifies; lists each with its reason.
     """
+    require_local(path)
     _quiet_orbax()
     path = pathlib.Path(path).expanduser().absolute()
     steps = steps_of(path)

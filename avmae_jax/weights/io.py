@@ -25,6 +25,7 @@ from flax import nnx
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import CheckpointError, WeightsError, require_none, some
+from avmae_jax.files import require_local
 from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
@@ -81,6 +82,7 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
       WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or the
         model can't have audio_frames.
     """
+    require_local(path)
     path = Path(path).expanduser()
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
         raise WeightsError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from avmae_jax.errors import CheckpointError, WeightsError, first_line, some
-from avmae_jax.files import replacing
+from avmae_jax.files import replacing, require_local
 from avmae_jax.weights.tensor_names import own_names
 from avmae_jax.weights.torch_files import load_torch
 from avmae_jax.weights.torch_pickle import Tensor
@@ -53,6 +53,7 @@ def read_tensors(path: str | Path) -> Tensors:
     Raises:
       WeightsError: naming the file, if it can't be read, holds anything but data, or holds no such tensors.
     """
+    require_local(path)
     return read_file(Path(path).expanduser())[0]
 
 
@@ -162,6 +163,7 @@ def _checksum(note: str, entries: Iterable[tuple[str, str, Sequence[int], Any]])
 
 def require_new(path: str | Path) -> None:
     """Raises WeightsError unless something can be written to the path without overwriting anything."""
+    require_local(path)
     path = Path(path).expanduser()
     if os.path.lexists(path):
         raise WeightsError(f"{path}: exists already and is not overwritten; choose another name")
