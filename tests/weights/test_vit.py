@@ -170,6 +170,27 @@ def test_a_classifier_takes_the_encoder_and_keeps_its_head() -> None:
 
 
 @pytest.mark.slow
+def supervised(head: str) -> Tensors:
+    """The encoder of an MAE under a classification head, as timm, DeiT, the MAE's fine-tuning and transformers name it."""
+    tensors = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
+    tensors |= {f"{head}.weight": np.ones((7, WIDTH), np.float32), f"{head}.bias": np.zeros(7, np.float32)}
+    if head == "fc_norm":
+        tensors |= {"head.weight": np.ones((7, WIDTH), np.float32), "fc_norm.weight": np.ones(WIDTH, np.float32)}
+        del tensors["norm.weight"], tensors["norm.bias"]
+    return tensors
+
+
+@pytest.mark.parametrize("head", ["head", "head_dist", "fc_norm", "classifier", "pooler.dense"])
+@pytest.mark.parametrize(("kind", "classes"), [("cavmae", 0), ("cavmae_classifier", 7)])
+def test_a_supervised_head_is_left_out_by_name(head: str, kind: str, classes: int) -> None:
+    pulled = pull(supervised(head), kind, classes=classes)
+    (line,) = [line for line in pulled.lines if line.startswith("left out: ")]
+    assert head in line
+    np.testing.assert_array_equal(pulled.params["encoder.image.patch_embed.bias"], image_mae()["patch_embed.proj.bias"])
+    assert {f"encoder.norm.{stream}.scale" for stream in ("main", "audio", "image")} <= {*pulled.fresh} or head != "fc_norm"
+    assert (head == "fc_norm") == any("encoder.norm.main.scale stays fresh" in line for line in pulled.lines)
+
+
 def test_a_file_without_decoder_leaves_it_fresh() -> None:
     tensors = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
     model = CAVMAE(config(), rngs=nnx.Rngs(0))
@@ -284,7 +305,7 @@ def test_all_problems_are_listed_at_once() -> None:
     tensors = image_mae()
     tensors["blocks.0.mlp.fc1.weight"] = tensors["blocks.0.mlp.fc1.weight"].T  # of the right size
     tensors["blocks.7.norm1.weight"] = np.zeros(WIDTH, np.float32)
-    tensors["head.weight"] = np.zeros((10, WIDTH), np.float32)
+    tensors["neck.weight"] = np.zeros((10, WIDTH), np.float32)
     del tensors["norm.bias"]
     with pytest.raises(WeightsError) as caught:
         pull(tensors)
@@ -293,7 +314,7 @@ def test_all_problems_are_listed_at_once() -> None:
         "  misshapen: blocks.0.mlp.fc1.weight is (8, 16), the model's is (16, 8)",
         "  missing: norm.bias",
         "  not used: blocks.7.norm1.weight (8,)",
-        "  not used: head.weight (10, 8)",
+        "  not used: neck.weight (10, 8)",
     ]
 
 
