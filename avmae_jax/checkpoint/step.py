@@ -31,6 +31,7 @@ from avmae_jax.trees import flatten
 
 Tensors = dict[str, Any]  # dotted path -> jax.Array or jax.ShapeDtypeStruct
 
+_FORM = re.compile(r"[\w<>]+\[(\d{1,18}(, \d{1,18})*)?\]")  # type and shape of a tensor
 STEP_NAME = re.compile(r"0|[1-9]\d*")  # of a step's folder
 _SHOWN = 10  # tensors listed in an error; the rest is counted
 # What Orbax raises for a damaged file, found by flipping bits in all of them; running out of memory is none of these.
@@ -75,7 +76,9 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     if saved.keys() != {"sha256", "content"} or saved["sha256"] != _digest(saved["content"]):
         raise DamagedCheckpointError(f"{folder}: meta is not what was saved")
     content = saved["content"]
-    if STEP_NAME.fullmatch(folder.name) and content.get("step", int(folder.name)) != int(folder.name):
+    if not _is_content(content):
+        raise DamagedCheckpointError(f"{folder}: meta was written by another program")
+    if STEP_NAME.fullmatch(folder.name) and content["step"] != int(folder.name):
         raise CheckpointMismatchError(f"{folder}: holds step {content['step']} under another number; rename it back, or remove this copy")
     return content
 
@@ -152,13 +155,31 @@ def _form(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
+def _is_content(content: Any) -> bool:
+    """Returns whether a JSON value has the form that `pack` gives to what it stores in `meta`."""
+    match content:
+        case {"step": int(), "tensors": dict(tensors), "data": str(), "meta": dict()} if all(isinstance(v, dict) for v in tensors.values()):
+            entries = [entry for item in tensors.values() for entry in item.values()]
+        case _:
+            return False
+    for entry in entries:
+        match entry:
+            case [str(form), int()] if _FORM.fullmatch(form):
+                continue
+        return False
+    return True
+
+
 def _from_signatures(folder: pathlib.Path, signatures: dict[str, Any]) -> Tensors:
     flat = {}
     for path, (form, _) in signatures.items():
         dtype, shape = form.split("[", 1)
         if dtype.startswith("key<"):
             raise CheckpointMismatchError(f"{folder}: {path} is a random key, which can't be restored without a target; give one")
-        flat[path] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), jnp.dtype(dtype))
+        try:
+            flat[path] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), jnp.dtype(dtype))
+        except TypeError as error:
+            raise DamagedCheckpointError(f"{folder}: {path} has the unknown type {dtype}") from error
     return flat
 
 
