@@ -244,6 +244,7 @@ def test_tensors_are_what_torch_makes_of_them(tmp_path: Path) -> None:
         "empty": torch.zeros(0, 3),
         "parameter": torch.nn.Parameter(grown * 2),
         "float8": torch.tensor([0.5, 448.0]).to(torch.float8_e4m3fn),
+        "wider float8": torch.tensor([0.5, 448.0, 1]).to(torch.float8_e5m2),
         "double": torch.tensor([1e-3, 2], dtype=torch.float64),
     }
     tensors["parameter"].tag = "an attribute"  # changes how torch saves it

@@ -177,9 +177,12 @@ def _from_signatures(folder: pathlib.Path, signatures: dict[str, Any]) -> Tensor
         if dtype.startswith("key<"):
             raise CheckpointMismatchError(f"{folder}: {path} is a random key, which can't be restored without a target; give one")
         try:
-            flat[path] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), jnp.dtype(dtype))
-        except TypeError as error:
-            raise DamagedCheckpointError(f"{folder}: {path} has the unknown type {dtype}") from error
+            kind = jnp.dtype(dtype)
+        except TypeError:
+            kind = None
+        if str(kind) != dtype:
+            raise DamagedCheckpointError(f"{folder}: {path} has the unknown type {dtype}")
+        flat[path] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), kind)
     return flat
 
 

@@ -152,7 +152,8 @@ def _convert(opened: _Archive | _Older, choose: Callable[[Any], Mapping[Any, Any
 
 def _array(tensor: Tensor, content: Any, order: str) -> np.ndarray:
     """Returns the values of a tensor; raises ValueError if they don't lie inside its storage."""
-    dtype = _dtype(tensor.kind).newbyteorder(order)
+    dtype = _dtype(tensor.kind)
+    dtype = dtype.newbyteorder(order) if dtype.itemsize > 1 else dtype  # NumPy can't name that of a float8
     shape, strides, start = tensor.shape, tensor.strides, tensor.offset
     claimed = tensor.storage.length * _dtype(tensor.storage.kind).itemsize
     if len(content) != claimed:

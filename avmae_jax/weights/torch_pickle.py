@@ -79,7 +79,7 @@ _HARMLESS = re.compile(
             r"numpy\._?core\.multiarray\.(scalar|_reconstruct)",
             r"numpy\._?core\.numeric\._frombuffer",
             r"torch(\.storage|\.cuda)?\.\w*Storage",
-            rf"torch\.(Size|device|Tensor|strided|sparse_\w+|{_TYPES})",
+            rf"torch\.(Size|device|Tensor|Generator|strided|sparse_\w+|per_\w+|{_TYPES})",
             r"torch\._utils\._rebuild_\w+",
             r"torch\._tensor\._rebuild_from_type_v2",
             r"torch\.nn\.parameter\.(Parameter|Buffer)",
@@ -186,8 +186,8 @@ class _Machine:
                 function, arguments, *_ = self._pop(3 if name == "NEWOBJ_EX" else 2)
                 stack.append(_made(function, arguments, calls=name == "REDUCE"))
             case "BINPERSID":
-                storage = _storage(*self._pop(1))
-                stack.append(self.storages.setdefault(storage.key, storage))
+                described = _described(*self._pop(1))
+                stack.append(self.storages.setdefault(described.key, described) if isinstance(described, Storage) else described)
             case _:
                 return False
         return True
@@ -264,9 +264,11 @@ def _set_items(target: Any, items: list[Any]) -> None:
         target.update((key, value) for key, value in pairs if isinstance(key, _PLAIN))
 
 
-def _storage(description: Any) -> Storage:
-    """Reads the description of a storage: ("storage", type, key, device, length, view)."""
+def _described(description: Any) -> Storage | Global:
+    """Reads the description of a storage, ("storage", type, key, device, length, view), or of a class, ("module", class, file, source)."""
     match description:
+        case ("module", Global() as found, *_):
+            return found
         case ("storage", Global(name=kind), str(key), _, int(length), *rest) if rest in ([], [None]):
             return Storage(kind.removesuffix("Storage"), key, length)
     raise ValueError("its pickle describes a storage wrongly")
