@@ -153,19 +153,19 @@ def _convert(opened: _Archive | _Older, choose: Callable[[Any], Mapping[Any, Any
 def _array(tensor: Tensor, content: Any, order: str) -> np.ndarray:
     """Returns the values of a tensor; raises ValueError if they don't lie inside its storage."""
     dtype = _dtype(tensor.kind)
-    dtype = dtype.newbyteorder(order) if dtype.itemsize > 1 else dtype  # NumPy can't name that of a float8
+    dtype = dtype.newbyteorder(order) if dtype.itemsize > 1 else dtype
     shape, strides, start = tensor.shape, tensor.strides, tensor.offset
     claimed = tensor.storage.length * _dtype(tensor.storage.kind).itemsize
     if len(content) != claimed:
         raise ValueError(f"storage {tensor.storage.key} has {len(content)} bytes instead of {claimed}")
     if not math.prod(shape):
         return np.zeros(shape, np.float32)
-    stored = np.frombuffer(content, dtype)
+    stored = np.frombuffer(content, f"u{dtype.itemsize}")  # as whole numbers: as_strided doesn't know every type of ml_dtypes
     if len(shape) > _LONGEST or start + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) >= len(stored):
         raise ValueError(f"a tensor of shape {shape} doesn't fit its storage of {len(stored)} values")
     view = np.lib.stride_tricks.as_strided(stored[start:], shape, [stride * dtype.itemsize for stride in strides], writeable=False)
     with np.errstate(over="ignore"):  # values that float32 can't hold become infinite, which is refused by name
-        return np.array(view, np.float32, copy=None, order="C")
+        return np.array(view.view(dtype), np.float32, copy=None, order="C")
 
 
 def _dtype(kind: str) -> np.dtype:

@@ -137,7 +137,7 @@ def _lost_positions(file: File, target: Target) -> dict[str, str]:
     """Returns a problem if the file's decoder adds positions to the tokens of no patch, which the model's doesn't."""
     name = "decoder_pos_embed"
     positions, count = file.tensors.get(name), target.shapes.get("tower.prefix", (0,))[0]
-    if positions is None or positions.ndim != 3 or not np.any(positions[0, :count]):
+    if positions is None or positions.ndim != 3 or not np.any(positions[:1, :count]):
         return {}
     return {name: f"no place: {name} has a position for the class token that is not zero; the model's decoder has none"}
 

@@ -335,6 +335,11 @@ def test_a_class_token_with_a_position_in_the_decoder_has_no_place() -> None:
     pull(tensors, "mae", modality="image")  # it goes with the token
 
 
+def test_empty_positions_of_a_decoder_are_misshapen() -> None:
+    with pytest.raises(WeightsError, match="decoder_pos_embed"):
+        pull(image_mae() | {"decoder_pos_embed": np.zeros((0, 5, DECODER_WIDTH), np.float32)}, "mae", modality="image", class_token=True)
+
+
 def test_fixed_positions_of_another_size_stay_and_learned_ones_are_refused() -> None:
     tensors = image_mae(side=3)
     _, fresh, lines = pull(tensors)
