@@ -212,7 +212,7 @@ def _unpacked(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise TypeError("it is no .npz")
-        claimed = sum(member.file_size for member in arrays.zip.infolist())
+        claimed = sum(member.file_size for member in arrays.zip.infolist()) if arrays.zip else 0
         if claimed > _INFLATED * size:
             raise ValueError(f"its arrays claim {claimed} bytes, and it has {size}")
         return {name: arrays[name] for name in arrays.files}

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +34,7 @@ _DTYPES = {
 }  # fmt: skip
 _FLOATS = ("Float", "Double", "Half", "BFloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _DTYPES |= {name: name for name in _FLOATS[4:]}
+Order = Literal["<", ">"]  # of a number's bytes, as NumPy names it: the lowest or the highest first
 # What a damaged file makes zipfile, zlib, pickletools and the functions below raise.
 _DAMAGES = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError,
@@ -85,7 +86,7 @@ class _Archive:
         order = self._read("byteorder") if f"{self._root}byteorder" in self._counts else b"little"
         if order not in (b"little", b"big"):
             raise ValueError(f"its byte order is {order[:20]!r}")
-        self.order = "<" if order == b"little" else ">"
+        self.order: Order = "<" if order == b"little" else ">"
         self.content = read_pickle(io.BytesIO(self._read("data.pkl", _PICKLE))).content
 
     def read(self, storage: Storage) -> bytes:
@@ -109,7 +110,7 @@ class _Archive:
 class _Older:
     """Reads a file of before archives: five pickles, of which the fourth is the content, and the storages in the order of the last."""
 
-    order = "<"
+    order: Order = "<"
 
     def __init__(self, file: mmap.mmap) -> None:
         self.size = file.size()
@@ -150,7 +151,7 @@ def _convert(opened: _Archive | _Older, choose: Callable[[Any], Mapping[Any, Any
     return tensors, left_out
 
 
-def _array(tensor: Tensor, content: Any, order: str) -> np.ndarray:
+def _array(tensor: Tensor, content: Any, order: Order) -> np.ndarray:
     """Returns the values of a tensor; raises ValueError if they don't lie inside its storage."""
     dtype = _dtype(tensor.kind)
     dtype = dtype.newbyteorder(order) if dtype.itemsize > 1 else dtype
