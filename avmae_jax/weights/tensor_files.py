@@ -37,7 +37,8 @@ _LARGEST = 1e4
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Entries that training programs put a state dict under; where there are several, the first is read.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "encoder")
-_NESTED = 4  # such entries inside each other
+_NAME = 200  # letters of a tensor's name
+_NESTED = 3  # such entries inside each other
 
 
 def is_torch(path: Path) -> bool:
@@ -75,7 +76,10 @@ def read_file(path: Path) -> tuple[Tensors, str]:
     else:
         raise WeightsError(f"{path}: its suffix doesn't say which format it has; files end in {', '.join((*TORCH, SAFETENSORS))}")
     if left_out:
-        logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), some(left_out))
+        names = some(map(_shown, left_out))
+        logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), names)
+    if odd := [name for name in stored if not name.isprintable() or len(name) > _NAME]:
+        raise WeightsError(f"{path}: holds a tensor whose name is no name of one: {_shown(odd[0])}")
     if not stored:
         raise WeightsError(f"{path}: holds no floating-point tensors")
     try:
@@ -108,9 +112,12 @@ def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
     """Returns tensors by name, and the names of everything else."""
 
     def choose(content: Any) -> Mapping[Any, Any]:
-        while wrapper := next((name for name in _WRAPPERS if isinstance(content, dict) and _holds_tensors(content.get(name))), None):
-            logging.info("%s: its entry %r is read; the others are left out: %s", path, wrapper, some(k for k in content if k != wrapper))
-            content = content[wrapper]
+        for _ in range(_NESTED):
+            inside = [name for name in _WRAPPERS if isinstance(content, dict) and _holds_tensors(content.get(name))]
+            if inside:
+                others = some(_shown(name) for name in content if name != inside[0])
+                logging.info("%s: its entry %r is read; the others are left out: %s", path, inside[0], others)
+                content = content[inside[0]]
         if not isinstance(content, dict):
             raise WeightsError(f"holds a {type(content).__name__}, not a state dict")
         return content
@@ -119,6 +126,11 @@ def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
         return load_torch(path, choose)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
+
+
+def _shown(name: Any) -> str:
+    """Returns a name that may be anything, as it can be printed."""
+    return str(name)[:_NAME].encode("unicode_escape").decode()
 
 
 def _holds_tensors(content: Any, depth: int = _NESTED) -> bool:

@@ -27,7 +27,6 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # first number of an older file
 _PICKLE = 1 << 26  # bytes of an archive's pickle; one of a model has less than a megabyte
 _INFLATED = 4  # how many times its own size an archive may hold; weights hardly compress
 _REPEATED = 2  # values for each byte of a file, in views that share a storage
-_LONGEST = 32  # axes
 _DTYPES = {
     "Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1",
     "Byte": "u1", "Bool": "?", "ComplexFloat": "c8", "ComplexDouble": "c16", "Untyped": "u1",
@@ -97,13 +96,13 @@ class _Archive:
         """Returns a member's content after its size and with its CRC compared; raises ValueError if it is larger than it can be."""
         member = self._archive.getinfo(self._root + name)
         if self._counts[member.filename] > 1:
-            raise ValueError(f"it has the member {name} twice")
+            raise ValueError(f"it has the member {name!r} twice")
         self._left -= member.file_size
         if self._left < 0 or member.file_size > (limit or member.file_size):
-            raise ValueError(f"its member {name} claims {member.file_size} bytes, and the file has {self.size}")
+            raise ValueError(f"its member {name!r} claims {member.file_size} bytes, and the file has {self.size}")
         content = self._archive.read(member)
         if len(content) != member.file_size:
-            raise ValueError(f"its member {name} has {len(content)} of {member.file_size} bytes")
+            raise ValueError(f"its member {name!r} has {len(content)} of {member.file_size} bytes")
         return content
 
 
@@ -123,7 +122,7 @@ class _Older:
             (length,) = struct.unpack_from("<q", file, at)
             end = at + 8 + length * _dtype(storages[key].kind).itemsize
             if length != storages[key].length or end > self.size:
-                raise ValueError(f"its storage {key} doesn't fit the file")
+                raise ValueError(f"its storage {key!r} doesn't fit the file")
             self._places[key], at = (at + 8, end), end
 
     def read(self, storage: Storage) -> bytes:
@@ -158,11 +157,11 @@ def _array(tensor: Tensor, content: Any, order: Order) -> np.ndarray:
     shape, strides, start = tensor.shape, tensor.strides, tensor.offset
     claimed = tensor.storage.length * _dtype(tensor.storage.kind).itemsize
     if len(content) != claimed:
-        raise ValueError(f"storage {tensor.storage.key} has {len(content)} bytes instead of {claimed}")
+        raise ValueError(f"its storage {tensor.storage.key!r} has {len(content)} bytes instead of {claimed}")
     if not math.prod(shape):
         return np.zeros(shape, np.float32)
     stored = np.frombuffer(content, f"u{dtype.itemsize}")  # as whole numbers: as_strided doesn't know every type of ml_dtypes
-    if len(shape) > _LONGEST or start + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) >= len(stored):
+    if start + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) >= len(stored):
         raise ValueError(f"a tensor of shape {shape} doesn't fit its storage of {len(stored)} values")
     view = np.lib.stride_tricks.as_strided(stored[start:], shape, [stride * dtype.itemsize for stride in strides], writeable=False)
     with np.errstate(over="ignore"):  # values that float32 can't hold become infinite, which is refused by name

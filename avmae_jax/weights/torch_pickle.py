@@ -51,6 +51,9 @@ class _Other:
 
 OTHER = _Other()  # stands for each object that is neither a tensor nor a plain value
 
+# Longest name of a class, most arguments of a call, most axes: what is kept for later can be used by every instruction.
+_NAME, _ARGUMENTS, _AXES = 300, 100, 64
+
 _PLAIN = (str, int, float, bytes, type(None))  # types of keys; anything nested could exhaust the stack when it is hashed
 _MAPPINGS = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict")
 _REBUILT = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
@@ -207,7 +210,7 @@ class _Machine:
 
 def _checked(name: list[Any]) -> Global:
     """Returns a name; raises WeightsError for one that neither is on the allow-list nor can be an enumeration's."""
-    found = Global(*map(str, name))
+    found = Global(*(str(part)[:_NAME] for part in name))
     unknown = _HARMLESS.fullmatch(str(found)) is None and str(found) not in _GETATTR
     if unknown and (found.module.split(".")[0] in _STANDARD or not _ENUMERATION.fullmatch(found.name)):
         raise refused(found)
@@ -223,8 +226,8 @@ def refused(name: Global) -> WeightsError:
 
 def _made(function: Any, arguments: Any, *, calls: bool) -> Any:
     """Returns what stands for the result of a call; raises WeightsError for one that isn't harmless."""
-    if not isinstance(function, Global) or not isinstance(arguments, tuple):
-        raise ValueError("its pickle calls what is no function")
+    if not isinstance(function, Global) or not isinstance(arguments, tuple) or len(arguments) > _ARGUMENTS:
+        raise ValueError("its pickle calls what is no function, or with too many arguments")
     name = str(function)
     if calls and _is_member(function, arguments):
         return OTHER
@@ -232,9 +235,9 @@ def _made(function: Any, arguments: Any, *, calls: bool) -> Any:
     if codes and name != _RETYPED:
         raise refused(codes[0])
     if name in _MAPPINGS:
-        mapping: dict[Any, Any] = {}
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
-        _set_items(mapping, [item for key, value in pairs for item in (key, value)])
+        mapping = {key: value for key, value in pairs if isinstance(key, _PLAIN)}
+        pairs.clear()  # nothing else uses them, and they can't be copied again and again
         return mapping
     if name in _REBUILT:
         return _tensor(name, *arguments)
@@ -276,11 +279,11 @@ def _described(description: Any) -> Storage | Global:
 
 def _tensor(name: str, storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Any:
     """Returns the description of a tensor, the arguments of torch's _rebuild_tensor: after these, requires_grad, hooks, type, metadata."""
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, Storage) or not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(strides):
+    sized = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= _AXES
+    if not isinstance(storage, Storage) or not sized or not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)):
         raise ValueError("its pickle describes a tensor wrongly")
     newer = name.endswith("v3")
     kind = more[2].name if newer else storage.kind
     if any(more[3 if newer else 2 :]):  # of a conjugated or negated view, which isn't the stored values
         return OTHER
-    return Tensor(storage, kind, offset, tuple(shape), tuple(strides))
+    return Tensor(storage, kind, offset, shape, strides)
