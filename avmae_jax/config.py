@@ -13,6 +13,7 @@ import math
 from typing import Literal, NamedTuple, get_args
 
 from avmae_jax.errors import ConfigError
+from avmae_jax.files import is_remote
 from avmae_jax.settings import Settings
 
 Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation uses
@@ -313,6 +314,7 @@ class Config(Settings):
         What depends on the devices or on the clips is checked once these are known.
         """
         self._require_given()
+        self._require_local()
         for group in self.groups.values():
             group.validate()
         self._require_fitting_batch()
@@ -331,6 +333,12 @@ class Config(Settings):
                 missing.append(f"--config.{name}=PATH ({_GIVE.get(name, 'which has no default')})")
         if missing:
             raise ConfigError(f"the recipe {self.name} needs {' and '.join(missing)}")
+
+    def _require_local(self) -> None:
+        """Raises ConfigError for a path of another machine."""
+        for group in (self, *self.groups.values()):
+            for name, value in vars(group).items():
+                group.require(name, not (isinstance(value, str) and is_remote(value)), "copy it to this machine or mount it")
 
     def _require_fitting_batch(self) -> None:
         """Raises ConfigError for a batch that the mesh can't share or the built-in set can't fill."""

@@ -26,6 +26,10 @@ class WriteError(AvmaeError, OSError):
         return f"{self.filename} can't be written ({self.strerror}); {remedy}"
 
 
+class RemotePathError(AvmaeError, ValueError):
+    """A path lies on another machine, such as gs://bucket/run; names it."""
+
+
 class LockedError(AvmaeError):
     """Says that another process is writing a folder.
 

@@ -17,14 +17,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from avmae_jax.errors import LockedError, WriteError
+from avmae_jax.errors import LockedError, RemotePathError, WriteError
 
 OnProgress = Callable[[int, int, int], None]  # (files done, failures among them, files in all)
 
 LOCK = ".lock"  # file that `locked` keeps in the folder
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one slash of two
 _NAME = 80  # letters of a file's name
 # What a system reports about a write without naming a file: no space, quota used up, file size limit, disk turned read-only.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Returns whether a path is one of another machine, such as gs://bucket/run, for which pathlib would name a local folder "gs:"."""
+    return _SCHEME.match(os.fspath(path)) is not None
+
+
+def require_local(path: str | Path) -> None:
+    """Raises RemotePathError for a path of another machine; everything that opens or creates a path given by a user calls this."""
+    if is_remote(path):
+        shown = re.sub(r":/+", "://", os.fspath(path), count=1)
+        raise RemotePathError(f"{shown} is not on this machine; copy it here or mount it, and give a local path")
 
 
 @contextmanager
@@ -37,6 +50,7 @@ def replacing(path: Path) -> Generator[Path]:
     Raises:
       WriteError: if the disk is full or the folder can't be written.
     """
+    require_local(path)
     temporary = path.with_name(f".{path.name[:_NAME]}.{uuid.uuid4().hex[:8]}.tmp")
     with write_errors(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +126,7 @@ def locked(folder: Path, *, wait: bool = False, on_wait: Callable[[str], None] =
       LockedError: if another process holds the folder; it names host and process.
       WriteError: if the folder can't be written.
     """
+    require_local(folder)
     path = folder / LOCK
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
     python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--audio_frames T]
 
-IN is the original's .pth (or .pt, .bin), a .safetensors file with the same names, or a run's folder, its checkpoints folder or one step.
-The suffix of OUT chooses the format: .pth, .pt, .bin, .safetensors, and without one of these a folder of checkpoints. Existing files are
+IN is the original's .pth (or .pt, .bin, .ckpt, .pth.tar), a .safetensors file with the same names, or a run's folder, its checkpoints
+folder or one step. The suffix of OUT chooses the format: one of these, or without a suffix a folder of checkpoints. Existing files are
 never overwritten. If tensors of IN are missing, unexpected or misshapen, each is listed and the exit status is 1.
 
 A .pth doesn't contain the number of heads: give it by the options if the model isn't a published one.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import AvmaeError
 
 from .common import cli, runtime
 
@@ -58,10 +58,11 @@ def main(argv: list[str]) -> None:
     sizes: dict[str, Any] = {name: flags.FLAGS[name].value for name in ("heads", "decoder_heads", "mel_bins", "audio_frames")}
     try:
         io.require_new(out)
+        io.require_known_suffix(out)
         found = io.read(source, **sizes)
         print(f"read {source}: {describe(found)}")
         io.write(found, out)
-    except WeightsError as error:
+    except AvmaeError as error:
         sys.exit(str(error))
     print(f"wrote {out}")
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 import resource
 import socket
 import subprocess
@@ -12,8 +13,14 @@ from pathlib import Path
 
 import pytest
 
+import avmae_jax
+from avmae_jax.checkpoint.manager import Checkpoints, restore_params
+from avmae_jax.config import Config
 from avmae_jax.errors import AvmaeError, LockedError, WriteError
-from avmae_jax.files import locked, replacing, write_bytes, write_errors, write_json, write_text
+from avmae_jax.files import locked, replacing, require_local, write_bytes, write_errors, write_json, write_text
+from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
+from avmae_jax.weights import io
+from tests.support import made
 
 WRITERS: list[Callable[[Path], None]] = [
     lambda path: write_bytes(path, bytes(20_000)),
@@ -122,3 +129,34 @@ def test_waiting_names_the_holder_first(tmp_path: Path, holder: subprocess.Popen
 
     with locked(tmp_path / "out", wait=True, on_wait=end_it):
         assert [str(holder.pid) in name for name in waited] == [True]
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3", "https", "file", "abfs+x"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_nothing_is_made_for_a_path_of_another_machine(
+    scheme: str, kind: Callable[[str], str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = kind(f"{scheme}://bucket/x")
+    calls = (
+        lambda: require_local(path),
+        lambda: write_text(Path(path), "x"),
+        lambda: locked(Path(path)).__enter__(),
+        lambda: Checkpoints(path),
+        lambda: restore_params(path),
+        lambda: avmae_jax.load(path),
+        lambda: io.write(made(), path),
+        lambda: Config(init_from=str(f"{scheme}://bucket/x")).validate(),
+        lambda: read_embeddings(path),
+        lambda: write_embeddings(f"{path}.npz", [], {}),
+    )
+    for call in calls:
+        with pytest.raises(AvmaeError, match=rf"{re.escape(scheme)}://bucket/x") as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["gs", "a/gs:/b", "./gs:/x", "C:/x", "12:30/x", "~/x", "/gs:/x"])
+def test_other_paths_are_local(path: str) -> None:
+    require_local(path)

@@ -13,7 +13,6 @@ another model or config is refused instead: skipping it would silently throw a r
 
 import contextlib
 import pathlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +25,10 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
-from avmae_jax.checkpoint.step import ignore_orphans, pack, read_data, read_meta, read_tensors
+from avmae_jax.checkpoint.step import STEP_NAME, ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, DamagedCheckpointError, first_line
+from avmae_jax.files import require_local
 
-_STEP_NAME = re.compile(r"0|[1-9]\d*")
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
 _CLEANUPS = 20  # tenths of a second after a failed save
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # what Orbax and TensorStore raise when a file can't be written
@@ -75,6 +74,7 @@ class Checkpoints:
         """
         if keep_last < 1 or keep_every < 0:
             raise ValueError(f"train.keep_last is {keep_last} and train.keep_every is {keep_every}; give at least 1 and at least 0")
+        require_local(directory)
         _quiet_orbax()
         self.directory = pathlib.Path(directory).expanduser().absolute()
         self._policy = AnyPreservationPolicy([LatestN(keep_last), *([EveryNSteps(keep_every)] if keep_every else [])])
@@ -242,6 +242,7 @@ def restore_params(path: str | pathlib.Path, target: Any = None) -> RestoredPara
       DamagedCheckpointError: if the one step does not verify.
       CheckpointError: if there is no checkpoint, or none verifies; lists each with its reason.
     """
+    require_local(path)
     _quiet_orbax()
     path = pathlib.Path(path).expanduser().absolute()
     steps = steps_of(path)
@@ -274,7 +275,7 @@ def steps_of(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
     if not directory.is_dir():
         return []
     return sorted(
-        ((int(path.name), path) for path in directory.iterdir() if _STEP_NAME.fullmatch(path.name) and path.is_dir()), reverse=True
+        ((int(path.name), path) for path in directory.iterdir() if STEP_NAME.fullmatch(path.name) and path.is_dir()), reverse=True
     )
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import pathlib
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from avmae_jax.trees import flatten
 
 Tensors = dict[str, Any]  # dotted path -> jax.Array or jax.ShapeDtypeStruct
 
+_FORM = re.compile(r"[\w<>]+\[(\d{1,18}(, \d{1,18})*)?\]")  # type and shape of a tensor
+STEP_NAME = re.compile(r"0|[1-9]\d*")  # of a step's folder
 _SHOWN = 10  # tensors listed in an error; the rest is counted
 # What Orbax raises for a damaged file, found by flipping bits in all of them; running out of memory is none of these.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -63,11 +66,21 @@ def pack(step: int, trees: dict[str, Any], data: dict[str, Any], meta: dict[str,
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads {"step", "tensors", "data", "meta"} of a step; raises DamagedCheckpointError if it isn't what was saved."""
+    """Reads {"step", "tensors", "data", "meta"} of a step.
+
+    Raises:
+      DamagedCheckpointError: if it isn't what was saved.
+      CheckpointMismatchError: if the folder has the number of another step; one whose name is no number may hold any.
+    """
     saved = _read_json(folder, "meta")
     if saved.keys() != {"sha256", "content"} or saved["sha256"] != _digest(saved["content"]):
         raise DamagedCheckpointError(f"{folder}: meta is not what was saved")
-    return saved["content"]
+    content = saved["content"]
+    if not _is_content(content):
+        raise DamagedCheckpointError(f"{folder}: meta was written by another program")
+    if STEP_NAME.fullmatch(folder.name) and content["step"] != int(folder.name):
+        raise CheckpointMismatchError(f"{folder}: holds step {content['step']} under another number; rename it back, or remove this copy")
+    return content
 
 
 def read_data(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -142,13 +155,34 @@ def _form(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
+def _is_content(content: Any) -> bool:
+    """Returns whether a JSON value has the form that `pack` gives to what it stores in `meta`."""
+    match content:
+        case {"step": int(), "tensors": dict(tensors), "data": str(), "meta": dict()} if all(isinstance(v, dict) for v in tensors.values()):
+            entries = [entry for item in tensors.values() for entry in item.values()]
+        case _:
+            return False
+    for entry in entries:
+        match entry:
+            case [str(form), int()] if _FORM.fullmatch(form):
+                continue
+        return False
+    return True
+
+
 def _from_signatures(folder: pathlib.Path, signatures: dict[str, Any]) -> Tensors:
     flat = {}
     for path, (form, _) in signatures.items():
         dtype, shape = form.split("[", 1)
         if dtype.startswith("key<"):
             raise CheckpointMismatchError(f"{folder}: {path} is a random key, which can't be restored without a target; give one")
-        flat[path] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), jnp.dtype(dtype))
+        try:
+            kind = jnp.dtype(dtype)
+        except TypeError:
+            kind = None
+        if str(kind) != dtype:
+            raise DamagedCheckpointError(f"{folder}: {path} has the unknown type {dtype}")
+        flat[path] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), kind)
     return flat
 
 

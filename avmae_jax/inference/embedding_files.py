@@ -12,21 +12,31 @@ Axis letters: N clips, D width.
 import dataclasses
 import io
 import json
+import struct
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import WeightsError, first_line
+from avmae_jax.files import require_local
 from avmae_jax.inference.embed import KINDS, Part
 from avmae_jax.weights.tensor_files import write_new
 
 NPZ, ARRAY_RECORD = ".npz", ".array_record"
+_INFLATED = 4  # how many times its own size a file may hold; vectors hardly compress
+# What NumPy, zipfile and ArrayRecord raise for a damaged file.
+_DAMAGES = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, OverflowError, MemoryError, RuntimeError, SyntaxError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,60 +164,96 @@ def read_embeddings(path: str | Path) -> Embeddings:
     Raises:
       WeightsError: if it can't be read or isn't such a file.
     """
+    require_local(path)
     path = Path(path).expanduser()
     readers = {NPZ: _read_npz, ARRAY_RECORD: _read_records}
     if path.suffix.lower() not in readers:
         raise WeightsError(f"{path}: vectors are in files that end in {' or '.join(readers)}; write one with launch.embed")
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file; write one with launch.embed")
     try:
         found = readers[path.suffix.lower()](path)
         _check(found)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} isn't a file of launch.embed, or is damaged: {error}; write it again") from error
+    except _DAMAGES as error:
+        raise WeightsError(f"{path} isn't a file of launch.embed, or is damaged: {first_line(error)}; write it again") from error
     return found
 
 
 def _read_npz(path: Path) -> Embeddings:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        note, ends = json.loads(str(arrays["note"])), arrays["label_ends"]
-        labels = [tuple(own.tolist()) for own in np.split(arrays["labels"], ends[:-1])]
-        rows = {kind: arrays[kind] for kind in note["what"]}
-        has = {kind: arrays[f"has_{kind}"] for kind in note["what"]}
-        return Embeddings([name.decode() for name in arrays["id"]], arrays["position"], labels, rows, has, note)
+    with path.open("rb") as file:
+        arrays = _unpacked(file, path.stat().st_size)
+    note = _note(arrays)
+    count = len(_array(arrays, "position", "int64", 1))
+    ends = _array(arrays, "label_ends", "int64", 1)
+    ids = _array(arrays, "id", "S", 1)
+    if len(ids) != count or len(ends) != count:
+        raise ValueError(f"it has {len(ids)} ids, {count} positions and the labels of {len(ends)} clips")
+    labels = [tuple(own.tolist()) for own in np.split(_array(arrays, "labels", "int32", 1), ends[:-1])]
+    rows = {kind: _array(arrays, kind, "float32", 2) for kind in note["what"]}
+    has = {kind: _array(arrays, f"has_{kind}", "bool", 1) for kind in note["what"]}
+    return Embeddings([name.decode() for name in ids.tolist()], arrays["position"], labels, rows, has, note)
 
 
 def _read_records(path: Path) -> Embeddings:
-    if not path.is_file():
-        raise OSError("it doesn't exist")
     reader = ArrayRecordReader(str(path))
     try:
         number = reader.num_records()
         if number < 2:
             raise ValueError("it has no records")
-        note = json.loads(str(_unpacked(reader.read())["note"]))
-        return collect((_part_of(_unpacked(reader.read()), note["what"]) for _ in range(number - 1)), note)
+        records = (_unpacked(io.BytesIO(record), len(record)) for record in (reader.read() for _ in range(number)))
+        note = _note(next(records))
+        return collect((_part_of(fields, note["what"]) for fields in records), note)
     finally:
         reader.close()
 
 
-def _unpacked(record: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(record), allow_pickle=False) as arrays:
+def _unpacked(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz; raises ValueError if they claim more memory than such a file can fill."""
+    with np.load(file, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise TypeError("it is no .npz")
+        claimed = sum(member.file_size for member in arrays.zip.infolist()) if arrays.zip else 0
+        if claimed > _INFLATED * size:
+            raise ValueError(f"its arrays claim {claimed} bytes, and it has {size}")
         return {name: arrays[name] for name in arrays.files}
 
 
+def _array(arrays: Mapping[str, np.ndarray], name: str, dtype: str, axes: int) -> np.ndarray:
+    """Returns an array; raises KeyError if it is missing, TypeError if it has another type or other axes."""
+    array = arrays[name]
+    if (array.dtype != dtype and array.dtype.kind != dtype) or array.ndim != axes or not array.dtype.itemsize:
+        raise TypeError(f"{name} is {array.dtype}{list(array.shape)}")
+    return array
+
+
+def _note(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Reads the note; raises ValueError unless it has what note_of writes."""
+    note = json.loads(str(_array(arrays, "note", "U", 0)))
+    texts = ("model", "fingerprint", "data", "split", "needs")
+    if not isinstance(note, dict) or any(not isinstance(note.get(name), str) for name in texts) or type(note.get("width")) is not int:
+        raise ValueError("its note doesn't describe vectors")
+    for name in ("what", "label_names"):
+        if not isinstance(note.get(name), list) or not all(isinstance(item, str) for item in note[name]):
+            raise ValueError(f"the note's {name} is no list of names")
+    if not set(note["what"]) <= set(KINDS) or len(set(note["what"])) < len(note["what"]):
+        raise ValueError("the note's what names other kinds of vector")
+    return note
+
+
 def _part_of(fields: Mapping[str, np.ndarray], kinds: Sequence[str]) -> Part:
-    own = {kind: fields[kind][None] for kind in kinds if kind in fields}
-    return Part([fields["id"].item().decode()], [int(fields["position"])], [tuple(fields["labels"].tolist())], own)
+    own = {kind: _array(fields, kind, "float32", 1)[None] for kind in kinds if kind in fields}
+    position, labels = _array(fields, "position", "int64", 0), _array(fields, "labels", "int32", 1)
+    return Part([_array(fields, "id", "S", 0).item().decode()], [int(position)], [tuple(labels.tolist())], own)
 
 
 def _check(found: Embeddings) -> None:
-    """Raises ValueError or KeyError if the arrays don't fit each other or the note."""
-    shape = (len(found.ids), int(found.note["width"]))
+    """Raises ValueError if the arrays don't fit each other or the note."""
+    shape = (len(found.ids), found.note["width"])
     for kind, rows in found.vectors.items():
-        if kind not in KINDS or rows.shape != shape or rows.dtype != np.float32 or found.has[kind].shape != shape[:1]:
-            raise ValueError(f"{kind} is {rows.dtype}{list(rows.shape)}, and float32{list(shape)} was expected")
+        if rows.shape != shape or found.has[kind].shape != shape[:1]:
+            raise ValueError(f"{kind} is {list(rows.shape)}, and {list(shape)} was expected")
         if not np.isfinite(rows).all():
             raise ValueError(f"{kind} has values that aren't finite")
     names = found.note["label_names"]
-    bad = [label for own in found.labels for label in own if not 0 <= label < len(names)]
-    if bad or len(found.labels) != shape[0] or found.positions.shape != shape[:1] or not isinstance(found.note["fingerprint"], str):
-        raise ValueError(f"its labels, positions or note don't fit its {shape[0]} clips")
+    if any(not 0 <= label < len(names) for own in found.labels for label in own) or len(found.labels) != shape[0]:
+        raise ValueError(f"its labels don't fit its {shape[0]} clips and {len(names)} names")

@@ -14,6 +14,7 @@ from flax import nnx
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError, require_none
+from avmae_jax.files import require_local
 from avmae_jax.models.registry import kind_of
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
@@ -37,6 +38,7 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
     Raises:
       WeightsError: naming the path and what is wrong; if tensors don't fit, all of them are listed.
     """
+    require_local(path)
     path = Path(path).expanduser()
     tensors = {} if path.is_dir() else read_tensors(path)
     try:

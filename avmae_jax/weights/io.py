@@ -25,6 +25,7 @@ from flax import nnx
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import CheckpointError, WeightsError, require_none, some
+from avmae_jax.files import require_local
 from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
@@ -32,7 +33,18 @@ from avmae_jax.weights import vit, vit_config
 from avmae_jax.weights.build import described, fill, require_fits
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
 from avmae_jax.weights.official import from_official, infer_sizes, is_official, is_unused, to_official
-from avmae_jax.weights.tensor_files import SAFETENSORS, TORCH, Tensors, read_file, require_new, save_tensors, write_new
+from avmae_jax.weights.tensor_files import (
+    SAFETENSORS,
+    TORCH,
+    Tensors,
+    is_torch,
+    read_file,
+    require_known_suffix,
+    require_new,
+    require_usable,
+    save_tensors,
+    write_new,
+)
 
 _HEAD = "mlp_head.1.weight"  # [C, D]
 # Numbers of axes of the tensors that give the sizes.
@@ -68,6 +80,7 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
       WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or the
         model can't have audio_frames.
     """
+    require_local(path)
     path = Path(path).expanduser()
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
         raise WeightsError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")
@@ -133,20 +146,22 @@ def write(weights: Weights, path: str | Path) -> None:
 
     Args:
       weights: of a CAV-MAE or its classifier; other kinds have no official names and are written to folders only.
-      path: its suffix says which format: .pth, .pt and .bin hold the official tensors alone, .safetensors the config as well, and anything
-        else becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
+      path: its suffix says which format: .pth, .pt, .bin, .ckpt and .pth.tar hold the official tensors alone, .safetensors the config as
+        well. Without a suffix it becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
 
     Raises:
-      WeightsError: if the path exists, can't be written, or the model has no official names; nothing is left there then.
+      WeightsError: if the path exists, can't be written or has another suffix, or the model has no official names; nothing is left there
+        then.
     """
     path = Path(path).expanduser()
     require_new(path)
+    require_known_suffix(path)
     meta = to_meta(weights.config, weights.notes)
-    if path.suffix.lower() not in (*TORCH, SAFETENSORS):
+    if not path.name.lower().endswith((*TORCH, SAFETENSORS)):
         write_new(path, partial(_save_run, weights.params, meta))
         return
     save_tensors(_official(weights.params), path, json.dumps(meta))
-    if path.suffix.lower() in TORCH:
+    if is_torch(path):
         _log_lost(path, weights.config, weights.notes)
 
 
@@ -181,7 +196,7 @@ def save_torch(model: Model, path: str | Path) -> None:
       WeightsError: if the path exists, can't be written or has another suffix, or the original has no such model.
     """
     path = Path(path).expanduser()
-    if path.suffix.lower() not in TORCH:
+    if not is_torch(path):
         raise WeightsError(f"{path}: a state dict of PyTorch ends in {', '.join(TORCH)}")
     save_tensors(_official(flatten(nnx.state(model, nnx.Param))), path)
 
@@ -195,6 +210,7 @@ def _read_run(path: Path) -> Weights:
         classes = params["head.linear.bias"].size if "head.linear.bias" in params else 0
         config = model_config(restored.meta, classifies=classes > 0)
         require_fits(described(config, classes), params)
+        require_usable(params, path)
         return Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
     except CheckpointError as error:
         raise WeightsError(str(error)) from error

@@ -4,12 +4,13 @@ A file may come from anybody: nothing in it is ever executed, and the sizes that
 appears under its name only when it is complete, and nothing that exists is overwritten.
 """
 
+import hashlib
 import importlib
+import json
+import math
 import os
-import re
 import shutil
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,40 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from avmae_jax.errors import CheckpointError, WeightsError, first_line, some
-from avmae_jax.files import replacing
+from avmae_jax.files import replacing, require_local
+from avmae_jax.weights.tensor_names import own_names
+from avmae_jax.weights.torch_files import load_torch
+from avmae_jax.weights.torch_pickle import Tensor
 
 Tensors = dict[str, np.ndarray]
 
-TORCH = (".pth", ".pt", ".bin")
+TORCH = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 SAFETENSORS = ".safetensors"
-_NOTE = "avmae_jax.meta"  # key of our note in the metadata of a safetensors file
+_NOTE, _SUM = "avmae_jax.meta", "avmae_jax.sha256"  # keys in the metadata of a safetensors file: our note, and the checksum of all
+# Activations of these models lie between 1 and 100, and the norms hold them there; weights above this would swamp them. Weights in half
+# precision can't exceed 65504. A flipped high bit of the exponent makes .02 to 8e7 or more.
+_LARGEST = 1e4
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_WRAPPERS = ("model", "state_dict")  # entries that training programs put a state dict under
+# Entries that training programs put a state dict under; where there are several, the first is read.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "encoder")
+_NAME = 200  # letters of a tensor's name
+_NESTED = 3  # such entries inside each other
+
+
+def is_torch(path: Path) -> bool:
+    """Returns whether a path has a suffix of PyTorch's files."""
+    return path.name.lower().endswith(TORCH)
 
 
 def read_tensors(path: str | Path) -> Tensors:
     """Reads the floating-point tensors of a .pth, .pt, .bin or .safetensors file: float32 by name.
 
-    A state dict inside "model" or "state_dict" is taken out of it, and "module." before the names is dropped.
+    A state dict inside "model", "state_dict" and the like is taken out of it, and so are prefixes such as "module." off the names.
 
     Raises:
       WeightsError: naming the file, if it can't be read, holds anything but data, or holds no such tensors.
     """
+    require_local(path)
     return read_file(Path(path).expanduser())[0]
 
 
@@ -52,65 +68,94 @@ def read_file(path: Path) -> tuple[Tensors, str]:
                 raise WeightsError(f"{path}: is empty (0 bytes)")
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror}") from error
-    suffix, note = path.suffix.lower(), ""
-    if suffix in TORCH:
+    note = ""
+    if is_torch(path):
         stored, left_out = _load_torch(path)
-    elif suffix == SAFETENSORS:
+    elif path.suffix.lower() == SAFETENSORS:
         stored, left_out, note = _load_safetensors(path)
     else:
         raise WeightsError(f"{path}: its suffix doesn't say which format it has; files end in {', '.join((*TORCH, SAFETENSORS))}")
     if left_out:
-        logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), some(left_out))
+        names = some(map(_shown, left_out))
+        logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), names)
+    if odd := [name for name in stored if not name.isprintable() or len(name) > _NAME]:
+        raise WeightsError(f"{path}: holds a tensor whose name is no name of one: {_shown(odd[0])}")
     if not stored:
         raise WeightsError(f"{path}: holds no floating-point tensors")
-    tensors = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
-    if len(tensors) < len(stored):
-        raise WeightsError(f"{path}: holds some tensors twice, with and without 'module.' before their name")
-    return tensors, note
+    try:
+        require_usable(stored, path)
+        return {new: stored[name] for name, new in own_names(stored).items()}, note
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def require_usable(tensors: Mapping[str, np.ndarray], place: str | Path) -> None:
+    """Compares the values of weights with those of trained models.
+
+    Args:
+      tensors: float32 by name.
+      place: where they come from, for the log; a warning names the tensors with a magnitude above _LARGEST.
+
+    Raises:
+      WeightsError: naming the tensors with NaN or infinite values.
+    """
+    peaks = {name: max(abs(float(tensor.max())), abs(float(tensor.min()))) for name, tensor in tensors.items() if tensor.size}
+    if broken := [name for name, peak in peaks.items() if not math.isfinite(peak)]:
+        raise WeightsError(
+            f"has values that are NaN or infinite, in {some(broken)}; training diverged or the file is damaged, take another"
+        )
+    if large := [f"{name} ({peak:.1e})" for name, peak in peaks.items() if peak > _LARGEST]:
+        logging.warning("%s: has values larger than those of any trained model, a sign of damage: %s", place, some(large))
 
 
 def _load_torch(path: Path) -> tuple[Tensors, list[str]]:
     """Returns tensors by name, and the names of everything else."""
-    torch = _torch(path)
+
+    def choose(content: Any) -> Mapping[Any, Any]:
+        for _ in range(_NESTED):
+            inside = [name for name in _WRAPPERS if isinstance(content, dict) and _holds_tensors(content.get(name))]
+            if inside:
+                others = some(_shown(name) for name in content if name != inside[0])
+                logging.info("%s: its entry %r is read; the others are left out: %s", path, inside[0], others)
+                content = content[inside[0]]
+        if not isinstance(content, dict):
+            raise WeightsError(f"holds a {type(content).__name__}, not a state dict")
+        return content
+
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch refuses whatever it warns about
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises anything: KeyError for a text, OSError for a short archive
-        if code := re.search(r"GLOBAL (\S+)", str(error)):
-            remedy = "where you trust it, save its state dict alone: torch.save(model.state_dict(), FILE)"
-            raise WeightsError(f"{path}: holds {code[1]}, which is no tensor but code, and was not run; {remedy}") from error
-        raise WeightsError(
-            f"{path}: is no PyTorch checkpoint, or a damaged or incomplete one; nothing in it was run. Fetch or save it again"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            logging.info("%s: its entry %r is read; the others are left out: %s", path, wrapper, some(k for k in content if k != wrapper))
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    tensors, left_out, limit = {}, [], path.stat().st_size
-    for name, value in content.items():
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-            left_out.append(str(name))
-        elif value.numel() > limit:  # a view that repeats one number: a few bytes could claim all memory
-            raise WeightsError(f"{path}: {name} claims {value.numel()} values, more than the file has bytes")
-        else:
-            tensors[str(name)] = value.detach().to(torch.float32).numpy()
-    return tensors, left_out
+        return load_torch(path, choose)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _shown(name: Any) -> str:
+    """Returns a name that may be anything, as it can be printed."""
+    return str(name)[:_NAME].encode("unicode_escape").decode()
+
+
+def _holds_tensors(content: Any, depth: int = _NESTED) -> bool:
+    """Returns whether something is a state dict, or has one in one of the known entries."""
+    if not isinstance(content, dict) or not depth:
+        return False
+    inside = (content.get(name) for name in _WRAPPERS)
+    return any(isinstance(value, Tensor) for value in content.values()) or any(_holds_tensors(value, depth - 1) for value in inside)
 
 
 def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
     """Returns tensors by name, the names of everything else, and the note of the config."""
     try:
         with safe_open(path, framework="numpy") as file:
-            note = (file.metadata() or {}).get(_NOTE, "")
+            metadata = file.metadata() or {}
         # safe_open can't return bfloat16 as NumPy arrays; deserialize returns tensors in random order
         stored = sorted(deserialize(path.read_bytes()), key=lambda item: item[0])
     except SafetensorError as error:
         raise WeightsError(
             f"{path}: is no safetensors file, or a damaged or incomplete one ({first_line(error)}). Fetch or save it again"
         ) from error
+    note = metadata.get(_NOTE, "")
+    if _SUM in metadata and metadata[_SUM] != _checksum(note, ((n, e["dtype"], e["shape"], e["data"]) for n, e in stored)):
+        remedy = f"fetch it again; if another program changed it on purpose, it must leave out {_SUM}"
+        raise WeightsError(f"{path}: is not what was written, its checksum differs; {remedy}")
     tensors = {
         name: np.frombuffer(entry["data"], jnp.dtype(_FLOATS[entry["dtype"]])).reshape(entry["shape"]).astype(np.float32, copy=False)
         for name, entry in stored
@@ -119,13 +164,31 @@ def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
     return tensors, [name for name, _ in stored if name not in tensors], note
 
 
+def _checksum(note: str, entries: Iterable[tuple[str, str, Sequence[int], Any]]) -> str:
+    """Computes the SHA-256 of a note and of tensors, in the order of their names: name, type, shape, bytes."""
+    digest = hashlib.sha256(json.dumps(note).encode())
+    for name, dtype, shape, data in entries:
+        digest.update(json.dumps([name, dtype, list(shape)]).encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
 def require_new(path: str | Path) -> None:
     """Raises WeightsError unless something can be written to the path without overwriting anything."""
+    require_local(path)
     path = Path(path).expanduser()
     if os.path.lexists(path):
         raise WeightsError(f"{path}: exists already and is not overwritten; choose another name")
     if not path.parent.is_dir():
         raise WeightsError(f"{path}: there is no folder {path.parent}; create it first")
+
+
+def require_known_suffix(path: str | Path) -> None:
+    """Raises WeightsError for a suffix that is no format of weights; a number after a dot, as in `lr0.001`, is part of a folder's name."""
+    path = Path(path)
+    if path.suffix and not path.suffix[1:].isdigit() and not path.name.lower().endswith((*TORCH, SAFETENSORS)):
+        formats = ", ".join((*TORCH, SAFETENSORS))
+        raise WeightsError(f"{path}: {path.suffix} is no format of weights; files end in {formats}, a folder's name has no suffix")
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> None:
@@ -155,7 +218,7 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "") -> None:
     """Writes tensors to a new file.
 
     Args:
-      tensors: name -> array.
+      tensors: name -> float32 array.
       path: .pth, .pt, .bin or .safetensors.
       note: text that is stored in the file's header, which only a .safetensors file has.
 
@@ -163,7 +226,8 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "") -> None:
       WeightsError: if the path exists or can't be written; nothing is left there then.
     """
     if path.suffix.lower() == SAFETENSORS:
-        content = save(tensors, {"format": "pt", _NOTE: note})  # other libraries look for "format"
+        entries = ((name, "F32", tensor.shape, np.ascontiguousarray(tensor)) for name, tensor in sorted(tensors.items()))
+        content = save(tensors, {"format": "pt", _NOTE: note, _SUM: _checksum(note, entries)})  # other libraries look for "format"
         write_new(path, lambda unfinished: unfinished.write_bytes(content))
         return
     torch = _torch(path)
@@ -177,8 +241,8 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "") -> None:
 
 
 def _torch(path: Path) -> Any:
-    """Imports PyTorch, which only these files need; raises WeightsError that says how to install it."""
+    """Imports PyTorch, which only writing its files needs; raises WeightsError that says how to install it."""
     try:
         return importlib.import_module("torch")
     except ImportError as error:
-        raise WeightsError(f'{path}: PyTorch files need torch, which isn\'t installed: pip install -e ".[parity]"') from error
+        raise WeightsError(f'{path}: PyTorch files need torch to be written, which isn\'t installed: pip install -e ".[torch]"') from error

@@ -31,6 +31,8 @@ from avmae_jax.weights.vit_sources import (
     source_of,
 )
 
+_HEADS = ("head.", "head_dist.", "fc_norm.", "pre_logits.", "classifier.", "pooler.")  # how the names of classification heads begin
+_LAST_NORM = ("norm.weight", "norm.bias")
 _SINCOS_ERROR = 1e-4  # of positions that others computed in float32; learned ones differ by far more
 
 
@@ -113,8 +115,13 @@ def _side(name: str, file: File) -> int:
 
 
 def _why_kept(path: str, file: File, target: Target) -> str:
-    """Returns why a model keeps its image positions, as a line for the log: the file's are sin-cos, of another size; "" if it doesn't."""
+    """Returns why a model keeps a parameter, as a line for the log; "" if it doesn't.
+
+    It keeps image positions where the file's are sin-cos, of another size, and the last norm where the file's comes after pooling.
+    """
     name = name_of(path, target)
+    if name in _LAST_NORM and name not in file.tensors and f"fc_{name}" in file.tensors:
+        return f"fc_{name} is of pooled tokens: {path} stays fresh"
     if not path.endswith("positions") or modality_of(path, target) == "audio" or name not in file.tensors:
         return ""
     (length, width), tensor, side = target.shapes[path], file.tensors[name], _side(name, file)
@@ -130,7 +137,7 @@ def _lost_positions(file: File, target: Target) -> dict[str, str]:
     """Returns a problem if the file's decoder adds positions to the tokens of no patch, which the model's doesn't."""
     name = "decoder_pos_embed"
     positions, count = file.tensors.get(name), target.shapes.get("tower.prefix", (0,))[0]
-    if positions is None or positions.ndim != 3 or not np.any(positions[0, :count]):
+    if positions is None or positions.ndim != 3 or not np.any(positions[:1, :count]):
         return {}
     return {name: f"no place: {name} has a position for the class token that is not zero; the model's decoder has none"}
 
@@ -139,7 +146,8 @@ def _may_leave_out(name: str, target: Target) -> bool:
     """Returns True for an unused tensor that a model does without."""
     if target.modality == "audio" and name in (POSITIONS, "decoder_pos_embed"):  # of images
         return True
-    if target.own_head and name.startswith(("head.", "head_dist.")):  # of the DeiT that the original AST is built on, and never used there
+    # Of a supervised ViT or a fine-tuned MAE; in an original AST that of the DeiT it is built on, which is never used.
+    if name.startswith(("head.", "head_dist.") if target.own_head else _HEADS):
         return True
     has_decoder = any(path.startswith("decoder.") for path in target.shapes)
     return (name == "cls_token" and "tower.prefix" not in target.shapes) or (DECODER.match(name) is not None and not has_decoder)

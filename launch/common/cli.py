@@ -3,10 +3,13 @@
 A program imports jax, Orbax and the like in the functions that use them, so that its help and its complaints come at once.
 """
 
+import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 from absl import app, flags, logging
@@ -14,10 +17,13 @@ from ml_collections import config_flags
 
 from avmae_jax import config_files
 from avmae_jax.config import Config
-from avmae_jax.errors import ConfigError
+from avmae_jax.errors import ConfigError, RemotePathError
+from avmae_jax.files import require_local
 
 from . import help_page
 
+_BACKENDS = "xla_bridge.py"  # file of JAX that raises where a platform has no plugin or no device
+_OPTION = re.compile(r"--?[\w.]+=")  # what stands before an option's value
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -78,10 +84,12 @@ def require_known_fields(arguments: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line for app.run; a wrong option ends the program with a line."""
+    """Parses the command line for app.run; a wrong option or a path of another machine ends the program with a line."""
     try:
+        for part in (part for argument in argv[1:] for part in _OPTION.sub("", argument).split(",")):
+            require_local(part)
         return flags.FLAGS(argv)
-    except (flags.Error, ConfigError, KeyError, TypeError) as error:
+    except (flags.Error, ConfigError, RemotePathError, KeyError, TypeError) as error:
         sys.exit(_line(error))
 
 
@@ -91,11 +99,16 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except app.UsageError as error:
         print(f"{error}\n{_hint()}", file=sys.stderr)
         sys.exit(error.exitcode or 1)
+    except (RuntimeError, AssertionError) as error:
+        if Path(traceback.extract_tb(error.__traceback__)[-1].filename).name != _BACKENDS:
+            raise
+        reason = f": {str(error).splitlines()[0]}" if str(error) else ""
+        sys.exit(f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}{reason}; unset it or install that plugin")
 
 
 def _line(error: Exception) -> str:
     cause = error.__context__ if isinstance(error.__context__, ConfigError) else error  # absl wraps what a config file raised
-    return str(cause) if isinstance(cause, ConfigError) else f"{error.args[0]}\n{_hint()}"
+    return str(cause) if isinstance(cause, ConfigError | RemotePathError) else f"{error.args[0]}\n{_hint()}"
 
 
 def _hint() -> str:

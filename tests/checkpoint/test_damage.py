@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, restore_params
-from avmae_jax.errors import CheckpointError, DamagedCheckpointError
+from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError
 from tests.checkpoint.tiny_run import abstract, assert_same, make_run, save
 
 
@@ -126,3 +126,15 @@ def test_nothing_but_damaged_steps_is_an_error_that_touches_nothing(folder: path
     with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointError, match=r"(?s)/2: meta.*/1: params"):
         checkpoints.restore(*abstract(make_run(0)))
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_step_under_another_number_is_refused(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(folder / "1", folder / "12")
+    for read in (lambda: restore_params(folder), lambda: restore_params(folder / "12"), lambda: newest_meta(folder)):
+        with pytest.raises(CheckpointMismatchError, match=r"/12.*step 1 ") as error:
+            read()
+        assert "\n" not in str(error.value)
+    with Checkpoints(folder) as checkpoints, pytest.raises(CheckpointMismatchError, match=r"/12.*step 1 "):
+        checkpoints.restore(*abstract(make_run(0)))
+    assert (folder / "12").is_dir()
+    assert restore_params(shutil.copytree(folder / "1", tmp_path / "kept")).step == 1  # a name that is no number says nothing

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import struct
 import tracemalloc
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -162,8 +164,9 @@ def test_an_npz_is_written_without_all_vectors_in_memory(tmp_path: Path) -> None
             rows = np.full((100, 1000), start, np.float32)
             yield Part([f"{start + n}" for n in range(100)], list(range(start, start + 100)), [()] * 100, {"audio": rows})
 
+    note = {"width": 1000, "what": ["audio"], "label_names": []} | dict.fromkeys(("model", "fingerprint", "data", "split", "needs"), "")
     tracemalloc.start()
-    write_embeddings(tmp_path / "e.npz", many(), {"width": 1000, "what": ["audio"], "label_names": [], "fingerprint": ""})
+    write_embeddings(tmp_path / "e.npz", many(), note)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "e.npz").stat().st_size > 48_000_000
@@ -192,6 +195,57 @@ def test_other_files_are_refused(embedded: tuple[list[Part], Embeddings], tmp_pa
         read_embeddings(tmp_path / "a.csv")
     with pytest.raises(WeightsError, match=r"\.npz or \.array_record"):
         write_embeddings(tmp_path / "a.csv", embedded[0], embedded[1].note)
+
+
+BAD_ARRAYS: dict[str, np.ndarray] = {
+    "id": np.array(["a", "b", "c"]),
+    "position": np.array(0),
+    "labels": np.zeros(3, np.float32),
+    "label_ends": np.array([5]),
+    "has_audio": np.zeros(3),
+    "audio": np.zeros((3, 16), "f8"),
+    "note": np.array("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_an_array_of_another_type_is_refused_by_name(name: str, embedded: tuple[list[Part], Embeddings], tmp_path: Path) -> None:
+    write_embeddings(tmp_path / "a.npz", embedded[0], embedded[1].note)
+    with np.load(tmp_path / "a.npz") as arrays:
+        np.savez(tmp_path / "b.npz", **{**arrays, name: BAD_ARRAYS[name]})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(WeightsError, match=r"b\.npz .*launch\.embed") as error:
+        read_embeddings(tmp_path / "b.npz")
+    assert "\n" not in str(error.value)
+
+
+HEADERS = {
+    "long": "{'descr': '|S1', 'fortran_order': False, 'shape': (1,), }" + " " * 50_000,
+    "huge": "{'descr': '<i8', 'fortran_order': False, 'shape': (100000000000000,), }",
+    "empty items": "{'descr': '|S0', 'fortran_order': False, 'shape': (100000000000000,), }",
+    "nested": "(" * 5000,
+    "object": "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+    "text": "no header",
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+@pytest.mark.parametrize("name", ["id", "note", "position"])
+def test_a_header_that_claims_anything_is_refused(kind: str, name: str, embedded: tuple[list[Part], Embeddings], tmp_path: Path) -> None:
+    write_embeddings(tmp_path / "a.npz", embedded[0], embedded[1].note)
+    header = HEADERS[kind].encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz") as whole, zipfile.ZipFile(tmp_path / "b.npz", "w") as changed:
+        for member in whole.namelist():
+            own = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
+            changed.writestr(member, own if member == f"{name}.npy" else whole.read(member))
+    with pytest.raises(WeightsError, match=r"b\.npz .*launch\.embed") as error:
+        read_embeddings(tmp_path / "b.npz")
+    assert "\n" not in str(error.value)
+
+
+def test_an_array_that_inflates_is_refused_before_it_is(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", audio=np.zeros(1 << 24, np.uint8))
+    with pytest.raises(WeightsError, match=rf"a\.npz .*claim {(1 << 24) + 128} bytes"):
+        read_embeddings(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("change", [{"width": 3}, {"label_names": ["one"]}, {"what": ["audio", "smell"]}, {"fingerprint": 5}])

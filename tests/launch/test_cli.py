@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -94,6 +95,43 @@ def test_what_is_wrong_is_named_in_a_line_or_two(program: Program, tmp_path: Pat
     assert len(done.stderr.splitlines()) <= 2, done.stderr
     assert all(part in done.stderr for part in parts), done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["wrong.py"]  # nothing was generated or claimed
+
+
+REMOTE = [
+    ("pretrain", ["--config=tiny", "--config.train.workdir=gs://bucket/run"]),
+    ("finetune", ["--config=finetune_instruments", "--config.init_from", "s3://bucket/run"]),
+    ("pretrain", ["--config=gs://bucket/mine.py"]),
+    ("convert", ["gs://bucket/w.pth", "out"]),
+    ("convert", ["in.pth", "s3://bucket/out"]),
+    ("prepare", ["--videos=videos", "--out", "gs://bucket/out"]),
+    ("prepare", ["--videos=videos", "--out=out", "--train_list=a.csv,https://bucket/b.csv"]),
+    ("predict", ["--model=run", "file:///clip.mp4"]),
+    ("report", ["hdfs://bucket/run"]),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), REMOTE)
+@pytest.mark.process
+def test_a_path_of_another_machine_is_refused_in_a_line(name: str, arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"launch.{name}", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"(gs|s3|https|file|hdfs)://[\w/]+", line)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.process
+def test_a_platform_without_its_plugin_is_a_line(tmp_path: Path) -> None:
+    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+    old = ROOT / "tests/old"
+    command = [sys.executable, "-m", "launch.embed", old / "pretrained", f"--data={old / 'prepared'}", f"--out={tmp_path}/x.npz"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    if done.returncode == 0:
+        pytest.skip("JAX has this plugin here")
+    assert "JAX_PLATFORMS=cuda" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("program_name", "last"), [("pretrain", 26), ("finetune", 31)])

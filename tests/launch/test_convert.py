@@ -51,6 +51,15 @@ def test_an_existing_out_is_refused_before_anything_is_read(program: Program, tm
     assert (tmp_path / "out.safetensors").read_text() == "mine"
 
 
+def test_a_suffix_that_is_no_format_is_refused_before_anything_is_read(program: Program, tmp_path: Path) -> None:
+    done = program("-m", "launch.convert", tmp_path / "nowhere", tmp_path / "out.unknown")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert ".unknown" in line
+    assert ".safetensors" in line
+    assert not list(tmp_path.iterdir())
+
+
 def test_out_must_be_given(program: Program, tmp_path: Path) -> None:
     done = program("-m", "launch.convert", tmp_path)
     assert done.returncode == 1

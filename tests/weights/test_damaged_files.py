@@ -38,8 +38,8 @@ def bad_files(folder: Path, official: Path) -> dict[Path, str]:
     (folder / "folder").mkdir()
     (folder / "folder" / "notes.txt").touch()
     (folder / "w.safetensors").mkdir()
-    said = {"empty.safetensors": "empty", "integers.safetensors": "no floating-point", "twice.safetensors": "module."}
-    said |= {"w.txt": ".pth, .pt, .bin, .safetensors", "folder": "checkpoint", "w.safetensors": "checkpoint"}
+    said = {"empty.safetensors": "empty", "integers.safetensors": "no floating-point", "twice.safetensors": "module.a"}
+    said |= {"w.txt": ".pth, .pt, .bin, .ckpt, .pth.tar, .safetensors", "folder": "checkpoint", "w.safetensors": "checkpoint"}
     said |= dict.fromkeys(("text.safetensors", "cut.safetensors", "cut_header.safetensors", "huge.safetensors"), "damaged")
     return {folder / name: part for name, part in (said | {"nowhere.pth": ""}).items()}
 

@@ -12,7 +12,7 @@ from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.trees import flatten
 from avmae_jax.weights import vit
-from tests.weights.small_vit import DEPTH, WIDTH, Tensors, audio_transformer, config, image_mae, is_decoder, pull
+from tests.weights.small_vit import DECODER_WIDTH, DEPTH, WIDTH, Tensors, audio_transformer, config, image_mae, is_decoder, pull
 
 
 def plain(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -154,7 +154,7 @@ def test_all_problems_are_listed_at_once() -> None:
     tensors = image_mae()
     tensors["blocks.0.mlp.fc1.weight"] = tensors["blocks.0.mlp.fc1.weight"].T  # of the right size
     tensors["blocks.7.norm1.weight"] = np.zeros(WIDTH, np.float32)
-    tensors["head.weight"] = np.zeros((10, WIDTH), np.float32)
+    tensors["neck.weight"] = np.zeros((10, WIDTH), np.float32)
     del tensors["norm.bias"]
     with pytest.raises(WeightsError) as caught:
         pull(tensors)
@@ -163,7 +163,7 @@ def test_all_problems_are_listed_at_once() -> None:
         r"misshapen: blocks\.0\.mlp\.fc1\.weight.*\(8, 16\).*\(16, 8\)",
         r"missing: norm\.bias",
         r"not used: blocks\.7\.norm1\.weight \(8,\)",
-        r"not used: head\.weight \(10, 8\)",
+        r"not used: neck\.weight \(10, 8\)",
     ]
     for line, part in zip(str(caught.value).splitlines(), expected, strict=True):
         assert re.search(part, line)
@@ -194,3 +194,8 @@ def test_fixed_positions_of_another_size_stay_and_learned_ones_are_refused() -> 
     tensors["pos_embed"][0, 3] += 0.01
     with pytest.raises(WeightsError, match=r"pos_embed.*\(1, 10, 8\).*image_size.* 12"):
         pull(tensors)
+
+
+def test_empty_positions_of_a_decoder_are_misshapen() -> None:
+    with pytest.raises(WeightsError, match="decoder_pos_embed"):
+        pull(image_mae() | {"decoder_pos_embed": np.zeros((0, 5, DECODER_WIDTH), np.float32)}, "mae", modality="image", class_token=True)
