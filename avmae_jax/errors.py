@@ -68,6 +68,10 @@ class DatasetError(AvmaeError):
     """A data set can't be written or read as requested."""
 
 
+class EmptySplitError(DatasetError):
+    """A split of a data set has no clip, or none with what is needed."""
+
+
 class CorruptRecordError(AvmaeError):
     """A stored clip can't be read."""
 

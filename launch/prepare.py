@@ -31,7 +31,7 @@ from absl import flags
 from avmae_jax.errors import AvmaeError, DatasetError
 
 from .common import cli
-from .common.runtime import progress_bar
+from .common.runtime import interruptible, progress_bar
 
 if TYPE_CHECKING:
     from avmae_jax.data.catalog.listings import Listing
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
         listing = read_listing(args, root)
         jobs, left_out = plan_jobs(listing, root, recipe)
-        with progress_bar("preparing") as on_progress:
+        with interruptible(), progress_bar("preparing") as on_progress:
             spec = DatasetSpec(
                 name=listing.name,
                 jobs=jobs,
@@ -107,6 +107,9 @@ def main(argv: list[str]) -> None:
             summary = write_dataset(out, spec, workers=args.workers, engine=engine, on_progress=on_progress)
     except AvmaeError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped by Ctrl-C; the finished shards are kept in {args.out}, and the same command continues", file=sys.stderr)
+        sys.exit(cli.INTERRUPTED)
     _report(out, summary, listing.ignored, left_out)
     sys.exit(0 if any(summary.clips.values()) else 1)
 

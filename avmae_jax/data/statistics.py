@@ -1,13 +1,16 @@
 """Computes what must be known of a training set before training on it: mean and deviation of its log-mel."""
 
+import json
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
+from avmae_jax.errors import DatasetError
 
 STATISTICS = "statistics.json"  # in the data set's folder
 
@@ -44,3 +47,23 @@ def audio_statistics(clips: Iterable[Clip], mel_bins: int = 128) -> AudioStatist
         raise ValueError("no clip has audio; there is nothing to take the mean of")
     mean = total / count
     return AudioStatistics(shift + mean, math.sqrt(squares / count - mean * mean), number, samples / SAMPLE_RATE)
+
+
+def read_statistics(folder: Path) -> dict[str, float] | None:
+    """Reads "audio_mean" and "audio_std" from a data set's statistics.json; None if launch.data_statistics hasn't written it.
+
+    Raises:
+      DatasetError: if the file is damaged.
+    """
+    path = folder / STATISTICS
+    try:
+        content = json.loads(path.read_bytes())
+        found = {name: float(content[name]) for name in ("audio_mean", "audio_std")}
+        if not all(map(math.isfinite, found.values())) or found["audio_std"] <= 0:
+            raise ValueError(f"it has {found}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"{path} can't be used ({reason:.120}); run launch.data_statistics again, or remove the file") from error
+    return found

@@ -18,6 +18,7 @@ from avmae_jax.errors import ConfigError
 
 from . import help_page
 
+INTERRUPTED = 128 + signal.SIGINT  # exit status of a program that Ctrl-C stopped
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -91,6 +92,9 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except app.UsageError as error:
         print(f"{error}\n{_hint()}", file=sys.stderr)
         sys.exit(error.exitcode or 1)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def _line(error: Exception) -> str:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from avmae_jax.errors import CheckpointMismatchError, NonFiniteLossError
 from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.step import Context
+from avmae_jax.train.step_log import MEASURED
+from avmae_jax.train.stopping import agreed
 from avmae_jax.train.task import Task
 from avmae_jax.trees import flatten
 from tests.support import TINY, Clips, apply
@@ -88,10 +91,11 @@ class WarmingUp(ColourTask):
 
 
 class Watcher:
-    """Sends this process SIGTERM after a step, as a Reporter."""
+    """Sends this process a signal after a step, as a Reporter."""
 
-    def __init__(self, stop_after: int = 0):
-        self._stop_after = stop_after
+    def __init__(self, stop_after: int = 0, number: signal.Signals = signal.SIGTERM):
+        self._stop_after, self._signal = stop_after, number
+        self.done: list[tuple[int, str]] = []  # the steps before it, and what the run does
         self.started: list[tuple[int, int]] = []
         self.steps: list[int] = []
 
@@ -104,7 +108,10 @@ class Watcher:
         assert pairs_per_second > 0
         assert 0 <= waiting <= 1
         if step == self._stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self._signal)
+
+    def doing(self, what: str) -> None:
+        self.done.append((len(self.steps), what))
 
 
 def make_trainer(workdir: Path, *, task: ColourTask | None = None, train: int = 20, test: int | None = 10, micro: int = 4, **changes: Any):
@@ -120,6 +127,11 @@ def make_trainer(workdir: Path, *, task: ColourTask | None = None, train: int = 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def computed(workdir: Path) -> list[dict[str, Any]]:
+    """Lists the rows without what they say of the machine."""
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows(workdir)]
 
 
 def saved(workdir: Path) -> list[int]:
@@ -140,7 +152,11 @@ def test_each_step_and_evaluation_is_written_once(undisturbed: Path) -> None:
     assert written == [(1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "eval"), (5, "train"), (6, "train"), (7, "train"),
                        (8, "train"), (8, "eval"), (9, "train"), (9, "eval")]  # fmt: skip
     first = rows(undisturbed)[0]
-    assert first.keys() == {"step", "split", "loss", "square", "noise", "gradient_norm", "learning_rate"}
+    numbers = {"step", "split", "loss", "square", "noise", "epoch", "seconds"}
+    assert first.keys() == numbers | {"gradient_norm", "learning_rate", "pairs_per_second", "peak_host_gib"}
+    assert rows(undisturbed)[4].keys() == numbers
+    assert [row["epoch"] for row in rows(undisturbed)][-2:] == pytest.approx([1.8, 1.8])  # 20 clips in batches of 4
+    assert [row["seconds"] for row in rows(undisturbed)] == sorted(row["seconds"] for row in rows(undisturbed))
     assert first["learning_rate"] == pytest.approx(0.01)
     assert saved(undisturbed) == [3, 6, 9]
     losses = [row["loss"] for row in rows(undisturbed) if row["split"] == "eval"]
@@ -176,9 +192,98 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_last_bit(tmp_path: Path, undist
     assert make_trainer(tmp_path).run(watcher)
     assert watcher.started == [(stopped_at, STEPS)]
     assert watcher.steps == list(range(stopped_at + 1, STEPS + 1))
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    assert computed(tmp_path) == computed(undisturbed)
     for path, tensor in restore_params(tmp_path / "checkpoints").params.items():
         assert np.asarray(tensor).tobytes() == np.asarray(restore_params(undisturbed / "checkpoints").params[path]).tobytes()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_stops_like_sigterm(tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with caplog.at_level("INFO", logger="absl"):
+        assert not make_trainer(tmp_path).run(Watcher(4, signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert saved(tmp_path)[-1] in (4, 5)
+    assert f"Ctrl-C after step {saved(tmp_path)[-1]}" in caplog.text
+    assert make_trainer(tmp_path).run()
+    assert computed(tmp_path) == computed(undisturbed)
+
+
+def test_a_stop_at_the_last_step_leaves_the_final_evaluation_to_the_next_start(tmp_path: Path) -> None:
+    assert not make_trainer(tmp_path).run(Watcher(STEPS))
+    assert saved(tmp_path)[-1] == STEPS
+    assert make_trainer(tmp_path).run()
+
+
+def test_checkpoints_come_by_time_too(tmp_path: Path, undisturbed: Path) -> None:
+    """20 clips in batches of 4: steps 1 to 4 lie within the first epoch."""
+    often = {"train__checkpoint_every": 100, "train__checkpoint_minutes": 1e-9, "train__keep_last": STEPS}
+    assert make_trainer(tmp_path, **often).run()
+    assert saved(tmp_path) == list(range(1, STEPS + 1))
+    for step in (9, 8, 7, 6, 5, 4, 3):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    watcher = Watcher()
+    assert make_trainer(tmp_path, train__checkpoint_every=100).run(watcher)
+    assert watcher.steps[0] == 3
+    assert saved(tmp_path)[-1] == STEPS
+    assert computed(tmp_path) == computed(undisturbed)
+
+
+def test_no_checkpoint_comes_by_time_if_it_is_off(tmp_path: Path) -> None:
+    assert make_trainer(tmp_path, train__checkpoint_every=100, train__checkpoint_minutes=0.0).run()
+    assert saved(tmp_path) == [STEPS]
+
+
+def test_processes_stop_and_save_as_the_first_one_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[bool]] = []
+
+    def gathered(flags: np.ndarray) -> np.ndarray:
+        asked.append(flags.tolist())
+        return np.array([[False, True], [True, False], flags.tolist()])
+
+    monkeypatch.setattr("jax.process_count", lambda: 3)
+    monkeypatch.setattr("avmae_jax.train.stopping.multihost_utils.process_allgather", gathered)
+    assert agreed(False, False) == (True, True)
+    assert asked == [[False, False]]
+    monkeypatch.setattr(
+        "avmae_jax.train.stopping.multihost_utils.process_allgather", lambda flags: np.array([[False, False], [False, True]])
+    )
+    assert agreed(False, True) == (False, False)
+
+
+def test_an_evaluation_is_shown_and_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watcher = Watcher()
+    with caplog.at_level("INFO", logger="absl"):
+        assert make_trainer(tmp_path).run(watcher)
+    assert watcher.done == [(4, "evaluating"), (4, ""), (8, "evaluating"), (8, ""), (9, "evaluating"), (9, "")]
+    found = {row["step"]: row for row in rows(tmp_path) if row["split"] == "eval"}
+    lines = [record.getMessage() for record in caplog.records if "held out" in record.getMessage()]
+    assert len(lines) == len(found) == 3
+    for line, (step, row) in zip(lines, found.items(), strict=True):
+        assert f"step {step} of {STEPS}" in line
+        assert f"loss {row['loss']:.4g}" in line
+
+
+def test_a_picture_that_is_drawn_is_on_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, Path]] = []
+    monkeypatch.setattr("avmae_jax.train.logbook.Logbook.picture", lambda self, step, png: shown.append((step, png)))
+    task = ColourTask()
+    monkeypatch.setattr(task, "draw", lambda model, step: tmp_path / f"{step}.png")
+    assert make_trainer(tmp_path, task=task).run()
+    assert shown == [(step, tmp_path / f"{step}.png") for step in (4, 8, 9)]
+
+
+def test_edited_numbers_are_noticed_when_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert make_trainer(tmp_path).run()
+    with caplog.at_level("WARNING", logger="absl"):
+        assert make_trainer(tmp_path).run()
+    assert not caplog.records
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if '"step": 4,' not in line))
+    with caplog.at_level("WARNING", logger="absl"):
+        assert make_trainer(tmp_path, train__steps=STEPS + 1).run()
+    assert "steps 4 to 4" in caplog.text
+    assert [row["step"] for row in rows(tmp_path) if row["split"] == "gap"] == [4]
 
 
 def weights(tree: Any) -> dict[str, np.ndarray]:
@@ -222,7 +327,7 @@ def test_extra_state_comes_back_to_the_last_bit_after_a_kill(tmp_path: Path) -> 
     assert watcher.steps[0] == 4
     for name, value in weights(whole.state.extra).items():
         assert value.tobytes() == weights(resumed.state.extra)[name].tobytes()
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "killed/metrics.jsonl").read_bytes()
+    assert computed(tmp_path / "whole") == computed(tmp_path / "killed")
 
 
 def test_checkpoints_from_before_extra_state_serve_tasks_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avmae_jax.data.catalog import instrument_labels
-from avmae_jax.data.catalog.listings import audioset, av_folder, held_out, music21, only_instruments, vgginstruments, vggsound
+from avmae_jax.data.catalog.holding_out import held_out
+from avmae_jax.data.catalog.listings import audioset, av_folder, music21, only_instruments, vgginstruments, vggsound
 from avmae_jax.data.catalog.media_folder import Entry, Listed, Listing, look_up
 from avmae_jax.data.store.writer import Failure
 from avmae_jax.errors import DatasetError
@@ -63,9 +64,46 @@ def test_a_folder_of_classes_is_labelled_by_them_and_split_by_the_hash_of_the_pa
 
 def test_the_share_held_out_by_hash_is_about_what_was_asked_and_grows_only() -> None:
     ids = [f"harp/{number}.mp4" for number in range(2000)]
-    ten, twenty = ({name for name in ids if held_out(percent)(name)} for percent in (10, 20))
+    ten, twenty = (held_out(dict.fromkeys(ids, (0,)), percent) for percent in (10, 20))
     assert 150 < len(ten) < 250
     assert ten < twenty
+    more = {f"oboe/{number}.mp4": (1,) for number in range(500)} | dict.fromkeys(ids, (0,))
+    assert ten == {name for name in held_out(more, 10) if name.startswith("harp")}
+
+
+@pytest.mark.parametrize("classes", [0, 1, 4])
+@pytest.mark.parametrize("videos", [2, 4, 33])
+def test_each_class_of_two_videos_or_more_is_on_both_sides(classes: int, videos: int) -> None:
+    for seed in range(20):
+        labels_of = {f"{seed}/{number}": (number % classes,) if classes else () for number in range(videos)}
+        for percent in (1, 10, 50, 99):
+            test = held_out(labels_of, percent)
+            for label in {*labels_of.values()}:
+                members = {video for video, labels in labels_of.items() if labels == label}
+                assert len(members) < 2 or 0 < len(members & test) < len(members)
+            assert test == held_out(dict(reversed(labels_of.items())), percent)
+        assert (held_out(labels_of, 0), held_out(labels_of, 100)) == (set(), set(labels_of))
+
+
+def test_a_video_that_is_added_moves_at_most_the_one_that_its_class_gave() -> None:
+    labels_of: dict[str, tuple[int, ...]] = {}
+    for number in range(300):
+        before = held_out(labels_of, 10)
+        labels_of |= {f"{number}.mp4": (number % 3,)}
+        moved = (held_out(labels_of, 10) ^ before) - {f"{number}.mp4"}
+        assert len(moved) <= 1
+        assert not moved or all(labels_of[video] == (number % 3,) for video in moved)
+
+
+def test_videos_of_several_classes_give_each_class_one_to_test() -> None:
+    labels_of = {f"{number}.mp4": (number % 5, 5 + number % 3) for number in range(30)}
+    test = held_out(labels_of, 1)
+    assert {label for video in test for label in labels_of[video]} == set(range(8))
+
+
+def test_four_clips_hold_out_one(tmp_path: Path) -> None:
+    splits = av_folder(touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4")).splits
+    assert [len(splits[split]) for split in ("train", "test")] == [3, 1]
 
 
 def test_a_flat_folder_has_no_labels_and_a_mixed_or_empty_one_is_refused(tmp_path: Path) -> None:
