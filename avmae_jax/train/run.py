@@ -101,8 +101,7 @@ def _run(
     require_task(config, wanted)  # 1
     with claimed(config) as workdir:  # 2
         checkpoint = newest_meta(workdir / "checkpoints")  # 3
-        if jax.process_index() == 0:
-            note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
+        note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
         settle_normalisation(config, checkpoint)  # 4
         train, test = open_sources(config, on_progress)
         task = make_task(config, train, test, workdir)

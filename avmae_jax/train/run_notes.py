@@ -40,6 +40,8 @@ def note_config(workdir: Path, config: Config) -> None:
 
     The config is the one that the checkpoint has accepted, so that a file that was edited by hand never counts.
     """
+    if jax.process_index():
+        return
     path, now = workdir / CONFIG_FILE, json.loads(json.dumps(dataclasses.asdict(config)))
     before = read_json(path)
     if before == now:
@@ -56,6 +58,8 @@ def note_config(workdir: Path, config: Config) -> None:
 
 def note_start(workdir: Path, step: int) -> None:
     """Appends this start to environment.json: time, command line, versions and machine; `step` is that of the checkpoint, 0 if none."""
+    if jax.process_index():
+        return
     path = workdir / ENVIRONMENT_FILE
     before = read_json(path)
     starts = before.get("starts") if isinstance(before, dict) else None

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import signal
 import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -41,12 +42,17 @@ DISTURBED = """
     from avmae_jax.train.logbook import Logbook
 
     what, when = sys.argv[1], int(sys.argv[2])
+    if what.startswith("Ctrl-C"):
+        os.setsid()
     write, save = Logbook.write, Checkpoints.save
 
     def disturbed_write(self, step, split, values):
         write(self, step, split, values)
-        if step == when and split == "train" and what in ("SIGKILL", "SIGTERM", "SIGINT"):
+        if step == when and split == "train" and what in ("SIGKILL", "SIGTERM"):
             os.kill(os.getpid(), getattr(signal, what))
+        if step == when and split == "train" and what.startswith("Ctrl-C"):
+            for _ in range(1 + what.endswith("twice")):
+                os.killpg(0, signal.SIGINT)  # as a terminal sends it: the reader processes get it too
 
     def disturbed_save(self, step, **items):
         if step == when and what == "fill disk":
@@ -79,8 +85,9 @@ class Command:
         named = {name.replace("__", "."): value for name, value in changes.items()}
         return self._program("-m", "launch.pretrain", *self.arguments(workdir, named), devices=devices)
 
-    def disturbed(self, workdir: Path, what: str, when: int) -> Any:
-        return self._program("-c", textwrap.dedent(DISTURBED), what, when, *self.arguments(workdir))
+    def disturbed(self, workdir: Path, what: str, when: int, **changes: Any) -> Any:
+        named = {name.replace("__", "."): value for name, value in changes.items()}
+        return self._program("-c", textwrap.dedent(DISTURBED), what, when, *self.arguments(workdir, named))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +149,15 @@ def test_a_run_leaves_its_numbers_pictures_and_settings(undisturbed: Path) -> No
         with Image.open(undisturbed / "pictures" / name) as picture:
             assert picture.format == "PNG"
             assert min(picture.size) > 100
-    assert list((undisturbed / "tensorboard").glob("events.*"))
+    board = b"".join(path.read_bytes() for path in (undisturbed / "tensorboard").glob("events.*"))
+    assert (undisturbed / "pictures/reconstructions_0000012.png").read_bytes() in board
+    for name in (b"train/pairs_per_second", b"train/epoch", b"train/seconds", b"train/peak_host_gib", b"eval/loss"):
+        assert name in board
+    (start,) = json.loads((undisturbed / "environment.json").read_text())["starts"]
+    assert "-m launch.pretrain --config configs/tiny.py" in start["command"]
+    log = (undisturbed / "log.txt").read_text()
+    for step, row in ((row["step"], row) for row in rows if row["split"] == "eval"):
+        assert f"step {step} of {STEPS}, epoch {step / 6:.2f}, held out: loss {row['loss']:.4g}" in log
     settings = json.loads((undisturbed / "config.json").read_text())
     assert (settings["model"]["width"], settings["train"]["steps"]) == (32, STEPS)
     summary = json.loads((undisturbed / "summary.json").read_text())
@@ -185,6 +200,36 @@ def test_a_run_killed_before_its_first_checkpoint_and_then_stopped_is_the_same_t
     assert done.returncode == 0, done.stderr
     assert "resumed from step" in done.stderr
     assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(command: Command, undisturbed: Path, tmp_path: Path) -> None:
+    twice = command.disturbed(tmp_path, "Ctrl-C twice", 2)
+    assert twice.returncode == -signal.SIGINT, twice.stderr
+    assert steps(tmp_path) == []
+    once = command.disturbed(tmp_path, "Ctrl-C", 4)
+    assert once.returncode == 0, once.stderr
+    stopped = steps(tmp_path)[-1]
+    assert stopped in (4, 5)
+    assert f"stopped by Ctrl-C after step {stopped}" in once.stderr
+    done = command(tmp_path, train__checkpoint_minutes=1e-9)  # from within an epoch, and saving after every step
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in twice.stderr + once.stderr + done.stderr
+    assert_same_run(tmp_path, undisturbed)
+    assert steps(tmp_path) == [10, 11, 12]
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 0, stopped]
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("started: ") == 3
+    assert log.count("stopped by Ctrl-C") == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_reach_the_reader_processes(command: Command, tmp_path: Path) -> None:
+    stopped = command.disturbed(tmp_path, "Ctrl-C", 2, data__workers=1)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "KeyboardInterrupt" not in stopped.stderr
+    assert steps(tmp_path)[-1] in (2, 3)
 
 
 @pytest.mark.slow
