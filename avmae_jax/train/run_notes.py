@@ -11,7 +11,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from logging import ERROR, WARNING, FileHandler, Formatter, LogRecord, getLogger
+from logging import ERROR, INFO, WARNING, FileHandler, Formatter, LogRecord, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,6 @@ def note_start(workdir: Path, step: int) -> None:
     starts = before.get("starts") if isinstance(before, dict) else None
     if path.exists() and not isinstance(starts, list):
         logging.warning("%s holds no list of starts and is begun again", path)
-    command = shlex.join(sys.orig_argv)
-    logging.info("started: %s", command)
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -81,17 +79,18 @@ def note_start(workdir: Path, step: int) -> None:
         "processes": jax.process_count(),
     }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    start = {"time": now, "step": step, "command": command, "folder": os.getcwd(), "versions": versions, "machine": machine}  # noqa: PTH109
+    start = {"time": now, "step": step, "command": _command(), "folder": os.getcwd(), "versions": versions, "machine": machine}  # noqa: PTH109
     write_json(path, {"starts": [*(starts if isinstance(starts, list) else []), start]})
 
 
 @contextlib.contextmanager
 def log_file(workdir: Path) -> Iterator[None]:
-    """Appends to log.txt what is logged in the block, and the error that ends it."""
+    """Appends to log.txt the command, what is logged in the block, and the error that ends it."""
     with write_errors(workdir):
         handler = _LogFile(workdir / LOG_FILE, encoding="utf-8")
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.addFilter(_ours_or_serious)
+    handler.handle(LogRecord(__name__, INFO, __file__, 0, "started: %s", (_command(),), None))
     root = getLogger()  # what absl logs arrives here too
     root.addHandler(handler)
     try:
@@ -102,6 +101,11 @@ def log_file(workdir: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
+
+
+def _command() -> str:
+    """Returns the command line that started this process."""
+    return shlex.join(sys.orig_argv)
 
 
 class _LogFile(FileHandler):
