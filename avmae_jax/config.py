@@ -11,7 +11,7 @@ The recipe's numbers are those of Gong et al., arXiv 2210.07839.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from avmae_jax.errors import ConfigError
 from avmae_jax.settings import Settings
@@ -383,9 +383,10 @@ class Config(Settings):
                 raise ConfigError(f"augment.specaug_{name} is {widest}, but model.{size} is {there}; change one of them")
 
 
-def is_config(saved: object) -> bool:
+def is_config(saved: Any) -> bool:
     """Returns whether the content of a JSON file can be the config of a run."""
-    return isinstance(saved, Mapping) and all(isinstance(saved.get(group), Mapping) for group in ("model", "data", "train"))
+    groups = cast("dict[str, Any]", saved) if isinstance(saved, dict) else {}
+    return all(isinstance(groups.get(name), dict) for name in ("model", "data", "train"))
 
 
 def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from avmae_jax.report.html import folded, grid, image, missing, page, paragraph,
 from avmae_jax.report.pretraining_sections import last_reconstructions, retrieval, summarised_retrieval
 from avmae_jax.report.run_folder import RunFolder, group
 from avmae_jax.report.terms import TERMS
-from avmae_jax.train.logbook import METRICS_FILE
+from avmae_jax.train.logbook import EDITED, GAP, METRICS_FILE
 from avmae_jax.trees import flatten_fields
 
 _CURVES = {
@@ -114,6 +114,11 @@ def _curves(run: RunFolder) -> str:
         more = " and more" if len(run.damaged_lines) > 10 else ""
         text = f"{METRICS_FILE}: {len(run.damaged_lines)} damaged lines are left out (line {numbers}{more}), as a kill leaves them."
         parts.append(missing(text))
+    for row in run.rows:
+        if row.get("split") == GAP:
+            parts.append(missing(f"{METRICS_FILE}: steps {words(row.get('first'))} to {words(row.get('last'))} have no line."))
+        elif row.get("split") == EDITED:
+            parts.append(missing(f"{METRICS_FILE}: lines up to step {row['step']} were edited."))
     if not run.rows:
         return "".join(parts) + missing(f"{METRICS_FILE} has no line yet; the run writes it as it trains.")
     there = {name for row in run.rows for name, value in row.items() if isinstance(value, int | float) and name not in _NOT_CURVES}

@@ -185,7 +185,7 @@ class Trainer:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
         if not (held_out := self.evaluate()):
             return
-        logbook.write(self.step, "eval", held_out | progress)
+        logbook.write(self.step, "eval", {**held_out, **progress})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in held_out.items())
         logging.info("step %d of %d, epoch %.2f, held out: %s", self.step, self.total_steps, progress["epoch"], shown)
         if (measured := self.task.better(held_out)) is not None:

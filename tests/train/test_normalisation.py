@@ -15,7 +15,7 @@ from avmae_jax.train.normalisation import settle_normalisation
 MEASURED = {"audio_mean": -6.5, "audio_std": 3.5}
 
 
-def settled(folder: Path, checkpoint: dict[str, Any] | None = None, **data: float) -> tuple[float | None, float | None]:
+def settled(folder: Path, checkpoint: dict[str, Any] | None = None, **data: Any) -> tuple[float | None, float | None]:
     config = Config(data=DataConfig(source="prepared", path=str(folder), **data))
     settle_normalisation(config, checkpoint)
     return config.data.audio_mean, config.data.audio_std
