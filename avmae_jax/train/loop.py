@@ -72,7 +72,8 @@ class Trainer:
             raise ValueError(f"tune.average_last is {last_averaged}, but the run has {whole} whole epochs; change one of them")
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        self.key = jax.device_put(jax.random.key(config.train.seed), everywhere)  # a restored key takes the place of this one
+        seed = config.train.seed  # a restored key takes the place of the one made here; device_put can't give a key to several processes
+        self.key = jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.epochs.steps)
         optimizer = task.optimizer(schedule)
@@ -186,7 +187,7 @@ class Trainer:
         if not (held_out := self.evaluate()):
             return
         logbook.write(self.step, "eval", {**held_out, **progress})
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in held_out.items())
+        shown = ", ".join(f"{name} {held_out[name]:.4g}" for name in sorted(held_out, key="loss".__ne__))  # the loss first
         logging.info("step %d of %d, epoch %.2f, held out: %s", self.step, self.total_steps, progress["epoch"], shown)
         if (measured := self.task.better(held_out)) is not None:
             snapshots.measured(self.step, self.params, measured)

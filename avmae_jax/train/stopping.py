@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 
 import jax
 import numpy as np
@@ -44,6 +45,7 @@ def stop_requested() -> Iterator[Callable[[], str]]:
 @contextlib.contextmanager
 def ctrl_c_held() -> Iterator[None]:
     """Delays Ctrl-C until the end of the block; processes that are started in it never get one, but end with this process."""
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and lets Ctrl-C through again when it does
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
