@@ -6,7 +6,8 @@
 
 Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
 its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added, and
-at least one of each class that has two; --test_pattern chooses by name instead, and --test_percent=0 holds none out. With --dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing
+at least one of each class that has two; --test_pattern chooses by name instead, and --test_percent=0 holds none out.
+With --dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing
 files are counted and listed.
 
 Each file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. After a run was killed, the same command
