@@ -16,6 +16,8 @@ from avmae_jax.errors import ConfigError
 from avmae_jax.files import is_remote
 from avmae_jax.settings import Settings
 
+AUDIO_MEAN, AUDIO_STD = -5.081, 4.4849  # of the log-mel, the original's; used where neither the config nor the data set has them
+
 Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation uses
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
 Modality = Literal["both", "audio", "image"]
@@ -202,8 +204,13 @@ class DataConfig(Settings, group="data"):
     threads: int = 4  # reader threads a process
     prefetch: int = 4  # batches read ahead
     max_damaged: int = 10  # damaged clips, for each reader process, that are reported and skipped before the run stops; 0: none
-    audio_mean: float = -5.081  # mean of the log-mel; the spectrogram becomes (x - audio_mean) / audio_std
-    audio_std: float = 4.4849  # standard deviation of the log-mel
+    audio_mean: float | None = None  # subtracted from the log-mel; None: as the data set's statistics.json says, or -5.081
+    audio_std: float | None = None  # divides the log-mel after that; None: as the data set's statistics.json says, or 4.4849
+
+    @property
+    def normalisation(self) -> tuple[float, float]:
+        """Returns mean and standard deviation of the log-mel, the original's where the config leaves them open."""
+        return AUDIO_MEAN if self.audio_mean is None else self.audio_mean, AUDIO_STD if self.audio_std is None else self.audio_std
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
@@ -212,9 +219,12 @@ class DataConfig(Settings, group="data"):
         self.require("path", self.source == "builtin" or bool(self.path), f"with data.source={self.source} give {what}")
         named = self.source != "manifest" or bool(self.labels_csv)
         self.require("labels_csv", named, "give the CSV with the columns index,mid,display_name")
-        self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads", "audio_std")
+        self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads")
         self.require_not_negative("builtin_seed", "workers", "prefetch", "max_damaged")
-        self.require_finite("builtin_seconds", "audio_mean", "audio_std")
+        self.require_finite("builtin_seconds")
+        mean, std = self.normalisation
+        self.require("audio_mean", math.isfinite(mean), "it must be finite")
+        self.require("audio_std", math.isfinite(std) and std > 0, "it must be positive and finite")
 
 
 @dataclasses.dataclass
@@ -266,10 +276,11 @@ class TrainConfig(Settings, group="train"):
     epochs: float = 25.0  # passes over the training set; may be fractional
     steps: int = 0  # > 0: train for this many steps, regardless of `epochs`
     seed: int = 0  # of the initial weights, the order of clips, masks and augmentation
-    log_every: int = 10  # steps between lines of metrics.jsonl
+    log_every: int = 10  # steps between flushes of metrics.jsonl to the disk, and between lines on the screen where it shows no bar
     eval_every: int = 0  # steps between evaluations; 0: after every epoch
     picture_every: int = 0  # steps between images of reconstructions; 0: with every evaluation
     checkpoint_every: int = 0  # steps between checkpoints; 0: after every epoch
+    checkpoint_minutes: float = 15.0  # also save when this many minutes have passed since the last checkpoint; 0: off
     keep_last: int = 3  # newest checkpoints kept
     keep_every: int = 0  # also keep every checkpoint whose step is a multiple of this; 0: none
     eval_batches: int = 0  # batches of an evaluation; 0: the whole held-out set
@@ -281,7 +292,7 @@ class TrainConfig(Settings, group="train"):
         self.require_positive("batch_size", "epochs", "log_every", "keep_last")
         self.require_finite("epochs")
         self.require_not_negative("micro_batch", "steps", "seed", "eval_every", "picture_every", "checkpoint_every", "keep_every")
-        self.require_not_negative("eval_batches", "retrieval_clips")
+        self.require_not_negative("eval_batches", "retrieval_clips", "checkpoint_minutes")
         fits = not self.micro_batch or self.batch_size % self.micro_batch == 0
         self.require("micro_batch", fits, f"train.batch_size = {self.batch_size} must be a multiple of it")
 

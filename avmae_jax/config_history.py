@@ -6,11 +6,17 @@ A stored config is what `dataclasses.asdict` made of it when the run began: it l
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from avmae_jax.config import Config
 from avmae_jax.errors import CheckpointMismatchError, ConfigError
 from avmae_jax.trees import flatten_fields
+
+
+def is_config(saved: Any) -> bool:
+    """Returns whether the content of a JSON file can be the config of a run."""
+    groups = cast("dict[str, Any]", saved) if isinstance(saved, dict) else {}
+    return all(isinstance(groups.get(name), dict) for name in ("model", "data", "train"))
 
 
 def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict[str, Any]:

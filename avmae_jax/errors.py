@@ -72,6 +72,10 @@ class DatasetError(AvmaeError):
     """Says that a data set can't be written or read as requested."""
 
 
+class EmptySplitError(DatasetError):
+    """A split of a data set has no clip, or none with what is needed."""
+
+
 class CorruptRecordError(AvmaeError):
     """Says that a stored clip can't be read."""
 

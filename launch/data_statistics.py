@@ -4,7 +4,7 @@
 
 Computes the mean and the standard deviation of the log-mel over the training clips and, if all of them have labels, a sampling weight for
 each clip, so that rare classes are drawn more often. Both are stored with the data set, in statistics.json and weights-train.npy.
---config.augment.balanced uses the weights; the printed options set mean and deviation.
+--config.augment.balanced uses the weights. Mean and deviation are used where the config leaves data.audio_mean and audio_std open.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
         for name, key in (("held out", "held_out"), ("held out, mean of epochs", "averaged")):
             if found := summary.get(key):
                 print(f"{name}: {', '.join(f'{field} {value:.4g}' for field, value in found.items())}")
+        runtime.print_warning(summary)
         print(f"checkpoints and metrics are in {Path(config.train.workdir)}")
 
 

@@ -5,8 +5,9 @@
         --labels_csv class_labels_indices.csv --videos DIR --out DIR
 
 Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
-its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added;
---test_pattern chooses by name instead. With --dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing
+its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added, and
+at least one of each class that has two; --test_pattern chooses by name instead, and --test_percent=0 holds none out.
+With --dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing
 files are counted and listed.
 
 Each file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. After a run was killed, the same command
@@ -30,7 +31,7 @@ from absl import flags
 from avmae_jax.errors import AvmaeError
 
 from .common import cli
-from .common.runtime import progress_bar
+from .common.runtime import interruptible, progress_bar
 
 if TYPE_CHECKING:
     from avmae_jax.data.catalog.named_sets import Choice
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
         listing = list_clips(Choice(**options_of(Choice)), root)
         jobs, left_out = plan_jobs(listing, root, recipe)
-        with progress_bar("preparing") as on_progress:
+        with interruptible(), progress_bar("preparing") as on_progress:
             spec = DatasetSpec(
                 name=listing.name,
                 jobs=jobs,
@@ -81,6 +82,9 @@ def main(argv: list[str]) -> None:
             summary = write_dataset(out, spec, workers=args.workers, engine=engine, on_progress=on_progress)
     except AvmaeError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped by Ctrl-C; the finished shards are kept in {args.out}, and the same command continues", file=sys.stderr)
+        sys.exit(cli.INTERRUPTED)
     _report(out, summary, listing.ignored, left_out)
     sys.exit(0 if any(summary.clips.values()) else 1)
 
@@ -129,7 +133,13 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "beam_options", [], "options of that runner, without dashes: direct_num_workers=4,direct_running_mode=multi_processing"
     )
-    flags.DEFINE_integer("test_percent", 10, "share of videos held out, chosen by a hash of the id", lower_bound=0, upper_bound=100)
+    flags.DEFINE_integer(
+        "test_percent",
+        10,
+        "share of videos held out, by a hash of the id; at least one of each class that has two",
+        lower_bound=0,
+        upper_bound=100,
+    )
     flags.DEFINE_string("test_pattern", "", "hold out the videos whose id matches this regular expression, instead of --test_percent")
     flags.DEFINE_integer("shard_size", 0, "files a shard, which are redone when a run is killed; 0: 256, or 8 with --clip_stride")
 

@@ -2,8 +2,9 @@
 
     python -m launch.pretrain --config configs/base.py [--config.train.batch_size=4 ...]
 
-The run lives in `--config.train.workdir`: config.json, checkpoints/, metrics.jsonl, tensorboard/, pictures/ and, at the end, summary.json.
-The same command resumes a run that was stopped or killed.
+The run lives in `--config.train.workdir`: config.json, environment.json, log.txt, checkpoints/, metrics.jsonl, tensorboard/, pictures/ and,
+at the end, summary.json. Ctrl-C and SIGTERM save and stop it after the step under way; a second Ctrl-C stops it at once. The same command
+resumes a run that was stopped or killed.
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ def report(summary: dict[str, Any], workdir: str) -> None:
             shares = ", ".join(f"R@{k} {retrieval[f'{name}_r{k}']:.1%}" for k in (1, 5, 10))
             ties = f", {retrieval[f'{name}_ties']:.0f} ties" if retrieval[f"{name}_ties"] else ""
             print(f"{name.replace('_', ' ')}: {shares} of {retrieval['clips']:.0f} (chance of R@1: {1 / retrieval['clips']:.1%}){ties}")
+    runtime.print_warning(summary)
     print(f"checkpoints, metrics and pictures are in {workdir}")
 
 

@@ -97,7 +97,8 @@ class Examples(Dataset):
         fbank = torchaudio.compliance.kaldi.fbank(waveform - waveform.mean(), sample_frequency=16_000, frame_shift=10, **options)
         fbank = F.pad(fbank, (0, 0, 0, model.audio_frames - len(fbank)))  # a negative length cuts
         with Image.open(io.BytesIO(clip.frames[frame])) as image:
-            return (fbank - data.audio_mean) / data.audio_std, self._to_image(image)
+            mean, std = data.normalisation
+            return (fbank - mean) / std, self._to_image(image)
 
 
 def loader(examples: Examples, batch_size: int) -> DataLoader:

@@ -34,6 +34,7 @@ def _rows(value: jax.Array, lead: tuple[int, ...]) -> jax.Array:
 
 def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
     model, data, options = config.model, config.data, config.augment
+    mean, std = data.normalisation
     lead = batch["samples"].shape  # (B,) or (B, F)
     waveform, samples = _rows(batch["waveform"], lead), _rows(batch["samples"], lead)
     if "mix" in batch:
@@ -43,10 +44,10 @@ def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
     if "augment_seed" in batch:
         span_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(_keys(batch["augment_seed"], lead))
         fbank = augment.spec_augment(fbank, span_keys, options.specaug_freq, options.specaug_time)
-        fbank = (fbank - data.audio_mean) / data.audio_std
+        fbank = (fbank - mean) / std
         fbank = augment.noise_and_roll(fbank, noise_keys) if options.noise else fbank
     else:
-        fbank = (fbank - data.audio_mean) / data.audio_std
+        fbank = (fbank - mean) / std
     return fbank.reshape(*lead, *fbank.shape[1:])
 
 

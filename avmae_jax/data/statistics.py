@@ -1,6 +1,7 @@
 """Computes what must be known of a training set before training on it: mean and deviation of its log-mel, and sampling weights."""
 
 import io
+import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.records import weights_file
+from avmae_jax.errors import DatasetError
 from avmae_jax.files import OnProgress, write_bytes, write_json
 
 STATISTICS = "statistics.json"  # in the data set's folder
@@ -50,6 +52,26 @@ def audio_statistics(clips: Iterable[Clip], mel_bins: int = 128) -> AudioStatist
         raise ValueError("no clip has audio; there is nothing to take the mean of")
     mean = total / count
     return AudioStatistics(shift + mean, math.sqrt(squares / count - mean * mean), number, samples / SAMPLE_RATE)
+
+
+def read_statistics(folder: Path) -> dict[str, float] | None:
+    """Reads "audio_mean" and "audio_std" from a data set's statistics.json; None if launch.data_statistics hasn't written it.
+
+    Raises:
+      DatasetError: if the file is damaged.
+    """
+    path = folder / STATISTICS
+    try:
+        content = json.loads(path.read_bytes())
+        found = {name: float(content[name]) for name in ("audio_mean", "audio_std")}
+        if not all(map(math.isfinite, found.values())) or found["audio_std"] <= 0:
+            raise ValueError(f"it has {found}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"{path} can't be used ({reason:.120}); run launch.data_statistics again, or remove the file") from error
+    return found
 
 
 def write_statistics(folder: Path, limit: int, on_progress: OnProgress) -> dict[str, float]:

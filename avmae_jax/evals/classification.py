@@ -18,6 +18,7 @@ from absl import logging
 from avmae_jax.config import Modality
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.evals.few_clips import few_clips
 from avmae_jax.evals.origin import UNKNOWN, Origin
 from avmae_jax.evals.scores import Evaluation, clip_losses, evaluate_scores, worst_mistakes
 from avmae_jax.files import write_json
@@ -183,6 +184,10 @@ def _measure(trained: Trained, source: ClipSource, view: View, origin: Origin, b
     head |= {"mode": str(mode), "frames": view.frames, "crops": view.crops, "damaged_clips": len(source) - found.clips}
     left_out = {"classes_left_out": len(found.no_positive), "classes_without_auc": len(found.no_positive) + len(found.no_negative)}
     figures = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"}
+    warning = few_clips([np.flatnonzero(row).tolist() for row in scores.targets], names)
+    if warning:
+        logging.warning("%s", warning)
+    head["warning"] = warning or None
     table = None if found.confusion is None else found.confusion.tolist()
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     clips = {"confusion": table, "ids": scores.ids, "per_clip": _per_clip(scores, names, loss), "versions": versions}

@@ -14,6 +14,7 @@ from absl import logging
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.store.reader import ids_of, labels_of
 from avmae_jax.evals import ranking
+from avmae_jax.evals.few_clips import few_clips
 from avmae_jax.evals.gallery_rows import section_of
 from avmae_jax.evals.origin import UNKNOWN, Origin
 from avmae_jax.evals.search import embed_set
@@ -71,9 +72,9 @@ def retrieve_into(
       on_progress: is called with the number of clips that are embedded, 0, and the number of clips.
 
     Returns:
-      What the JSON holds: {"model", "fingerprint", "data", "split", "clips", "ids", "per_class", "seed", "short_classes", "chance",
-      "audio_to_image", "image_to_audio"}. A direction has ranking.RankedDirection.figures and "ranks" in the order of "ids". "chance" is
-      what guessing gives.
+      What the JSON holds: {"model", "fingerprint", "data", "split", "clips", "warning", "ids", "per_class", "seed", "short_classes",
+      "chance", "audio_to_image", "image_to_audio"}. A direction has ranking.RankedDirection.figures and "ranks" in the order of "ids".
+      "chance" is what guessing gives.
 
     Raises:
       ValueError: if there are no clips, no classes to draw from, or a vector has no direction.
@@ -85,9 +86,13 @@ def retrieve_into(
     chance: dict[str, Any] = dict(ranking.chance(len(embedded.ids)))
     if any(embedded.labels):
         chance["class"] = ranking.class_chance(embedded.labels, len(label_names))
+    warning = few_clips(embedded.labels, label_names if any(embedded.labels) else ())
+    if warning:
+        logging.warning("%s", warning)
     result = {
         **{name: embedded.note[name] for name in ("model", "fingerprint", "data", "split")},
         "clips": len(embedded.ids),
+        "warning": warning or None,
         **selection._asdict(),
         "short_classes": {label_names[label]: members for label, members in short.items()},
         "chance": chance,

@@ -97,9 +97,9 @@ class Inpainter:
         """
         if "audio" not in found.panels:
             return None
-        data, panels = self.config.data, found.panels["audio"]
+        (mean, std), panels = self.config.data.normalisation, found.panels["audio"]
         before, after = (
-            mel_to_waveform(panel[0, :, : found.frames, 0].T.astype(np.float64) * data.audio_std + data.audio_mean)
+            mel_to_waveform(panel[0, :, : found.frames, 0].T.astype(np.float64) * std + mean)
             for panel in (panels.original, panels.reconstructed)
         )
         peak = max(np.abs(before).max(), np.abs(after).max())

@@ -13,11 +13,11 @@ from avmae_jax.config import Config
 from avmae_jax.plots.canvas import short_name
 from avmae_jax.plots.curves import curve_svg
 from avmae_jax.report.classifier_sections import evaluation, worst_mistakes
-from avmae_jax.report.html import folded, grid, image, missing, page, paragraph, preformatted, table
+from avmae_jax.report.html import folded, grid, image, missing, page, paragraph, preformatted, table, words
 from avmae_jax.report.pretraining_sections import last_reconstructions, retrieval, summarised_retrieval
 from avmae_jax.report.run_folder import RunFolder, group
 from avmae_jax.report.terms import TERMS
-from avmae_jax.train.logbook import METRICS_FILE
+from avmae_jax.train.logbook import EDITED, GAP, METRICS_FILE
 from avmae_jax.trees import flatten_fields
 
 _CURVES = {
@@ -30,8 +30,11 @@ _CURVES = {
     "accuracy": "accuracy",
     "learning_rate": "learning rate",
     "gradient_norm": "norm of the gradient",
+    "pairs_per_second": "pairs per second",
+    "peak_device_gib": "peak memory of a device, GiB",
+    "peak_host_gib": "peak memory of the process, GiB",
 }  # in their order; others follow
-_NOT_CURVES = ("step", "classes")
+_NOT_CURVES = ("step", "classes", "epoch", "seconds", "first", "last")
 _SECONDS_OF_HOUR = 3600
 
 
@@ -85,12 +88,14 @@ def _results(run: RunFolder) -> str:
     if held_out:
         parts.append(paragraph("On the held-out clips, at the end of the run:"))
     elif logged := [row for row in run.rows if row.get("split") == "eval"]:
-        held_out = {name: value for name, value in logged[-1].items() if name not in ("step", "split")}
+        held_out = {name: value for name, value in logged[-1].items() if name not in ("step", "split", "epoch", "seconds")}
         parts.append(paragraph(f"There is no summary.json; on the held-out clips after step {logged[-1]['step']}:"))
     else:
         parts.append(missing("Nothing was measured on held-out clips yet."))
     if held_out:
         parts.append(_numbers(held_out))
+    if warning := run.summary.get("warning"):
+        parts.append(missing(f"{words(warning)}."))
     if averaged := group(run.summary, "averaged"):
         parts.append(paragraph("The mean of the weights of several epochs (tune.average_first and average_last):") + _numbers(averaged))
     if (found := group(run.summary, "retrieval")) and not run.retrieval:
@@ -109,6 +114,11 @@ def _curves(run: RunFolder) -> str:
         more = " and more" if len(run.damaged_lines) > 10 else ""
         text = f"{METRICS_FILE}: {len(run.damaged_lines)} damaged lines are left out (line {numbers}{more}), as a kill leaves them."
         parts.append(missing(text))
+    for row in run.rows:
+        if row.get("split") == GAP:
+            parts.append(missing(f"{METRICS_FILE}: steps {words(row.get('first'))} to {words(row.get('last'))} have no line."))
+        elif row.get("split") == EDITED:
+            parts.append(missing(f"{METRICS_FILE}: lines up to step {row['step']} were edited."))
     if not run.rows:
         return "".join(parts) + missing(f"{METRICS_FILE} has no line yet; the run writes it as it trains.")
     there = {name for row in run.rows for name, value in row.items() if isinstance(value, int | float) and name not in _NOT_CURVES}

@@ -26,6 +26,7 @@ def evaluation(run: RunFolder) -> str:
     parts = [
         paragraph(f"The {where}, by what the classifier is given:"),
         table(head, ([view.get(name) for name in shown] for view in views)),
+        *(missing(f"{warning}.") for warning in dict.fromkeys(words(view["warning"]) for view in views if view.get("warning"))),
         _evaluated_model(run),
     ]
     for number, view in enumerate(views):

@@ -19,6 +19,8 @@ def retrieval(run: RunFolder) -> str:
         return missing("The retrieval gallery isn't there.", run.command("retrieve"))
     found = run.retrieval
     parts = [_directions(found, group(found, "chance"), found.get("clips"))] if found else []
+    if found.get("warning"):
+        parts.append(missing(f"{words(found['warning'])}."))
     if found.get("data"):
         per_class = found.get("per_class")
         some = f", {per_class} of each class" if per_class else ""

@@ -6,8 +6,9 @@ the uninterrupted one bit for bit.
 """
 
 import dataclasses
-from collections.abc import Callable
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,15 @@ from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.snapshots import Snapshots
 from avmae_jax.train.step import Context, State, make_loss, make_step
 from avmae_jax.train.step_log import Reporter, StepLog
-from avmae_jax.train.stopping import stop_requested
+from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 _FREE_FIELDS = (
     "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
     "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
-    "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.eval_batches",
-    "train.retrieval_clips", "train.micro_batch",
+    "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_last", "train.keep_every",
+    "train.eval_batches", "train.retrieval_clips", "train.micro_batch",
 )  # fmt: skip
 
 
@@ -65,12 +66,15 @@ class Trainer:
         memory.require_even(batch, micro_batch, self.groups)
         self.epochs = Epochs(len(train) / batch)
         self.step, self.total_steps = 0, self.epochs.total_steps(config.train)
+        self._written: Mapping[str, Any] | None = None  # fingerprint of metrics.jsonl in the restored checkpoint
+        self._saved_at = time.monotonic()
         _, last_averaged = task.averaged_epochs
         if last_averaged > (whole := self.epochs.within(self.total_steps)):
             raise ValueError(f"tune.average_last is {last_averaged}, but the run has {whole} whole epochs; change one of them")
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        self.key = jax.device_put(jax.random.key(config.train.seed), everywhere)  # a restored key takes the place of this one
+        seed = config.train.seed  # a restored key takes the place of the one made here; device_put can't give a key to several processes
+        self.key = jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.epochs.steps)
         optimizer = task.optimizer(schedule)
@@ -99,11 +103,15 @@ class Trainer:
         """Returns all current parameters, trained or not."""
         return nnx.merge_state(self.state.params, self.state.frozen)
 
-    def run(self, reporter: Reporter | None = None) -> bool:
-        """Restores the newest checkpoint, if there is one, and trains until the last step or until SIGTERM, which saves and returns.
+    def run(self, reporter: Reporter | None = None, on_restored: Callable[[], None] = lambda: None) -> bool:
+        """Restores the newest checkpoint, if there is one, and trains until the last step; SIGTERM and Ctrl-C save and return earlier.
+
+        Args:
+          reporter: is called at every step.
+          on_restored: is called before the first step, once a checkpoint has been accepted or there is none.
 
         Returns:
-          True if the last step was reached.
+          True if the last step was reached and nobody asked to stop.
 
         Raises:
           NonFiniteLossError: if a loss or gradient isn't finite; nothing of that step is saved.
@@ -111,20 +119,31 @@ class Trainer:
           CheckpointError: if a checkpoint can't be written, or none can be read.
         """
         train, folder = self.config.train, Path(self.config.train.workdir).expanduser()
-        with closing(self.batches), Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as saved:
+        with (
+            closing(self.batches),
+            stop_requested() as stopped,  # until the last checkpoint is complete
+            Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as saved,
+        ):
             self._restore(saved)
+            on_restored()
             if reporter:
                 reporter.start(self.step, self.total_steps)
-            with closing(Logbook(folder, self.step)) as logbook, stop_requested() as stopped:
+            with closing(Logbook(folder, self.step, self._written)) as logbook:
                 return self._loop(saved, logbook, reporter, stopped)
 
-    def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stopped: Callable[[], bool]) -> bool:
+    def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stopped: Callable[[], str]) -> bool:
         train, clock = self.config.train, Clock(self.config.train.batch_size)
         snapshots = Snapshots(Path(train.workdir).expanduser(), self._meta, *self.task.averaged_epochs)
-        log = StepLog(logbook, clock, checkpoints, reporter)
-        while self.step < self.total_steps and not stopped():
-            with clock.wait():
+        log = StepLog(logbook, clock, checkpoints, reporter, self.epochs.steps)
+        held = ctrl_c_held() if self.config.data.workers else nullcontext()  # the first batch starts the reader processes
+        stop, self._saved_at = False, time.monotonic()
+        while self.step < self.total_steps:
+            stop, save_now = self._decide(stopped)
+            if stop:
+                break
+            with clock.wait(), held:
                 batch = next(self.batches)
+            held = nullcontext()
             self.state, metrics = self.jitted_step(self.state, sharding.put_batch(batch, self.mesh), self.key, np.int32(self.step))
             self.step += 1
             log.submit(self.step, batch["id"], metrics)
@@ -133,33 +152,44 @@ class Trainer:
                 last or self.epochs.due(self.step, every)
                 for every in (train.eval_every, train.picture_every or train.eval_every, train.checkpoint_every)
             )
+            saves = saves or save_now
             if evaluates or draws or saves or epoch:
                 log.settle()  # nothing is made of a step whose loss isn't finite
             if last or self.step % train.log_every == 0:
                 checkpoints.check()
                 logbook.flush()
             if evaluates:
-                self._evaluate_into(logbook, snapshots)
-            if draws:
-                self.task.draw(self.model, self.step)
+                with _shown(reporter, "evaluating"):
+                    self._evaluate_into(logbook, log.progress(self.step), snapshots)
+            if draws and (picture := self.task.draw(self.model, self.step)):
+                logbook.picture(self.step, picture)
             if epoch:
                 snapshots.epoch_ended(epoch, self.step, self.params)
             if saves:
-                logbook.flush()
-                self._save(checkpoints)
+                self._save(checkpoints, logbook)
         log.settle()
-        if self.step < self.total_steps:
-            logbook.flush()
-            if checkpoints.newest() != self.step:
-                self._save(checkpoints)
-            logging.info("stopped by SIGTERM after step %d, which is saved; the same command resumes there", self.step)
-        return self.step >= self.total_steps
+        if stop and checkpoints.newest() != self.step:
+            self._save(checkpoints, logbook)
+        if stop or agreed(bool(stopped()), False)[0]:
+            cause = stopped() or "a signal to another process"
+            logging.info("stopped by %s after step %d, which is saved; the same command resumes there", cause, self.step)
+            return False
+        return True
 
-    def _evaluate_into(self, logbook: Logbook, snapshots: Snapshots) -> None:
+    def _decide(self, stopped: Callable[[], str]) -> tuple[bool, bool]:
+        """Returns whether to stop now, and whether it is time for a checkpoint; several processes ask each other every log_every steps."""
+        if jax.process_count() > 1 and self.step % self.config.train.log_every:
+            return False, False
+        minutes = self.config.train.checkpoint_minutes
+        return agreed(bool(stopped()), 0 < 60 * minutes <= time.monotonic() - self._saved_at)
+
+    def _evaluate_into(self, logbook: Logbook, progress: Mapping[str, float], snapshots: Snapshots) -> None:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
         if not (held_out := self.evaluate()):
             return
-        logbook.write(self.step, "eval", held_out)
+        logbook.write(self.step, "eval", {**held_out, **progress})
+        shown = ", ".join(f"{name} {held_out[name]:.4g}" for name in sorted(held_out, key="loss".__ne__))  # the loss first
+        logging.info("step %d of %d, epoch %.2f, held out: %s", self.step, self.total_steps, progress["epoch"], shown)
         if (measured := self.task.better(held_out)) is not None:
             snapshots.measured(self.step, self.params, measured)
 
@@ -196,7 +226,8 @@ class Trainer:
         own = {"label_names": list(self.task.label_names), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
         return {"config": dataclasses.asdict(self.config), **own}
 
-    def _save(self, checkpoints: Checkpoints) -> None:
+    def _save(self, checkpoints: Checkpoints, logbook: Logbook) -> None:
+        logbook.flush()
         checkpoints.save(
             self.step,
             params=self.params,
@@ -204,8 +235,9 @@ class Trainer:
             extra=self.state.extra,
             rng=self.key,
             data=self.batches.state,
-            meta=self._meta(),
+            meta=self._meta() | {"metrics": logbook.fingerprint},
         )
+        self._saved_at = time.monotonic()
 
     def _restore(self, checkpoints: Checkpoints) -> None:
         state = self.state
@@ -217,6 +249,7 @@ class Trainer:
         params, frozen = nnx.split_state(restored.params, self.task.trainable(), ...)
         self.state = State(params, frozen, restored.opt_state, restored.extra)
         self.key, self.step, self.batches.state = restored.rng, restored.step, restored.data
+        self._written = restored.meta.get("metrics")
         logging.info("resumed from step %d", self.step)
 
     def _require_same_run(self, meta: dict[str, Any]) -> None:
@@ -230,3 +263,15 @@ class Trainer:
                 "micro-batches had %d pairs and now have %d, so the contrastive loss has other negatives",
                 meta["micro_batch"], self.micro_batch,
             )  # fmt: skip
+
+
+@contextmanager
+def _shown(reporter: Reporter | None, what: str) -> Iterator[None]:
+    """Shows what the run does in the block."""
+    if reporter:
+        reporter.doing(what)
+    try:
+        yield
+    finally:
+        if reporter:
+            reporter.doing("")

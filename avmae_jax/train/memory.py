@@ -1,5 +1,6 @@
 """Estimates what a step costs before it runs: arithmetic, memory, and how many pairs fit at once."""
 
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def usable_memory() -> float:
     if limit.exists() and limit.read_text().strip().isdigit():
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return _USABLE_SHARE * free / jax.local_device_count()
+
+
+def peak_memory() -> dict[str, float]:
+    """Returns the most memory in use at once so far, in GiB: "peak_device_gib" of the fullest accelerator, or "peak_host_gib"."""
+    if jax.default_backend() != "cpu":
+        peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+        if known := [peak for peak in peaks if peak is not None]:
+            return {"peak_device_gib": round(max(known) / 2**30, 3)}
+    return {"peak_host_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}  # Linux counts in KiB
 
 
 def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups: int, memory: float, mode: Mode | None = None) -> int:

@@ -57,10 +57,10 @@ class PretrainingTask(Task):
             return reconstruction_losses(out, inputs, loss, patch=patch), {}
         return pretraining_losses(out, inputs, loss, patch=patch, groups=context.groups if loss.negatives == "shard" else 1)
 
-    def draw(self, model: Any, step: int) -> None:
+    def draw(self, model: Any, step: int) -> Path | None:
         """Draws pictures/reconstructions_<step>.png: four held-out clips, with the same masks every time."""
         if self._test is None or jax.process_index():
-            return
+            return None
         if self._examples is None:
             self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
@@ -69,9 +69,12 @@ class PretrainingTask(Task):
         path = self._workdir / "pictures" / f"reconstructions_{step:07d}.png"
         titles = [str(name) for name in self._examples["id"]]
         reconstructions.reconstructions(path, panels, titles, norm_pix=self.config.loss.norm_pix)
+        return path
 
     def ended(self, negatives: int) -> None:
         """Draws pictures/loss_curves.png."""
+        if jax.process_index():
+            return
         path = self._workdir / "pictures" / "loss_curves.png"
         curves.loss_curves(path, self._workdir / METRICS_FILE, batch_size=negatives)
 

@@ -3,18 +3,21 @@
 How a run starts is decided here, and nowhere else. The order matters:
 
   1. The config is checked, before a file is written or a clip is generated.
-  2. The folder is claimed and locked: nobody else trains in it, and it holds a run or nothing.
+  2. The folder is claimed and locked: nobody else trains in it, and it holds a run or nothing. environment.json and log.txt begin.
   3. Its newest checkpoint is looked up. If there is one, steps 5 and 7 leave the run's own files and weights alone.
-  4. The data is opened, and the task defined; a classifier's classes are those of the data.
+  4. The data is opened, and the task defined; a classifier's classes are those of the data. Where the config leaves mean and deviation of
+     the log-mel open, they are those of the checkpoint or of the data set.
   5. Without a checkpoint, best/ and averaged/ of an earlier try are set aside.
   6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint (another one would mean other negatives), else what fits in
      memory.
   7. The model is initialised at random and, without a checkpoint, with the weights of `init_from`.
-  8. The loop restores the checkpoint, which refuses another config, and trains.
+  8. The loop restores the checkpoint, which refuses another config, writes the accepted one to config.json, and trains.
   9. After the last step the model is evaluated, and summary.json written.
 """
 
+import copy
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,11 +28,13 @@ import jax
 from absl import logging
 from flax import nnx
 
-from avmae_jax.checkpoint.manager import newest_meta
+from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.config import Config, Modality
+from avmae_jax.config_history import is_config
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source
-from avmae_jax.errors import DatasetError
+from avmae_jax.errors import DatasetError, EmptySplitError
+from avmae_jax.evals.few_clips import few_in
 from avmae_jax.files import LOCK, OnProgress, locked, write_json
 from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
@@ -37,13 +42,15 @@ from avmae_jax.models.registry import KINDS, kind_of
 from avmae_jax.train import memory, sharding
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.loop import Reporter, Trainer
+from avmae_jax.train.normalisation import settle_normalisation
 from avmae_jax.train.pretraining import PretrainingTask
+from avmae_jax.train.run_notes import CONFIG_FILE, log_file, note_config, note_start, read_json
 from avmae_jax.train.snapshots import set_aside
 from avmae_jax.train.task import Task
 from avmae_jax.weights.build import described
 from avmae_jax.weights.init_from import initialise_from
 
-CONFIG_FILE, SUMMARY_FILE = "config.json", "summary.json"
+SUMMARY_FILE = "summary.json"
 _LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
 
 
@@ -56,7 +63,8 @@ def pretrain(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      The content of summary.json: "steps", "seconds", "held_out" and "retrieval"; None if the run was stopped by SIGTERM.
+      The content of summary.json: "steps", "seconds", "held_out", "retrieval" and, if there are few held-out clips, "warning"; None if the
+      run was stopped by SIGTERM or Ctrl-C.
 
     Raises:
       AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer
@@ -75,8 +83,8 @@ def finetune(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged"; None if the run was stopped
-      by SIGTERM.
+      The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged", and "warning" if there are
+      few held-out clips; None if the run was stopped by SIGTERM or Ctrl-C.
 
     Raises:
       AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer
@@ -90,11 +98,13 @@ def _run(
     config: Config, wanted: Literal["pretraining", "classification"], reporter: Reporter | None, on_progress: OnProgress | None
 ) -> dict[str, Any] | None:
     """Runs the nine steps that the module's docstring numbers."""
-    begin = time.monotonic()
+    begin, config = time.monotonic(), copy.deepcopy(config)  # step 4 decides what it leaves open
     require_task(config, wanted)  # 1
     with claimed(config) as workdir:  # 2
         checkpoint = newest_meta(workdir / "checkpoints")  # 3
-        train, test = open_sources(config, on_progress)  # 4
+        note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
+        settle_normalisation(config, checkpoint)  # 4
+        train, test = open_sources(config, on_progress)
         task = make_task(config, train, test, workdir)
         announce(config)
         if checkpoint is None:  # 5
@@ -104,13 +114,16 @@ def _run(
         if config.init_from and checkpoint is None:
             initialise_from(config.model, model, config.init_from)
         trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)  # 8
-        finished = trainer.run(reporter)
+        finished = trainer.run(reporter, functools.partial(note_config, workdir, config))
         task.ended(micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))
         if not finished:
             return None
         summary = {"steps": trainer.step, "held_out": trainer.evaluate(), **task.summary(trainer.model)}  # 9
+        if test is not None and (warning := few_in(test)):
+            summary["warning"] = warning
         summary["seconds"] = round(time.monotonic() - begin, 1)
-        write_json(workdir / SUMMARY_FILE, summary)
+        if jax.process_index() == 0:
+            write_json(workdir / SUMMARY_FILE, summary)
         return summary
 
 
@@ -126,7 +139,7 @@ def require_task(config: Config, wanted: str) -> None:
 
 @contextmanager
 def claimed(config: Config) -> Iterator[Path]:
-    """Creates and locks the run's folder, and writes config.json into it unless the run has a checkpoint.
+    """Creates and locks the run's folder, writes config.json into it unless the run has a checkpoint, and logs into its log.txt.
 
     Raises:
       ValueError: if the folder can't be created or written, or holds something that is no run.
@@ -137,16 +150,26 @@ def claimed(config: Config) -> Iterator[Path]:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:  # of several hosts' processes, which share the folder
-                note = workdir / CONFIG_FILE
-                if not note.exists() and any(path.name != LOCK for path in workdir.iterdir()):
-                    raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
+                if not (workdir / LOCK).exists():  # else a run that begins at this moment may not have its config.json yet
+                    _require_run_or_nothing(workdir)
                 stack.enter_context(locked(workdir))
-                if not any((workdir / "checkpoints").glob("*")):  # once there is one, a config that doesn't fit it will be refused
-                    write_json(note, dataclasses.asdict(config))
+                _require_run_or_nothing(workdir)
+                if not steps_of(workdir / "checkpoints"):  # once there is one, a config that doesn't fit it will be refused
+                    write_json(workdir / CONFIG_FILE, dataclasses.asdict(config))
                 (workdir / "pictures").mkdir(exist_ok=True)
+                stack.enter_context(log_file(workdir))
         except OSError as error:
             raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
         yield workdir
+
+
+def _require_run_or_nothing(workdir: Path) -> None:
+    """Raises ValueError if a folder holds something, but no run; a run's config.json may be damaged once there is a checkpoint."""
+    note = workdir / CONFIG_FILE
+    if not note.exists() and any(path.name != LOCK for path in workdir.iterdir()):
+        raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
+    if note.exists() and not is_config(read_json(note)) and not steps_of(workdir / "checkpoints"):
+        raise ValueError(f"train.workdir {workdir}: {CONFIG_FILE} is no config of a run; remove it, or choose another folder")
 
 
 def open_sources(config: Config, on_progress: OnProgress | None = None) -> tuple[ClipSource, ClipSource | None]:
@@ -156,7 +179,14 @@ def open_sources(config: Config, on_progress: OnProgress | None = None) -> tuple
     if config.data.source == "manifest" and not config.data.eval_path:
         logging.info("data.eval_path is empty: the run has no evaluation, no reconstructions and no retrieval")
         return train, None
-    return train, open_source(config.data, "test", needs)
+    try:
+        test = open_source(config.data, "test", needs)
+    except EmptySplitError as error:
+        logging.warning("the run has no evaluation, no reconstructions and no retrieval: %s", error)
+        return train, None
+    if warning := few_in(test):
+        logging.warning("held out: %s; hold out more", warning)
+    return train, test
 
 
 def needs_of(config: Config) -> Modality:

@@ -9,7 +9,10 @@ from avmae_jax.checkpoint.manager import Checkpoints
 from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.train.clock import Clock
 from avmae_jax.train.logbook import Logbook
+from avmae_jax.train.memory import peak_memory
 from avmae_jax.train.step import Metrics
+
+MEASURED = ("seconds", "pairs_per_second", "peak_device_gib", "peak_host_gib")  # what a line has of the machine, different in every run
 
 
 class Reporter(Protocol):
@@ -23,6 +26,10 @@ class Reporter(Protocol):
         """Reports a finished step; `waiting` is the share of time spent waiting for data."""
         ...
 
+    def doing(self, what: str) -> None:
+        """Says what the run does between two steps, such as "evaluating"; "" when it goes on."""
+        ...
+
 
 class _Pending(NamedTuple):
     step: int
@@ -33,8 +40,9 @@ class _Pending(NamedTuple):
 class StepLog:
     """Writes the metrics of each step to the logbook, and stops the run at the first loss that is not finite."""
 
-    def __init__(self, logbook: Logbook, clock: Clock, checkpoints: Checkpoints, reporter: Reporter | None):
+    def __init__(self, logbook: Logbook, clock: Clock, checkpoints: Checkpoints, reporter: Reporter | None, steps_per_epoch: float):
         self._logbook, self._clock, self._checkpoints, self._reporter = logbook, clock, checkpoints, reporter
+        self._steps_per_epoch = steps_per_epoch
         self._pending: _Pending | None = None
 
     def submit(self, step: int, ids: Any, metrics: Metrics) -> None:
@@ -53,10 +61,15 @@ class StepLog:
         (step, ids, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._require_finite(step, values, ids)
-        self._logbook.write(step, "train", values)
         self._clock.done()
+        speed = {"pairs_per_second": self._clock.pairs_per_second, **peak_memory()}
+        self._logbook.write(step, "train", values | self.progress(step) | speed)
         if self._reporter:
             self._reporter.step(step, values["loss"], self._clock.pairs_per_second, self._clock.waiting)
+
+    def progress(self, step: int) -> dict[str, float]:
+        """Returns how far the run is: "epoch", with a fraction, and "seconds" of training."""
+        return {"epoch": step / self._steps_per_epoch, "seconds": round(self._logbook.seconds, 3)}
 
     def _require_finite(self, step: int, values: dict[str, float], ids: Any) -> None:
         bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])), None)

@@ -1,21 +1,64 @@
-"""Turns SIGTERM, which schedulers send some time before they kill a job, into a request that a loop checks between steps."""
+"""Turns SIGTERM, which schedulers send before they kill a job, and Ctrl-C (SIGINT) into requests that a loop checks between steps."""
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns True once SIGTERM has arrived; the handler from before comes back after the block."""
-    requested = False
+def stop_requested() -> Iterator[Callable[[], str]]:
+    """Yields a function that returns the name of the signal that has arrived, "" if none has.
 
-    def handler(*_: object) -> None:
+    After the first signal, Ctrl-C gets the system's own handling: it ends the process at once, whatever code is running, and without a
+    traceback. The handlers from before come back after the block. Only a program's main thread can handle signals; in another thread
+    nothing is ever requested.
+    """
+    requested = ""
+
+    def handler(number: int, _: object) -> None:
         nonlocal requested
-        requested = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not requested:
+            requested = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            logging.info("%s: stopping after this step, which is saved; Ctrl-C stops at once", requested)
 
-    previous = signal.signal(signal.SIGTERM, handler)
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: ""
+        return
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield lambda: requested
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextlib.contextmanager
+def ctrl_c_held() -> Iterator[None]:
+    """Delays Ctrl-C until the end of the block; processes that are started in it never get one, but end with this process."""
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and lets Ctrl-C through again when it does
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def agreed(stop: bool, save: bool) -> tuple[bool, bool]:
+    """Returns what all processes of a run do next, the same in each: stop if any is asked to, save if the first one wants to.
+
+    Every process must call it after the same step. With several processes it waits for the devices, so call it seldom.
+    """
+    if jax.process_count() == 1:
+        return stop, save
+    flags = multihost_utils.process_allgather(np.array([stop, save]))
+    return bool(flags[:, 0].any()), bool(flags[0, 1])

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -59,9 +60,9 @@ class Task(ABC):
         """Returns the first and the last epoch, counted from 1, whose weights are averaged; (0, 0): none."""
         return 0, 0
 
-    def draw(self, model: Any, step: int) -> None:
-        """Draws figures of the model's output after a step; by default none."""
-        return
+    def draw(self, model: Any, step: int) -> Path | None:
+        """Draws a figure of the model's output after a step and returns its PNG, for TensorBoard; by default none."""
+        return None
 
     def trainable(self) -> Any:
         """Returns the nnx filter of the parameters that training changes."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig
+from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Config, DataConfig, LossConfig, ModelConfig, TuneConfig
 from avmae_jax.config_history import older_kind
 from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
@@ -17,8 +17,8 @@ _FIELDS = {"data": ("audio_mean", "audio_std"), "loss": ("norm_pix",), "tune": (
 class Notes:
     """Describes how a model was trained, as far as its input and output depend on it. The defaults are the original's."""
 
-    audio_mean: float = DataConfig.audio_mean  # of the log-mel; see DataConfig
-    audio_std: float = DataConfig.audio_std
+    audio_mean: float = AUDIO_MEAN  # of the log-mel; see DataConfig
+    audio_std: float = AUDIO_STD
     norm_pix: bool = LossConfig.norm_pix  # predictions are of patches normalised one by one
     mode: str = TuneConfig.mode  # in which a classifier was tuned
     loss: str = TuneConfig.loss  # bce: several classes a clip; ce: one
@@ -37,6 +37,7 @@ class Notes:
 def notes_of(config: Config, label_names: Sequence[str]) -> Notes:
     """Extracts from a config what must be stored beside weights."""
     values = {name: getattr(getattr(config, group), name) for group, names in _FIELDS.items() for name in names}
+    values["audio_mean"], values["audio_std"] = config.data.normalisation
     return Notes(**values, label_names=tuple(label_names))
 
 
@@ -91,6 +92,7 @@ def from_meta(meta: Mapping[str, Any], classes: int) -> Notes:
         for name in names:
             default = getattr(Notes, name)
             value = noted.get(name, default) if isinstance(noted, Mapping) else noted
+            value = default if value is None else value  # left open where no run has decided it
             kind = (int, float) if isinstance(default, float) else type(default)
             if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
                 raise ValueError(f"its config says that {group}.{name} is {str(value)[:40]!r}, which it can't be")

@@ -23,6 +23,7 @@ from avmae_jax.files import require_local
 from . import help_page
 
 _BACKENDS = "xla_bridge.py"  # file of JAX that raises where a platform has no plugin or no device
+INTERRUPTED = 128 + signal.SIGINT  # exit status of a program that Ctrl-C stopped
 _OPTION = re.compile(r"--?[\w.]+=")  # what stands before an option's value
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
@@ -104,6 +105,9 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
             raise
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""
         sys.exit(f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}{reason}; unset it or install that plugin")
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def _line(error: Exception) -> str:

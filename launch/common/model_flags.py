@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from avmae_jax.config import Config, DataConfig
-from avmae_jax.config_history import config_from_dict
+from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.errors import AvmaeError, DatasetError
 
 if TYPE_CHECKING:
@@ -104,6 +104,9 @@ def run_config(model_path: str) -> Config:
         raise DatasetError(f"{model_path} lies in no run, whose data could be taken; give --data, a folder written by launch.prepare")
     note = folder / "config.json"
     try:
-        return config_from_dict(json.loads(note.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
+        saved = json.loads(note.read_text(encoding="utf-8"))
+        if not is_config(saved):
+            raise ValueError("it has no model, data or train")
+        return config_from_dict(saved)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(f"{note} is no config of a run: {error}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import WARNING, Formatter, LogRecord
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import logging
 from rich.console import Console
@@ -85,15 +86,46 @@ class TrainingBar:
     def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
         """Shows the loss, the speed and the share of time spent waiting for data after a step."""
         numbers = f"loss {loss:.4f}  {pairs_per_second:.1f} pairs/s  waiting for data {waiting:.0%}"
-        self._progress.update(self._task, completed=step, numbers=numbers)
+        self._progress.update(self._task, completed=step, numbers=numbers, description="training")
         if self._progress.disable and (step % self._every == 0 or step in (self._first + 1, self._total)):
             logging.info("step %d of %d: %s", step, self._total, numbers)
 
+    def doing(self, what: str) -> None:
+        """Shows what happens between two steps in place of "training"."""
+        self._progress.update(self._task, description=what or "training")
+
     @contextmanager
     def shown(self) -> Iterator[TrainingBar]:
-        """Shows the bar inside the block."""
+        """Shows the bar inside the block, and what is logged above it."""
+        handler = logging.get_absl_handler().python_handler
         with self._progress:
-            yield self
+            before = handler.setStream(sys.stderr)  # which the bar has replaced, if it is shown
+            try:
+                yield self
+            finally:
+                if before is not None:
+                    handler.setStream(before)
+
+
+def print_warning(summary: Mapping[str, Any]) -> None:
+    """Prints what a run's summary warns of, if it does."""
+    if summary.get("warning"):
+        print(f"warning: {summary['warning']}")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets the first Ctrl-C raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

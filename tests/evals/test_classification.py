@@ -111,6 +111,7 @@ def test_a_view_is_written_with_its_plots(tmp_path: Path) -> None:
     model, source = trained(), Labelled(5)
     found = evaluate_into(tmp_path / "out", model, source, origin=Origin("sets/it", "test"), batch_size=5)
     assert found == json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert all(part in found["warning"] for part in ("3 of 3", "harp (3)", "oboe (2)", "horn (0)"))
     head = {name: found[name] for name in ("model", "step", "data", "split", "mode", "frames", "crops", "clips", "ids")}
     assert head == {
         "model": "runs/it",

@@ -78,6 +78,7 @@ def test_a_whole_set_is_evaluated_and_written(embed: DatasetEmbedder, index: Emb
     assert {path.name for path in (tmp_path / "a/b").iterdir()} == {"retrieval.json", "gallery.png"}
     assert result["ids"] == [f"clip{n}" for n in range(8)]
     assert (result["model"], result["data"], result["split"], result["clips"]) == ("model", "d", "test", 8)
+    assert "harp (3)" in result["warning"]
     assert result["chance"]["r1"] == 1 / 8
     assert result["chance"]["median_rank"] == 4.5
     expected = rank_partners(index.vectors["image"], index.vectors["audio"]).figures

@@ -86,7 +86,7 @@ def test_both_sounds_have_one_gain(inpaint: Inpainter) -> None:
     """A reconstruction that is too quiet must be heard as such."""
     found = inpaint(CLIP, seed=0)
     panels = found.panels["audio"]
-    quiet = panels.original - 2 / inpaint.config.data.audio_std  # nepers of energy: 1 of amplitude
+    quiet = panels.original - 2 / inpaint.config.data.normalisation[1]  # nepers of energy: 1 of amplitude
     sounds = inpaint.waveforms(found._replace(panels={"audio": panels._replace(reconstructed=quiet)}))
     assert sounds is not None
     assert np.abs(sounds.original).max() / np.abs(sounds.reconstructed).max() == pytest.approx(np.e, rel=0.1)

@@ -20,12 +20,17 @@ DISTURBED = """
     from avmae_jax.train.logbook import Logbook
 
     what, when = sys.argv[1], int(sys.argv[2])
+    if what.startswith("Ctrl-C"):
+        os.setsid()
     write, save = Logbook.write, Checkpoints.save
 
     def disturbed_write(self, step, split, values):
         write(self, step, split, values)
         if step == when and split == "train" and what in ("SIGKILL", "SIGTERM"):
             os.kill(os.getpid(), getattr(signal, what))
+        if step == when and split == "train" and what.startswith("Ctrl-C"):
+            for _ in range(1 + what.endswith("twice")):
+                os.killpg(0, signal.SIGINT)  # as a terminal sends it: the reader processes get it too
 
     def disturbed_save(self, step, **items):
         if step == when and what == "fill disk":
@@ -58,8 +63,9 @@ class Command:
         named = {name.replace("__", "."): value for name, value in changes.items()}
         return self._program("-m", "launch.pretrain", *self.arguments(workdir, named), devices=devices)
 
-    def disturbed(self, workdir: Path, what: str, when: int) -> Any:
-        return self._program("-c", textwrap.dedent(DISTURBED), what, when, *self.arguments(workdir))
+    def disturbed(self, workdir: Path, what: str, when: int, **changes: Any) -> Any:
+        named = {name.replace("__", "."): value for name, value in changes.items()}
+        return self._program("-c", textwrap.dedent(DISTURBED), what, when, *self.arguments(workdir, named))
 
 
 def steps(workdir: Path) -> list[int]:

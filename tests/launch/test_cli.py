@@ -144,11 +144,28 @@ def test_an_average_past_the_end_is_refused_before_anything_is_read(program: Pro
 
 
 def test_a_run_with_a_field_that_no_longer_exists_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"train": {"batch_sizes": 3}}))
+    (tmp_path / "config.json").write_text(json.dumps({"model": {}, "data": {}, "train": {"batch_sizes": 3}}))
     with pytest.raises(DatasetError, match=r"config\.json.*train\.batch_sizes.*train\.batch_size"):
         model_flags.run_config(str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"train": {"batch_size": 3}}))
+    (tmp_path / "config.json").write_text(json.dumps({"model": {}, "data": {}, "train": {"batch_size": 3}}))
     assert model_flags.run_config(str(tmp_path / "best")).train.batch_size == 3
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "[" * 100_000, '{"model": {}}'])
+def test_a_config_json_that_is_no_config_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DatasetError, match=f"{tmp_path}/config.json is no config"):
+        model_flags.run_config(str(tmp_path))
+
+
+@pytest.mark.process
+def test_ctrl_c_is_one_line_in_every_program() -> None:
+    code = (
+        "import os, signal; from launch.common import cli; "
+        "cli.run(lambda argv: os.kill(os.getpid(), signal.SIGINT), lambda: None, 'Does nothing.')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
 
 
 def test_frames_have_one_definition() -> None:

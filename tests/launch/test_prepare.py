@@ -118,6 +118,29 @@ def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_keeps_finished_shards_and_the_same_command_goes_on(tmp_path: Path, workers: int) -> None:
+    for number in range(12):
+        write_clip(tmp_path / f"videos/harp/{number:02d}.mp4", 1.0, first=10 * number)
+    options = [f"--videos={tmp_path / 'videos'}", f"--out={tmp_path / 'out'}", f"--workers={workers}", "--clip_seconds=1", "--shard_size=2"]
+    command = [sys.executable, "-m", "launch.prepare", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "out").glob("*.array_record-*")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in errors
+    assert len([line for line in errors.splitlines() if "Ctrl-C" in line and "continues" in line]) == 1
+    assert not (tmp_path / "out/summary.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.array_record-*")}
+    assert kept
+    assert prepare(tmp_path / "videos", tmp_path / "out", "--shard_size=2", "--clip_seconds=1").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
 def test_a_file_that_changed_is_not_mixed_into_an_older_run(videos: Path, tmp_path: Path) -> None:
     copy = tmp_path / "videos"
     shutil.copytree(videos / "oboe/deep/er", copy)

@@ -41,7 +41,15 @@ def test_a_run_leaves_its_numbers_pictures_and_settings(undisturbed: Path) -> No
         with Image.open(undisturbed / "pictures" / name) as picture:
             assert picture.format == "PNG"
             assert min(picture.size) > 100
-    assert list((undisturbed / "tensorboard").glob("events.*"))
+    board = b"".join(path.read_bytes() for path in (undisturbed / "tensorboard").glob("events.*"))
+    assert (undisturbed / "pictures/reconstructions_0000012.png").read_bytes() in board
+    for name in (b"train/pairs_per_second", b"train/epoch", b"train/seconds", b"train/peak_host_gib", b"eval/loss"):
+        assert name in board
+    (start,) = json.loads((undisturbed / "environment.json").read_text())["starts"]
+    assert "-m launch.pretrain --config configs/tiny.py" in start["command"]
+    log = (undisturbed / "log.txt").read_text()
+    for step, row in ((row["step"], row) for row in rows if row["split"] == "eval"):
+        assert f"step {step} of {STEPS}, epoch {step / 6:.2f}, held out: loss {row['loss']:.4g}" in log
     settings = json.loads((undisturbed / "config.json").read_text())
     assert (settings["model"]["width"], settings["train"]["steps"]) == (32, STEPS)
     summary = json.loads((undisturbed / "summary.json").read_text())

@@ -3,18 +3,27 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from avmae_jax.checkpoint.manager import restore_params
+from avmae_jax.train.step_log import MEASURED
 from tests.launch.pretraining import STEPS, Command, assert_one_message, steps
+
+
+def computed(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what they say of the machine."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
 def assert_same_run(workdir: Path, undisturbed: Path) -> None:
     """The same numbers to the last bit: every line of metrics.jsonl, the final parameters, the summary."""
-    assert (workdir / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    assert computed(workdir) == computed(undisturbed)
     got, want = (restore_params(folder / "checkpoints") for folder in (workdir, undisturbed))
     assert got.step == want.step == STEPS
     assert {path: np.asarray(x).tobytes() for path, x in got.params.items()} == {
@@ -101,3 +110,33 @@ def test_a_run_goes_on_on_several_devices_with_pictures_and_retrieval(command: C
     summaries = [json.loads((folder / "summary.json").read_text())["retrieval"] for folder in (tmp_path / "run", undisturbed)]
     assert summaries[0].keys() == summaries[1].keys()
     assert summaries[0]["clips"] == 16
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(command: Command, undisturbed: Path, tmp_path: Path) -> None:
+    twice = command.disturbed(tmp_path, "Ctrl-C twice", 2)
+    assert twice.returncode == -signal.SIGINT, twice.stderr
+    assert steps(tmp_path) == []
+    once = command.disturbed(tmp_path, "Ctrl-C", 4)
+    assert once.returncode == 0, once.stderr
+    stopped = steps(tmp_path)[-1]
+    assert stopped in (4, 5)
+    assert f"stopped by Ctrl-C after step {stopped}" in once.stderr
+    done = command(tmp_path, train__checkpoint_minutes=1e-9)  # from within an epoch, and saving after every step
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in twice.stderr + once.stderr + done.stderr
+    assert_same_run(tmp_path, undisturbed)
+    assert steps(tmp_path) == [10, 11, 12]
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 0, stopped]
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("started: ") == 3
+    assert log.count("stopped by Ctrl-C") == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_reach_the_reader_processes(command: Command, tmp_path: Path) -> None:
+    stopped = command.disturbed(tmp_path, "Ctrl-C", 2, data__workers=1)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "KeyboardInterrupt" not in stopped.stderr
+    assert steps(tmp_path)[-1] in (2, 3)

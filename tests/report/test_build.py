@@ -79,6 +79,28 @@ def test_what_is_left_out_is_shown_where_there_is_something(tmp_path: Path) -> N
     assert "classes without a clip" not in text
 
 
+def test_a_measurement_on_few_clips_is_warned_of(tmp_path: Path) -> None:
+    run = classifier(tmp_path / "run")
+    assert "rough" not in Page(report(run)).text
+    assert "b (2) are rough" in change(run, {"warning": "b (2) are rough"}).text
+    run = start(tmp_path / "other", row(2, "eval", loss=1.5), {"held_out": {"loss": 1.5}, "warning": "c (1) is rough"})
+    (run / "retrieval").mkdir()
+    (run / "retrieval/retrieval.json").write_text(json.dumps({"clips": 3, "warning": "only 3 are rough"}))
+    text = Page(report(run)).text
+    assert "c (1) is rough" in text
+    assert "only 3 are rough" in text
+
+
+def test_gaps_and_edited_lines_are_noted_and_what_is_no_result_is_not_drawn(tmp_path: Path) -> None:
+    metrics = row(1, loss=2.0, epoch=0.5, seconds=3.0, pairs_per_second=7.0)
+    metrics += row(5, "gap", first=2, last=5) + row(5, "edited") + row(6, "eval", loss=1.0, epoch=3.0, seconds=9.0)
+    text = Page(report(start(tmp_path, metrics))).text
+    assert "steps 2 to 5" in text
+    assert "up to step 5 were edited" in text
+    assert "epoch" not in text.split("Curves")[-1].split("Configuration")[0]
+    assert "seconds" not in text.split("Results")[-1].split("Retrieval")[0]
+
+
 def test_names_in_notes_are_text(tmp_path: Path) -> None:
     """A view whose name is markup, in a run whose name is, with a file that can't be read."""
     run = classifier(tmp_path / "<b>run<", view=HOSTILE)

@@ -1,6 +1,9 @@
 """Offers what tests of the loop share: a task of three numbers that learns colours, its trainer, and what a run has written."""
 
 import json
+import math
+import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from flax import nnx
 from avmae_jax.config import Config
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.step import Context
+from avmae_jax.train.step_log import MEASURED
 from avmae_jax.train.task import Task
 from tests.support import TINY, Clips, apply
 
@@ -68,3 +72,32 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
 
 def saved(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def computed(workdir: Path) -> list[dict[str, Any]]:
+    """Lists the rows without what they say of the machine."""
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows(workdir)]
+
+
+class Watcher:
+    """Sends this process a signal after a step, as a Reporter."""
+
+    def __init__(self, stop_after: int = 0, number: signal.Signals = signal.SIGTERM):
+        self._stop_after, self._signal = stop_after, number
+        self.done: list[tuple[int, str]] = []  # the steps before it, and what the run does
+        self.started: list[tuple[int, int]] = []
+        self.steps: list[int] = []
+
+    def start(self, first: int, total: int) -> None:
+        self.started.append((first, total))
+
+    def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
+        self.steps.append(step)
+        assert math.isfinite(loss)
+        assert pairs_per_second > 0
+        assert 0 <= waiting <= 1
+        if step == self._stop_after:
+            os.kill(os.getpid(), self._signal)
+
+    def doing(self, what: str) -> None:
+        self.done.append((len(self.steps), what))

@@ -17,7 +17,7 @@ import pytest
 
 from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.errors import NonFiniteLossError
-from tests.train.colours import STEPS, Colours, ColourTask, make_trainer, rows, saved
+from tests.train.colours import STEPS, Colours, ColourTask, Watcher, make_trainer, rows, saved
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -36,7 +36,11 @@ def test_each_step_and_evaluation_is_written_once(undisturbed: Path) -> None:
     assert written == [(1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "eval"), (5, "train"), (6, "train"), (7, "train"),
                        (8, "train"), (8, "eval"), (9, "train"), (9, "eval")]  # fmt: skip
     first = rows(undisturbed)[0]
-    assert first.keys() == {"step", "split", "loss", "square", "noise", "gradient_norm", "learning_rate"}
+    numbers = {"step", "split", "loss", "square", "noise", "epoch", "seconds"}
+    assert first.keys() == numbers | {"gradient_norm", "learning_rate", "pairs_per_second", "peak_host_gib"}
+    assert rows(undisturbed)[4].keys() == numbers
+    assert [row["epoch"] for row in rows(undisturbed)][-2:] == pytest.approx([1.8, 1.8])  # 20 clips in batches of 4
+    assert [row["seconds"] for row in rows(undisturbed)] == sorted(row["seconds"] for row in rows(undisturbed))
     assert first["learning_rate"] == pytest.approx(0.01)
     assert saved(undisturbed) == [3, 6, 9]
     losses = [row["loss"] for row in rows(undisturbed) if row["split"] == "eval"]
@@ -143,3 +147,25 @@ def test_the_rate_falls_in_epochs(tmp_path: Path) -> None:
     make_trainer(tmp_path, optim__decay_start=1, train__eval_every=100).run()
     rates = [row["learning_rate"] for row in rows(tmp_path) if row["split"] == "train"]
     np.testing.assert_allclose(rates, [0.01] * 5 + [0.005] * 4, rtol=1e-6)
+
+
+def test_an_evaluation_is_shown_and_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watcher = Watcher()
+    with caplog.at_level("INFO", logger="absl"):
+        assert make_trainer(tmp_path).run(watcher)
+    assert watcher.done == [(4, "evaluating"), (4, ""), (8, "evaluating"), (8, ""), (9, "evaluating"), (9, "")]
+    found = {row["step"]: row for row in rows(tmp_path) if row["split"] == "eval"}
+    lines = [record.getMessage() for record in caplog.records if "held out" in record.getMessage()]
+    assert len(lines) == len(found) == 3
+    for line, (step, row) in zip(lines, found.items(), strict=True):
+        assert f"step {step} of {STEPS}" in line
+        assert f"loss {row['loss']:.4g}" in line
+
+
+def test_a_picture_that_is_drawn_is_on_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, Path]] = []
+    monkeypatch.setattr("avmae_jax.train.logbook.Logbook.picture", lambda self, step, png: shown.append((step, png)))
+    task = ColourTask()
+    monkeypatch.setattr(task, "draw", lambda model, step: tmp_path / f"{step}.png")
+    assert make_trainer(tmp_path, task=task).run()
+    assert shown == [(step, tmp_path / f"{step}.png") for step in (4, 8, 9)]

@@ -1,9 +1,8 @@
 """Tests that a run which was stopped, killed or finished goes on to the same numbers, and what it refuses."""
 
 import logging
-import math
-import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 from avmae_jax.checkpoint import manager
 from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.errors import CheckpointMismatchError
+from avmae_jax.train.stopping import agreed
 from avmae_jax.trees import flatten
-from tests.train.colours import STEPS, ColourTask, make_trainer, rows, saved
+from tests.train.colours import STEPS, ColourTask, Watcher, computed, make_trainer, rows, saved
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -29,26 +29,6 @@ class Averaging(ColourTask):
 
     def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
         return jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, extra, params)
-
-
-class Watcher:
-    """Sends this process SIGTERM after a step, as a Reporter."""
-
-    def __init__(self, stop_after: int = 0):
-        self._stop_after = stop_after
-        self.started: list[tuple[int, int]] = []
-        self.steps: list[int] = []
-
-    def start(self, first: int, total: int) -> None:
-        self.started.append((first, total))
-
-    def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
-        self.steps.append(step)
-        assert math.isfinite(loss)
-        assert pairs_per_second > 0
-        assert 0 <= waiting <= 1
-        if step == self._stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 6, 8])
@@ -64,7 +44,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_last_bit(tmp_path: Path, undist
     assert make_trainer(tmp_path).run(watcher)
     assert watcher.started == [(stopped_at, STEPS)]
     assert watcher.steps == list(range(stopped_at + 1, STEPS + 1))
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    assert computed(tmp_path) == computed(undisturbed)
     for path, tensor in restore_params(tmp_path / "checkpoints").params.items():
         assert np.asarray(tensor).tobytes() == np.asarray(restore_params(undisturbed / "checkpoints").params[path]).tobytes()
 
@@ -110,7 +90,7 @@ def test_extra_state_comes_back_to_the_last_bit_after_a_kill(tmp_path: Path) -> 
     assert watcher.steps[0] == 4
     for name, value in weights(whole.state.extra).items():
         assert value.tobytes() == weights(resumed.state.extra)[name].tobytes()
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "killed/metrics.jsonl").read_bytes()
+    assert computed(tmp_path / "whole") == computed(tmp_path / "killed")
 
 
 def test_checkpoints_from_before_extra_state_serve_tasks_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,3 +141,70 @@ def test_other_micro_batches_are_allowed_with_a_warning(tmp_path: Path, caplog: 
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert make_trainer(tmp_path, micro=2, train__steps=STEPS + 1).run()
     assert re.search("micro-batches .*4.* 2", caplog.text)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_stops_like_sigterm(tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with caplog.at_level("INFO", logger="absl"):
+        assert not make_trainer(tmp_path).run(Watcher(4, signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert saved(tmp_path)[-1] in (4, 5)
+    assert f"Ctrl-C after step {saved(tmp_path)[-1]}" in caplog.text
+    assert make_trainer(tmp_path).run()
+    assert computed(tmp_path) == computed(undisturbed)
+
+
+def test_a_stop_at_the_last_step_leaves_the_final_evaluation_to_the_next_start(tmp_path: Path) -> None:
+    assert not make_trainer(tmp_path).run(Watcher(STEPS))
+    assert saved(tmp_path)[-1] == STEPS
+    assert make_trainer(tmp_path).run()
+
+
+def test_checkpoints_come_by_time_too(tmp_path: Path, undisturbed: Path) -> None:
+    """20 clips in batches of 4: steps 1 to 4 lie within the first epoch."""
+    often = {"train__checkpoint_every": 100, "train__checkpoint_minutes": 1e-9, "train__keep_last": STEPS}
+    assert make_trainer(tmp_path, **often).run()
+    assert saved(tmp_path) == list(range(1, STEPS + 1))
+    for step in (9, 8, 7, 6, 5, 4, 3):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    watcher = Watcher()
+    assert make_trainer(tmp_path, train__checkpoint_every=100).run(watcher)
+    assert watcher.steps[0] == 3
+    assert saved(tmp_path)[-1] == STEPS
+    assert computed(tmp_path) == computed(undisturbed)
+
+
+def test_no_checkpoint_comes_by_time_if_it_is_off(tmp_path: Path) -> None:
+    assert make_trainer(tmp_path, train__checkpoint_every=100, train__checkpoint_minutes=0.0).run()
+    assert saved(tmp_path) == [STEPS]
+
+
+def test_processes_stop_and_save_as_the_first_one_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[bool]] = []
+
+    def gathered(flags: np.ndarray) -> np.ndarray:
+        asked.append(flags.tolist())
+        return np.array([[False, True], [True, False], flags.tolist()])
+
+    monkeypatch.setattr("jax.process_count", lambda: 3)
+    monkeypatch.setattr("avmae_jax.train.stopping.multihost_utils.process_allgather", gathered)
+    assert agreed(False, False) == (True, True)
+    assert asked == [[False, False]]
+    monkeypatch.setattr(
+        "avmae_jax.train.stopping.multihost_utils.process_allgather", lambda flags: np.array([[False, False], [False, True]])
+    )
+    assert agreed(False, True) == (False, False)
+
+
+def test_edited_numbers_are_noticed_when_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert make_trainer(tmp_path).run()
+    with caplog.at_level("WARNING", logger="absl"):
+        assert make_trainer(tmp_path).run()
+    assert not caplog.records
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if '"step": 4,' not in line))
+    with caplog.at_level("WARNING", logger="absl"):
+        assert make_trainer(tmp_path, train__steps=STEPS + 1).run()
+    assert "steps 4 to 4" in caplog.text
+    assert [row["step"] for row in rows(tmp_path) if row["split"] == "gap"] == [4]

@@ -6,7 +6,6 @@ defines how files are recognised.
 
 import csv
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avmae_jax.data.catalog import instrument_labels
+from avmae_jax.data.catalog.holding_out import held_out
 from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.catalog.media_folder import TIME, Entry, Listed, Listing, look_up, walk
 from avmae_jax.data.decode.media import RANK
@@ -27,11 +27,6 @@ _VGG_LINE = re.compile(r"(?P<video>[0-9A-Za-z_-]+)_(?P<start>[0-9]{1,9}),(?P<ins
 _VIDEO = re.compile(r"[0-9A-Za-z_-]+")
 
 
-def held_out(percent: int) -> Callable[[str], bool]:
-    """Returns a test of whether a video is held out, by a hash of its id, so that the choice stays when others are added."""
-    return lambda video: int.from_bytes(hashlib.sha256(video.encode()).digest()[:8]) % 100 < percent
-
-
 def av_folder(root: str | Path, *, is_test: Callable[[str], bool] | None = None, test_percent: int = 10) -> Listing:
     """Lists every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels.
 
@@ -41,12 +36,12 @@ def av_folder(root: str | Path, *, is_test: Callable[[str], bool] | None = None,
     Args:
       root: the folder.
       is_test: video -> whether it is held out; if None, by hash.
-      test_percent: share held out by hash.
+      test_percent: share held out by hash, at least one video of each class that has two; see holding_out.
 
     Raises:
       DatasetError: if there is no media, or some lies in class folders and some doesn't.
     """
-    root, is_test = Path(root).expanduser(), is_test or held_out(test_percent)
+    root = Path(root).expanduser()
     media, ignored, loose = [], [], []
     for path, is_link in walk(root):
         is_media = is_link or os.path.splitext(path)[1].lower() in RANK  # noqa: PTH122 - a Path for each is slow
@@ -59,7 +54,7 @@ def av_folder(root: str | Path, *, is_test: Callable[[str], bool] | None = None,
     if classes and loose:
         example = as_text(min(classes)), as_text(min(loose))
         raise DatasetError(f"{root} has class folders ({example[0]}, ...) and loose media ({example[1]}, ...); move the latter away")
-    splits: dict[str, list[Entry]] = {"train": [], "test": []}
+    entries: list[Entry] = []
     path_of: dict[str, str] = {}
     for path in sorted(media):
         name = as_text(path)
@@ -67,7 +62,11 @@ def av_folder(root: str | Path, *, is_test: Callable[[str], bool] | None = None,
             raise DatasetError(f"{root}: two files would have the id {name!r}: {path_of[name]!r} and {path!r}; rename one")
         path_of[name] = path
         labels = (classes[path.split("/")[0]],) if "/" in path else ()
-        splits["test" if is_test(name) else "train"].append(Entry(name, path, labels, name, 0.0))
+        entries.append(Entry(name, path, labels, name, 0.0))
+    is_test = is_test or held_out({entry.video: entry.labels for entry in entries}, test_percent).__contains__
+    splits: dict[str, list[Entry]] = {"train": [], "test": []}
+    for entry in entries:
+        splits["test" if is_test(entry.video) else "train"].append(entry)
     return Listing("av_folder", tuple(map(as_text, classes)), splits, [], [], sorted(map(as_text, ignored)))
 
 
@@ -161,15 +160,16 @@ def music21(
       json_files: a file for each of "train" and "test", or one file whose videos are split here.
       root: folder of media.
       is_test: video -> whether it is held out, where there is one file; if None, by hash.
-      test_percent: share held out by hash.
+      test_percent: share held out by hash, at least one video of each class that has two; see holding_out.
 
     Raises:
       DatasetError: naming file and entry; if a video is listed twice.
     """
-    is_test = is_test or held_out(test_percent)
     by_split = _by_split(json_files) if isinstance(json_files, Mapping) else [("", json_files)]
     videos = [(split, file, _read_videos(file)) for split, file in by_split]
     names = sorted({name for _, _, content in videos for name in content})
+    labels_of = {video: (names.index(name),) for _, _, content in videos for name, ids in content.items() for video in ids}
+    is_test = is_test or held_out(labels_of, test_percent).__contains__
     listed = [
         Listed(video, split or ("test" if is_test(video) else "train"), video, None, None, (names.index(name),), file, f"{name} {number}")
         for split, file, content in videos

@@ -16,7 +16,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.store.plan import PROGRESS, READABLE, is_complete, read_plan
 from avmae_jax.data.store.records import Needs, deserialise, index_file, read_index, weights_file
-from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
+from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError, EmptySplitError
 from avmae_jax.files import OnProgress
 
 Split = Literal["train", "test"]
@@ -47,7 +47,7 @@ class PreparedSource:
             raise DatasetError(f"{self._path}: {index_file(split)} can't be read ({error}); prepare the data set again") from error
         self._rows = self.index.having(needs)
         if not len(self._rows):
-            raise DatasetError(f"{self._path}: none of the {len(self.index.id)} clips in the split {split!r} has {_WITH[needs]}")
+            raise EmptySplitError(f"{self._path}: none of the {len(self.index.id)} clips in the split {split!r} has {_WITH[needs]}")
         if left_out := len(self.index.id) - len(self._rows):
             logging.info("%s: %d of %d %s clips are left out for want of %s", self._path, left_out, len(self.index.id), split, _WITH[needs])
         self.label_names: Sequence[str] = tuple((info.metadata or {})["label_names"])
@@ -225,7 +225,8 @@ def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
     info = _info(path)
     counts = {name: found.num_examples for name, found in info.splits.items()}
     if not counts.get(split):
-        raise DatasetError(f"{path} has no clips in the split {split!r}; it has {counts}")
+        remedy = "prepare it again with a greater --test_percent, or use the other split" if split == "test" else "prepare it again"
+        raise EmptySplitError(f"{path} has no clips in the split {split!r} ({counts}); {remedy}")
     if (version := info.full_name.rsplit("/", 1)[-1]) not in READABLE:
         raise DatasetError(f"{path} has version {version}, but only {', '.join(READABLE)} can be read here; prepare the data set again")
     missing = [os.fspath(file) for file in info.splits[split].filepaths if not os.path.exists(file)]  # noqa: PTH110 - TFDS's own path type

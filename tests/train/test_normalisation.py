@@ -1,0 +1,64 @@
+"""Tests which mean and deviation of the log-mel a run takes: the config's, the resumed run's, the data set's, or the original's."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avmae_jax.config import Config, DataConfig
+from avmae_jax.data.statistics import STATISTICS
+from avmae_jax.errors import DatasetError
+from avmae_jax.train.normalisation import settle_normalisation
+
+MEASURED = {"audio_mean": -6.5, "audio_std": 3.5}
+
+
+def settled(folder: Path, checkpoint: dict[str, Any] | None = None, **data: Any) -> tuple[float | None, float | None]:
+    config = Config(data=DataConfig(source="prepared", path=str(folder), **data))
+    settle_normalisation(config, checkpoint)
+    return config.data.audio_mean, config.data.audio_std
+
+
+def write(folder: Path, content: object = MEASURED) -> Path:
+    (folder / STATISTICS).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_what_the_config_leaves_open_is_that_of_the_data_set_or_else_the_originals(tmp_path: Path) -> None:
+    assert settled(tmp_path) == (-5.081, 4.4849)
+    assert settled(write(tmp_path)) == (-6.5, 3.5)
+    assert settled(tmp_path, audio_std=3.0) == (-6.5, 3.0)
+
+
+def test_a_resumed_run_keeps_its_own(tmp_path: Path) -> None:
+    checkpoint = {"config": {"data": {"audio_mean": -1.0, "audio_std": 2.0}}}
+    assert settled(write(tmp_path), checkpoint) == (-1.0, 2.0)
+    assert settled(tmp_path, {"config": {}}) == (-6.5, 3.5)
+
+
+@pytest.mark.parametrize(("mean", "std", "fields"), [(-6.4, 3.6, []), (-5.0, 3.6, ["audio_mean"]), (-6.5, 4.4849, ["audio_std"])])
+def test_values_far_from_the_data_sets_are_used_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mean: float, std: float, fields: list[str]
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert settled(write(tmp_path), audio_mean=mean, audio_std=std) == (mean, std)
+    assert [field for field in ("audio_mean", "audio_std") if f"data.{field}" in caplog.text] == fields
+
+
+DAMAGED = ["{", "[" * 100_000, [], {}, {"audio_mean": 1}, MEASURED | {"audio_std": 0}, MEASURED | {"audio_mean": "x"}]
+DAMAGED += ['{"audio_mean": NaN, "audio_std": 1}', '{"audio_mean": 1e999, "audio_std": 1}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_statistics_are_named(tmp_path: Path, content: object) -> None:
+    with pytest.raises(DatasetError, match=rf"{STATISTICS}.*launch\.data_statistics"):
+        settled(write(tmp_path, content))
+
+
+def test_images_alone_need_none(tmp_path: Path) -> None:
+    config = Config(data=DataConfig(source="prepared", path=str(write(tmp_path, "{"))))
+    config.model.modality = "image"
+    settle_normalisation(config, None)
+    assert config.data.normalisation == (-5.081, 4.4849)
