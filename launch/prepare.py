@@ -6,8 +6,8 @@
 
 Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
 its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added;
---test_pattern chooses by name instead. With --dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing
-files are counted and listed.
+--test_pattern chooses by name instead. With --labels my.csv, rows file,label[;label...] label the files instead of the folders. With
+--dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing files are counted and listed.
 
 Each file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. After a run was killed, the same command
 continues it. Files that give no clip are left out, counted, and listed with the reason in OUT/failures.jsonl; the exit status is 0 as long
@@ -18,6 +18,7 @@ With --beam_runner, the machines of a cluster make the clips through Apache Beam
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
@@ -41,6 +42,33 @@ _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; f
 _FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
 
 
+_LISTED = ("audioset", "vggsound", "vgginstruments", "music21")
+_USED_BY = {  # option -> the values of --dataset that it means something with
+    "labels": ("av_folder",),
+    "train_list": _LISTED,
+    "test_list": ("audioset", "vgginstruments", "music21"),
+    "labels_csv": ("audioset", "vggsound"),
+    "instruments": ("audioset", "vggsound"),
+    "test_percent": ("av_folder", "music21"),
+    "test_pattern": ("av_folder", "music21"),
+}
+
+
+def require_used(args: flags.FlagValues) -> None:
+    """Raises DatasetError for an option that was given and would do nothing."""
+    for option, used_by in _USED_BY.items():
+        if args[option].present and args.dataset not in used_by:
+            remedy = "; for a folder of your own give --labels, a CSV with rows file,label[;label...]"
+            raise DatasetError(
+                f"--{option} does nothing with --dataset {args.dataset}, but with {' or '.join(used_by)}"
+                f"{remedy if args.dataset == 'av_folder' and option != 'instruments' else ''}"
+            )
+    if args.dataset == "music21" and args.test_list and (args.test_percent != 10 or args.test_pattern):
+        raise DatasetError("--test_percent and --test_pattern do nothing where --test_list says which videos are held out")
+    if args["test_percent"].present and args.test_pattern:
+        raise DatasetError("--test_percent does nothing with --test_pattern, which chooses the videos that are held out; give one of them")
+
+
 def read_listing(args: flags.FlagValues, root: Path) -> Listing:
     """Returns the clips that --dataset names.
 
@@ -51,8 +79,9 @@ def read_listing(args: flags.FlagValues, root: Path) -> Listing:
 
     lists = {"train": args.train_list, "test": args.test_list}
     is_test = (lambda video: re.search(args.test_pattern, video) is not None) if args.test_pattern else None
+    require_used(args)
     if args.dataset == "av_folder":
-        return listings.av_folder(root, is_test=is_test, test_percent=args.test_percent)
+        return listings.av_folder(root, labels=args.labels, is_test=is_test, test_percent=args.test_percent)
     if not args.train_list:
         raise DatasetError(f"--dataset {args.dataset} needs --train_list, the list of its clips")
     if args.dataset in ("audioset", "vggsound") and not args.labels_csv:
@@ -64,7 +93,8 @@ def read_listing(args: flags.FlagValues, root: Path) -> Listing:
     elif args.dataset == "vgginstruments":
         return listings.vgginstruments({split: _only(files, split) for split, files in lists.items() if files}, root)
     else:
-        return listings.music21(_only(args.train_list, args.dataset), root, is_test=is_test, test_percent=args.test_percent)
+        both = {split: _only(files, split) for split, files in lists.items() if files}
+        return listings.music21(both if args.test_list else both["train"], root, is_test=is_test, test_percent=args.test_percent)
     return listings.only_instruments(listing, args.dataset) if args.instruments else listing
 
 
@@ -82,10 +112,6 @@ def main(argv: list[str]) -> None:
         sys.exit(f"--videos {args.videos}: there is no such folder")
     if out.resolve().is_relative_to(root):
         sys.exit(f"--out {args.out} lies inside --videos {args.videos}; give a folder elsewhere")
-    if args.instruments and args.dataset not in ("audioset", "vggsound"):
-        sys.exit(
-            "--instruments filters the labels of --dataset audioset or vggsound; the others have only instruments, or your own classes"
-        )
     values: dict[str, Any] = {field.name: args[field.name].value for field in dataclasses.fields(Recipe)}
     recipe = Recipe(**values)
     if args.beam_options and not args.beam_runner:
@@ -120,10 +146,13 @@ def _only(files: list[str], what: str) -> str:
 def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
     from avmae_jax.data.store.plan import FAILURES
 
-    for failure in summary.failures[:_FAILURES_SHOWN]:
+    by_stage = collections.Counter(failure.stage for failure in summary.failures)
+    rare_first = sorted(summary.failures, key=lambda failure: by_stage[failure.stage])  # or thousands of missing files hide the others
+    for failure in rare_first[:_FAILURES_SHOWN]:
         print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
     if len(summary.failures) > _FAILURES_SHOWN:
-        print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}")
+        stages = ", ".join(f"{count} [{stage}]" for stage, count in by_stage.most_common())
+        print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}; of all, {stages}")
     for files, why in ((ignored, "are no media"), (left_out, "have only audio or only images, which --allow_missing accepts")):
         if files:
             print(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}")
@@ -146,6 +175,9 @@ def define_flags() -> None:
     flags.DEFINE_enum("dataset", "av_folder", names, "what names the clips: the folder itself, or a public list")
     flags.DEFINE_list("train_list", [], "list of training clips, as published; those of vggsound and music21 contain all splits")
     flags.DEFINE_list("test_list", [], "list of held-out clips")
+    flags.DEFINE_string(
+        "labels", "", "CSV with rows file,label[;label...] that label the files of your own folder, several labels each too"
+    )
     flags.DEFINE_string("labels_csv", "", "audioset, vggsound: CSV with the columns index,mid,display_name")
     flags.DEFINE_bool("instruments", False, "audioset, vggsound: keep only musical instruments")
     flags.DEFINE_float("clip_seconds", recipe.clip_seconds, "length of a clip", lower_bound=0.1)

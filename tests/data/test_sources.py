@@ -208,7 +208,7 @@ def test_a_file_that_is_no_manifest_is_named(manifest: Manifest, text: str, prob
     [
         ("index,mid\n0,/m/a\n", "must name the columns index,mid,display_name"),
         ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "'/m/b' with index '2'"),
-        ("index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "'/m/a' with index '0'"),
+        ("index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "line 3: .*'/m/a' with index '1' is there twice"),
         ("index,mid,display_name\nx,/m/a,A\n", "'/m/a' with index 'x'"),
     ],
 )
