@@ -23,12 +23,12 @@ from typing import Any, cast, get_args
 
 from absl import app, flags, logging
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.config import Frames
 
 from .common import cli, model_flags, runtime
+from .common.screen import escape
 
 _LONG, _ENDS = 30, 10  # a table of more than 30 classes shows the 10 best and the 10 worst
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import app, flags
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.errors import CorruptRecordError, DatasetError
 
 from .common import cli, runtime
+from .common.screen import escape
 
 if TYPE_CHECKING:
     from avmae_jax.data.store.jobs import Failure
@@ -89,16 +89,26 @@ def failure_table(failures: Sequence[Failure]) -> Table:
     return table
 
 
-def damaged_shards(folder: Path, checksums: dict[str, str]) -> list[str]:
-    """Returns the names of the shards whose bytes aren't those that were written."""
+def damaged_shards(folder: Path, checksums: Any) -> list[str]:
+    """Returns the names of the shards whose bytes aren't those that were written; raises DatasetError if it isn't known which were."""
+    if not isinstance(checksums, dict) or not all((folder / name).parent == folder for name in checksums):
+        raise DatasetError(f"{folder}: metadata.json is damaged, it has no checksums; prepare the data set again")
     damaged = []
     with runtime.progress_bar("verifying") as on_progress:
         for number, (name, expected) in enumerate(checksums.items(), start=1):
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    damaged.append(name)
+            if _checksum(folder / name) != expected:
+                damaged.append(name)
             on_progress(number, len(damaged), len(checksums))
     return damaged
+
+
+def _checksum(file: Path) -> str | None:
+    """Returns the SHA-256 of a file; None if it can't be read."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _quantiles(values: np.ndarray, at: Sequence[float], form: str) -> str:
@@ -119,14 +129,12 @@ def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Pa
     Raises:
       DatasetError, CorruptRecordError: if the data set or one of the drawn clips can't be read.
     """
-    import tensorflow_datasets as tfds
-
     from avmae_jax.data.statistics import STATISTICS
     from avmae_jax.data.store.plan import read_summary
-    from avmae_jax.data.store.reader import PreparedSource
+    from avmae_jax.data.store.reader import PreparedSource, dataset_info, label_names_of
 
-    info: Any = tfds.builder_from_directory(folder).info if folder.is_dir() else None
-    splits = [split for split, found in info.splits.items() if found.num_examples] if info else ["train"]
+    info = dataset_info(folder)
+    splits = [split for split, found in info.splits.items() if found.num_examples]
     sources = {split: PreparedSource(folder, split, "any") for split in splits}  # pyright: ignore[reportArgumentType]
     if not sources:
         raise DatasetError(f"{folder} has no clips; the reasons are in its failures.jsonl")
@@ -137,7 +145,7 @@ def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Pa
         f"{folder}: {written + len(summary.failures)} files in = {written} written + {len(summary.failures)} failed", markup=False
     )
     console.print(counts_table(indexes))
-    if names := list(info.metadata["label_names"]):
+    if names := list(label_names_of(folder, info)):
         console.print(class_table(indexes, names, classes))
     if summary.failures:
         console.print(failure_table(summary.failures))
@@ -147,7 +155,7 @@ def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Pa
         split = splits[0]
         _draw(out, sources[split], clips, f"{folder.name}, {min(clips, len(sources[split]))} of {len(sources[split])} {split} clips")
         console.print(f"contact sheet: {out}", markup=False)
-    damaged = damaged_shards(folder, info.metadata["sha256"]) if verify else []
+    damaged = damaged_shards(folder, (info.metadata or {}).get("sha256")) if verify else []
     for name in damaged:
         console.print(
             f"{folder / name} is damaged: its checksum isn't the one it was written with; prepare the data set again", markup=False

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from avmae_jax.errors import AvmaeError, DatasetError
+from avmae_jax.files import printable
 
 from .common import cli
 from .common.runtime import progress_bar
@@ -149,13 +150,13 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
     by_stage = collections.Counter(failure.stage for failure in summary.failures)
     rare_first = sorted(summary.failures, key=lambda failure: by_stage[failure.stage])  # or thousands of missing files hide the others
     for failure in rare_first[:_FAILURES_SHOWN]:
-        print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
+        print(printable(f"failed [{failure.stage}] {failure.file} {failure.reason}"))
     if len(summary.failures) > _FAILURES_SHOWN:
         stages = ", ".join(f"{count} [{stage}]" for stage, count in by_stage.most_common())
         print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}; of all, {stages}")
     for files, why in ((ignored, "are no media"), (left_out, "have only audio or only images, which --allow_missing accepts")):
         if files:
-            print(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}")
+            print(printable(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}"))
     clips = ", ".join(f"{count} {split}" for split, count in summary.clips.items())
     files = sum(summary.written.values()) + len(summary.failures)
     print(
@@ -175,9 +176,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("dataset", "av_folder", names, "what names the clips: the folder itself, or a public list")
     flags.DEFINE_list("train_list", [], "list of training clips, as published; those of vggsound and music21 contain all splits")
     flags.DEFINE_list("test_list", [], "list of held-out clips")
-    flags.DEFINE_string(
-        "labels", "", "CSV with rows file,label[;label...] that label the files of your own folder, several labels each too"
-    )
+    flags.DEFINE_string("labels", "", "CSV with rows file,label[;label...] that label the files of a folder, also with several labels each")
     flags.DEFINE_string("labels_csv", "", "audioset, vggsound: CSV with the columns index,mid,display_name")
     flags.DEFINE_bool("instruments", False, "audioset, vggsound: keep only musical instruments")
     flags.DEFINE_float("clip_seconds", recipe.clip_seconds, "length of a clip", lower_bound=0.1)

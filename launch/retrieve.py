@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.config import DataConfig
 from avmae_jax.errors import ClipError, DatasetError
+from avmae_jax.files import printable
 
 from .common import cli, model_flags, runtime
+from .common.screen import escape
 
 if TYPE_CHECKING:
     from avmae_jax.data.clip import Clip, ClipSource
@@ -79,7 +80,7 @@ def whole_set(model_path: str, console: Console) -> None:
         result = retrieve_into(out, embed, source, selection, origin, on_progress)
     console.print(results_table(result))
     for name, count in result["short_classes"].items():
-        console.print(f"class {name}: {count} clips, fewer than --per_class {args.per_class}", markup=False)
+        console.print(f"class {escape(name)}: {count} clips, fewer than --per_class {args.per_class}")
     console.print(f"wrote {out / 'retrieval.json'} and {out / 'gallery.png'}", markup=False, soft_wrap=True)
 
 
@@ -128,7 +129,7 @@ def print_hits(console: Console, clip: Clip, hits: Hits, index: Embeddings) -> N
         classes = class_names(index.labels[row], index.note["label_names"])
         table.add_row(str(number), f"{score:.3f}", escape(index.ids[row]), escape(classes))
     found = "images nearest to its audio" if hits.queried == "audio" else "audio nearest to its image"
-    console.print(f"{clip.id}: {found}", markup=False, highlight=False, soft_wrap=True)
+    console.print(escape(f"{clip.id}: {found}"), highlight=False, soft_wrap=True)
     console.print(table)
 
 
@@ -163,7 +164,7 @@ def from_files(model_path: str, files: Sequence[str], console: Console) -> int:
         draw_gallery(out, [Section(f"The nearest clips of {args.index}, by {model_path}", searches)])
         console.print(f"wrote {out}", markup=False, soft_wrap=True)
     for reason in failed:
-        print(f"can't be used: {reason}", file=sys.stderr)
+        print(printable(f"can't be used: {reason}"), file=sys.stderr)
     return 0 if not failed else 1 if len(failed) == len(files) else 3
 
 

@@ -8,6 +8,7 @@ import codecs
 import csv
 import json
 import re
+import reprlib
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +22,13 @@ _FORMULA = re.compile(r"[=+@'].*")
 _SCIENTIFIC = re.compile(r"-?[0-9]+([.,][0-9]+)?E[+-]?[0-9]{1,3}")
 _YOUTUBE_ID = 11  # letters of an id
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+shown = _REPR.repr  # a value of a JSON file, shortened for a message
+
 
 def read_text(path: str | Path) -> str:
-    """Reads a text file in UTF-8, with or without a byte-order mark; its line ends become "\\n".
+    """Reads a text file in UTF-8, with or without a byte-order mark; line ends of Windows become plain ones.
 
     Raises:
       DatasetError: naming the file, if it can't be read, is no regular file, or is no UTF-8.

@@ -5,12 +5,14 @@ Content-Security-Policy forbids a browser to load anything else.
 """
 
 import base64
+import html
 import math
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from avmae_jax.files import printable
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,6 +47,11 @@ code { padding: 0.1rem 0.3rem; }
 pre { padding: 0.8rem; overflow-x: auto; overflow-wrap: normal; }
 summary { cursor: pointer; color: var(--accent); margin: 0.5rem 0; }
 """
+
+
+def escape(text: str) -> str:
+    """Turns text into a piece of HTML that shows it; what a browser would act on becomes an escape."""
+    return html.escape(printable(text))
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from logging import LogRecord
 from typing import cast
 
 from absl import app, flags, logging
@@ -15,6 +16,7 @@ from ml_collections import config_flags
 from avmae_jax import config_files
 from avmae_jax.config import Config
 from avmae_jax.errors import ConfigError
+from avmae_jax.files import printable
 
 from . import help_page
 
@@ -86,11 +88,20 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    logging.get_absl_handler().addFilter(_make_printable)
     try:
         main(argv)
     except app.UsageError as error:
-        print(f"{error}\n{_hint()}", file=sys.stderr)
+        print(printable(f"{error}\n{_hint()}"), file=sys.stderr)
         sys.exit(error.exitcode or 1)
+    except SystemExit as end:
+        sys.exit(printable(end.code) if isinstance(end.code, str) else end.code)
+
+
+def _make_printable(record: LogRecord) -> bool:
+    """Takes what a terminal would act on out of a line of the log, in which names of files and classes are."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def _line(error: Exception) -> str:

@@ -10,12 +10,13 @@ from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.errors import ClipError
-from avmae_jax.files import replacing
+from avmae_jax.files import printable, replacing
 from avmae_jax.inference.predict import Prediction
+
+from .screen import escape
 
 _TALL = 20  # files; with more of them the classes of each are on one line
 _DIGITS = 6  # decimals of a number in JSON and CSV
@@ -59,8 +60,12 @@ def write_json(path: str, about: Mapping[str, Any], records: Sequence[Mapping[st
             file.write("\n")
 
 
-def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, timeline: bool) -> None:
-    """Writes a row for each file, each followed by those of its seconds with `timeline`, if there is a path; raises OSError."""
+def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, timeline: bool, raw: bool = False) -> None:
+    """Writes a row for each file, each followed by those of its seconds with `timeline`, if there is a path; raises OSError.
+
+    A text that a spreadsheet would take for a formula, and run, gets a "'" in front, and control characters are escaped, unless `raw`.
+    """
+    plain = dict if raw else _harmless
     numbers = range(1, top + 1)
     columns = ["file", *(["second"] if timeline else []), *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))]
     columns += ["seen", "mode", "windows", "match", "match_rank", "match_among", "error"]
@@ -69,9 +74,9 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             for entry in records:
-                writer.writerow({**entry, **_cells(entry.get("classes", ()))})
+                writer.writerow(plain({**entry, **_cells(entry.get("classes", ()))}))
                 for row in entry.get("timeline", ()):
-                    writer.writerow({"file": entry["file"], "second": row["second"], **_cells(row["classes"])})
+                    writer.writerow(plain({"file": entry["file"], "second": row["second"], **_cells(row["classes"])}))
 
 
 def show(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
@@ -83,7 +88,7 @@ def show(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
         if "timeline" in entry:
             console.print(_timeline(entry))
     for entry in bad:
-        console.print(f"failed [{entry['stage']}] {entry['file']}: {entry['error']}", markup=False, highlight=False, soft_wrap=True)
+        console.print(escape(f"failed [{entry['stage']}] {entry['file']}: {entry['error']}"), highlight=False, soft_wrap=True)
     if bad:
         console.print(f"{len(bad)} of {len(records)} files failed")
 
@@ -113,6 +118,15 @@ def _timeline(entry: Mapping[str, Any]) -> Table:
 def _top(row: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
     order = np.argsort(-row, kind="stable")[:top]
     return [{"class": names[label], "probability": round(float(row[label]), _DIGITS)} for label in order]
+
+
+def _harmless(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _harmless_text(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _harmless_text(text: str) -> str:
+    shown = printable(text)
+    return f"'{shown}" if shown.lstrip().startswith(("=", "+", "-", "@")) else shown
 
 
 def _cells(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from avmae_jax.data.catalog.media_folder import TIME, Entry, Listed, Listing, lo
 from avmae_jax.data.catalog.own_labels import own_labels
 from avmae_jax.data.decode.media import RANK
 from avmae_jax.data.store.jobs import Failure
-from avmae_jax.data.text_files import damage, read_json, read_rows, read_text
+from avmae_jax.data.text_files import damage, read_json, read_rows, read_text, shown
 from avmae_jax.errors import DatasetError
 from avmae_jax.files import as_text
 
@@ -243,7 +243,7 @@ def _read_manifest(file: str | Path, split: str, mids: Mapping[str, int]) -> Ite
         place = f"entry {number}"
         video, labels = (entry.get(key) if isinstance(entry, dict) else None for key in ("video_id", "labels"))
         if not isinstance(video, str) or not isinstance(labels, str):
-            raise DatasetError(f"{file}: {place} is {str(entry)[:200]!r}; it must be an object with video_id and labels as text")
+            raise DatasetError(f"{file}: {place} is {shown(entry)}; it must be an object with video_id and labels as text")
         numbers = label_indices(labels, mids, f"{file}: {place} ({video!r}): labels")
         yield Listed(video, split, _video(video, f"{file}: {place}"), None, None, numbers, file, place, damage(video))
 
