@@ -191,8 +191,8 @@ def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: fl
         files = [file for lost in missing for file in lost]
         named = "\n  ".join(files[:_NAMED_AT_ONCE])
         raise DatasetError(
-            f"{manifest}: {len(files)} files of {len(missing)} entries don't exist, and data.max_damaged is {limit:g}; raise it or mend the "
-            f"manifest; the first {min(len(files), _NAMED_AT_ONCE)} files:\n  {named}"
+            f"{manifest}: {len(files)} files of {len(missing)} entries don't exist, and data.max_damaged is {limit:g}; raise it or mend "
+            f"the manifest; the first {min(len(files), _NAMED_AT_ONCE)} files:\n  {named}"
         )
     if missing:
         logging.warning("%s: %d of %d entries are left out, as files of theirs don't exist", manifest, len(missing), len(entries))
