@@ -8,6 +8,7 @@ import base64
 import html
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,9 @@ def words(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 and abs(value) >= 2 else f"{value:.4g}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not any(isinstance(item, list | tuple | dict) for item in value):
         return ", ".join(map(words, value))
-    return str(value)
+    return str(value) if isinstance(value, str | int) else reprlib.repr(value)  # of nested lists not every level
 
 
 def _is_number(value: Any) -> bool:

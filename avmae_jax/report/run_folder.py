@@ -51,7 +51,7 @@ class RunFolder:
         if not path.exists():
             return {}
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"), parse_int=curves.whole_number)
         except (ValueError, OSError, RecursionError) as error:
             self.damaged.append(f"{path} can't be read: {error}")
             return {}

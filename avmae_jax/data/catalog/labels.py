@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from avmae_jax.data.text_files import read_rows
+from avmae_jax.data.text_files import read_rows, shown
 from avmae_jax.errors import DatasetError
 
 _COLUMNS = ("index", "mid", "display_name")
@@ -21,7 +21,7 @@ def read_labels(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     rows = read_rows(path)
     _, header = next(rows, (0, []))
     if not {*_COLUMNS} <= {*header}:
-        raise DatasetError(f"{path}: its first line must name the columns {','.join(_COLUMNS)}, not {','.join(header)[:100]!r}")
+        raise DatasetError(f"{path}: its first line must name the columns {','.join(_COLUMNS)}, not {shown(','.join(header))}")
     places = [header.index(column) for column in _COLUMNS]
     found: dict[str, tuple[str, str]] = {}
     mids: set[str] = set()
@@ -30,10 +30,10 @@ def read_labels(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
             raise DatasetError(f"{path}: line {line} has {len(row)} fields, but its first line {len(header)}; quote a name with a comma")
         index, mid, name = (row[place] for place in places)
         if not mid or not name:
-            raise DatasetError(f"{path}: line {line}: the label with index {index!r} has no {'display_name' if mid else 'mid'}")
+            raise DatasetError(f"{path}: line {line}: the label with index {shown(index)} has no {'display_name' if mid else 'mid'}")
         if index in found or mid in mids:
             raise DatasetError(
-                f"{path}: line {line}: the label {mid!r} with index {index!r} is there twice; each index and mid is there once"
+                f"{path}: line {line}: the label {shown(mid)} with index {shown(index)} is there twice; each index and mid is there once"
             )
         found[index] = mid, name
         mids.add(mid)
@@ -41,7 +41,7 @@ def read_labels(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
         raise DatasetError(f"{path}: it lists no labels")
     order = [str(number) for number in range(len(found))]
     if wrong := sorted({*found} - {*order}):
-        raise DatasetError(f"{path}: the label {found[wrong[0]][0]!r} with index {wrong[0]!r} breaks the rule: indices 0, 1, ...")
+        raise DatasetError(f"{path}: the label {shown(found[wrong[0]][0])} with index {shown(wrong[0])} breaks the rule: indices 0, 1, ...")
     return {found[index][0]: number for number, index in enumerate(order)}, tuple(found[index][1] for index in order)
 
 
@@ -54,5 +54,5 @@ def label_indices(text: str, mids: Mapping[str, int], where: str) -> tuple[int, 
     names = [name for name in dict.fromkeys(name.strip() for name in text.split(",")) if name]
     unknown = [name for name in names if name not in mids]
     if unknown:
-        raise DatasetError(f"{where} has {unknown[0]!r}, which the label CSV doesn't list; give the CSV that belongs to it")
+        raise DatasetError(f"{where} has {shown(unknown[0])}, which the label CSV doesn't list; give the CSV that belongs to it")
     return tuple(mids[name] for name in names)

@@ -136,9 +136,9 @@ def vggsound(csv_file: str | Path, labels_csv: str | Path, root: str | Path) -> 
         if label not in number_of:
             close = difflib.get_close_matches(label, number_of, 1)
             hint = f"; the closest is {close[0]!r}" if close else ""
-            raise DatasetError(f"{where} ({video}): the label {row[2]!r} isn't in {labels_csv}{hint}")
+            raise DatasetError(f"{where} ({video}): the label {shown(row[2])} isn't in {labels_csv}{hint}")
         if split not in ("train", "test"):
-            raise DatasetError(f"{where} ({video}): the split is {split!r}; it must be train or test")
+            raise DatasetError(f"{where} ({video}): the split is {shown(split)}; it must be train or test")
         listed.append(_vgg_clip(split, video, _seconds(row[1], "start_seconds", where), (number_of[label],), csv_file, place))
     return look_up("vggsound", label_names, listed, root)
 
@@ -158,7 +158,7 @@ def vgginstruments(files: Mapping[str, str | Path], root: str | Path) -> Listing
             if match and (match["start"] or damage(match["video"])):
                 lines.append((split, file, number, match))
             elif line.strip():
-                raise DatasetError(f"{file}: line {number} is {line[:200]!r}; it must be <video>_<start second>,<instrument>")
+                raise DatasetError(f"{file}: line {number} is {shown(line)}; it must be <video>_<start second>,<instrument>")
     names = sorted({match["instrument"] for _, _, _, match in lines})
     number_of = {name: number for number, name in enumerate(names)}
     listed = [
@@ -253,7 +253,7 @@ def _read_videos(file: str | Path) -> dict[str, list[str]]:
     content = _read_json(file, "videos", dict)
     for name, videos in content.items():
         if not isinstance(videos, list) or not all(isinstance(video, str) and _VIDEO.fullmatch(video) for video in videos):
-            raise DatasetError(f"{file}: videos of {name!r} must be a list of YouTube ids")
+            raise DatasetError(f"{file}: videos of {shown(name)} must be a list of YouTube ids")
     return content
 
 
@@ -287,13 +287,13 @@ def _vgg_clip(split: str, video: str, start: float, labels: tuple[int, ...], fil
 
 def _seconds(text: str, field: str, where: str) -> float:
     if not TIME.fullmatch(text):
-        raise DatasetError(f"{where}: {field} is {text!r}; it must be a number of seconds")
+        raise DatasetError(f"{where}: {field} is {shown(text)}; it must be a number of seconds")
     return float(text)
 
 
 def _video(text: str, where: str) -> str:
     if not _VIDEO.fullmatch(text) and not damage(text):
-        raise DatasetError(f"{where}: {text[:200]!r} is no YouTube id, which has letters, digits, '-' and '_'")
+        raise DatasetError(f"{where}: {shown(text)} is no YouTube id, which has letters, digits, '-' and '_'")
     return text
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from avmae_jax.data.store.jobs import Failure
-from avmae_jax.data.text_files import read_rows
+from avmae_jax.data.text_files import read_rows, shown
 from avmae_jax.errors import DatasetError
 
 _HEADER = ("file", "filename", "path")
@@ -41,7 +41,7 @@ def own_labels(
         found = next((name for name in _spellings(file, root) if name in files), None) or same.get(unicodedata.normalize("NFC", file))
         name = found or file
         if name in lines:
-            raise DatasetError(f"{csv_file}: line {line}: {name!r} has a row already, line {lines[name]}; remove one")
+            raise DatasetError(f"{csv_file}: line {line}: {shown(name)} has a row already, line {lines[name]}; remove one")
         lines[name], labels[name] = line, names
         if found is None:
             lost.append(Failure(name, "missing", f"({csv_file}: line {line}) is no media file under {root}"))
@@ -49,7 +49,7 @@ def own_labels(
         raise DatasetError(f"{csv_file}: it has no rows file,label[;label...]")
     if len(lost) == len(lines):
         raise DatasetError(
-            f"{csv_file}: none of its files is a media file under {root}; {lost[0].file!r}, say, but {min(files)!r} is there"
+            f"{csv_file}: none of its files is a media file under {root}; {shown(lost[0].file)}, say, but {min(files)!r} is there"
         )
     label_names = tuple(sorted({name for names in labels.values() for name in names}))
     number_of = {name: number for number, name in enumerate(label_names)}

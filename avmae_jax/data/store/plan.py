@@ -135,7 +135,7 @@ def read_summary(out: Path) -> Summary:
     try:
         failures = [Failure(**json.loads(line)) for line in read_text(out / FAILURES).split("\n") if line]
         written, clips = ({str(split): int(count) for split, count in content[key].items()} for key in ("written", "clips"))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{out}: {SUMMARY} or {FAILURES} is damaged ({first_line(error)}); prepare the data set again") from error
     return Summary(written, clips, failures)
 

@@ -12,7 +12,7 @@ from absl import logging
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource
-from avmae_jax.data.store.plan import PROGRESS, READABLE, is_complete, read_plan
+from avmae_jax.data.store.plan import PROGRESS, READABLE, SUMMARY, is_complete, read_plan
 from avmae_jax.data.store.records import Needs, deserialise, index_file, read_index, weights_file
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError, first_line
 
@@ -84,14 +84,18 @@ class PreparedSource:
 
     def _check(self, clip: Clip, row: int) -> None:
         """Raises ValueError unless a clip is what the index says."""
-        known = self.index.id[row].decode(), int(self.index.frames[row]), self.index.labels_of(row).tolist()
-        if (clip.id, len(clip.frames), list(clip.labels)) != known:
-            raise ValueError(
-                f"it holds {clip.id!r} with {len(clip.frames)} frames and the labels {clip.labels}, but the index says "
-                f"{known[0]!r}, {known[1]} and {known[2]}"
-            )
-        if abs(len(clip.waveform) / SAMPLE_RATE - float(self.index.seconds[row])) > _ROUNDED:
-            raise ValueError(f"it holds {len(clip.waveform) / SAMPLE_RATE} s of audio, but the index says {self.index.seconds[row]}")
+        index = self.index
+        known = {
+            "id": (clip.id, index.id[row].decode()),
+            "video": (clip.video, index.video[row].decode()),
+            "start": (np.float32(clip.start), index.start[row]),
+            "frames": (len(clip.frames), index.frames[row]),
+            "labels": (list(clip.labels), index.labels_of(row).tolist()),
+        }
+        if wrong := [name for name, (stored, indexed) in known.items() if stored != indexed]:
+            raise ValueError(f"its {wrong[0]} is {known[wrong[0]][0]}, but the index says {known[wrong[0]][1]}")
+        if abs(len(clip.waveform) / SAMPLE_RATE - float(index.seconds[row])) > _ROUNDED:
+            raise ValueError(f"it has {len(clip.waveform) / SAMPLE_RATE} s of audio, but the index says {index.seconds[row]}")
 
     @property
     def ids(self) -> list[str]:
@@ -204,6 +208,7 @@ def dataset_info(path: Path) -> tfds.core.DatasetInfo:
         info = tfds.builder_from_directory(path).info
         counts = {name: int(found.num_examples) for name, found in info.splits.items()}
         named = [file for found in info.splits.values() for file in found.filepaths]
+        _ = info.metadata  # read when it is first used
     except Exception as error:  # whatever its readers of JSON and protocol buffers raise
         raise DatasetError(
             f"{path}: dataset_info.json, features.json or metadata.json is damaged ({first_line(error)}); prepare the data set again"
@@ -216,8 +221,8 @@ def dataset_info(path: Path) -> tfds.core.DatasetInfo:
 def label_names_of(path: Path, info: tfds.core.DatasetInfo) -> tuple[str, ...]:
     """Returns the names of a data set's classes; raises DatasetError if its metadata are damaged."""
     names = (info.metadata or {}).get("label_names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DatasetError(f"{path}: metadata.json is damaged, it has no list label_names; prepare the data set again")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or names != read_plan(path).get("label_names"):
+        raise DatasetError(f"{path}: metadata.json or {SUMMARY} is damaged, they don't agree on label_names; prepare the data set again")
     return tuple(names)
 
 

@@ -165,7 +165,7 @@ def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file)  # before the name: after a power failure a shard with a name counts as written
     record = {"written": written, "bytes": size, "sha256": digest, "failures": failures, "clips": facts}
-    write_json(shard.record, record, indent=None, ascii_only=False)
+    write_json(shard.record, {**record, "check": _digest(record)}, indent=None, ascii_only=False)
     with write_errors(shard.path, partial):
         partial.replace(shard.path)
 
@@ -173,9 +173,13 @@ def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
 def _read_record(shard: Shard) -> dict[str, Any]:
     """Returns what was written beside a shard; raises DatasetError if it is damaged."""
     record = read_json(shard.record)
-    if not isinstance(record.get("sha256"), str) or not all(isinstance(record.get(key), list) for key in ("failures", "clips")):
+    if record.pop("check", None) != _digest(record):
         raise DatasetError(f"{shard.record} is damaged; delete it and {shard.path.name}, and the same command writes both again")
     return record
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
