@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from avmae_jax.errors import AvmaeError, LockedError, WriteError
-from avmae_jax.files import locked, replacing, write_bytes, write_errors, write_json, write_text
+from avmae_jax.files import as_text, locked, printable, replacing, write_bytes, write_errors, write_json, write_text
 
 WRITERS: list[Callable[[Path], None]] = [
     lambda path: write_bytes(path, bytes(20_000)),
@@ -122,3 +122,9 @@ def test_waiting_names_the_holder_first(tmp_path: Path, holder: subprocess.Popen
 
     with locked(tmp_path / "out", wait=True, on_wait=end_it):
         assert [str(holder.pid) in name for name in waited] == [True]
+
+
+def test_what_a_terminal_would_act_on_becomes_an_escape() -> None:
+    assert printable("a\x1b[31mb\u202ec\td\r\ne\x9b\ud800") == "a\\x1b[31mb\\u202ec\td\\r\ne\\x9b\\ud800"
+    assert as_text("a\nb\u2066") == "a\\nb\\u2066"
+    assert printable("ä 日本 👩\u200d🎤") == as_text("ä 日本 👩\u200d🎤") == "ä 日本 👩\u200d🎤"

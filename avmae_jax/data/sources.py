@@ -185,8 +185,6 @@ def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: fl
             missing.append(lost)
         else:
             kept.append(entry)
-    for lost in missing[:_LOGGED]:
-        logging.warning("%s: %s is no file; the entry is left out", manifest, lost[0])
     if len(missing) > number_of(limit, len(entries)) or not kept:
         files = [file for lost in missing for file in lost]
         named = "\n  ".join(files[:_NAMED_AT_ONCE])
@@ -194,6 +192,8 @@ def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: fl
             f"{manifest}: {len(files)} files of {len(missing)} entries don't exist, and data.max_damaged is {limit:g}; raise it or mend "
             f"the manifest; the first {min(len(files), _NAMED_AT_ONCE)} files:\n  {named}"
         )
+    for lost in missing[:_LOGGED]:
+        logging.warning("%s: %s is no file; the entry is left out", manifest, lost[0])
     if missing:
         logging.warning("%s: %d of %d entries are left out, as files of theirs don't exist", manifest, len(missing), len(entries))
     return kept

@@ -1,5 +1,6 @@
 """Sources hand over the clips that were stored, and name what is wrong with a manifest."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -20,8 +21,9 @@ from avmae_jax.data.instruments import builtin_set
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.reader import Tolerant, labels_of
 from avmae_jax.data.store.writer import write_dataset
-from avmae_jax.errors import DatasetError
+from avmae_jax.errors import ClipError, DatasetError
 from tests.media import loudest_hertz, tone, write_media
 from tests.support import time_limit
 
@@ -261,3 +263,76 @@ def test_two_processes_may_ask_for_the_builtin_set_at_once(tmp_path: Path) -> No
     outputs = [process.communicate(timeout=time_limit(60))[0] for process in started]
     expected = instruments.make_clip("test", 1, seconds=0.5, image_size=32)
     assert outputs == [f"2 {expected.id}\n"] * 2
+
+
+@pytest.mark.parametrize("limit", [1, 0.4])
+def test_an_entry_of_a_manifest_without_its_files_is_left_out_up_to_a_limit(
+    manifest: Manifest, limit: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest.entries.append(manifest.add("three", 700, " /m/a , ,/m/b,"))
+    manifest.entries[1]["wav"] = "audio/none.flac"
+    manifest.path.write_text(json.dumps({"data": manifest.entries}))
+    config = DataConfig(source="manifest", path=str(manifest.path), labels_csv=str(manifest.csv), max_damaged=limit)
+    source = open_source(config, "train")
+    assert [clip.id for clip in (source[0], source[1])] == ["one", "three"]
+    assert labels_of(source, 1) == (0, 1)
+    assert "entry 1 (video_id 'two'), wav" in caplog.text
+    for fewer in (0, 0.3):
+        with pytest.raises(DatasetError, match=rf"1 files of 1 entries .*data.max_damaged is {fewer}"):
+            open_source(dataclasses.replace(config, max_damaged=fewer), "train")
+    shutil.rmtree(manifest.root / "audio")
+    with pytest.raises(DatasetError, match="3 files of 3 entries"):
+        open_source(dataclasses.replace(config, max_damaged=10), "train")
+
+
+def test_a_clip_of_a_manifest_that_dies_later_is_skipped(manifest: Manifest) -> None:
+    source = Tolerant(manifest.open(), 1)
+    (manifest.root / "frames/frame_3/one.jpg").unlink()
+    assert source[0].id == "two"
+    (manifest.root / "frames/frame_3/one.jpg").touch()
+    assert source[0].id == "two"
+    opened = ManifestSource(manifest.path, manifest.csv)
+    with pytest.raises(ClipError, match="'one'"):
+        opened[0]
+
+
+def test_a_manifest_and_its_labels_may_begin_with_a_byte_order_mark(manifest: Manifest) -> None:
+    manifest.open()
+    for file in (manifest.path, manifest.csv):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert ManifestSource(manifest.path, manifest.csv).ids == ["one", "two"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"data": [' + "9" * 5000 + "]}", '{"data": [{"video_id": "\\ud800"}]}'])
+def test_a_manifest_that_no_reader_can_take_is_one_line(manifest: Manifest, text: str) -> None:
+    manifest.path.write_text(text)
+    with pytest.raises(DatasetError, match=r"train\.json") as caught:
+        ManifestSource(manifest.path, manifest.csv)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(("key", "value"), [("video_id", "a\0b"), ("wav", "\ud800"), ("video_path", "\0")])
+def test_a_name_that_no_file_can_have_is_named(manifest: Manifest, key: str, value: str) -> None:
+    manifest.entries[0][key] = value
+    with pytest.raises(DatasetError, match=rf"entry 0 .*{key}"):
+        manifest.open()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            (name, content)
+            for name in ("dataset_info.json", "features.json", "metadata.json", "summary.json")
+            for content in ("", "{", "[]", "{}")
+        ),
+        ("metadata.json", '{"label_names": ["x", "z"]}'),
+        ("dataset_info.json", "[" * 100_000),
+        ("summary.json", '{"plan": 3}'),
+    ],
+)
+def test_a_damaged_description_of_a_data_set_is_named(tmp_path: Path, name: str, content: str) -> None:
+    out = prepare(tmp_path / "out")
+    (out / name).write_text(content)
+    with pytest.raises(DatasetError, match=rf"{name}.*prepare the data set again"):
+        PreparedSource(out, "train")

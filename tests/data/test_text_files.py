@@ -11,7 +11,7 @@ from avmae_jax.errors import DatasetError
 
 def test_byte_order_marks_line_ends_of_windows_and_spaces_are_welcome(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_bytes('\ufeff"a" , b\r\n\r\n# a "comment\r\n "ä, ö",\r\n#NAME?, 3\r\n'.encode())
+    file.write_bytes('\ufeff"a", b \r\n\r\n# a "comment\r\n "ä, ö",\r\n#NAME?, 3\r\n'.encode())
     assert list(read_rows(file)) == [(1, ["a", "b"]), (4, ["ä, ö", ""]), (5, ["#NAME?", "3"])]
     file.write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(file) == {"a": 1}

@@ -150,7 +150,10 @@ def read_plan(out: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object that the writer wrote; raises DatasetError if it is damaged."""
-    content = text_files.read_json(path)
+    try:
+        content = text_files.read_json(path)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; prepare the data set again") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path} is damaged: it is no JSON object; prepare the data set again")
     return content
