@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -132,6 +131,7 @@ def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Pa
     from avmae_jax.data.statistics import STATISTICS
     from avmae_jax.data.store.plan import read_summary
     from avmae_jax.data.store.reader import PreparedSource, dataset_info, label_names_of
+    from avmae_jax.data.text_files import read_json
 
     info = dataset_info(folder)
     splits = [split for split, found in info.splits.items() if found.num_examples]
@@ -150,7 +150,7 @@ def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Pa
     if summary.failures:
         console.print(failure_table(summary.failures))
     if (folder / STATISTICS).exists():
-        console.print("log-mel:", json.loads((folder / STATISTICS).read_text(encoding="utf-8")))
+        console.print("log-mel:", read_json(folder / STATISTICS))
     if clips:
         split = splits[0]
         _draw(out, sources[split], clips, f"{folder.name}, {min(clips, len(sources[split]))} of {len(sources[split])} {split} clips")
