@@ -5,6 +5,7 @@ A source is opened cheaply, gives clips by index, can be pickled for reader proc
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from absl import logging
+from PIL import Image
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource, even_times
+from avmae_jax.data.decode.images import IMAGE_FORMATS
 from avmae_jax.data.decode.one_clip import decode_audio
 from avmae_jax.data.store.plan import is_complete
 from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant, number_of
@@ -31,6 +34,7 @@ MANIFEST_FRAMES = 10  # frames of a clip in the official layout: frame_0 ... fra
 
 _MANIFEST_SECONDS = 10.0  # that these frames divide evenly
 _NAMED_AT_ONCE = 10  # missing files listed in one error
+_JPEG_END, _TAIL = b"\xff\xd9", 1024  # some cameras put bytes behind the end
 _LOGGED = 100  # entries that lack files and are named in the log
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no name of a file has these, and most can't be written
 
@@ -116,8 +120,8 @@ class ManifestSource:
             frames = tuple(Path(file).read_bytes() for file in _frame_files(entry))
         except OSError as error:
             raise ClipError(str(error.filename), "open", f"can't be read ({error.strerror})") from error
-        if not all(frames):
-            raise ClipError(entry.folder, "open", f"has an empty frame of the clip {entry.id!r}")
+        if damaged := [file for file, frame in zip(_frame_files(entry), frames, strict=True) if not _is_whole(frame)]:
+            raise ClipError(damaged[0], "open", f"is no image, or is cut off (clip {entry.id!r})")
         waveform = decode_audio(entry.wav)
         times = even_times(MANIFEST_FRAMES, min(_MANIFEST_SECONDS, len(waveform) / SAMPLE_RATE))
         return Clip(entry.id, waveform, frames, entry.labels, frame_times=times)
@@ -159,6 +163,15 @@ def _read_entries(path: Path, root: Path, mids: Mapping[str, int]) -> Iterator[_
 
 def _frame_files(entry: _Entry) -> list[str]:
     return [f"{entry.folder}/frame_{number}/{entry.id}.jpg" for number in range(MANIFEST_FRAMES)]
+
+
+def _is_whole(encoded: bytes) -> bool:
+    """Returns whether an image begins and ends as it should, without decoding it."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as opened:
+            return opened.format != "JPEG" or _JPEG_END in encoded[-_TAIL:]
+    except Exception:  # Pillow lets pass whatever a damaged header makes it raise
+        return False
 
 
 def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: float) -> list[_Entry]:

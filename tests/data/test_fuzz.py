@@ -181,7 +181,7 @@ def check_listing(listing: Listing) -> None:
     assert all(0 <= label < len(listing.label_names) for entry in entries for label in entry.labels)
     videos = {split: {entry.video for entry in entries} for split, entries in listing.splits.items()}
     assert not videos["train"] & videos["test"]
-    json.dumps(listing.missing, ensure_ascii=False).encode()
+    json.dumps([listing.missing, listing.label_names], ensure_ascii=False).encode()
 
 
 def check_manifest(source: ManifestSource) -> None:

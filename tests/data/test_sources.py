@@ -1,6 +1,7 @@
 """Sources hand over the clips that were stored, and name what is wrong with a manifest."""
 
 import dataclasses
+import io
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data import instruments
@@ -108,6 +110,12 @@ def test_a_config_that_names_no_source_is_an_error(config: DataConfig, split: An
         open_source(config, split)
 
 
+def encoded(name: str, number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, len(name), 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
 class Manifest:
     """A folder with an official manifest of two clips."""
 
@@ -121,7 +129,7 @@ class Manifest:
         for number in range(10):
             frame = self.root / f"frames/frame_{number}/{name}.jpg"
             frame.parent.mkdir(parents=True, exist_ok=True)
-            frame.write_bytes(f"{name} {number}".encode())
+            frame.write_bytes(encoded(name, number))
         return {"video_id": name, "wav": f"audio/{name}.flac", "video_path": str(self.root / "frames/"), "labels": labels}
 
     def open(self, root: str = "") -> ManifestSource:
@@ -139,7 +147,7 @@ def test_a_manifest_gives_audio_at_16_khz_frames_and_labels(manifest: Manifest) 
     assert source.label_names == ("Oboe, played", "Harp")
     first, second = source[0], source[1]
     assert (first.id, first.labels, second.labels) == ("one", (1, 0), ())
-    assert first.frames == tuple(f"one {number}".encode() for number in range(10))
+    assert first.frames == tuple(encoded("one", number) for number in range(10))
     assert len(first.waveform) == 8000
     assert first.frame_times == pytest.approx([index / 20 for index in range(10)])
     assert abs(loudest_hertz(first.waveform) - 500) < 3
@@ -287,13 +295,15 @@ def test_an_entry_of_a_manifest_without_its_files_is_left_out_up_to_a_limit(
 
 def test_a_clip_of_a_manifest_that_dies_later_is_skipped(manifest: Manifest) -> None:
     source = Tolerant(manifest.open(), 1)
-    (manifest.root / "frames/frame_3/one.jpg").unlink()
+    frame = manifest.root / "frames/frame_3/one.jpg"
+    whole = frame.read_bytes()
+    frame.unlink()
     assert source[0].id == "two"
-    (manifest.root / "frames/frame_3/one.jpg").touch()
-    assert source[0].id == "two"
-    opened = ManifestSource(manifest.path, manifest.csv)
-    with pytest.raises(ClipError, match="'one'"):
-        opened[0]
+    for damaged in (b"", whole[:-20], b"no image"):
+        frame.write_bytes(damaged)
+        assert source[0].id == "two"
+        with pytest.raises(ClipError, match=r"one\.jpg .*'one'"):
+            ManifestSource(manifest.path, manifest.csv)[0]
 
 
 def test_a_manifest_and_its_labels_may_begin_with_a_byte_order_mark(manifest: Manifest) -> None:

@@ -24,7 +24,7 @@ from avmae_jax.data.decode.media import RANK
 from avmae_jax.data.store.jobs import Failure
 from avmae_jax.data.text_files import damage, read_json, read_rows, read_text, shown
 from avmae_jax.errors import DatasetError
-from avmae_jax.files import as_text
+from avmae_jax.files import as_text, printable
 
 _VGG_SECONDS = 10.0  # length of every clip of VGGSound
 _VGG_LINE = re.compile(r"(?P<video>[0-9A-Za-z_-]+)_(?P<start>[0-9]{1,9}),(?P<instrument>.+)")
@@ -252,6 +252,8 @@ def _read_videos(file: str | Path) -> dict[str, list[str]]:
     """Reads the ids of videos by instrument."""
     content = _read_json(file, "videos", dict)
     for name, videos in content.items():
+        if not name or name != printable(name):
+            raise DatasetError(f"{file}: {shown(name)} can't be the name of an instrument")
         if not isinstance(videos, list) or not all(isinstance(video, str) and _VIDEO.fullmatch(video) for video in videos):
             raise DatasetError(f"{file}: videos of {shown(name)} must be a list of YouTube ids")
     return content

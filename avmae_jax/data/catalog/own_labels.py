@@ -12,6 +12,7 @@ from pathlib import Path
 from avmae_jax.data.store.jobs import Failure
 from avmae_jax.data.text_files import read_rows, shown
 from avmae_jax.errors import DatasetError
+from avmae_jax.files import printable
 
 _HEADER = ("file", "filename", "path")
 
@@ -44,7 +45,7 @@ def own_labels(
             raise DatasetError(f"{csv_file}: line {line}: {shown(name)} has a row already, line {lines[name]}; remove one")
         lines[name], labels[name] = line, names
         if found is None:
-            lost.append(Failure(name, "missing", f"({csv_file}: line {line}) is no media file under {root}"))
+            lost.append(Failure(printable(name), "missing", f"({csv_file}: line {line}) is no media file under {root}"))
     if not lines:
         raise DatasetError(f"{csv_file}: it has no rows file,label[;label...]")
     if len(lost) == len(lines):

@@ -143,7 +143,8 @@ def test_an_index_that_contradicts_itself_is_named(whole: Path, tmp_path: Path, 
 )
 def test_a_record_that_is_not_what_the_index_says_is_damaged(tmp_path: Path, field: str, value: object) -> None:
     out = prepare(tmp_path / "out", ["a", "b"])
-    clips = list(PreparedSource(out, "train"))
+    source = PreparedSource(out, "train")
+    clips = source[0], source[1]
     changed = clips[0]._replace(**{field: value, "frame_times": ()})  # pyright: ignore[reportArgumentType]
 
     def make_changed(job: Job) -> Iterator[Clip]:

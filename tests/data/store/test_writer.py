@@ -142,9 +142,8 @@ def test_a_job_that_kills_its_process_is_a_failure_of_its_own(tmp_path: Path) ->
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_whatever_one_file_raises_is_a_failure_of_that_file(tmp_path: Path, workers: int) -> None:
     errors = (MemoryError, OverflowError, zlib.error, RecursionError, PermissionError, UnicodeEncodeError)
-    summary = write(
-        tmp_path / "out", jobs(**{f"t{number}": f"raises {kind.__name__}" for number, kind in enumerate(errors)}), workers=workers
-    )
+    renamed = {f"t{number}": f"raises {kind.__name__}" for number, kind in enumerate(errors)}
+    summary = write(tmp_path / "out", jobs(7, 2, **renamed), workers=workers)
     assert summary.written == {"train": 1, "test": 2}
     assert [(failure.file, failure.stage) for failure in summary.failures] == [(f"raises {kind.__name__}", "error") for kind in errors]
     assert all(kind.__name__ in failure.reason for kind, failure in zip(errors, summary.failures, strict=True))
