@@ -134,6 +134,8 @@ def image(data: bytes, kind: str, alt: str, caption: str = "", *, wide: bool = F
 
 def image_file(path: Path, alt: str, caption: str = "") -> str:
     """Embeds a PNG file, or a note in its place if it can't be read or is no PNG."""
+    if path.exists() and not path.is_file():
+        return missing(f"{path} is no regular file.")
     try:
         data = path.read_bytes()
     except OSError as error:

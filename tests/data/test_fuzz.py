@@ -4,6 +4,7 @@
 """
 
 import copy
+import io
 import json
 import random
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.labels import read_labels
@@ -101,6 +103,8 @@ class Fuzzer:
     def __init__(self, root: Path) -> None:
         self.root, self.media, self.whole, self.broken = root, root / "media", root / "whole", root / "broken"
         self.media.mkdir()
+        image = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(image, "JPEG")
         (root / "labels.csv").write_text(LABELS)
         for video in IDS:
             (self.media / f"{video}_30.mp4").touch()
@@ -109,7 +113,7 @@ class Fuzzer:
                 file.writeframes(bytes(3200))
             for number in range(10):
                 (self.media / f"f/frame_{number}").mkdir(parents=True, exist_ok=True)
-                (self.media / f"f/frame_{number}/{video}.jpg").write_bytes(b"image")
+                (self.media / f"f/frame_{number}/{video}.jpg").write_bytes(image.getvalue())
         jobs = {"train": [Job(f"c{number}", (number,)) for number in range(6)], "test": [Job("c9", (9,))]}
         write_dataset(self.whole, DatasetSpec("clips", jobs, make, ["a", "b", "c"], shard_size=3))
 
