@@ -178,7 +178,7 @@ def read_index(file: Path, classes: int) -> Index:
 
     Args:
       file: the index.
-      classes: number of the data set's classes.
+      classes: number of the data set's classes; 0: they have no names, and a label may be any number.
 
     Raises:
       OSError, ValueError: if it is missing, damaged, or contradicts itself.
@@ -207,7 +207,7 @@ def _check_index(index: Index, classes: int) -> None:
     ends = index.label_ends
     if (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if len(ends) else 0) != len(index.labels):
         raise ValueError("it is damaged: its labels don't end where they should")
-    if len(index.labels) and not 0 <= index.labels.min() <= index.labels.max() < classes:
+    if classes and len(index.labels) and not 0 <= index.labels.min() <= index.labels.max() < classes:
         raise ValueError(f"it is damaged: it has the label {index.labels.max()} of {classes} classes, or one below 0")
     if not (np.isfinite(index.seconds).all() and (index.seconds >= 0).all() and (index.frames >= 0).all()):
         raise ValueError("it is damaged: a length is negative or not finite")
