@@ -22,85 +22,35 @@ import collections
 import dataclasses
 import functools
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from avmae_jax.errors import AvmaeError, DatasetError
+from avmae_jax.errors import AvmaeError
 from avmae_jax.files import printable
 
 from .common import cli
 from .common.runtime import progress_bar
 
 if TYPE_CHECKING:
-    from avmae_jax.data.catalog.listings import Listing
+    from avmae_jax.data.catalog.named_sets import Choice
+    from avmae_jax.data.catalog.recipe import Recipe
     from avmae_jax.data.store.plan import Summary
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
 _FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
 
 
-_LISTED = ("audioset", "vggsound", "vgginstruments", "music21")
-_USED_BY = {  # option -> the values of --dataset that it means something with
-    "labels": ("av_folder",),
-    "train_list": _LISTED,
-    "test_list": ("audioset", "vgginstruments", "music21"),
-    "labels_csv": ("audioset", "vggsound"),
-    "instruments": ("audioset", "vggsound"),
-    "test_percent": ("av_folder", "music21"),
-    "test_pattern": ("av_folder", "music21"),
-}
-
-
-def require_used(args: flags.FlagValues) -> None:
-    """Raises DatasetError for an option that was given and would do nothing."""
-    for option, used_by in _USED_BY.items():
-        if args[option].present and args.dataset not in used_by:
-            remedy = "; for a folder of your own give --labels, a CSV with rows file,label[;label...]"
-            raise DatasetError(
-                f"--{option} does nothing with --dataset {args.dataset}, but with {' or '.join(used_by)}"
-                f"{remedy if args.dataset == 'av_folder' and option != 'instruments' else ''}"
-            )
-    if args.dataset == "music21" and args.test_list and (args.test_percent != 10 or args.test_pattern):
-        raise DatasetError("--test_percent and --test_pattern do nothing where --test_list says which videos are held out")
-    if args["test_percent"].present and args.test_pattern:
-        raise DatasetError("--test_percent does nothing with --test_pattern, which chooses the videos that are held out; give one of them")
-
-
-def read_listing(args: flags.FlagValues, root: Path) -> Listing:
-    """Returns the clips that --dataset names.
-
-    Raises:
-      DatasetError: if a list is missing or wrong.
-    """
-    from avmae_jax.data.catalog import listings
-
-    lists = {"train": args.train_list, "test": args.test_list}
-    is_test = (lambda video: re.search(args.test_pattern, video) is not None) if args.test_pattern else None
-    require_used(args)
-    if args.dataset == "av_folder":
-        return listings.av_folder(root, labels=args.labels, is_test=is_test, test_percent=args.test_percent)
-    if not args.train_list:
-        raise DatasetError(f"--dataset {args.dataset} needs --train_list, the list of its clips")
-    if args.dataset in ("audioset", "vggsound") and not args.labels_csv:
-        raise DatasetError(f"--dataset {args.dataset} needs --labels_csv, with the columns index,mid,display_name")
-    if args.dataset == "audioset":
-        listing = listings.audioset(lists, args.labels_csv, root)
-    elif args.dataset == "vggsound":
-        listing = listings.vggsound(_only(args.train_list, args.dataset), args.labels_csv, root)
-    elif args.dataset == "vgginstruments":
-        return listings.vgginstruments({split: _only(files, split) for split, files in lists.items() if files}, root)
-    else:
-        both = {split: _only(files, split) for split, files in lists.items() if files}
-        return listings.music21(both if args.test_list else both["train"], root, is_test=is_test, test_percent=args.test_percent)
-    return listings.only_instruments(listing, args.dataset) if args.instruments else listing
+def options_of(kind: type[Recipe | Choice]) -> dict[str, Any]:
+    """Returns the values of those options that are the fields of a dataclass."""
+    return {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(kind)}
 
 
 def main(argv: list[str]) -> None:
     """Prepares --videos into --out."""
+    from avmae_jax.data.catalog.named_sets import Choice, list_clips
     from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
     from avmae_jax.data.store.beam import beam_engine
     from avmae_jax.data.store.plan import DatasetSpec
@@ -113,13 +63,12 @@ def main(argv: list[str]) -> None:
         sys.exit(f"--videos {args.videos}: there is no such folder")
     if out.resolve().is_relative_to(root):
         sys.exit(f"--out {args.out} lies inside --videos {args.videos}; give a folder elsewhere")
-    values: dict[str, Any] = {field.name: args[field.name].value for field in dataclasses.fields(Recipe)}
-    recipe = Recipe(**values)
+    recipe = Recipe(**options_of(Recipe))
     if args.beam_options and not args.beam_runner:
         sys.exit("--beam_options are for --beam_runner, which isn't given")
     try:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
-        listing = read_listing(args, root)
+        listing = list_clips(Choice(**options_of(Choice)), root)
         jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
             spec = DatasetSpec(
@@ -136,12 +85,6 @@ def main(argv: list[str]) -> None:
         sys.exit(str(error))
     _report(out, summary, listing.ignored, left_out)
     sys.exit(0 if any(summary.clips.values()) else 1)
-
-
-def _only(files: list[str], what: str) -> str:
-    if len(files) != 1:
-        raise DatasetError(f"{what}: give one list, not {len(files)}")
-    return files[0]
 
 
 def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
@@ -167,13 +110,13 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
 
 def define_flags() -> None:
     """Defines the options of this program."""
+    from avmae_jax.data.catalog.named_sets import DATASETS
     from avmae_jax.data.catalog.recipe import Recipe
 
     recipe = Recipe()
     flags.DEFINE_string("videos", None, "folder of media files; required", required=True)
     flags.DEFINE_string("out", None, "new folder for the data set; required", required=True)
-    names = ["av_folder", "audioset", "vggsound", "vgginstruments", "music21"]
-    flags.DEFINE_enum("dataset", "av_folder", names, "what names the clips: the folder itself, or a public list")
+    flags.DEFINE_enum("dataset", "av_folder", DATASETS, "what names the clips: the folder itself, or a public list")
     flags.DEFINE_list("train_list", [], "list of training clips, as published; those of vggsound and music21 contain all splits")
     flags.DEFINE_list("test_list", [], "list of held-out clips")
     flags.DEFINE_string("labels", "", "CSV with rows file,label[;label...] that label the files of a folder, also with several labels each")

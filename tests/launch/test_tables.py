@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from launch.common import tables
+from launch.common import predictions, tables
 
 NAMES = ['=cmd|" /C calc"!A0', "+1", "-0BIyqJj9ZU.mp4", "@x", " =1", "\x1b[31mred", "[bold]x[/bold]"]
 
@@ -19,7 +19,7 @@ def record(name: str) -> dict[str, Any]:
 
 
 def rows(path: Path, **options: bool) -> list[dict[str, str]]:
-    tables.write_csv(str(path), [record(name) for name in NAMES], 1, timeline=False, **options)
+    predictions.write_csv(str(path), [record(name) for name in NAMES], 1, timeline=False, **options)
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -36,7 +36,7 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path) -> None:
 def test_a_terminal_gets_no_controls_and_no_markup(bad: bool) -> None:
     file = io.StringIO()
     made = [{"file": name, "error": name, "stage": "open"} if bad else record(name) for name in NAMES]
-    tables.show(Console(file=file, width=200), made)
+    tables.show_predictions(Console(file=file, width=200), made)
     assert "\x1b" not in file.getvalue()
     assert "\\x1b[31mred" in file.getvalue()
     assert "[bold]x[/bold]" in file.getvalue()

@@ -1,10 +1,12 @@
 """Reads what data/store/writer.py wrote, clips by index, and skips damaged records up to a limit."""
 
+import functools
+import hashlib
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,6 +17,7 @@ from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource
 from avmae_jax.data.store.plan import PROGRESS, READABLE, SUMMARY, is_complete, read_plan
 from avmae_jax.data.store.records import Needs, deserialise, index_file, read_index, weights_file
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError, first_line
+from avmae_jax.files import OnProgress
 
 Split = Literal["train", "test"]
 
@@ -187,6 +190,57 @@ def ids_of(source: ClipSource) -> list[str]:
     """Returns the ids of all clips; those of a source that doesn't know them are read."""
     own = getattr(source, "ids", None)
     return [source[index].id for index in range(len(source))] if own is None else own
+
+
+def clips_by_id(source: ClipSource, ids: Sequence[str], split: str) -> list[Callable[[], Clip]]:
+    """Returns a function for each id that reads its clip, or raises CorruptRecordError if the clip is damaged.
+
+    Raises:
+      DatasetError: if the source, the clips of `split`, has none with one of the ids.
+    """
+    there = ids_of(source)
+    places = {name: index for index, name in enumerate(there)}
+    if missing := [name for name in ids if name not in places]:
+        raise DatasetError(f"no clip of the split {split} has the id {missing[0]!r}; ids are such as {there[0]!r}")
+
+    def read(name: str) -> Clip:
+        clip = source[places[name]]
+        if clip.id != name:  # a tolerant source lets the next one stand in for a damaged one
+            raise CorruptRecordError(f"the clip {name!r} is damaged")
+        return clip
+
+    return [functools.partial(read, name) for name in ids]
+
+
+def open_splits(folder: Path) -> dict[str, PreparedSource]:
+    """Opens all clips of every split of a prepared data set; raises DatasetError if the folder is none, or has no clips."""
+    splits = dataset_info(folder).splits
+    sources = {split: PreparedSource(folder, split, "any") for split in get_args(Split) if split in splits and splits[split].num_examples}
+    if not sources:
+        raise DatasetError(f"{folder} has no clips; the reasons are in its failures.jsonl")
+    return sources
+
+
+def damaged_shards(folder: Path, on_progress: OnProgress) -> list[Path]:
+    """Reads every shard of a prepared data set and returns those whose bytes aren't those that were written."""
+    checksums = (dataset_info(folder).metadata or {}).get("sha256")
+    if not isinstance(checksums, dict) or not all((folder / name).parent == folder for name in checksums):
+        raise DatasetError(f"{folder}: metadata.json is damaged, it has no checksums; prepare the data set again")
+    damaged = []
+    for number, (name, expected) in enumerate(checksums.items(), start=1):
+        if _checksum(folder / name) != expected:
+            damaged.append(folder / name)
+        on_progress(number, len(damaged), len(checksums))
+    return damaged
+
+
+def _checksum(file: Path) -> str | None:
+    """Returns the SHA-256 of a file; None if it can't be read."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def labels_of(source: ClipSource, index: int) -> tuple[int, ...]:
