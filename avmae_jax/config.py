@@ -203,7 +203,7 @@ class DataConfig(Settings, group="data"):
     workers: int = 0  # reader processes; 0: threads in this process
     threads: int = 4  # reader threads a process
     prefetch: int = 4  # batches read ahead
-    max_damaged: int = 10  # damaged clips, for each reader process, that are reported and skipped before the run stops; 0: none
+    max_damaged: float = 10  # damaged clips, or below 1 their share, that each reader process reports and skips before it stops; 0: none
     audio_mean: float | None = None  # subtracted from the log-mel; None: as the data set's statistics.json says, or -5.081
     audio_std: float | None = None  # divides the log-mel after that; None: as the data set's statistics.json says, or 4.4849
 
@@ -221,6 +221,7 @@ class DataConfig(Settings, group="data"):
         self.require("labels_csv", named, "give the CSV with the columns index,mid,display_name")
         self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads")
         self.require_not_negative("builtin_seed", "workers", "prefetch", "max_damaged")
+        self.require("max_damaged", self.max_damaged < 1 or float(self.max_damaged).is_integer(), "give a number, or a share below 1")
         self.require_finite("builtin_seconds")
         mean, std = self.normalisation
         self.require("audio_mean", math.isfinite(mean), "it must be finite")

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Writes files atomically: to a temporary name first, which is then renamed. Also: folder locks, and names for files.
+"""Writes files atomically: to a temporary name first, which is then renamed. Also: folder locks, and names.
 
 Every writer goes through `replacing` or one of the functions on top of it. A reader therefore finds the old content or the new one, never a
 part, and a full disk or a folder without permission is one clear error.
@@ -23,6 +23,8 @@ OnProgress = Callable[[int, int, int], None]  # (files done, failures among them
 
 LOCK = ".lock"  # file that `locked` keeps in the folder
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one slash of two
+# Control characters, marks and overrides of the reading direction, line separators, and halves of characters, which can't be written.
+_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NAME = 80  # letters of a file's name
 # What a system reports about a write without naming a file: no space, quota used up, file size limit, disk turned read-only.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -150,8 +152,13 @@ def locked(folder: Path, *, wait: bool = False, on_wait: Callable[[str], None] =
 
 
 def as_text(path: str) -> str:
-    """Returns a path as valid Unicode, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Returns a path as valid Unicode on one line, whatever bytes its name has; what a terminal would act on becomes an escape."""
+    return _ACTING.sub(_escaped, os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def printable(text: str) -> str:
+    """Escapes what a terminal or a page would act on: controls, but tabs and line ends, and overrides of the reading direction."""
+    return _ACTING.sub(lambda found: found[0] if found[0] in "\n\t" else _escaped(found), text)
 
 
 def file_names(names: Sequence[str]) -> list[str]:
@@ -170,6 +177,10 @@ def file_names(names: Sequence[str]) -> list[str]:
         taken.add(chosen.lower())
         made.append(chosen)
     return made
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def _flush(file: Path) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from avmae_jax.errors import ClipError, CorruptRecordError
+from avmae_jax.files import printable
 
 from .common import cli, model_flags, runtime
 
@@ -77,11 +78,11 @@ def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
         except (ClipError, CorruptRecordError, ValueError) as error:
             failed.append(f"{name}: {error}" if name not in str(error) else str(error))
         else:
-            print("\n".join(written))
+            print(printable("\n".join(written)))
     if inpainter.needs != "image" and len(failed) < len(places):
         print(f"the audio is approximate, as Griffin-Lim guesses the phases; both files of a clip are scaled alike, to a peak of {LOUDEST}")
     for reason in failed:
-        print(f"can't be used: {reason}", file=sys.stderr)
+        print(printable(f"can't be used: {reason}"), file=sys.stderr)
     return 0 if not failed else 1 if len(failed) == len(places) else 3
 
 

@@ -8,7 +8,6 @@ Only these clips are read: the numbers come from the index. --verify reads every
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ def inspect(folder: Path, out: Path) -> bool:
     from avmae_jax.data.statistics import STATISTICS
     from avmae_jax.data.store.plan import read_summary
     from avmae_jax.data.store.reader import damaged_shards, open_splits
+    from avmae_jax.data.text_files import read_json
     from avmae_jax.plots.contact_sheet import overview
 
     from .common import tables
@@ -46,7 +46,7 @@ def inspect(folder: Path, out: Path) -> bool:
     if failed:
         console.print(tables.failure_counts(summary.failures))
     if (folder / STATISTICS).exists():
-        console.print("log-mel:", json.loads((folder / STATISTICS).read_text(encoding="utf-8")))
+        console.print("log-mel:", read_json(folder / STATISTICS))
     if count := min(args.clips, len(first)):
         overview(out, first, count, heading=f"{folder.name}, {count} of {len(first)} {split} clips")
         console.print(f"contact sheet: {out}", markup=False)

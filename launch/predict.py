@@ -98,6 +98,8 @@ def check_usage(argv: Sequence[str]) -> None:
         raise app.UsageError("give media files or folders of them", exitcode=2)
     if not args.model:
         raise app.UsageError("give --model, a run of launch.finetune or a file of weights", exitcode=2)
+    if args.raw_csv and not args.csv:
+        raise app.UsageError("--raw_csv is for --csv, which isn't given", exitcode=2)
     if args.json == args.csv == "-":
         raise app.UsageError("--json and --csv can't both be written to the standard output", exitcode=2)
     if args.explain and args.frames == "all":
@@ -124,7 +126,7 @@ def main(argv: list[str]) -> None:
         records = predictions.records_of(files, predict_all(predictor, files), args.top)
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
         predictions.write_json(args.json, about, records)
-        predictions.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
+        predictions.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline, raw=args.raw_csv)
     tables.show_predictions(runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout), records)
     failed = sum("error" in record for record in records)
     sys.exit(0 if not failed else SOME_FAILED if failed < len(records) else 1)
@@ -142,6 +144,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("timeline", False, "also list the classes second by second")
     flags.DEFINE_string("json", "", "file for all results; -: the standard output")
     flags.DEFINE_string("csv", "", "file for a row for each file, with --timeline also for each second; -: the standard output")
+    flags.DEFINE_bool("raw_csv", False, "write names into --csv as they are, also those that a spreadsheet takes for formulas")
     flags.DEFINE_string("explain", "", "folder for a PNG of each file: the parts of frame and spectrogram behind its first class")
     flags.DEFINE_integer("batch_size", 8, "windows computed at once", lower_bound=1)
     flags.DEFINE_integer("threads", min(8, len(os.sched_getaffinity(0))), "threads that decode", lower_bound=1)

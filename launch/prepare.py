@@ -6,9 +6,9 @@
 
 Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
 its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added, and
-at least one of each class that has two; --test_pattern chooses by name instead, and --test_percent=0 holds none out.
-With --dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing
-files are counted and listed.
+at least one of each class that has two; --test_pattern chooses by name instead, and --test_percent=0 holds none out. With --labels my.csv,
+rows file,label[;label...] label the files instead of the folders. With --dataset, the lists name the clips, and DIR is the folder of the
+downloaded files; missing files are counted and listed.
 
 Each file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. After a run was killed, the same command
 continues it. Files that give no clip are left out, counted, and listed with the reason in OUT/failures.jsonl; the exit status is 0 as long
@@ -19,6 +19,7 @@ With --beam_runner, the machines of a cluster make the clips through Apache Beam
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from avmae_jax.errors import AvmaeError
+from avmae_jax.files import printable
 
 from .common import cli
 from .common.runtime import interruptible, progress_bar
@@ -92,13 +94,16 @@ def main(argv: list[str]) -> None:
 def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
     from avmae_jax.data.store.plan import FAILURES
 
-    for failure in summary.failures[:_FAILURES_SHOWN]:
-        print(f"failed [{failure.stage}] {failure.file} {failure.reason}")
+    by_stage = collections.Counter(failure.stage for failure in summary.failures)
+    rare_first = sorted(summary.failures, key=lambda failure: by_stage[failure.stage])  # or thousands of missing files hide the others
+    for failure in rare_first[:_FAILURES_SHOWN]:
+        print(printable(f"failed [{failure.stage}] {failure.file} {failure.reason}"))
     if len(summary.failures) > _FAILURES_SHOWN:
-        print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}")
+        stages = ", ".join(f"{count} [{stage}]" for stage, count in by_stage.most_common())
+        print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}; of all, {stages}")
     for files, why in ((ignored, "are no media"), (left_out, "have only audio or only images, which --allow_missing accepts")):
         if files:
-            print(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}")
+            print(printable(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}"))
     clips = ", ".join(f"{count} {split}" for split, count in summary.clips.items())
     files = sum(summary.written.values()) + len(summary.failures)
     print(
@@ -118,6 +123,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("dataset", "av_folder", DATASETS, "what names the clips: the folder itself, or a public list")
     flags.DEFINE_list("train_list", [], "list of training clips, as published; those of vggsound and music21 contain all splits")
     flags.DEFINE_list("test_list", [], "list of held-out clips")
+    flags.DEFINE_string("labels", "", "CSV with rows file,label[;label...] that label the files of a folder, also with several labels each")
     flags.DEFINE_string("labels_csv", "", "audioset, vggsound: CSV with the columns index,mid,display_name")
     flags.DEFINE_bool("instruments", False, "audioset, vggsound: keep only musical instruments")
     flags.DEFINE_float("clip_seconds", recipe.clip_seconds, "length of a clip", lower_bound=0.1)

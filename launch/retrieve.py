@@ -24,8 +24,10 @@ from absl import app, flags
 
 from avmae_jax.config import DataConfig
 from avmae_jax.errors import ClipError
+from avmae_jax.files import printable
 
 from .common import cli, model_flags, runtime
+from .common.screen import escape
 
 if TYPE_CHECKING:
     from avmae_jax.data.clip import Clip
@@ -52,7 +54,7 @@ def whole_set(model_path: str) -> None:
         result = retrieve_into(out, embed, source, selection, origin, on_progress)
     console.print(tables.retrieval(result))
     for name, count in result["short_classes"].items():
-        console.print(f"class {name}: {count} clips, fewer than --per_class {args.per_class}", markup=False)
+        console.print(f"class {escape(name)}: {count} clips, fewer than --per_class {args.per_class}")
     console.print(f"wrote {out / 'retrieval.json'} and {out / 'gallery.png'}", markup=False, soft_wrap=True)
 
 
@@ -70,7 +72,7 @@ def from_files(model_path: str, files: Sequence[str]) -> int:
     if clips:
         failed += search_index(trained, clips)
     for reason in failed:
-        print(f"can't be used: {reason}", file=sys.stderr)
+        print(printable(f"can't be used: {reason}"), file=sys.stderr)
     return 0 if not failed else 1 if len(failed) == len(files) else 3
 
 
@@ -100,7 +102,7 @@ def search_index(trained: Trained, clips: Sequence[Clip]) -> list[str]:
         if not found:
             failed.append(f"{clip.id} has {clip.modality} alone, and the index has nothing of the other kind that it could find")
         for hits in found:
-            console.print(title_of(clip, hits), markup=False, highlight=False, soft_wrap=True)
+            console.print(escape(title_of(clip, hits)), highlight=False, soft_wrap=True)
             console.print(tables.hits(hits, index))
             if args.out and source is not None:
                 drawn.append(search_of(clip, hits, index, source, trained.config.model))

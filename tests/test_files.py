@@ -17,7 +17,7 @@ import avmae_jax
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import Config
 from avmae_jax.errors import AvmaeError, LockedError, WriteError
-from avmae_jax.files import locked, replacing, require_local, write_bytes, write_errors, write_json, write_text
+from avmae_jax.files import as_text, locked, printable, replacing, require_local, write_bytes, write_errors, write_json, write_text
 from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights import io
 from tests.support import made
@@ -160,3 +160,9 @@ def test_nothing_is_made_for_a_path_of_another_machine(
 @pytest.mark.parametrize("path", ["gs", "a/gs:/b", "./gs:/x", "C:/x", "12:30/x", "~/x", "/gs:/x"])
 def test_other_paths_are_local(path: str) -> None:
     require_local(path)
+
+
+def test_what_a_terminal_would_act_on_becomes_an_escape() -> None:
+    assert printable("a\x1b[31mb\u202ec\td\r\ne\x9b\ud800") == "a\\x1b[31mb\\u202ec\td\\r\ne\\x9b\\ud800"
+    assert as_text("a\nb\u2066") == "a\\nb\\u2066"
+    assert printable("ä 日本 👩\u200d🎤") == as_text("ä 日本 👩\u200d🎤") == "ä 日本 👩\u200d🎤"

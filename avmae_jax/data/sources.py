@@ -5,28 +5,38 @@ A source is opened cheaply, gives clips by index, can be pickled for reader proc
 
 import functools
 import hashlib
+import io
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import logging
+from PIL import Image
+
 from avmae_jax.config import DataConfig
 from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource, even_times
+from avmae_jax.data.decode.images import IMAGE_FORMATS
 from avmae_jax.data.decode.one_clip import decode_audio
 from avmae_jax.data.store.plan import is_complete
-from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant
+from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant, number_of
 from avmae_jax.data.store.records import Needs
 from avmae_jax.data.store.writer import write_dataset
-from avmae_jax.errors import DatasetError
+from avmae_jax.data.text_files import read_json, shown
+from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.files import OnProgress
 
 MANIFEST_FRAMES = 10  # frames of a clip in the official layout: frame_0 ... frame_9
 
 _MANIFEST_SECONDS = 10.0  # that these frames divide evenly
 _NAMED_AT_ONCE = 10  # missing files listed in one error
+_JPEG_END, _TAIL = b"\xff\xd9", 1024  # some cameras put bytes behind the end
+_LOGGED = 100  # entries that lack files and are named in the log
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no name of a file has these, and most can't be written
 
 
 def open_source(
@@ -59,7 +69,7 @@ def open_source(
             raise DatasetError(f"data.{field} is empty; give the JSON manifest of the {split} clips")
         if not config.labels_csv:
             raise DatasetError("data.labels_csv is empty; give the CSV with the columns index,mid,display_name")
-        source = ManifestSource(path, config.labels_csv, config.root)
+        source = ManifestSource(path, config.labels_csv, config.root, config.max_damaged)
     else:
         raise DatasetError(f"data.source is {config.source!r}; choose builtin, prepared or manifest")
     return Tolerant(source, config.max_damaged)
@@ -70,22 +80,24 @@ class _Entry(NamedTuple):
     wav: str
     folder: str  # frames are folder/frame_{0..9}/id.jpg
     labels: tuple[int, ...]
+    number: int  # its place in the manifest
 
 
 class ManifestSource:
     """Reads clips that an official manifest lists, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
 
-    Opening the source checks that every file exists and lies inside `root`. Audio is decoded at access: the first channel at 16 kHz. An
-    entry with an empty `labels` has none.
+    Opening the source checks that every file exists and lies inside `root`; entries of which a file is missing are left out, and named in
+    the log, up to a limit. Audio is decoded at access: the first channel at 16 kHz. An entry with an empty `labels` has none.
     """
 
-    def __init__(self, path: str | Path, labels_csv: str | Path, root: str | Path = "") -> None:
+    def __init__(self, path: str | Path, labels_csv: str | Path, root: str | Path = "", max_missing: float = 0) -> None:
         """Reads and checks the manifest.
 
         Args:
           path: the JSON file.
           labels_csv: CSV with the columns index,mid,display_name.
           root: folder that relative paths start from and all paths must lie in; empty: the manifest's own folder.
+          max_missing: entries, or below 1 the share of them, of which files may be missing.
 
         Raises:
           DatasetError: naming the manifest, the entry, and the field.
@@ -94,17 +106,23 @@ class ManifestSource:
         self.label_names: Sequence[str]
         mids, self.label_names = read_labels(Path(labels_csv).expanduser())
         root = Path(root).expanduser() if root else self._path.parent
-        self._entries = list(_read_entries(self._path, root.resolve(), mids))
-        if not self._entries:
+        entries = list(_read_entries(self._path, root.resolve(), mids))
+        if not entries:
             raise DatasetError(f"{self._path}: its list of clips is empty")
-        _check_files(self._path, root.resolve(), self._entries)
+        self._entries = _with_files(self._path, root.resolve(), entries, max_missing)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Clip:
         entry = self._entries[index]
-        frames, waveform = tuple(Path(file).read_bytes() for file in _frame_files(entry)), decode_audio(entry.wav)
+        try:
+            frames = tuple(Path(file).read_bytes() for file in _frame_files(entry))
+        except OSError as error:
+            raise ClipError(str(error.filename), "open", f"can't be read ({error.strerror})") from error
+        if damaged := [file for file, frame in zip(_frame_files(entry), frames, strict=True) if not _is_whole(frame)]:
+            raise ClipError(damaged[0], "open", f"is no image, or is cut off (clip {entry.id!r})")
+        waveform = decode_audio(entry.wav)
         times = even_times(MANIFEST_FRAMES, min(_MANIFEST_SECONDS, len(waveform) / SAMPLE_RATE))
         return Clip(entry.id, waveform, frames, entry.labels, frame_times=times)
 
@@ -122,56 +140,86 @@ class ManifestSource:
 
 
 def _read_entries(path: Path, root: Path, mids: Mapping[str, int]) -> Iterator[_Entry]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: the manifest can't be read ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise DatasetError(f'{path}: a manifest is an object with a list under "data"')
     first_of: dict[str, int] = {}
     for number, entry in enumerate(content["data"]):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
-            raise DatasetError(f"{where} is {entry!r}; it must be an object")
+            raise DatasetError(f"{where} is {shown(entry)}; it must be an object")
         for key in ("video_id", "wav", "video_path", "labels"):
-            if not isinstance(entry.get(key), str):
-                raise DatasetError(f"{where} (video_id {entry.get('video_id')!r}): {key} is {entry.get(key)!r}; it must be given as text")
+            value = entry.get(key)
+            if not isinstance(value, str) or _UNUSABLE.search(value) or (not value and key != "labels"):
+                found = f"(video_id {shown(entry.get('video_id'))}): {key} is {shown(value)}"
+                raise DatasetError(f"{where} {found}; it must be given as text, of characters that names of files may have")
         clip_id = entry["video_id"]
         if clip_id in first_of:
             raise DatasetError(f"{where}: video_id {clip_id!r} is also that of entry {first_of[clip_id]}; ids must be unique")
         first_of[clip_id] = number
-        labels = label_indices(entry["labels"], mids, f"{where} (video_id {clip_id!r}): labels") if entry["labels"] else ()
-        yield _Entry(clip_id, str(root / entry["wav"]), str(root / entry["video_path"]), labels)
+        labels = label_indices(entry["labels"], mids, f"{where} (video_id {clip_id!r}): labels")
+        yield _Entry(clip_id, str(root / entry["wav"]), str(root / entry["video_path"]), labels, number)
 
 
 def _frame_files(entry: _Entry) -> list[str]:
     return [f"{entry.folder}/frame_{number}/{entry.id}.jpg" for number in range(MANIFEST_FRAMES)]
 
 
-def _check_files(manifest: Path, root: Path, entries: Sequence[_Entry]) -> None:
-    """Raises DatasetError unless every path of the manifest is a file inside root; all missing ones are reported together."""
+def _is_whole(encoded: bytes) -> bool:
+    """Returns whether an image begins and ends as it should, without decoding it."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as opened:
+            return opened.format != "JPEG" or _JPEG_END in encoded[-_TAIL:]
+    except Exception:  # Pillow lets pass whatever a damaged header makes it raise
+        return False
+
+
+def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: float) -> list[_Entry]:
+    """Returns the entries of which every path is a file, and logs the others.
+
+    Raises:
+      DatasetError: if a path leads out of root, or more entries than the limit lack a file, or all do; the first ones are named.
+    """
     resolve_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
-    missing = []
-    for number, entry in enumerate(entries):
+    missing: list[list[str]] = []
+    kept = []
+    for entry in entries:
+        where, lost = f"entry {entry.number} (video_id {entry.id!r})", []
         for field, file in [("wav", entry.wav), *(("video_path", frame) for frame in _frame_files(entry))]:
             folder, name = os.path.split(file)
-            resolved = Path(resolve_folder(folder)) / name
-            try:
-                if stat.S_ISLNK(os.lstat(resolved).st_mode):
-                    resolved = resolved.resolve()
-                found = stat.S_ISREG(os.stat(resolved).st_mode)  # noqa: PTH116
-            except OSError:
-                found = False
+            resolved, found = _resolved(Path(resolve_folder(folder)) / name)
             if not resolved.is_relative_to(root):
-                where = f"{manifest}: entry {number} (video_id {entry.id!r})"
                 raise DatasetError(
-                    f"{where}: {field} leads to {resolved}, outside {root}; set data.root to the folder that holds all files"
+                    f"{manifest}: {where}: {field} leads to {resolved}, outside {root}; set data.root to the folder that holds all files"
                 )
             if not found:
-                missing.append(f"entry {number} (video_id {entry.id!r}), {field}: {file}")
+                lost.append(f"{where}, {field}: {file}")
+        if lost:
+            missing.append(lost)
+        else:
+            kept.append(entry)
+    if len(missing) > number_of(limit, len(entries)) or not kept:
+        files = [file for lost in missing for file in lost]
+        named = "\n  ".join(files[:_NAMED_AT_ONCE])
+        raise DatasetError(
+            f"{manifest}: {len(files)} files of {len(missing)} entries don't exist, and data.max_damaged is {limit:g}; raise it or mend "
+            f"the manifest; the first {min(len(files), _NAMED_AT_ONCE)} files:\n  {named}"
+        )
+    for lost in missing[:_LOGGED]:
+        logging.warning("%s: %s is no file; the entry is left out", manifest, lost[0])
     if missing:
-        named = "\n  ".join(missing[:_NAMED_AT_ONCE])
-        raise DatasetError(f"{manifest}: {len(missing)} files don't exist; the first {min(len(missing), _NAMED_AT_ONCE)}:\n  {named}")
+        logging.warning("%s: %d of %d entries are left out, as files of theirs don't exist", manifest, len(missing), len(entries))
+    return kept
+
+
+def _resolved(file: Path) -> tuple[Path, bool]:
+    """Returns where a path in a resolved folder leads, and whether that is a regular file."""
+    try:
+        if stat.S_ISLNK(os.lstat(file).st_mode):
+            file = Path(os.path.realpath(file))
+        return file, stat.S_ISREG(os.stat(file).st_mode)  # noqa: PTH116
+    except OSError:
+        return file, False
 
 
 def _builtin_folder(config: DataConfig, on_progress: OnProgress | None, workers: int | None) -> Path:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from avmae_jax.plots.canvas import WIDTH, blank, save
 
 _LOSSES = {"loss": "total", "mae_audio": "audio reconstruction", "mae_image": "image reconstruction", "nce": "contrastive, nats"}
+_DIGITS = 18  # of a whole number of 64 bits
 _SCHEDULED = ("learning_rate",)  # set, not measured
 
 
@@ -94,14 +95,19 @@ def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str
     rows, damaged = [], []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json.loads(line, parse_int=whole_number)
+        except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool):
             rows.append(row)
         else:
             damaged.append((number, line))
     return rows, damaged
+
+
+def whole_number(text: str) -> int | float:
+    """Reads a whole number of a JSON file; one that arithmetic could not use becomes a float, infinite if it has hundreds of digits."""
+    return int(text) if len(text) <= _DIGITS else float(text)
 
 
 def series(rows: list[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:

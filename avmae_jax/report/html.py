@@ -5,12 +5,15 @@ Content-Security-Policy forbids a browser to load anything else.
 """
 
 import base64
+import html
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from avmae_jax.files import printable
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,6 +48,11 @@ code { padding: 0.1rem 0.3rem; }
 pre { padding: 0.8rem; overflow-x: auto; overflow-wrap: normal; }
 summary { cursor: pointer; color: var(--accent); margin: 0.5rem 0; }
 """
+
+
+def escape(text: str) -> str:
+    """Turns text into a piece of HTML that shows it; what a browser would act on becomes an escape."""
+    return html.escape(printable(text))
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -126,6 +134,8 @@ def image(data: bytes, kind: str, alt: str, caption: str = "", *, wide: bool = F
 
 def image_file(path: Path, alt: str, caption: str = "") -> str:
     """Embeds a PNG file, or a note in its place if it can't be read or is no PNG."""
+    if path.exists() and not path.is_file():
+        return missing(f"{path} is no regular file.")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -141,9 +151,9 @@ def words(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 and abs(value) >= 2 else f"{value:.4g}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not any(isinstance(item, list | tuple | dict) for item in value):
         return ", ".join(map(words, value))
-    return str(value)
+    return str(value) if isinstance(value, str | int) else reprlib.repr(value)  # of nested lists not every level
 
 
 def _is_number(value: Any) -> bool:

@@ -48,10 +48,10 @@ class RunFolder:
         return max(((int(match[1]), path) for match, path in found if match), default=None)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        if not path.exists():
+        if not self._is_there(path):
             return {}
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"), parse_int=curves.whole_number)
         except (ValueError, OSError, RecursionError) as error:
             self.damaged.append(f"{path} can't be read: {error}")
             return {}
@@ -60,9 +60,15 @@ class RunFolder:
             return {}
         return value
 
+    def _is_there(self, path: Path) -> bool:
+        """Returns whether a file can be opened; reading a pipe would wait for ever."""
+        if path.exists() and not path.is_file():
+            self.damaged.append(f"{path} is no regular file")
+        return path.is_file()
+
     def _metrics(self, path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
         try:
-            return curves.parse_metrics(path) if path.exists() else ([], [])
+            return curves.parse_metrics(path) if self._is_there(path) else ([], [])
         except OSError as error:
             self.damaged.append(f"{path} can't be read: {error}")
             return [], []

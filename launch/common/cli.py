@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from logging import LogRecord
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,7 @@ from ml_collections import config_flags
 from avmae_jax import config_files
 from avmae_jax.config import Config
 from avmae_jax.errors import ConfigError, RemotePathError
-from avmae_jax.files import require_local
+from avmae_jax.files import printable, require_local
 
 from . import help_page
 
@@ -95,11 +96,14 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    logging.get_absl_handler().addFilter(_make_printable)
     try:
         main(argv)
     except app.UsageError as error:
-        print(f"{error}\n{_hint()}", file=sys.stderr)
+        print(printable(f"{error}\n{_hint()}"), file=sys.stderr)
         sys.exit(error.exitcode or 1)
+    except SystemExit as end:
+        sys.exit(printable(end.code) if isinstance(end.code, str) else end.code)
     except (RuntimeError, AssertionError) as error:
         if Path(traceback.extract_tb(error.__traceback__)[-1].filename).name != _BACKENDS:
             raise
@@ -108,6 +112,12 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _make_printable(record: LogRecord) -> bool:
+    """Takes what a terminal would act on out of a line of the log, in which names of files and classes are."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def _line(error: Exception) -> str:

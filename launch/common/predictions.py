@@ -12,7 +12,7 @@ import numpy as np
 
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.ranking import rank_partners
-from avmae_jax.files import as_text, replacing
+from avmae_jax.files import as_text, printable, replacing
 from avmae_jax.inference.predict import Prediction
 
 _DIGITS = 6  # decimals of a number
@@ -48,8 +48,12 @@ def write_json(path: str, about: Mapping[str, Any], records: Sequence[Mapping[st
             file.write("\n")
 
 
-def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, timeline: bool) -> None:
-    """Writes a row for each file, each followed by those of its seconds with `timeline`, if there is a path; raises OSError."""
+def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, timeline: bool, raw: bool = False) -> None:
+    """Writes a row for each file, each followed by those of its seconds with `timeline`, if there is a path; raises OSError.
+
+    A text that a spreadsheet would take for a formula, and run, gets a "'" in front, and control characters are escaped, unless `raw`.
+    """
+    plain = dict if raw else _harmless
     numbers = range(1, top + 1)
     columns = ["file", *(["second"] if timeline else []), *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))]
     columns += ["seen", "mode", "windows", "match", "match_rank", "match_among", "error"]
@@ -58,9 +62,9 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             for entry in records:
-                writer.writerow({**entry, **_cells(entry.get("classes", ()))})
+                writer.writerow(plain({**entry, **_cells(entry.get("classes", ()))}))
                 for row in entry.get("timeline", ()):
-                    writer.writerow({"file": entry["file"], "second": row["second"], **_cells(row["classes"])})
+                    writer.writerow(plain({"file": entry["file"], "second": row["second"], **_cells(row["classes"])}))
 
 
 def _contents(found: Prediction, top: int, rank: int | None, among: int) -> dict[str, Any]:
@@ -83,6 +87,15 @@ def _contents(found: Prediction, top: int, rank: int | None, among: int) -> dict
 def _top(row: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
     order = np.argsort(-row, kind="stable")[:top]
     return [{"class": names[label], "probability": round(float(row[label]), _DIGITS)} for label in order]
+
+
+def _harmless(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _harmless_text(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _harmless_text(text: str) -> str:
+    shown = printable(text)
+    return f"'{shown}" if shown.lstrip().startswith(("=", "+", "-", "@")) else shown
 
 
 def _cells(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from avmae_jax.evals.ranking import DIRECTIONS, TOP
+
+from .screen import escape
 
 if TYPE_CHECKING:
     from avmae_jax.data.store.jobs import Failure
@@ -132,7 +133,7 @@ def show_predictions(console: Console, records: Sequence[Mapping[str, Any]]) -> 
         if "timeline" in entry:
             console.print(_timeline(entry))
     for entry in bad:
-        console.print(f"failed [{entry['stage']}] {entry['file']}: {entry['error']}", markup=False, highlight=False, soft_wrap=True)
+        console.print(escape(f"failed [{entry['stage']}] {entry['file']}: {entry['error']}"), highlight=False, soft_wrap=True)
     if bad:
         console.print(f"{len(bad)} of {len(records)} files failed")
 

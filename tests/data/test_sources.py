@@ -1,5 +1,7 @@
 """Sources hand over the clips that were stored, and name what is wrong with a manifest."""
 
+import dataclasses
+import io
 import json
 import os
 import pickle
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data import instruments
@@ -21,8 +24,9 @@ from avmae_jax.data.instruments import builtin_set
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
+from avmae_jax.data.store.reader import Tolerant, labels_of
 from avmae_jax.data.store.writer import write_dataset
-from avmae_jax.errors import DatasetError
+from avmae_jax.errors import ClipError, DatasetError
 from tests.media import loudest_hertz, tone, write_media
 from tests.support import time_limit
 
@@ -107,6 +111,12 @@ def test_a_config_that_names_no_source_is_an_error(config: DataConfig, split: An
         open_source(config, split)
 
 
+def encoded(name: str, number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, len(name), 0)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
 class Manifest:
     """A folder with an official manifest of two clips."""
 
@@ -120,7 +130,7 @@ class Manifest:
         for number in range(10):
             frame = self.root / f"frames/frame_{number}/{name}.jpg"
             frame.parent.mkdir(parents=True, exist_ok=True)
-            frame.write_bytes(f"{name} {number}".encode())
+            frame.write_bytes(encoded(name, number))
         return {"video_id": name, "wav": f"audio/{name}.flac", "video_path": str(self.root / "frames/"), "labels": labels}
 
     def open(self, root: str = "") -> ManifestSource:
@@ -138,7 +148,7 @@ def test_a_manifest_gives_audio_at_16_khz_frames_and_labels(manifest: Manifest) 
     assert source.label_names == ("Oboe, played", "Harp")
     first, second = source[0], source[1]
     assert (first.id, first.labels, second.labels) == ("one", (1, 0), ())
-    assert first.frames == tuple(f"one {number}".encode() for number in range(10))
+    assert first.frames == tuple(encoded("one", number) for number in range(10))
     assert len(first.waveform) == 8000
     assert first.frame_times == pytest.approx([index / 20 for index in range(10)])
     assert abs(loudest_hertz(first.waveform) - 500) < 3
@@ -200,7 +210,7 @@ def test_root_may_be_another_folder(manifest: Manifest) -> None:
 )
 def test_a_file_that_is_no_manifest_is_named(manifest: Manifest, text: str, problem: str) -> None:
     manifest.path.write_text(text)
-    with pytest.raises(DatasetError, match=rf"train\.json: {problem}"):
+    with pytest.raises(DatasetError, match=rf"train\.json.*{problem}"):
         ManifestSource(manifest.path, manifest.csv)
 
 
@@ -256,3 +266,78 @@ def test_two_processes_may_ask_for_the_builtin_set_at_once(tmp_path: Path) -> No
     outputs = [process.communicate(timeout=time_limit(60))[0] for process in started]
     expected = instruments.make_clip("test", 1, seconds=0.5, image_size=32)
     assert outputs == [f"2 {expected.id}\n"] * 2
+
+
+@pytest.mark.parametrize("limit", [1, 0.4])
+def test_an_entry_of_a_manifest_without_its_files_is_left_out_up_to_a_limit(
+    manifest: Manifest, limit: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest.entries.append(manifest.add("three", 700, " /m/a , ,/m/b,"))
+    manifest.entries[1]["wav"] = "audio/none.flac"
+    manifest.path.write_text(json.dumps({"data": manifest.entries}))
+    config = DataConfig(source="manifest", path=str(manifest.path), labels_csv=str(manifest.csv), max_damaged=limit)
+    source = open_source(config, "train")
+    assert [clip.id for clip in (source[0], source[1])] == ["one", "three"]
+    assert labels_of(source, 1) == (0, 1)
+    assert "entry 1 (video_id 'two'), wav" in caplog.text
+    for fewer in (0, 0.3):
+        with pytest.raises(DatasetError, match=rf"1 files of 1 entries .*data.max_damaged is {fewer}"):
+            open_source(dataclasses.replace(config, max_damaged=fewer), "train")
+    shutil.rmtree(manifest.root / "audio")
+    with pytest.raises(DatasetError, match="3 files of 3 entries"):
+        open_source(dataclasses.replace(config, max_damaged=10), "train")
+
+
+def test_a_clip_of_a_manifest_that_dies_later_is_skipped(manifest: Manifest) -> None:
+    source = Tolerant(manifest.open(), 1)
+    frame = manifest.root / "frames/frame_3/one.jpg"
+    whole = frame.read_bytes()
+    frame.unlink()
+    assert source[0].id == "two"
+    for damaged in (b"", whole[:-20], b"no image"):
+        frame.write_bytes(damaged)
+        assert source[0].id == "two"
+        with pytest.raises(ClipError, match=r"one\.jpg .*'one'"):
+            ManifestSource(manifest.path, manifest.csv)[0]
+
+
+def test_a_manifest_and_its_labels_may_begin_with_a_byte_order_mark(manifest: Manifest) -> None:
+    manifest.open()
+    for file in (manifest.path, manifest.csv):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert ManifestSource(manifest.path, manifest.csv).ids == ["one", "two"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"data": [' + "9" * 5000 + "]}", '{"data": [{"video_id": "\\ud800"}]}'])
+def test_a_manifest_that_no_reader_can_take_is_one_line(manifest: Manifest, text: str) -> None:
+    manifest.path.write_text(text)
+    with pytest.raises(DatasetError, match=r"train\.json") as caught:
+        ManifestSource(manifest.path, manifest.csv)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(("key", "value"), [("video_id", "a\0b"), ("wav", "\ud800"), ("video_path", "\0")])
+def test_a_name_that_no_file_can_have_is_named(manifest: Manifest, key: str, value: str) -> None:
+    manifest.entries[0][key] = value
+    with pytest.raises(DatasetError, match=rf"entry 0 .*{key}"):
+        manifest.open()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            (name, content)
+            for name in ("dataset_info.json", "features.json", "metadata.json", "summary.json")
+            for content in ("", "{", "[]", "{}")
+        ),
+        ("metadata.json", '{"label_names": ["x", "z"]}'),
+        ("dataset_info.json", "[" * 100_000),
+        ("summary.json", '{"plan": 3}'),
+    ],
+)
+def test_a_damaged_description_of_a_data_set_is_named(tmp_path: Path, name: str, content: str) -> None:
+    out = prepare(tmp_path / "out")
+    (out / name).write_text(content)
+    with pytest.raises(DatasetError, match=rf"{name}.*prepare the data set again"):
+        PreparedSource(out, "train")

@@ -101,3 +101,35 @@ def test_statistics_are_stored_with_the_data_set(mixed: Path, tmp_path: Path) ->
     weights = balanced_weights([[0], [1], [0], [0], [1]], 2)
     np.testing.assert_array_equal(PreparedSource(out, "train", "any").weights, weights)
     np.testing.assert_array_equal(PreparedSource(out, "train").weights, weights[[0, 3, 4]])
+
+
+def test_a_data_set_without_labels_and_a_folder_of_media_are_inspected_or_refused_in_one_line(tmp_path: Path) -> None:
+    def make_bare(job: Job) -> Iterator[Clip]:
+        yield clip(job.args[0])._replace(labels=())
+
+    write_dataset(tmp_path / "out", DatasetSpec("clips", {"train": [Job("a", (1,)), Job("b", (2,))]}, make_bare))
+    shown = run("inspect_data", str(tmp_path / "out"))
+    assert shown.returncode == 0, shown.stderr
+    assert "2 written + 0 failed" in shown.stdout
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.mp4").touch()
+    for other in ("media", "media/a.mp4", "nowhere"):
+        refused = run("inspect_data", str(tmp_path / other))
+        assert refused.returncode == 1
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_images_that_are_none_and_hostile_names_are_inspected_in_one_line(tmp_path: Path) -> None:
+    def make_odd(job: Job) -> Iterator[Clip]:
+        yield clip(job.args[0])._replace(frames=(b"\xff\xd8no image",) * 10)
+
+    names = ["\x1b[31mred", "\u202eoboe"]
+    write_dataset(tmp_path / "out", DatasetSpec("clips", {"train": [Job("a", (1,))]}, make_odd, names))
+    shown = run("inspect_data", str(tmp_path / "out"))
+    assert shown.returncode == 0, shown.stderr
+    assert "\\x1b[31mred" in shown.stdout
+    assert not {"\x1b", "\u202e"} & {*shown.stdout}
+    (tmp_path / "out/statistics.json").write_text("[" * 100_000)
+    refused = run("inspect_data", str(tmp_path / "out"))
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1

@@ -216,3 +216,41 @@ def test_a_public_list_says_which_clips_there_are(tmp_path: Path) -> None:
     assert PreparedSource(tmp_path / "out", "train")[0].labels == (0,)
     run = prepare(tmp_path / "videos", tmp_path / "no", "--dataset=audioset")
     assert (run.returncode, "--train_list" in run.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--labels_csv=x.csv"],
+        ["--train_list=x.csv"],
+        ["--test_list=x.csv"],
+        ["--instruments"],
+        ["--dataset=vggsound", "--train_list=x.csv", "--labels=x.csv"],
+        ["--dataset=vggsound", "--train_list=x.csv", "--labels_csv=y.csv", "--test_list=x.csv"],
+        ["--dataset=audioset", "--train_list=x.csv", "--labels_csv=y.csv", "--test_percent=5"],
+        ["--dataset=music21", "--train_list=x.json", "--labels_csv=y.csv"],
+        ["--dataset=music21", "--train_list=x.json", "--test_list=y.json", "--test_pattern=z"],
+        ["--test_percent=5", "--test_pattern=harp"],
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/a.mp4").touch()
+    run = prepare(tmp_path / "videos", tmp_path / "out", *options)
+    assert run.returncode == 1
+    assert re.search("do(es)? nothing", run.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_ones_own_make_a_data_set_of_several_labels(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    for number in range(3):
+        write_clip(root / f"deep/{number}.mp4", 1.0, first=10 * number)
+    (tmp_path / "my.csv").write_bytes("\ufefffile,label\r\ndeep/0.mp4,oboe; harp\r\ndeep/1.mp4,harp;\r\nlost.mp4,tuba\r\n".encode())
+    run = prepare(root, tmp_path / "out", f"--labels={tmp_path / 'my.csv'}", "--test_percent=0")
+    assert run.returncode == 0, run.stderr
+    source = PreparedSource(tmp_path / "out", "train")
+    assert source.label_names == ("harp", "oboe", "tuba")
+    assert {clip.id: clip.labels for clip in source} == {"deep/0.mp4": (1, 0), "deep/1.mp4": (0,)}
+    assert "[missing] lost.mp4" in run.stdout
+    assert "[list] deep/2.mp4" in run.stdout

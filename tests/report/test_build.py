@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,25 @@ def test_numbers_that_are_not_finite_and_damaged_lines_are_shown(tmp_path: Path)
     assert page.tags.count("img") == 2
     page = Page(report(start(tmp_path, row(1, loss=math.nan), {"steps": 1, "seconds": 1, "held_out": {"loss": math.nan}})))
     assert "loss -" in page.text
+
+
+def test_numbers_of_hundreds_of_digits_pipes_and_deep_lists_dont_spoil_the_page(tmp_path: Path) -> None:
+    digits, deep = "9" * 400, "[" * 500 + "]" * 500
+    lines = row(1, loss=1.0) + f'{{"step": 2, "split": "train", "loss": {digits}}}\n{{"step": {digits}, "split": "train"}}\n'
+    run = start(tmp_path, lines + "[" * 100_000 + "\n")
+    (run / "summary.json").write_text(f'{{"steps": {digits}, "seconds": {deep}, "held_out": {{"loss": {digits}, "nce": {deep}}}}}')
+    assert "2 damaged lines are left out (line 3, 4)" in Page(report(run)).text
+    (run / "summary.json").unlink()
+    os.mkfifo(run / "summary.json")
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    assert "summary.json is no regular file" in Page(report(run)).text
+
+
+def test_controls_and_overrides_of_the_reading_direction_are_shown_as_escapes(tmp_path: Path) -> None:
+    text = report(classifier(tmp_path / "run", name="\x1b[31mred\u202e"))
+    assert not {"\x1b", "\u202e"} & {*text}
+    assert "\\x1b[31mred\\u202e" in Page(text).text
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[1, 2]", '{"views": 3}', '{"views": [1, {"per_class": [{}], "per_clip": "x"}]}', "\x00"])

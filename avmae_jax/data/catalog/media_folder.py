@@ -9,7 +9,7 @@ before audio before an image, then the one whose name says most. A file that cou
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Listing(NamedTuple):
     name: str  # TFDS name: lower case, digits, underscores
     label_names: tuple[str, ...]
     splits: dict[str, list[Entry]]  # "train" and "test", in the order of the list
-    missing: list[Failure]  # listed clips without a file, stage "missing"
+    missing: list[Failure]  # clips without a file, stage "missing"; lines of lists that can't be used, "list"; unreadable folders, "open"
     missing_labels: list[tuple[int, ...]]  # of each clip in `missing`
     ignored: list[str]  # files under the folder that became no entry, and links to folders, which aren't followed
 
@@ -53,6 +53,7 @@ class Listed(NamedTuple):
     labels: tuple[int, ...]
     file: str | Path
     place: str  # in that file, for errors
+    fault: str = ""  # why it can't be used, as the end of a sentence about it
 
     @property
     def where(self) -> str:
@@ -76,61 +77,78 @@ def look_up(name: str, label_names: tuple[str, ...], listed: Sequence[Listed], r
       root: folder of media.
 
     Raises:
-      DatasetError: if the list is empty, a clip is listed twice, a video is in both splits, or a folder can't be read.
+      DatasetError: if the list is empty, a clip is listed twice, or the folder can't be read.
     """
-    clips_of = _by_video(listed)
     if not listed:
         raise DatasetError(f"{name}: the lists hold no clips")
-    root = Path(root).expanduser()
+    listed, starts_of = _check_list(listed)
+    listing, root = Listing(name, label_names, {"train": [], "test": []}, [], [], []), Path(root).expanduser()
     files_of: dict[str, list[_File]] = {}
-    paths = list(walk(root))
+    unreadable: list[Failure] = []
+    paths = list(walk(root, lambda folder, reason: unreadable.append(Failure(as_text(folder), "open", reason))))
     for path, is_link in paths:
         for video, file in () if is_link else _readings(path):
-            if video in clips_of:
+            if video in starts_of:
                 files_of.setdefault(video, []).append(file)
-    chosen = [_choose(clip, files_of.get(clip.video, ()), len(clips_of[clip.video]) == 1) for clip in listed]
+    chosen = [clip.fault or _choose(clip, files_of.get(clip.video, ()), len(starts_of[clip.video]) == 1) for clip in listed]
     uses = Counter(file.path for file in chosen if isinstance(file, _File))
-    listing = Listing(name, label_names, {"train": [], "test": []}, [], [], [])
     for clip, file in zip(listed, chosen, strict=True):
         if isinstance(file, _File) and uses[file.path] == 1:
             listing.splits[clip.split].append(Entry(clip.id, file.path, clip.labels, clip.video, clip.start or 0.0))
             continue
         reason = file if isinstance(file, str) else f"{as_text(file.path)} could be this clip or another; name it after video and start"
-        listing.missing.append(Failure(clip.id, "missing", reason))
+        listing.missing.append(Failure(clip.id, "list", f"({clip.where}) {reason}") if clip.fault else Failure(clip.id, "missing", reason))
         listing.missing_labels.append(clip.labels)
+    listing.missing.extend(unreadable)
+    listing.missing_labels.extend([tuple(range(len(label_names)))] * len(unreadable))  # whichever labels are wanted, clips may be in there
     listing.ignored.extend(sorted(as_text(path) for path, _ in paths if uses[path] != 1))
     return listing
 
 
-def _by_video(listed: Iterable[Listed]) -> dict[str, dict[float | None, Listed]]:
-    """Returns the clips of each video, by start; raises DatasetError if one is listed twice, or a video is in both splits."""
-    clips_of: dict[str, dict[float | None, Listed]] = {}
-    divided: dict[str, tuple[Listed, Listed]] = {}
+def _check_list(listed: Iterable[Listed]) -> tuple[list[Listed], dict[str, set[float | None]]]:
+    """Returns the clips, with a fault where a training clip's video is in the test split too, and the starts listed of each video.
+
+    Raises:
+      DatasetError: if a clip is listed twice in a split.
+    """
+    clips_of: dict[tuple[str, str], dict[float | None, Listed]] = {}
+    starts_of: dict[str, set[float | None]] = {}
     for clip in listed:
-        others = clips_of.setdefault(clip.video, {})
-        first = next(iter(others.values()), clip)
-        twin = others.get(clip.start) or others.get(None) or (first if others and clip.start is None else None)
+        if clip.fault:
+            continue
+        others = clips_of.setdefault((clip.video, clip.split), {})
+        twin = others.get(clip.start) or others.get(None) or (next(iter(others.values()), None) if clip.start is None else None)
         if twin:
             raise DatasetError(f"{clip.where}: the clip {clip.id!r} is already listed at {twin.where}; remove one")
-        if first.split != clip.split:
-            divided.setdefault(clip.video, (first, clip))
         others[clip.start] = clip
-    if divided:
-        one, other = next(iter(divided.values()))
-        raise DatasetError(
-            f"{other.where}: the video {other.video!r} is in {other.split}, but at {one.where} in {one.split}; "
-            f"a video's clips must be in one split, remove the others ({len(divided)} videos are divided)"
-        )
-    return clips_of
+        starts_of.setdefault(clip.video, set()).add(clip.start)
+
+    def checked(clip: Listed) -> Listed:
+        tests = clips_of.get((clip.video, "test"))
+        if clip.fault or clip.split == "test" or not tests:
+            return clip
+        fault = f"is for training, but its video is for testing too ({next(iter(tests.values())).where}), so that it is left out"
+        return clip._replace(fault=fault)
+
+    return [checked(clip) for clip in listed], starts_of
 
 
-def walk(root: Path) -> Iterator[tuple[str, bool]]:
-    """Yields every file under root and every link to a folder as a POSIX path under root, and whether it is the latter."""
+def walk(root: Path, on_error: Callable[[str, str], object] | None = None) -> Iterator[tuple[str, bool]]:
+    """Yields every file under root and every link to a folder as a POSIX path under root, and whether it is the latter.
 
-    def refuse(error: OSError) -> None:
-        raise DatasetError(f"{root}: {as_text(str(error.filename))} can't be listed ({error.strerror})") from error
+    Args:
+      root: the folder.
+      on_error: called with each folder below root that can't be read, and the reason; without it, and for root itself, DatasetError is
+        raised.
+    """
 
-    for folder, subfolders, files in os.walk(root, onerror=refuse):
+    def failed(error: OSError) -> None:
+        folder = os.fspath(error.filename)
+        if on_error is None or Path(folder) == root:
+            raise DatasetError(f"{root}: {as_text(folder)} can't be listed ({error.strerror})") from error
+        on_error(Path(folder).relative_to(root).as_posix(), f"can't be listed ({error.strerror})")
+
+    for folder, subfolders, files in os.walk(root, onerror=failed):
         inside = Path(folder).relative_to(root).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
         yield from ((prefix + name, False) for name in files)

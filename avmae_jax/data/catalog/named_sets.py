@@ -12,6 +12,15 @@ from avmae_jax.errors import DatasetError
 
 Dataset = Literal["av_folder", "audioset", "vggsound", "vgginstruments", "music21"]
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)
+_USED_BY: dict[str, tuple[Dataset, ...]] = {  # field -> the data sets that it means something for
+    "labels": ("av_folder",),
+    "train_list": ("audioset", "vggsound", "vgginstruments", "music21"),
+    "test_list": ("audioset", "vgginstruments", "music21"),
+    "labels_csv": ("audioset", "vggsound"),
+    "instruments": ("audioset", "vggsound"),
+    "test_percent": ("av_folder", "music21"),
+    "test_pattern": ("av_folder", "music21"),
+}
 _OF_ANYTHING = ("audioset", "vggsound")  # data sets with labels of all kinds, whose names are in labels_csv
 
 
@@ -22,6 +31,7 @@ class Choice:
     dataset: Dataset = "av_folder"
     train_list: Sequence[str] = ()  # lists of training clips, as published; those of vggsound and music21 contain all splits
     test_list: Sequence[str] = ()  # lists of held-out clips
+    labels: str = ""  # of av_folder, CSV with rows file,label[;label...] that label the files
     labels_csv: str = ""  # of audioset and vggsound, with the columns index,mid,display_name
     instruments: bool = False  # of audioset and vggsound, keep only musical instruments
     test_percent: int = 10  # share of videos held out by a hash of their id, where no list says it
@@ -35,12 +45,10 @@ def list_clips(choice: Choice, root: Path) -> Listing:
       DatasetError: if a list is missing or wrong.
     """
     dataset, lists = choice.dataset, {"train": choice.train_list, "test": choice.test_list}
-    if choice.instruments and dataset not in _OF_ANYTHING:
-        words = "the others have only instruments, or your own classes"
-        raise DatasetError(f"--instruments filters the labels of --dataset {' or '.join(_OF_ANYTHING)}; {words}")
+    _require_used(choice)
     is_test = _matches(choice.test_pattern) if choice.test_pattern else None
     if dataset == "av_folder":
-        return listings.av_folder(root, is_test=is_test, test_percent=choice.test_percent)
+        return listings.av_folder(root, labels=choice.labels, is_test=is_test, test_percent=choice.test_percent)
     if not choice.train_list:
         raise DatasetError(f"--dataset {dataset} needs --train_list, the list of its clips")
     if dataset in _OF_ANYTHING and not choice.labels_csv:
@@ -48,12 +56,28 @@ def list_clips(choice: Choice, root: Path) -> Listing:
     if dataset == "vgginstruments":
         return listings.vgginstruments({split: _only(files, split) for split, files in lists.items() if files}, root)
     if dataset == "music21":
-        return listings.music21(_only(choice.train_list, dataset), root, is_test=is_test, test_percent=choice.test_percent)
+        both = {split: _only(files, split) for split, files in lists.items() if files}
+        return listings.music21(both if choice.test_list else both["train"], root, is_test=is_test, test_percent=choice.test_percent)
     if dataset == "audioset":
         listing = listings.audioset(lists, choice.labels_csv, root)
     else:
         listing = listings.vggsound(_only(choice.train_list, dataset), choice.labels_csv, root)
     return listings.only_instruments(listing, dataset) if choice.instruments else listing
+
+
+def _require_used(choice: Choice) -> None:
+    """Raises DatasetError for a field that was given and would do nothing."""
+    given = [name for name in _USED_BY if (getattr(choice, name) or None) != (getattr(Choice, name) or None)]
+    for name in given:
+        used_by = _USED_BY[name]
+        if choice.dataset not in used_by:
+            own = choice.dataset == "av_folder" and name != "instruments"
+            remedy = "; for a folder of your own give --labels, a CSV with rows file,label[;label...]" if own else ""
+            raise DatasetError(f"--{name} does nothing with --dataset {choice.dataset}, but with {' or '.join(used_by)}{remedy}")
+    if choice.dataset == "music21" and choice.test_list and {"test_percent", "test_pattern"} & {*given}:
+        raise DatasetError("--test_percent and --test_pattern do nothing where --test_list says which videos are held out")
+    if {"test_percent", "test_pattern"} <= {*given}:
+        raise DatasetError("--test_percent does nothing with --test_pattern, which chooses the videos that are held out; give one of them")
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:

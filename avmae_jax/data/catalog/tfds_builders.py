@@ -120,10 +120,11 @@ class _ListedBuilder(_ClipBuilder, skip_registration=True):
 
 
 class AvFolder(_ListedBuilder):
-    """Builds a data set of every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels."""
+    """Builds a data set of every media file under a folder: root/<class>/<any depth>/<file>, or flat, or labelled by a CSV file."""
 
-    def __init__(self, *, is_test: Callable[[str], bool] | None = None, test_percent: int = 10, **options: Any) -> None:
-        super().__init__(functools.partial(listings.av_folder, is_test=is_test, test_percent=test_percent), **options)
+    def __init__(self, *, labels: _FILE = "", is_test: Callable[[str], bool] | None = None, test_percent: int = 10, **options: Any) -> None:
+        list_clips = functools.partial(listings.av_folder, labels=labels, is_test=is_test, test_percent=test_percent)
+        super().__init__(list_clips, **options)
 
 
 class Audioset(_ListedBuilder):

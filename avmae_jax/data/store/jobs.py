@@ -1,15 +1,20 @@
 """Runs one job of writing a data set: a file becomes clips, each stored in a file of its own until it is in its shard, or a failure."""
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from absl import logging
+
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.records import Facts, facts_of, serialise
-from avmae_jax.errors import ClipError
-from avmae_jax.files import write_errors
+from avmae_jax.errors import ClipError, WriteError, first_line
+from avmae_jax.files import printable, write_errors
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Job(NamedTuple):
@@ -23,7 +28,9 @@ class Failure(NamedTuple):
     """Says why a job gave no clip."""
 
     file: str  # the job's id
-    stage: str  # ClipError.stage, or "crash" where the process that worked on it died, or "missing" where there was no file
+    # ClipError.stage; "error": whatever else reading it raised; "crash": the process that worked on it died; "missing": there was no file;
+    # "list": its line in a list can't be used
+    stage: str
     reason: str
 
 
@@ -40,26 +47,31 @@ Make = Callable[[Job], Iterable[Clip]]
 def make_records(job: Job, *, make: Make, spool: str) -> Made | Failure:
     """Puts each clip of a job into a file in the folder `spool`; runs in a worker.
 
+    Whatever a library raises about one file is a failure of that file, so that the others go on.
+
     Raises:
-      WriteError: if the disk is full; what else `make` raises is raised with a note that names the job.
+      WriteError: if the disk is full.
     """
     made = Made([], [])
     name = hashlib.sha256(job.id.encode()).hexdigest()[:32]
     try:
-        with ExitStack() as stack:
-            stack.push(lambda kind, error, trace: error.add_note(f"while making the clips of {job.id}") if error else None)
-            for clip in make(job):
-                file = Path(spool) / f"{name}-{len(made.files)}"
-                made.files.append(str(file))
-                record = serialise(clip)
-                with write_errors(file):
-                    file.write_bytes(record)
-                made.facts.append(facts_of(clip))
-            if not made.files:
-                return Failure(job.id, "video", "gives no clip")
-            return made
-    except ClipError as error:
+        for clip in make(job):
+            file = Path(spool) / f"{name}-{len(made.files)}"
+            made.files.append(str(file))
+            record = serialise(clip)
+            with write_errors(file):
+                file.write_bytes(record)
+            made.facts.append(facts_of(clip))
+        return made if made.files else Failure(job.id, "video", "gives no clip")
+    except WriteError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:  # of a temporary file
+            raise WriteError(error.errno, error.strerror or "no space", str(error.filename or spool)) from error
         for file in made.files:
             with suppress(FileNotFoundError):
                 Path(file).unlink()
-        return Failure(job.id, error.stage, error.reason)
+        if isinstance(error, ClipError):
+            return Failure(job.id, error.stage, printable(error.reason))
+        logging.debug("%s", job.id, exc_info=True)
+        return Failure(job.id, "error", printable(f"can't be read ({first_line(error)})"))

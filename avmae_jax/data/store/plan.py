@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from avmae_jax.data import text_files
 from avmae_jax.data.store.jobs import Failure, Job, Make
-from avmae_jax.errors import DatasetError
+from avmae_jax.data.text_files import read_text
+from avmae_jax.errors import DatasetError, first_line
 from avmae_jax.files import LOCK, write_errors, write_json
 
 VERSION = "2.1.0"
@@ -128,17 +130,30 @@ def is_complete(out: Path) -> bool:
 
 
 def read_summary(out: Path) -> Summary:
-    """Reads the summary of a finished data set."""
+    """Reads the summary of a finished data set; raises DatasetError if it is damaged."""
     content = read_json(out / SUMMARY)
-    lines = (out / FAILURES).read_text(encoding="utf-8").splitlines()
-    return Summary(content["written"], content["clips"], [Failure(**json.loads(line)) for line in lines])
+    try:
+        failures = [Failure(**json.loads(line)) for line in read_text(out / FAILURES).split("\n") if line]
+        written, clips = ({str(split): int(count) for split, count in content[key].items()} for key in ("written", "clips"))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise DatasetError(f"{out}: {SUMMARY} or {FAILURES} is damaged ({first_line(error)}); prepare the data set again") from error
+    return Summary(written, clips, failures)
 
 
 def read_plan(out: Path) -> dict[str, Any]:
-    """Reads the plan of a finished data set."""
-    return read_json(out / SUMMARY)["plan"]
+    """Reads the plan of a finished data set; raises DatasetError if it is damaged."""
+    plan = read_json(out / SUMMARY).get("plan")
+    if not isinstance(plan, dict):
+        raise DatasetError(f"{out / SUMMARY} is damaged: it has no plan; prepare the data set again")
+    return plan
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Reads a JSON object that the writer wrote; raises DatasetError if it is damaged."""
+    try:
+        content = text_files.read_json(path)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; prepare the data set again") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} is damaged: it is no JSON object; prepare the data set again")
+    return content

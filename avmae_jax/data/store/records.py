@@ -119,8 +119,15 @@ def deserialise(record: bytes, seconds: float | None = None) -> Clip:
     except DecodeError as error:
         raise ValueError(f"no tf.train.Example ({error})") from error
     field = example.features.feature
+    empty = [name for name in ("id", "video", "waveform") if len(field[name].bytes_list.value) != 1] + ["start"] * (
+        len(field["start"].float_list.value) != 1
+    )
+    if empty:
+        raise ValueError(f"it has no {empty[0]}")
     waveform, frames = np.frombuffer(field["waveform"].bytes_list.value[0], np.int16), tuple(field["frames"].bytes_list.value)
     times = tuple(field["frame_times"].float_list.value)
+    if not np.isfinite([*times, field["start"].float_list.value[0]]).all():
+        raise ValueError("its times aren't finite")
     if len(times) != len(frames):
         times = even_times(len(frames), _length(waveform, seconds))
     return Clip(
@@ -166,14 +173,42 @@ def write_index(file: Path, rows: Iterable[Facts]) -> None:
         np.savez(opened, **columns._asdict())
 
 
-def read_index(file: Path) -> Index:
+def read_index(file: Path, classes: int) -> Index:
     """Reads the index of a split.
 
+    Args:
+      file: the index.
+      classes: number of the data set's classes; 0: they have no names, and a label may be any number.
+
     Raises:
-      OSError, ValueError: if it is missing or damaged.
+      OSError, ValueError: if it is missing, damaged, or contradicts itself.
     """
     try:
+        with file.open("rb") as opened, zipfile.ZipFile(opened) as members:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+                raise ValueError("it is damaged: it is compressed, which no index is")
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            return Index(**{name: arrays[name] for name in Index._fields})
-    except (zipfile.BadZipFile, EOFError) as error:
+            index = Index(**{name: arrays[name] for name in Index._fields})
+    except OSError:
+        raise
+    except Exception as error:  # NumPy and zipfile let pass whatever a damaged header makes them raise
         raise ValueError(f"it is damaged: {error}") from error
+    _check_index(index, classes)
+    return index
+
+
+def _check_index(index: Index, classes: int) -> None:
+    kinds = {"id": "S", "video": "S", "start": "f", "seconds": "f", "frames": "i", "loudness": "f", "labels": "iu", "label_ends": "iu"}
+    for name, array in index._asdict().items():
+        if array.ndim != 1 or (len(array) and array.dtype.kind not in kinds[name]):
+            raise ValueError(f"it is damaged: {name} is {array.dtype}{list(array.shape)}")
+        if name != "labels" and len(array) != len(index.id):
+            raise ValueError(f"it is damaged: {len(array)} values of {name} for {len(index.id)} clips")
+    ends = index.label_ends
+    if (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if len(ends) else 0) != len(index.labels):
+        raise ValueError("it is damaged: its labels don't end where they should")
+    if classes and len(index.labels) and not 0 <= index.labels.min() <= index.labels.max() < classes:
+        raise ValueError(f"it is damaged: it has the label {index.labels.max()} of {classes} classes, or one below 0")
+    if not (np.isfinite(index.seconds).all() and (index.seconds >= 0).all() and (index.frames >= 0).all()):
+        raise ValueError("it is damaged: a length is negative or not finite")
+    b"\n".join([*index.id.tolist(), *index.video.tolist()]).decode()

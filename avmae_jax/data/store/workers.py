@@ -18,6 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
 
+from avmae_jax.errors import DatasetError
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -34,7 +36,7 @@ def run_ordered(jobs: Iterable[J], work: Callable[[J], R], *, workers: int, on_d
       on_death: gives the result of a job whose process died, twice.
 
     Raises:
-      RuntimeError: if no worker process can be started at all.
+      DatasetError: if no worker process can be started at all.
     """
     if workers == 0:
         yield from map(work, jobs)
@@ -73,11 +75,11 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _check_start(pool: ProcessPoolExecutor) -> None:
-    """Distinguishes a job that crashes its worker from workers that cannot start at all: raises RuntimeError for the latter."""
+    """Distinguishes a job that crashes its worker from workers that cannot start at all: raises DatasetError for the latter."""
     try:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise DatasetError(
             "worker processes die before they do anything; a script that starts them must do its work under "
             '`if __name__ == "__main__":`, and the machine must have memory for them. Or give workers=0.'
         ) from error

@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -134,7 +135,7 @@ def write_shards(shards: Sequence[Shard], make: Make, on_progress: OnProgress, *
 
 def count_done(shards: Sequence[Shard]) -> tuple[int, int, int]:
     """Returns what OnProgress takes: jobs of the shards that are there, failures among them, jobs of all shards."""
-    present = [read_json(shard.record) for shard in shards if shard.path.exists()]
+    present = [_read_record(shard) for shard in shards if shard.path.exists()]
     failed = sum(len(record["failures"]) for record in present)
     return failed + sum(record["written"] for record in present), failed, sum(len(shard.jobs) for shard in shards)
 
@@ -164,9 +165,21 @@ def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file)  # before the name: after a power failure a shard with a name counts as written
     record = {"written": written, "bytes": size, "sha256": digest, "failures": failures, "clips": facts}
-    write_json(shard.record, record, indent=None, ascii_only=False)
+    write_json(shard.record, {**record, "check": _digest(record)}, indent=None, ascii_only=False)
     with write_errors(shard.path, partial):
         partial.replace(shard.path)
+
+
+def _read_record(shard: Shard) -> dict[str, Any]:
+    """Returns what was written beside a shard; raises DatasetError if it is damaged."""
+    record = read_json(shard.record)
+    if record.pop("check", None) != _digest(record):
+        raise DatasetError(f"{shard.record} is damaged; delete it and {shard.path.name}, and the same command writes both again")
+    return record
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -175,10 +188,10 @@ def _record_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        _, failed, reason = str(error).partition("write() failed: ")
-        if not failed:
+        found = re.search(r"\b(?:open|write|flush|fsync|close)\(\) failed: ([^;\n]+)", str(error))
+        if not found:
             raise
-        reason = reason.split(";")[0]
+        reason = found[1].strip()
         code = next((code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(code) == reason), errno.EIO)
         raise WriteError(code, reason, os.fspath(path)) from error
 
@@ -188,7 +201,7 @@ def _finish(out: Path, plan: Mapping[str, Any], shards: list[Shard], missing: Se
     records: dict[str, list[dict[str, Any]]] = {}
     checksums = {}
     for shard in shards:
-        record = read_json(shard.record)
+        record = _read_record(shard)
         records.setdefault(shard.split, []).append(record)
         checksums[shard.path.name] = record["sha256"]
     template = tfds.core.ShardedFileTemplate(dataset_name=plan["name"], data_dir=epath.Path(out), filetype_suffix="array_record")

@@ -124,15 +124,19 @@ def test_a_mistake_in_a_list_of_segments_is_named(tmp_path: Path, lines: list[st
         audioset({"train": [write(tmp_path / "a.csv", *SEGMENTS, *lines)]}, labels, touch(tmp_path / "m"))
 
 
-def test_a_video_in_both_splits_is_refused(tmp_path: Path) -> None:
+def test_a_video_in_both_splits_is_for_testing_alone(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "labels.csv", "Speech")
     train, test = (write(tmp_path / f"{name}.csv", f"{X}, {start}, {start + 9}, /m/0") for name, start in (("a", 0), ("b", 20)))
-    with pytest.raises(DatasetError, match=rf"b\.csv: line 1.*{X}.*test.*a\.csv: line 1.*train"):
-        audioset({"train": [train], "test": [test]}, labels, touch(tmp_path / "m"))
-    with pytest.raises(DatasetError, match="'valid'"):
+    listing = audioset({"train": [train], "test": [test]}, labels, touch(tmp_path / "m", f"{X}_0.mp4", f"{X}_20.mp4"))
+    assert ([entry.id for entry in listing.splits["test"]], listing.splits["train"]) == ([f"{X}_20"], [])
+    (failure,) = listing.missing
+    assert (failure.file, failure.stage, listing.missing_labels) == (f"{X}_0", "list", [(0,)])
+    assert f"{train}: line 1" in failure.reason
+    assert f"{test}: line 1" in failure.reason
+    with pytest.raises(DatasetError, match="valid"):
         audioset({"valid": [train]}, labels, touch(tmp_path / "m"))
     manifest = write(tmp_path / "c.json", json.dumps({"data": [{"video_id": X, "labels": "/m/0"}]}))
-    with pytest.raises(DatasetError, match=rf"c\.json: entry 0.*{X}_0.*a\.csv: line 1"):
+    with pytest.raises(DatasetError, match=rf"c\.json: entry 0.*'{X}_0'.*a\.csv: line 1"):
         audioset({"train": [train, manifest]}, labels, touch(tmp_path / "m"))
 
 
@@ -144,7 +148,7 @@ def test_a_video_in_both_splits_is_refused(tmp_path: Path) -> None:
         ('{"data": [{"video_id": "x"}]}', "entry 0 .*video_id.*labels"),
         ('{"data": [7]}', "entry 0.* 7"),
         ('{"data": [{"video_id": "\\ud800", "labels": ""}]}', "entry 0.*ud800"),
-        ('{"data": [{"video_id": "x", "labels": "/m/0,"}]}', "entry 0 .*x.*labels.*''"),
+        ('{"data": [{"video_id": "x", "labels": "/m/0,z"}]}', "entry 0 .*x.*labels.*'z'"),
     ],
 )
 def test_a_mistake_in_a_manifest_is_named(tmp_path: Path, content: str, error: str) -> None:
@@ -198,8 +202,11 @@ def test_music21_is_split_by_files_or_by_hash(tmp_path: Path) -> None:
     assert listing.missing == [Failure(Y, "missing", NO_FILE), Failure(Z, "missing", "no file of its video is named after its start")]
     other = write(tmp_path / "two.json", json.dumps({"videos": {"erhu": [X]}}))
     assert music21({"train": other}, root).splits["train"][0].labels == (0,)
-    with pytest.raises(DatasetError, match=rf"two\.json: erhu 0.*{X}.*one\.json: tuba 0"):
-        music21({"train": one, "test": other}, root)
+    both = music21({"train": one, "test": other}, root)
+    assert [failure.file for failure in both.missing if failure.stage == "list"] == [X]
+    assert [entry.id for entry in both.splits["test"]] == [X]
+    with pytest.raises(DatasetError, match=rf"two\.json: erhu 1.*'{X}'.*two\.json: erhu 0"):
+        music21(write(other, json.dumps({"videos": {"erhu": [X, X]}})), root)
     with pytest.raises(DatasetError, match=r"two\.json.*harp"):
         music21(write(other, '{"videos": {"harp": [1]}}'), root)
 

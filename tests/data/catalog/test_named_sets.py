@@ -34,7 +34,9 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_data_set_is_listed_by_its_name(root: Path, dataset: Any) -> None:
     lists = () if dataset == "av_folder" else (str(root.parent / dataset),)
-    listing = list_clips(Choice(dataset, lists, labels_csv=str(root.parent / "labels.csv"), test_pattern="^(dog|z)"), root)
+    labels_csv = str(root.parent / "labels.csv") if dataset in ("audioset", "vggsound") else ""
+    pattern = "^(dog|z)" if dataset in ("av_folder", "music21") else ""
+    listing = list_clips(Choice(dataset, lists, labels_csv=labels_csv, test_pattern=pattern), root)
     entries = {Path(entry.path).stem: listing.label_names[entry.labels[0]] for part in listing.splits.values() for entry in part}
     assert entries == dict(zip(VIDEOS, ("harp", "dog"), strict=True))
     by_list = dataset in ("audioset", "vgginstruments")  # whose only list here is of training clips
@@ -47,8 +49,13 @@ def test_every_data_set_is_listed_by_its_name(root: Path, dataset: Any) -> None:
         ({"train_list": ()}, "--train_list"),
         ({"labels_csv": ""}, "--labels_csv"),
         ({"train_list": ("a", "b")}, "vggsound.*2"),
-        ({"dataset": "music21", "instruments": True}, "--instruments.*audioset"),
-        ({"test_pattern": "(["}, r"--test_pattern.*'\(\['"),
+        ({"dataset": "music21", "labels_csv": "", "instruments": True}, "--instruments.*audioset"),
+        ({"dataset": "music21", "labels_csv": "", "test_pattern": "(["}, r"--test_pattern.*'\(\['"),
+        ({"test_pattern": "x"}, "--test_pattern.*vggsound"),
+        ({"labels": "x"}, "--labels.*vggsound"),
+        ({"test_list": ("x",)}, "--test_list.*vggsound"),
+        ({"dataset": "av_folder"}, "--train_list.*av_folder.*--labels"),
+        ({"dataset": "music21", "labels_csv": "", "test_pattern": "x", "test_percent": 5}, "--test_percent.*--test_pattern"),
     ],
 )
 def test_what_cannot_be_meant_is_named(root: Path, changes: dict[str, Any], option: str) -> None:

@@ -68,12 +68,13 @@ def test_a_folder_is_built_as_tfds_builds_one_without_tensorflow(folder: AvFolde
 
 def test_a_builder_goes_on_finds_its_work_done_and_refuses_another_s(folder: AvFolder, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def until_video3(job: Any, **options: Any) -> Any:
-        assert "video3" not in job.id
+        if "video3" in job.id:
+            raise KeyboardInterrupt
         return make_clips(job, **options)
 
     make_clips = tfds_builders.make_clips
     monkeypatch.setattr(tfds_builders, "make_clips", until_video3)
-    with pytest.raises(AssertionError):
+    with pytest.raises(KeyboardInterrupt):
         folder.download_and_prepare()
     first = next(Path(folder.data_dir).glob("*train*-00000-of-*"))
     written = first.stat().st_mtime_ns
@@ -156,12 +157,12 @@ def test_lists_say_which_clips_a_builder_writes(build: Callable[..., Any], ids: 
 
 def test_a_video_s_clips_stay_in_one_split(tmp_path: Path, root: Path) -> None:
     (tmp_path / "labels.csv").write_text("index,mid,display_name\n0,m0,harp\n")
-    for split, start in (("train", 10), ("test", 20)):
-        (tmp_path / f"{split}.csv").write_text(f'video0, {start}, {start + 10}, "m0"\n')
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text('video0, 10, 20, "m0"\n')
     segments = {split: [tmp_path / f"{split}.csv"] for split in ("train", "test")}
-    builder = Audioset(segments=segments, labels_csv=tmp_path / "labels.csv", root=root, data_dir=tmp_path, workers=0)
-    with pytest.raises(DatasetError, match=r"test\.csv: line 1.*video0.*train\.csv: line 1"):
-        builder.download_and_prepare()
+    builder = Audioset(segments=segments, labels_csv=tmp_path / "labels.csv", root=root, data_dir=tmp_path, recipe=SHORT, workers=0)
+    builder.download_and_prepare()
+    assert json.loads((Path(builder.data_dir) / "summary.json").read_text())["clips"] == {"test": 1}
 
 
 def test_the_built_in_set_has_a_builder(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.reader import PreparedSource, Tolerant, clips_by_id, damaged_shards, ids_of, labels_of, open_splits
+from avmae_jax.data.store.reader import PreparedSource, Tolerant, clips_by_id, damaged_shards, ids_of, labels_of, number_of, open_splits
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from tests.support import Clips
@@ -125,3 +125,52 @@ def test_the_index_tells_classes_lengths_and_loudness(whole: Path) -> None:
     np.testing.assert_array_equal(index.seconds, 1.0)
     np.testing.assert_allclose(index.loudness[1:], 20 * np.log10(np.arange(1, 8) * 100 / 32768), atol=0.01)
     assert index.loudness[0] == -120
+
+
+def test_the_limit_may_be_a_share(damaged: Path) -> None:
+    assert Tolerant(PreparedSource(damaged, "train"), limit=0.13)[2].id == "c3"
+    with pytest.raises(CorruptRecordError, match=r"data\.max_damaged"):
+        Tolerant(PreparedSource(damaged, "train"), limit=0.12)[2]
+    assert [number_of(limit, 200) for limit in (0, 0.004, 0.01, 0.5, 1, 10)] == [0, 0, 2, 100, 1, 10]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": np.array([0, 1, 0, 1, 0, 1, 0, 2], np.int32)},
+        {"labels": np.array([0, 1, 0, 1, 0, 1, 0, -1], np.int32)},
+        {"labels": np.zeros(7, np.int32)},
+        {"label_ends": np.arange(8)[::-1].copy()},
+        {"id": np.arange(8)},
+        {"id": np.array([b"\xff"] * 8)},
+        {"seconds": np.full(8, np.nan, np.float32)},
+        {"frames": np.full(8, -1, np.int32)},
+        {"start": np.zeros((8, 1), np.float32)},
+        {"video": np.array(b"x")},
+    ],
+)
+def test_an_index_that_contradicts_itself_is_named(whole: Path, tmp_path: Path, change: dict[str, np.ndarray]) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    with np.load(out / "index-train.npz") as arrays:
+        np.savez(out / "index-train.npz", **{**arrays, **change})
+    with pytest.raises(DatasetError, match=r"index-train.npz"):
+        PreparedSource(out, "train")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("frames", ()), ("labels", (7,)), ("id", "other"), ("waveform", np.zeros(5, np.int16)), ("start", 9.0)]
+)
+def test_a_record_that_is_not_what_the_index_says_is_damaged(tmp_path: Path, field: str, value: object) -> None:
+    out = prepare(tmp_path / "out", ["a", "b"])
+    source = PreparedSource(out, "train")
+    clips = source[0], source[1]
+    changed = clips[0]._replace(**{field: value, "frame_times": ()})  # pyright: ignore[reportArgumentType]
+
+    def make_changed(job: Job) -> Iterator[Clip]:
+        yield changed if job.id == "a" else clips[1]
+
+    write_dataset(tmp_path / "new", DatasetSpec("clips", {"train": [Job("a"), Job("b")]}, make_changed, ["x", "y"]))
+    shutil.copy(next((tmp_path / "new").glob("*train.array_record*")), next(out.glob("*train.array_record*")))
+    with pytest.raises(CorruptRecordError, match=rf"'a'.*its {field}|'a'.*of audio"):
+        PreparedSource(out, "train")[0]
+    assert Tolerant(PreparedSource(out, "train"), 1)[0].id == "b"

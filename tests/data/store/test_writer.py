@@ -1,6 +1,7 @@
 """The writer of data sets: deterministic, resumable, and nothing is lost."""
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,16 @@ from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ClipError, DatasetError, LockedError, WriteError
 from tests.support import ROOT, time_limit
 
+ERRORS = {
+    "MemoryError": MemoryError(),
+    "OverflowError": OverflowError("int too large to convert to float"),
+    "error": zlib.error("Error -3 while decompressing data"),
+    "RecursionError": RecursionError("maximum recursion depth exceeded"),
+    "PermissionError": PermissionError(errno.EACCES, "Permission denied", "/x"),
+    "UnicodeEncodeError": UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    "ENOSPC": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+}
+
 
 def make(job: Job, *, seconds: float = 0.0, samples: int = 400) -> Iterator[Clip]:
     """A clip that follows from the job, or three of a long one; bad and worse ones can't become any, a deadly one kills its process."""
@@ -36,8 +48,8 @@ def make(job: Job, *, seconds: float = 0.0, samples: int = 400) -> Iterator[Clip
         raise ClipError(job.id, "audio", "has no audio")
     if "deadly" in job.id:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "bug" in job.id:
-        raise ZeroDivisionError(job.id)
+    if "raises" in job.id:
+        raise ERRORS[job.id.split()[1]]
     rng = np.random.default_rng(job.args[0])
     waveform = rng.integers(-32768, 32768, samples + job.args[0]).astype(np.int16)
     for number in range(3 if "long" in job.id else 1):
@@ -128,12 +140,20 @@ def test_a_job_that_kills_its_process_is_a_failure_of_its_own(tmp_path: Path) ->
     assert [(failure.file, failure.stage) for failure in summary.failures] == [("deadly", "crash")]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.slow
-def test_a_bug_stops_the_run_and_names_the_clip(tmp_path: Path, workers: int) -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
-        write(tmp_path / "out", jobs(t2="bug"), workers=workers)
-    assert caught.value.__notes__ == ["while making the clips of bug"]
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_whatever_one_file_raises_is_a_failure_of_that_file(tmp_path: Path, workers: int) -> None:
+    errors = (MemoryError, OverflowError, zlib.error, RecursionError, PermissionError, UnicodeEncodeError)
+    renamed = {f"t{number}": f"raises {kind.__name__}" for number, kind in enumerate(errors)}
+    summary = write(tmp_path / "out", jobs(7, 2, **renamed), workers=workers)
+    assert summary.written == {"train": 1, "test": 2}
+    assert [(failure.file, failure.stage) for failure in summary.failures] == [(f"raises {kind.__name__}", "error") for kind in errors]
+    assert all(kind.__name__ in failure.reason for kind, failure in zip(errors, summary.failures, strict=True))
+
+
+def test_a_full_disk_is_no_failure_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match="No space left on device"):
+        write(tmp_path / "out", jobs(t2="raises ENOSPC"))
+    assert write(tmp_path / "out2", jobs()).failures == []
 
 
 @pytest.mark.process
