@@ -129,7 +129,7 @@ def test_each_start_is_noted_with_its_command_versions_and_machine(tmp_path: Pat
     assert starts[0]["versions"]["python"] == sys.version.split()[0]
     assert {"jax", "flax", "numpy"} <= starts[0]["versions"].keys()
     assert starts[0]["machine"]["host"] == socket.gethostname()
-    assert "pytest" in starts[0]["command"]
+    assert Path(sys.executable).name in starts[0]["command"]
     path.write_text("[]")
     run_notes.note_start(tmp_path, 8)
     assert str(path) in caplog.text
