@@ -14,20 +14,15 @@ JITTER = Fraction(40, 1000)  # seconds; containers round stamps to 1 ms, some to
 _TOGETHER = Fraction(1, 10)  # seconds; beginnings further apart are never one
 _BACK, _AHEAD = 1, 10  # seconds of a jump that is a restart
 _ROUNDING = Fraction(2, 1000)  # seconds between two stamps of whole milliseconds
-_LONGEST_GAP = 3600  # seconds without audio or frames that a file may have where its header gives no length
+_LONGEST_GAP = 3600  # seconds without any audio and frames; a longer gap is damage
 
 
 class Clock:
     """Turns the time stamps of both streams into seconds of the clip."""
 
-    def __init__(self, *, restarts: bool, promised: Fraction) -> None:
-        """Starts with stamps unknown.
-
-        Args:
-          restarts: whether the container's stamps may restart.
-          promised: seconds that the header gives the file, 0 if none: stamps far beyond them are damage.
-        """
-        self._restarts, self._longest_gap = restarts, max(promised, Fraction(_LONGEST_GAP))
+    def __init__(self, *, restarts: bool) -> None:
+        """Starts with stamps unknown; `restarts` says whether the container's stamps may restart."""
+        self._restarts = restarts
         self._origins: dict[str, Fraction] = {}
         self._shifts = [Fraction(0)]
         self._epochs: dict[str, int] = {}
@@ -61,7 +56,7 @@ class Clock:
             latest = max(self.ends.values(), default=Fraction(0))
             if self._restarts and stage in self.ends and (time < end - _BACK or time > latest + _AHEAD):
                 time = since + self._restart(stage, latest - since)
-            if time > latest + self._longest_gap:
+            if time > latest + _LONGEST_GAP:
                 raise ValueError(f"has time stamps that jump from {float(latest):.1f} s to {float(time):.1f} s")
         self.ends[stage] = max(end, time + lasts)
         return time

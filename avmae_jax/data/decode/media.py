@@ -15,12 +15,21 @@ from av.error import FFmpegError
 
 from avmae_jax.errors import ClipError
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v", ".ts")
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac")  # become clips without an image
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # become clips without audio
+# Every suffix was tried with a file that was encoded for it.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".webm", ".mkv", ".mov", ".avi", ".flv", ".m4v", ".ts"),
+    *(".wmv", ".asf", ".mpg", ".mpeg", ".vob", ".3gp", ".3g2", ".ogv", ".mts", ".m2ts", ".m2t", ".f4v", ".divx", ".mxf", ".dv", ".mk3d"),
+)
+AUDIO_SUFFIXES = (  # become clips without an image
+    *(".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac"),
+    *(".opus", ".oga", ".wma", ".aiff", ".aif", ".aifc", ".m4b", ".m4r", ".ac3", ".eac3", ".ec3", ".au", ".snd", ".wv", ".mka", ".caf"),
+    *(".w64", ".amr", ".mp2", ".tta", ".weba"),
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # become clips without audio
 RANK = {suffix: rank for rank, group in enumerate((VIDEO_SUFFIXES, AUDIO_SUFFIXES, IMAGE_SUFFIXES)) for suffix in group}
 
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,wav,w64,aiff,flac,mp3,aac"
+# Containers that hold their own content: none that names other files or addresses, such as playlists.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,mxf,dv,wav,w64,aiff,flac,mp3,aac,ac3,eac3,au,wv,caf,amr,tta"
 
 
 def check_regular(path: str | Path) -> Path:

@@ -29,7 +29,7 @@ from avmae_jax.data.decode.form import SPECTROGRAM_WINDOW, Channels, ClipForm, c
 from avmae_jax.data.decode.frames import chosen
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES, opened, refuse
 from avmae_jax.data.decode.pixels import encode_jpeg, shrink, shrink_image
-from avmae_jax.data.decode.streams import Piece, Reader, Streams, check_pixels, choose, decode_again
+from avmae_jax.data.decode.streams import Piece, Reader, Streams, choose, decode_again
 
 __all__ = ["ClipForm", "clip_samples", "clip_seconds", "decode_audio", "decode_clip", "decode_image_file", "frame_indices"]
 
@@ -118,7 +118,7 @@ class _First:
         self.reader = Reader(path, container, streams, form.seconds)
         self._samples = clip_samples(form.seconds)
         self.line = AudioLine(path, form.channels) if streams.audio else None
-        self.shots = Shots(path, streams.video, form) if streams.video else None
+        self.shots = Shots(streams.video, form) if streams.video else None
 
     def read(self) -> None:
         """Reads as much as the clip needs.
@@ -203,15 +203,14 @@ class _First:
 class Shots:
     """Keeps those frames of the first clip that may be stored, while their number isn't known."""
 
-    def __init__(self, path: str | Path, stream: VideoStream, form: ClipForm) -> None:
+    def __init__(self, stream: VideoStream, form: ClipForm) -> None:
         """Starts with nothing; the frames to keep are those that a guess of their number from the header asks for.
 
         Args:
-          path: the file, for errors.
           stream: to be decoded.
           form: what the clip holds.
         """
-        self._path, self._form, self._aspect = path, form, stream.sample_aspect_ratio
+        self._form, self._aspect = form, stream.sample_aspect_ratio
         self._rate, self._limit, guesses = _guess_counts(stream, form.seconds)
         self._wanted = {index for guess in guesses for index in frame_indices(guess, form.frames)}
         self.kept: dict[int, np.ndarray] = {}  # by index: uint8[S, S, 3]
@@ -234,7 +233,6 @@ class Shots:
             return True
         if not n and time >= seconds and self._form.frame_rule == "time":
             return True  # the video begins behind the clip
-        check_pixels(self._path, frame.width, frame.height, self._form.max_pixels)
         if n in self._wanted:
             self.kept[n] = shrink(frame, self._form.frame_size, self._aspect)
         self.times.append(time)

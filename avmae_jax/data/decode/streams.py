@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.error import InvalidDataError
 from av.packet import Packet
 from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -28,6 +29,7 @@ from avmae_jax.data.decode.pixels import Deinterlacer, shrink
 
 _MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.1  # a stream that lacks more than both of what was promised counts as truncated
 _LOOK_AHEAD = 64 << 20  # bytes that are read while a stream hasn't shown its beginning
+_PADDING = 1 << 20  # pixels that a decoder adds at the edges
 _STALL = 30  # seconds that one stream may lag behind the other before the file is searched for its end; containers interleave within 1
 _UNKNOWN_FRAME = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
 _RESTARTING = ("mpegts", "mpeg")  # containers without an index, whose stamps may restart
@@ -48,6 +50,7 @@ class Streams(NamedTuple):
 
     audio: AudioStream | None
     video: VideoStream | None
+    max_pixels: int  # of an image
 
 
 def choose(path: str | Path, container: InputContainer, *, allow_missing: bool, max_pixels: int) -> Streams:
@@ -71,15 +74,15 @@ def choose(path: str | Path, container: InputContainer, *, allow_missing: bool, 
     if videos and video is None:
         refuse(path, "video", "has images in a coding that can't be decoded here")
     if video is not None:
-        check_pixels(path, video.codec_context.width, video.codec_context.height, max_pixels)
-        video.codec_context.options = {"max_pixels": str(max_pixels)}
-    return Streams(audio, video)
+        _check_pixels(path, video.codec_context, max_pixels)
+        video.codec_context.options = {"max_pixels": str(2 * max_pixels + _PADDING)}  # for a size that grows half-way
+    return Streams(audio, video, max_pixels)
 
 
-def check_pixels(path: str | Path, width: int, height: int, max_pixels: int) -> None:
+def _check_pixels(path: str | Path, image: VideoFrame | VideoCodecContext, max_pixels: int) -> None:
     """Refuses images that are too large."""
-    if width * height > max_pixels:
-        refuse(path, "video", f"has images of {width} x {height} pixels; max_pixels is {max_pixels}")
+    if image.width * image.height > max_pixels:
+        refuse(path, "video", f"has images of {image.width} x {image.height} pixels; max_pixels is {max_pixels}")
 
 
 def _moving(path: str | Path, videos: list[VideoStream]) -> VideoStream | None:
@@ -123,8 +126,7 @@ class Reader:
             stage: stream for stage, stream in (("audio", streams.audio), ("video", streams.video)) if stream
         }
         self._stages = {stream.index: stage for stage, stream in self._used.items()}
-        whole = Fraction(container.duration or 0, av.time_base)
-        self.clock = Clock(restarts=container.format.name in _RESTARTING, promised=whole)
+        self.clock = Clock(restarts=container.format.name in _RESTARTING)
         self._deinterlacer = Deinterlacer()
         self._lost = dict.fromkeys(self._used, Fraction(0))
         self._fed = dict.fromkeys(self._used, 0)
@@ -151,9 +153,10 @@ class Reader:
                 for frame in self._decode(stage, packet):
                     yield from self._placed(stage, frame)
                 self._fed[stage] += 1
-                if self._fed[stage] == self._totals.get(stage):
-                    yield from self._end(stage)
                 self._search_end()
+                for used in self._used:
+                    if used not in self.ended and self._fed[used] == self._totals.get(used):
+                        yield from self._end(used)
         for stage in self._used:
             if stage not in self.ended:
                 yield from self._end(stage)
@@ -229,6 +232,8 @@ class Reader:
         yield Piece(stage, None, self.clock.ends.get(stage, Fraction(0)))
 
     def _placed(self, stage: str, frame: Any) -> Iterator[Piece]:
+        if stage == "video":
+            _check_pixels(self._path, frame, self._streams.max_pixels)
         for whole in self._deinterlacer.add(frame) if stage == "video" else [frame]:
             yield from self._piece(stage, whole)
 
