@@ -168,8 +168,9 @@ class _Cutter:
         ends = self._ends()
         if self._form.allow_missing:
             return max(ends.values()) - start if self._ended else 2 * self._length
+        open_ended = start + 2 * self._length
         known = [end for stage, end in ends.items() if (self._heard if stage == "audio" else self._video and self._video.ended)]
-        return min([*known, *([] if len(known) == len(ends) else [start + 2 * self._length])]) - start
+        return min(known if len(known) == len(ends) else [*known, open_ended], default=open_ended) - start
 
     def _drain(self) -> None:
         """Reads what is left of the file, without keeping it."""
@@ -202,8 +203,8 @@ class _Cutter:
         jpegs = {frame.time: frame.jpeg for frame in video.kept}
         lacking = {shown.number: shown.stamp for shown in wanted if shown.time not in jpegs}
         found = decode_again(self._path, lacking, self._form.frame_size, self._form.max_pixels) if lacking else {}
-        images = {shown.number: encode_jpeg(found[shown.number]) for shown in wanted if shown.number in found}
-        return [Frame(shown.time, images.get(shown.number) or jpegs[shown.time]) for shown in wanted]
+        jpegs |= {shown.time: encode_jpeg(found[shown.number]) for shown in wanted if shown.number in found}
+        return [Frame(shown.time, jpegs[shown.time]) for shown in wanted if shown.time in jpegs]
 
     def _check_whole(self) -> None:
         """Refuses a file of which less was decoded than its header promises, or whose audio and video differ too much."""

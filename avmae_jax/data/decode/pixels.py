@@ -1,5 +1,6 @@
 """Makes stored pixels of decoded frames: as they look on a screen, scaled and cropped to a square."""
 
+import functools
 import io
 from collections.abc import Iterator
 from fractions import Fraction
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from avmae_jax.data.decode.form import MAX_PIXELS
 from avmae_jax.data.decode.images import IMAGE_FORMATS, rgb
@@ -17,7 +18,9 @@ from avmae_jax.data.decode.media import check_regular, refuse
 _JPEG_QUALITY = 95
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ISO/IEC 23091-2
 # FFmpeg's scaler maps tones and colours to those of standard video.
-_TO_SDR = "in_range=auto:out_transfer=bt709:out_primaries=bt709:out_color_matrix=bt709:intent=perceptual"
+_TO_SDR = "out_transfer=bt709:out_primaries=bt709:intent=perceptual"
+_TABLE = 33  # colours a side of a table; between them it is interpolated
+_BT2020, _UNKNOWN = 9, 2  # colour primaries, or the matrix, of high dynamic range; what a file leaves open
 _OLDEST, _NARROWEST = Fraction(1, 10), 16  # sane shapes of a pixel and of an image; beyond, a pixel is square, an image is cropped first
 
 
@@ -30,35 +33,44 @@ def shrink(frame: VideoFrame, size: int, aspect: Fraction | None = None) -> np.n
       aspect: width over height of a pixel; None: square.
     """
     aspect = aspect if aspect and _OLDEST <= aspect <= 1 / _OLDEST else Fraction(1)
-    frame = _standard_range(frame) if frame.color_trc in _HDR else frame
     frame = _middle(frame) if max(frame.width, frame.height) > _NARROWEST * min(frame.width, frame.height) else frame
     wide = frame.width * float(aspect)
     scale = size / min(wide, frame.height)
     width, height = max(size, round(wide * scale)), max(size, round(frame.height * scale))
-    small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").to_ndarray()
+    matrix = _BT2020 if frame.color_trc in _HDR and frame.colorspace in (_BT2020, _UNKNOWN) else None
+    small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR", src_colorspace=matrix).to_ndarray()
     top, left = (height - size) // 2, (width - size) // 2
-    return np.ascontiguousarray(_upright(small[top : top + size, left : left + size], frame))
+    square = small[top : top + size, left : left + size]
+    if frame.color_trc in _HDR:
+        primaries = _BT2020 if frame.color_primaries == _UNKNOWN else int(frame.color_primaries)
+        square = np.asarray(Image.fromarray(square).filter(_to_standard_range(int(frame.color_trc), primaries)))
+    return np.ascontiguousarray(_upright(square, frame))
 
 
 def _middle(frame: VideoFrame) -> VideoFrame:
     """Crops a very long image to its middle; scaled as a whole it would be huge."""
-    pixels, side = frame.to_ndarray(format="rgb24"), _NARROWEST // 2 * min(frame.width, frame.height)
+    pixels, side = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), _NARROWEST // 2 * min(frame.width, frame.height)
     top, left = max(0, frame.height - side) // 2, max(0, frame.width - side) // 2
     return VideoFrame.from_ndarray(np.ascontiguousarray(pixels[top : top + side, left : left + side]), format="rgb24")
 
 
-def _standard_range(frame: VideoFrame) -> VideoFrame:
-    """Maps the tones of high dynamic range to standard video."""
+@functools.lru_cache(maxsize=8)
+def _to_standard_range(transfer: int, primaries: int) -> ImageFilter.Color3DLUT:
+    """Returns FFmpeg's mapping of high dynamic range to standard video as a table.
+
+    Its scaler takes seconds to compute such a table, for every file anew; here it maps all colours once a process.
+    """
+    steps = np.linspace(0, 65_535, _TABLE).round().astype(np.uint16)
+    blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
+    colours = VideoFrame.from_ndarray(np.stack([red, green, blue], axis=-1).reshape(_TABLE, _TABLE**2, 3), format="rgb48le")
+    colours.color_trc, colours.color_primaries, colours.colorspace, colours.color_range = transfer, primaries, 0, 2
+    colours.pts, colours.time_base = 0, Fraction(1, 25)
     graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
-    scaler, sink = graph.add("scale", _TO_SDR), graph.add("buffersink")
-    shape = graph.add("format", "rgb24")
-    source.link_to(scaler)
-    scaler.link_to(shape)
-    shape.link_to(sink)
-    graph.configure()
-    graph.push(frame)
-    return graph.vpull()
+    source = graph.add_buffer(width=colours.width, height=colours.height, format=colours.format, time_base=colours.time_base)
+    graph.link_nodes(source, graph.add("scale", _TO_SDR), graph.add("format", "rgb24"), graph.add("buffersink")).configure()
+    graph.push(colours)
+    mapped = graph.vpull().to_ndarray(format="rgb24")
+    return ImageFilter.Color3DLUT(_TABLE, (mapped.reshape(-1, 3) / 255).ravel().tolist())
 
 
 class Deinterlacer:
@@ -95,10 +107,8 @@ def _deinterlacing(frame: VideoFrame) -> Graph:
     graph = Graph()
     time_base = frame.time_base or Fraction(1, 25)
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)
-    weave, sink = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced"), graph.add("buffersink")
-    source.link_to(weave)
-    weave.link_to(sink)
-    graph.configure()
+    weave = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+    graph.link_nodes(source, weave, graph.add("buffersink")).configure()
     return graph
 
 
