@@ -78,29 +78,35 @@ class Deinterlacer:
 
     def __init__(self) -> None:
         self._graph: Graph | None = None
+        self._shape = (0, 0, "")  # of the frames that the graph takes; others would crash it
 
     def add(self, frame: VideoFrame) -> Iterator[VideoFrame]:
         """Takes a frame and yields those that are finished: one later, once there was an interlaced one."""
+        shape = frame.width, frame.height, frame.format.name
+        if self._graph is not None and shape != self._shape:
+            yield from self.finish()
         if self._graph is None:
             if not frame.interlaced_frame:
                 yield frame
                 return
-            self._graph = _deinterlacing(frame)
+            self._graph, self._shape = _deinterlacing(frame), shape
         self._graph.push(frame)
-        yield from self._pulled(self._graph)
+        yield from _pulled(self._graph)
 
     def finish(self) -> Iterator[VideoFrame]:
         """Yields the last frame."""
-        if self._graph is not None:
-            self._graph.push(None)
-            yield from self._pulled(self._graph)
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.push(None)
+            yield from _pulled(graph)
 
-    def _pulled(self, graph: Graph) -> Iterator[VideoFrame]:
-        while True:
-            try:
-                yield graph.vpull()
-            except (BlockingIOError, EOFError):
-                return
+
+def _pulled(graph: Graph) -> Iterator[VideoFrame]:
+    while True:
+        try:
+            yield graph.vpull()
+        except (BlockingIOError, EOFError):
+            return
 
 
 def _deinterlacing(frame: VideoFrame) -> Graph:

@@ -6,7 +6,8 @@ the film. A packet that can't be decoded is passed over, as players do, as long 
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -97,11 +98,17 @@ def count_packets(path: str | Path, indices: list[int], enough: int | None = Non
     """Counts the packets of streams without decoding them, up to `enough` of each."""
     counts = dict.fromkeys(indices, 0)
     with opened(path) as container, reported(path, "open"):
-        for packet in container.demux(*(container.streams[index] for index in indices)):
+        for packet in _demuxed(container, [container.streams[index] for index in indices]):
             counts[packet.stream.index] += not _is_flush(packet)
             if enough is not None and min(counts.values()) >= enough:
                 break
     return counts
+
+
+def _demuxed(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
+    """Yields the packets of streams. Where others have appeared since the file was opened, PyAV fails at its end, behind all of them."""
+    with suppress(IndexError):
+        yield from container.demux(*streams)
 
 
 def _is_flush(packet: Packet) -> bool:
@@ -141,7 +148,7 @@ class Reader:
     def pieces(self) -> Iterator[Piece]:
         """Yields the pieces, and an end of each stream that isn't dropped before."""
         with reported(self._path, "open"):
-            packets = self._container.demux(*self._used.values())
+            packets = _demuxed(self._container, list(self._used.values()))
         first, held = self._beginnings(packets)
         for stage, frame in first:
             yield from self._placed(stage, frame)
@@ -226,24 +233,31 @@ class Reader:
         for frame in self._flush(stage):
             yield from self._placed(stage, frame)
         if stage == "video":
-            for frame in self._deinterlacer.finish():
-                yield from self._piece(stage, frame)
+            yield from self._pieces(stage, self._deinterlacer.finish())
         self.ended.add(stage)
         yield Piece(stage, None, self.clock.ends.get(stage, Fraction(0)))
 
     def _placed(self, stage: str, frame: Any) -> Iterator[Piece]:
         if stage == "video":
             _check_pixels(self._path, frame, self._streams.max_pixels)
-        for whole in self._deinterlacer.add(frame) if stage == "video" else [frame]:
-            yield from self._piece(stage, whole)
+        yield from self._pieces(stage, self._deinterlacer.add(frame) if stage == "video" else iter([frame]))
 
-    def _piece(self, stage: str, frame: Any) -> Iterator[Piece]:
+    def _pieces(self, stage: str, frames: Iterator[Any]) -> Iterator[Piece]:
+        while True:
+            with reported(self._path, stage):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield self._piece(stage, frame)
+
+    def _piece(self, stage: str, frame: Any) -> Piece:
         lasts = Fraction(frame.samples, frame.sample_rate) if stage == "audio" else _frame_seconds(self._used[stage])
         try:
-            yield Piece(stage, frame, self.clock.place(stage, self._stamp(stage, frame), lasts))
-            self._shown += stage == "video"
+            time = self.clock.place(stage, self._stamp(stage, frame), lasts)
         except ValueError as error:
             refuse(self._path, stage, str(error))
+        self._shown += stage == "video"
+        return Piece(stage, frame, time)
 
     def _stamp(self, stage: str, frame: Any) -> Fraction | None:
         """Returns when a frame is shown by the file. AVI counts frames in the order of decoding; they are shown at its constant rate."""
