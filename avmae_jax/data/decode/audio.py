@@ -47,7 +47,7 @@ class AudioLine:
         """
         self._path, self._mix = path, channels == "mean"
         self._stream: soxr.ResampleStream | None = None
-        self._rate = 0
+        self._rate, self._jitter = 0, 0.0
         self._placed = 0  # samples of the file's rate so far, silence included
         self._blocks: list[_Block] = []  # what is still needed of files with several channels, in case the first one is silent
         self._chunks: list[np.ndarray] = []
@@ -55,7 +55,7 @@ class AudioLine:
         self.first: int | None = None  # sample with which the audio begins; before it is silence that the file doesn't have
         self.end = 0  # samples so far
 
-    def add(self, frame: AudioFrame, time: Fraction) -> Iterator[None]:
+    def add(self, frame: AudioFrame, time: Fraction | float) -> Iterator[None]:
         """Takes the next frame; yields after each second of silence before it, so that long gaps needn't be held.
 
         Raises:
@@ -63,12 +63,13 @@ class AudioLine:
         """
         if self._stream is None:
             self._rate = frame.sample_rate
+            self._jitter = float(JITTER * self._rate)
             self._stream = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32")
         elif frame.sample_rate != self._rate:
             refuse(self._path, "audio", f"changes its sample rate from {self._rate} to {frame.sample_rate} Hz half-way")
         samples = _samples(frame)
         apart = round(time * self._rate) - self._placed
-        if abs(apart) < JITTER * self._rate:
+        if abs(apart) < self._jitter:
             apart = 0
         for begin in range(0, apart, self._rate):
             silence = min(self._rate, apart - begin)

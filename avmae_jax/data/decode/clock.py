@@ -26,7 +26,8 @@ class Clock:
         self._origins: dict[str, Fraction] = {}
         self._shifts = [Fraction(0)]
         self._epochs: dict[str, int] = {}
-        self.ends: dict[str, Fraction] = {}  # of each stream: seconds up to which it is known
+        self._offsets: dict[str, tuple[Fraction, float]] = {}
+        self.ends: dict[str, float] = {}  # of each stream: seconds up to which it is known
 
     def start(self, firsts: dict[str, Fraction], audio_frame: Fraction) -> None:
         """Takes the stamps of the first audio sample and of the first frame, and the seconds of a frame of audio.
@@ -37,34 +38,45 @@ class Clock:
         priming = min(_TOGETHER, max(JITTER, audio_frame + _ROUNDING))
         self._origins = {stage: first if first - self.origin < priming else self.origin for stage, first in firsts.items()}
 
-    def place(self, stage: str, stamp: Fraction | None, lasts: Fraction) -> Fraction:
+    def place(self, stage: str, stamp: Fraction | float | None, lasts: float) -> Fraction | float:
         """Returns the second at which a piece of a stream begins: its end so far where it has no stamp.
 
         Args:
           stage: "audio" or "video".
-          stamp: of its beginning.
+          stamp: of its beginning; exact, or a float, which is faster.
           lasts: seconds.
 
         Raises:
           ValueError: if the stamps jump further than any gap.
         """
-        end = self.ends.get(stage, Fraction(0))
-        time = end
-        if stamp is not None:
-            since = stamp - self._origins.get(stage, self.origin)
-            time = since + self._shifts[self._epochs.get(stage, 0)]
-            latest = max(self.ends.values(), default=Fraction(0))
+        end = self.ends.get(stage, 0.0)
+        if stamp is None:
+            self.ends[stage] = end + lasts
+            return end
+        if stage not in self._offsets:
+            self._move(stage)
+        exact = stamp + self._offsets[stage][isinstance(stamp, float)]
+        time = float(exact)
+        if time > end + _BACK or time < end - _BACK:
+            latest = max(self.ends.values(), default=0.0)
             if self._restarts and stage in self.ends and (time < end - _BACK or time > latest + _AHEAD):
-                time = since + self._restart(stage, latest - since)
+                self._restart(stage, Fraction(latest - time))
+                exact = stamp + self._offsets[stage][isinstance(stamp, float)]
+                time = float(exact)
             if time > latest + _LONGEST_GAP:
-                raise ValueError(f"has time stamps that jump from {float(latest):.1f} s to {float(time):.1f} s")
+                raise ValueError(f"has time stamps that jump from {latest:.1f} s to {time:.1f} s")
         self.ends[stage] = max(end, time + lasts)
-        return time
+        return exact
 
-    def _restart(self, stage: str, shift: Fraction) -> Fraction:
-        """Returns by how much the stamps of a stream are moved from now on: as those of the other one if that restarted first."""
+    def _restart(self, stage: str, back: Fraction) -> None:
+        """Moves the stamps of a stream from now on: by as much as those of the other one if that restarted first."""
         epoch = self._epochs.get(stage, 0) + 1
         if epoch == len(self._shifts):
-            self._shifts.append(shift)
+            self._shifts.append(self._shifts[-1] + back)
         self._epochs[stage] = epoch
-        return self._shifts[epoch]
+        self._move(stage)
+
+    def _move(self, stage: str) -> None:
+        """Computes what is added to the stamps of a stream, exactly and as a float."""
+        offset = self._shifts[self._epochs.get(stage, 0)] - self._origins.get(stage, self.origin)
+        self._offsets[stage] = offset, float(offset)

@@ -134,7 +134,7 @@ class _Cutter:
     def _take(self, piece: Piece) -> Iterator[None]:
         if self._video and piece.stage == "video":
             if isinstance(piece.frame, VideoFrame):
-                self._video.add(piece.frame, piece.time)
+                self._video.add(piece.frame, Fraction(piece.time))
             else:
                 self._video.finish(self._reader.frame_seconds())
         elif self._audio:

@@ -34,7 +34,7 @@ from avmae_jax.data.decode.streams import Piece, Reader, Streams, choose, decode
 __all__ = ["ClipForm", "clip_samples", "clip_seconds", "decode_audio", "decode_clip", "decode_image_file", "frame_indices"]
 
 _MAX_RATE = 240  # frames/s; a higher "rate" is the container's clock
-_SAME_RATE = Fraction(2, 100)  # by how much the rate of a header may differ from that of the frames
+_SAME_RATE = 0.02  # by how much the rate of a header may differ from that of the frames
 _BEHIND = 30  # seconds that one stream is read past the clip while the other one's next frame isn't there
 
 
@@ -159,7 +159,7 @@ class _First:
                 if self.line.end >= self._samples:
                     return True
             return self.line.end >= self._samples
-        return self.shots is not None and isinstance(piece.frame, VideoFrame) and self.shots.add(piece.frame, piece.time)
+        return self.shots is not None and isinstance(piece.frame, VideoFrame) and self.shots.add(piece.frame, Fraction(piece.time))
 
     def _end(self, stage: str) -> float:
         if stage == "audio" and self.line is not None:
@@ -260,13 +260,14 @@ class Shots:
     def _regular(self, times: list[Fraction]) -> bool:
         """Returns whether frames come at a constant rate, from the beginning of the clip on."""
         steps = len(times) - 1
-        if steps < 1:
-            return not times or times[0] == 0
-        frame = times[-1] / steps
-        by_header = steps / self._rate if self._rate else times[-1]
-        if times[0] != 0 or abs(times[-1] - by_header) > max(frame / 2, _SAME_RATE * by_header):
+        if steps < 1 or times[0] != 0:
+            return steps < 1 and not any(times)
+        moments = np.array(times, np.float64)
+        frame = moments[-1] / steps
+        by_header = steps / float(self._rate) if self._rate else moments[-1]
+        if abs(moments[-1] - by_header) > max(frame / 2, _SAME_RATE * by_header):
             return False
-        return all(abs(time - index * frame) < frame / 2 for index, time in enumerate(times))
+        return bool((np.abs(moments - frame * np.arange(steps + 1)) < frame / 2).all())
 
 
 def _guess_counts(stream: VideoStream, seconds: float) -> tuple[Fraction | None, int | None, set[int]]:
@@ -275,6 +276,8 @@ def _guess_counts(stream: VideoStream, seconds: float) -> tuple[Fraction | None,
     if not rate or rate > _MAX_RATE:
         return None, None, {stream.frames} if stream.frames else {1}
     limit = max(1, int(rate * Fraction(seconds)))
+    if stream.frames >= limit:
+        return Fraction(rate), limit, {limit}
     guesses = {limit, stream.frames}
     if stream.duration is not None and stream.time_base is not None:
         by_duration = round(stream.duration * stream.time_base * rate)

@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
     stage: str  # "audio" | "video"
     frame: AudioFrame | VideoFrame | None  # None: the stream has ended
-    time: Fraction  # seconds on the clock
+    time: Fraction | float  # seconds on the clock; exact for images
 
 
 class Streams(NamedTuple):
@@ -138,6 +138,7 @@ class Reader:
         self._lost = dict.fromkeys(self._used, Fraction(0))
         self._fed = dict.fromkeys(self._used, 0)
         self._totals: dict[str, int] = {}
+        self._frame_lasts = float(_frame_seconds(streams.video)) if streams.video else 0.0
         self._shown = 0  # frames so far, repeated ones included
         self.ended: set[str] = set()
 
@@ -190,7 +191,7 @@ class Reader:
         for stage, frame in first:
             stamp = self._stamp(stage, frame)
             if stamp is not None:
-                firsts.setdefault(stage, stamp)
+                firsts.setdefault(stage, Fraction(stamp))
             if stage == "audio":
                 audio_frame = max(audio_frame, Fraction(frame.samples, frame.sample_rate))
         self.clock.start(firsts, audio_frame)
@@ -235,23 +236,22 @@ class Reader:
         if stage == "video":
             yield from self._pieces(stage, self._deinterlacer.finish())
         self.ended.add(stage)
-        yield Piece(stage, None, self.clock.ends.get(stage, Fraction(0)))
+        yield Piece(stage, None, self.clock.ends.get(stage, 0.0))
 
     def _placed(self, stage: str, frame: Any) -> Iterator[Piece]:
-        if stage == "video":
-            _check_pixels(self._path, frame, self._streams.max_pixels)
-        yield from self._pieces(stage, self._deinterlacer.add(frame) if stage == "video" else iter([frame]))
+        if stage == "audio":
+            yield self._piece(stage, frame)
+            return
+        _check_pixels(self._path, frame, self._streams.max_pixels)
+        yield from self._pieces(stage, self._deinterlacer.add(frame))
 
     def _pieces(self, stage: str, frames: Iterator[Any]) -> Iterator[Piece]:
-        while True:
-            with reported(self._path, stage):
-                frame = next(frames, None)
-            if frame is None:
-                return
-            yield self._piece(stage, frame)
+        with reported(self._path, stage):
+            for frame in frames:
+                yield self._piece(stage, frame)
 
     def _piece(self, stage: str, frame: Any) -> Piece:
-        lasts = Fraction(frame.samples, frame.sample_rate) if stage == "audio" else _frame_seconds(self._used[stage])
+        lasts = frame.samples / frame.sample_rate if stage == "audio" else self._frame_lasts
         try:
             time = self.clock.place(stage, self._stamp(stage, frame), lasts)
         except ValueError as error:
@@ -259,10 +259,12 @@ class Reader:
         self._shown += stage == "video"
         return Piece(stage, frame, time)
 
-    def _stamp(self, stage: str, frame: Any) -> Fraction | None:
+    def _stamp(self, stage: str, frame: Any) -> Fraction | float | None:
         """Returns when a frame is shown by the file. AVI counts frames in the order of decoding; they are shown at its constant rate."""
         if stage == "video" and self._container.format.name == "avi":
             return self._shown * _frame_seconds(self._used[stage])
+        if stage == "audio" and frame.pts is not None and frame.time_base is not None:
+            return frame.pts * frame.time_base.numerator / frame.time_base.denominator  # exact times would be slow, and aren't needed
         return frame_stamp(frame)
 
     def _search_end(self) -> None:
