@@ -27,6 +27,7 @@ class Clock:
         self._shifts = [Fraction(0)]
         self._epochs: dict[str, int] = {}
         self._offsets: dict[str, tuple[Fraction, float]] = {}
+        self._nexts: dict[str, Fraction | float] = {}  # of each stream: where a piece without a stamp is placed
         self.ends: dict[str, float] = {}  # of each stream: seconds up to which it is known
 
     def start(self, firsts: dict[str, Fraction], audio_frame: Fraction) -> None:
@@ -38,7 +39,7 @@ class Clock:
         priming = min(_TOGETHER, max(JITTER, audio_frame + _ROUNDING))
         self._origins = {stage: first if first - self.origin < priming else self.origin for stage, first in firsts.items()}
 
-    def place(self, stage: str, stamp: Fraction | float | None, lasts: float) -> Fraction | float:
+    def place(self, stage: str, stamp: Fraction | float | None, lasts: Fraction | float) -> Fraction | float:
         """Returns the second at which a piece of a stream begins: its end so far where it has no stamp.
 
         Args:
@@ -51,8 +52,10 @@ class Clock:
         """
         end = self.ends.get(stage, 0.0)
         if stamp is None:
-            self.ends[stage] = end + lasts
-            return end
+            time = self._nexts.get(stage, 0)
+            self._nexts[stage] = time + lasts
+            self.ends[stage] = max(end, float(time + lasts))
+            return time
         if stage not in self._offsets:
             self._move(stage)
         exact = stamp + self._offsets[stage][isinstance(stamp, float)]
@@ -65,7 +68,8 @@ class Clock:
                 time = float(exact)
             if time > latest + _LONGEST_GAP:
                 raise ValueError(f"has time stamps that jump from {latest:.1f} s to {time:.1f} s")
-        self.ends[stage] = max(end, time + lasts)
+        self.ends[stage] = max(end, time + float(lasts))
+        self._nexts[stage] = exact + lasts
         return exact
 
     def _restart(self, stage: str, back: Fraction) -> None:

@@ -138,7 +138,7 @@ class Reader:
         self._lost = dict.fromkeys(self._used, Fraction(0))
         self._fed = dict.fromkeys(self._used, 0)
         self._totals: dict[str, int] = {}
-        self._frame_lasts = float(_frame_seconds(streams.video)) if streams.video else 0.0
+        self._frame_lasts = _frame_seconds(streams.video) if streams.video else Fraction(0)
         self._shown = 0  # frames so far, repeated ones included
         self.ended: set[str] = set()
 
@@ -224,11 +224,15 @@ class Reader:
 
     def _flush(self, stage: str) -> list[Any]:
         """Decodes what the decoder holds back."""
+        stream = self._used[stage]
         with reported(self._path, stage):
             try:
-                return cast(list[Any], self._used[stage].decode(None))
+                frames = cast(list[Any], stream.decode(None))
             except (InvalidDataError, EOFError):  # after damage; or flushed before
                 return []
+        for frame in frames:
+            frame.time_base = frame.time_base or stream.time_base  # PyAV takes it from a packet
+        return frames
 
     def _end(self, stage: str) -> Iterator[Piece]:
         for frame in self._flush(stage):
