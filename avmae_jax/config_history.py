@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from avmae_jax.config import Config
 from avmae_jax.errors import CheckpointMismatchError, ConfigError
-from avmae_jax.trees import flatten_fields
+from avmae_jax.settings import flatten_fields
 
 
 def is_config(saved: Any) -> bool:

@@ -9,8 +9,8 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Collection
-from typing import Any, Self
+from collections.abc import Collection, Mapping
+from typing import Any, Self, cast
 
 from avmae_jax.errors import ConfigError
 
@@ -131,3 +131,12 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
         return value
     wanted = f"a tuple of {typing.get_args(kind)[0].__name__}" if typing.get_origin(kind) is tuple else kind.__name__
     raise ConfigError(f"{name} is {value!r}, of type {type(value).__name__}; it must be {wanted}")
+
+
+def flatten_fields(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Gives the fields of nested mappings, such as a config's, their dotted names; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        nested = isinstance(value, dict) and bool(value)  # pyright: ignore[reportUnknownArgumentType]
+        flat |= flatten_fields(cast("dict[str, Any]", value), f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat

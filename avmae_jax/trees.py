@@ -1,8 +1,8 @@
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false
 """Names the leaves of a pytree by the dotted paths that checkpoints, sharding and conversion use."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -23,13 +23,4 @@ def flatten(tree: Any) -> dict[str, Any]:
         if name in flat:
             raise ValueError(f"two leaves are called {name}; rename one")
         flat[name] = leaf
-    return flat
-
-
-def flatten_fields(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Gives the fields of nested mappings, such as a config's, their dotted names; an empty mapping stays a value."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        nested = isinstance(value, dict) and bool(value)  # pyright: ignore[reportUnknownArgumentType]
-        flat |= flatten_fields(cast("dict[str, Any]", value), f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat

@@ -17,8 +17,8 @@ from avmae_jax.report.html import folded, grid, image, missing, page, paragraph,
 from avmae_jax.report.pretraining_sections import last_reconstructions, retrieval, summarised_retrieval
 from avmae_jax.report.run_folder import RunFolder, group
 from avmae_jax.report.terms import TERMS
+from avmae_jax.settings import flatten_fields
 from avmae_jax.train.logbook import EDITED, GAP, METRICS_FILE
-from avmae_jax.trees import flatten_fields
 
 _CURVES = {
     "loss": "loss",

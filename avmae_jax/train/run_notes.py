@@ -22,7 +22,7 @@ from absl import logging
 from avmae_jax.config import Config
 from avmae_jax.config_history import is_config
 from avmae_jax.files import write_errors, write_json
-from avmae_jax.trees import flatten_fields
+from avmae_jax.settings import flatten_fields
 
 CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE = "config.json", "environment.json", "log.txt"
 _LIBRARIES = ("avmae-jax", "array_record", "flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")

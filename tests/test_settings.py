@@ -1,6 +1,6 @@
 """Tests the dotted names of nested fields."""
 
-from avmae_jax.trees import flatten_fields
+from avmae_jax.settings import flatten_fields
 
 
 def test_fields_get_dotted_names_and_an_empty_group_is_kept() -> None:
