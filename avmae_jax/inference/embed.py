@@ -70,8 +70,8 @@ class Embedder:
         self._shared = Shared(dict.fromkeys(get_args(Modality), outputs), _BATCH)
 
     def __call__(self, media: Iterable[Medium], frames: Frames = "middle") -> Iterator[tuple[int, Embedding | Exception]]:
-        """Yields each medium's number with its vectors, the means over its windows, or with the error that prevents them."""
-        make = functools.partial(rows_of, model=self.trained.config.model, frames=frames, timeline=False)
+        """Yields each medium's number with its vectors, the means over the windows that have them, or with the error that prevents them."""
+        make = functools.partial(rows_of, config=self.trained.config, frames=frames)
         for number, series in self._shared(self.trained.module, Ahead(media, make, _THREADS)):
             if isinstance(series, Exception):
                 yield number, series
