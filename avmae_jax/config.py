@@ -10,8 +10,7 @@ The recipe's numbers are those of Gong et al., arXiv 2210.07839.
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from avmae_jax.errors import ConfigError
 from avmae_jax.settings import Settings
@@ -77,14 +76,14 @@ class ModelConfig(Settings, group="model"):
         replaced = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
         return SIZES[self.size]._replace(**replaced)
 
-    def picture(self, modality: str) -> tuple[int, int, int]:
+    def input_shape(self, modality: str) -> tuple[int, int, int]:
         """Returns (height, width, channels) of the input that a modality's patches are cut from; for audio (mel bins, frames, 1)."""
         sides = (self.mel_bins, self.audio_frames) if modality == "audio" else (self.image_size, self.image_size)
         return *sides, 1 if modality == "audio" else 3
 
     def grid(self, modality: str) -> tuple[int, int]:
         """Returns the number of patches as (rows, columns); for audio (mel rows, time columns)."""
-        height, width, _ = self.picture(modality)
+        height, width, _ = self.input_shape(modality)
         return height // self.patch, width // self.patch
 
     def validate(self) -> None:
@@ -308,27 +307,6 @@ class Config(Settings):
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
-    @property
-    def groups(self) -> dict[str, Settings]:
-        """Returns the groups of settings by name: model, loss, ..."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Settings)}
-
-    def holder(self, dotted: str) -> Settings:
-        """Returns the group, or the config itself, that has the field of this full name; raises ConfigError, with the nearest, if none."""
-        holder: Settings = self
-        *groups, field = dotted.split(".")
-        for name in groups:
-            holder.require_field(name)
-            value: object = getattr(holder, name)
-            if not isinstance(value, Settings):
-                raise ConfigError(f"{dotted} is no field of the config, since {name} is a value and no group")
-            holder = value
-        holder.require_field(field)
-        value = getattr(holder, field)
-        if isinstance(value, Settings):
-            raise ConfigError(f"{dotted} is a group of fields; set one of them: {', '.join(vars(value))}")
-        return holder
-
     def validate(self) -> None:
         """Checks every field and the fields against each other; raises ConfigError for the first that can't work.
 
@@ -370,51 +348,3 @@ class Config(Settings):
             widest, there = getattr(self.augment, f"specaug_{name}"), getattr(self.model, size)
             if widest > there:
                 raise ConfigError(f"augment.specaug_{name} is {widest}, but model.{size} is {there}; change one of them")
-
-
-def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict[str, Any]:
-    """Returns an older run's config, as `dataclasses.asdict` gave it, with today's defaults for the fields that it lacks.
-
-    The defaults reproduce what was done before there was a choice; a new field of which that isn't true needs a rule here. Fields that no
-    longer exist stay, for the caller to refuse by name. `classifies` says whether the run fine-tuned a classifier.
-
-    Raises:
-      ConfigError: if a group of fields is saved as something else.
-    """
-    defaults = dataclasses.asdict(Config())
-    for name, value in defaults.items():
-        if isinstance(value, dict) and not isinstance(saved.get(name, {}), Mapping):
-            raise ConfigError(f"{name} is {saved[name]!r}; it must be a group of fields")
-    groups: dict[str, dict[str, Any]] = {
-        name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)
-    }
-    groups["model"]["kind"] = saved.get("model", {}).get("kind") or older_kind(groups["model"]["modality"], classifies=classifies)
-    return {**defaults, **saved, **groups, "requires": tuple(saved.get("requires", ()))}
-
-
-def older_kind(modality: str, *, classifies: bool) -> str:
-    """Derives the kind of a model that was saved before configs had `model.kind`."""
-    if modality == "both":
-        return "cavmae_classifier" if classifies else "cavmae"
-    return "ast" if classifies else "mae"
-
-
-def config_from_dict(saved: Mapping[str, Any], *, classifies: bool = False) -> Config:
-    """Returns the config of a run, an older one too, from what `dataclasses.asdict` or its config.json holds.
-
-    Args:
-      saved: the fields; those that an older run lacks get their defaults.
-      classifies: whether the run fine-tuned a classifier.
-
-    Raises:
-      ConfigError: for a field that doesn't exist (any more), with the nearest ones, or a value of a wrong type.
-    """
-    config = Config()
-    for name, value in with_defaults(saved, classifies=classifies).items():
-        group = config.groups.get(name)
-        if group is None:
-            setattr(config, name, value)
-        else:
-            for field, setting in value.items():
-                setattr(group, field, setting)
-    return config

@@ -73,7 +73,7 @@ def _from_file(path: Path) -> Config:
 
 
 class _LocatedError(ConfigError):
-    """Already names its file and line, so that files that build on that file don't add theirs."""
+    """Marks an error that names its file and line already, so that config files that build on that file don't add theirs."""
 
 
 def _place(path: Path, error: Exception) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 
 class AvmaeError(Exception):
-    """A file, a setting or a run can't be used as requested."""
+    """Says that a file, a setting or a run can't be used as requested."""
 
 
 class WriteError(AvmaeError, OSError):
-    """A file can't be written: the disk is full, or the folder can't be created or written.
+    """Says that a file can't be written: the disk is full, or the folder can't be created or written.
 
     Attributes:
       errno, strerror, filename: the system's error and the file, as in OSError.
@@ -27,7 +27,7 @@ class WriteError(AvmaeError, OSError):
 
 
 class LockedError(AvmaeError):
-    """Another process is writing a folder.
+    """Says that another process is writing a folder.
 
     Attributes:
       folder: the folder.
@@ -43,11 +43,11 @@ class LockedError(AvmaeError):
 
 
 class ConfigError(AvmaeError, ValueError):
-    """A setting has a wrong name, type or value, or a config file can't be read; names the field, and the file and line where known."""
+    """Names a setting of a wrong name, type or value, or a config file that can't be read, with its file and line where known."""
 
 
 class ClipError(AvmaeError):
-    """A media file can't become a clip.
+    """Says that a media file can't become a clip.
 
     Attributes:
       path: the file.
@@ -65,31 +65,31 @@ class ClipError(AvmaeError):
 
 
 class DatasetError(AvmaeError):
-    """A data set can't be written or read as requested."""
+    """Says that a data set can't be written or read as requested."""
 
 
 class CorruptRecordError(AvmaeError):
-    """A stored clip can't be read."""
+    """Says that a stored clip can't be read."""
 
 
 class CheckpointError(AvmaeError):
-    """A run can't be saved or restored."""
+    """Says that a run can't be saved or restored."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A step is incomplete, unreadable or not what was written."""
+    """Says that a step is incomplete, unreadable or not what was written."""
 
 
 class CheckpointMismatchError(CheckpointError):
-    """An intact checkpoint belongs to another model, optimizer or config than the one it was requested for."""
+    """Says that an intact checkpoint belongs to another model, optimizer or config than the one it was requested for."""
 
 
 class WeightsError(AvmaeError, ValueError):
-    """A file of weights can't be read or written, or its tensors don't fit the model; every tensor that doesn't fit is listed."""
+    """Says that a file of weights can't be read or written, or lists every tensor that doesn't fit the model."""
 
 
 class NonFiniteLossError(AvmaeError, RuntimeError):
-    """The loss or its gradient is NaN or infinite; names the step, the clips and the last good checkpoint."""
+    """Says that the loss or its gradient is NaN or infinite; names the step, the clips and the last good checkpoint."""
 
 
 def first_line(error: Exception) -> str:

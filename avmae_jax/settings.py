@@ -18,7 +18,7 @@ _NEAR = 3  # names suggested in place of an unknown one
 
 
 class Settings:
-    """The parent of every config dataclass; `group` is the group's place in a config, such as "train"."""
+    """Checks fields when they are set, for every config dataclass; `group` is the group's place in a config, such as "train"."""
 
     _group = ""
 
@@ -53,6 +53,27 @@ class Settings:
             close = [cls.dotted(near) for near in difflib.get_close_matches(name, fields, _NEAR, cutoff=0.5)]
             hint = f"nearest: {', '.join(close)}" if close else f"fields: {', '.join(map(cls.dotted, fields))}"
             raise ConfigError(f"{cls.dotted(name)} is no field of the config; {hint}")
+
+    @property
+    def groups(self) -> dict[str, "Settings"]:
+        """Returns the groups of settings that are fields of this one, by name: model, loss, ..."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Settings)}
+
+    def holder(self, dotted: str) -> "Settings":
+        """Returns the group that has the field of this full name, or these settings themselves; raises ConfigError if there is none."""
+        holder: Settings = self
+        *groups, field = dotted.split(".")
+        for name in groups:
+            holder.require_field(name)
+            value: object = getattr(holder, name)
+            if not isinstance(value, Settings):
+                raise ConfigError(f"{dotted} is no field of the config, since {name} is a value and no group")
+            holder = value
+        holder.require_field(field)
+        value = getattr(holder, field)
+        if isinstance(value, Settings):
+            raise ConfigError(f"{dotted} is a group of fields; set one of them: {', '.join(vars(value))}")
+        return holder
 
     def require(self, name: str, met: bool, rule: str) -> None:
         """Raises ConfigError with the field, its value and the rule that it breaks, unless the rule is met."""

@@ -9,74 +9,14 @@ each clip, so that rare classes are drawn more often. Both are stored with the d
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import app, flags
 
 from avmae_jax.errors import AvmaeError
-from avmae_jax.files import write_bytes, write_json
 
 from .common import cli, runtime
-
-if TYPE_CHECKING:
-    from avmae_jax.data.clip import Clip
-    from avmae_jax.data.store.reader import PreparedSource
-
-
-def sample(source: PreparedSource, limit: int) -> list[int]:
-    """Returns the indices of `limit` clips, spread evenly over the set; of all clips if it is 0."""
-    return list(range(len(source)))[:: max(1, len(source) // limit)][:limit] if limit else list(range(len(source)))
-
-
-def write_statistics(folder: Path, limit: int) -> dict[str, float]:
-    """Computes mean and deviation over `limit` training clips, or all if it is 0, and stores them.
-
-    Raises:
-      DatasetError, CorruptRecordError: if the training split can't be read, or has no audio.
-    """
-    from avmae_jax.data.statistics import STATISTICS, audio_statistics
-    from avmae_jax.data.store.reader import PreparedSource
-
-    source = PreparedSource(folder, "train", "audio")
-    chosen = sample(source, limit)
-    with runtime.progress_bar("reading") as on_progress:
-
-        def clips() -> Iterator[Clip]:
-            for number, index in enumerate(chosen, start=1):
-                yield source[index]
-                on_progress(number, 0, len(chosen))
-
-        found = audio_statistics(clips())
-    content = {
-        "audio_mean": round(found.mean, 4),
-        "audio_std": round(found.std, 4),
-        "clips": found.clips,
-        "seconds": round(found.seconds, 1),
-    }
-    write_json(folder / STATISTICS, content)
-    return content
-
-
-def write_weights(folder: Path) -> Path | None:
-    """Computes and stores the sampling weights of all training clips; returns their file, or None if some clips have no label."""
-    from avmae_jax.data.augment import balanced_weights
-    from avmae_jax.data.store.reader import PreparedSource
-    from avmae_jax.data.store.records import weights_file
-
-    index = PreparedSource(folder, "train", "any").index
-    labels = [index.labels_of(row).tolist() for row in range(len(index.id))]
-    if not all(map(len, labels)):
-        return None
-    out = folder / weights_file("train")
-    content = io.BytesIO()
-    np.save(content, balanced_weights(labels, int(index.labels.max()) + 1))
-    write_bytes(out, content.getvalue())
-    return out
 
 
 def main(argv: list[str]) -> None:
@@ -84,9 +24,12 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("give one data set, the folder that launch.prepare wrote")
     runtime.start()
+    from avmae_jax.data.statistics import write_statistics, write_weights
+
     folder = Path(argv[1]).expanduser()
     try:
-        found = write_statistics(folder, flags.FLAGS.clips)
+        with runtime.progress_bar("reading") as on_progress:
+            found = write_statistics(folder, flags.FLAGS.clips, on_progress)
         weights = write_weights(folder)
     except (AvmaeError, ValueError) as error:
         sys.exit(f"{folder}: {error}" if isinstance(error, ValueError) else str(error))

@@ -7,8 +7,6 @@ avmae_jax/inference/embedding_files.py describes its content. It is written whil
 existing files are never overwritten. Without --data the clips are those of the model's run.
 """
 
-import sys
-
 from absl import app, flags
 
 from .common import cli, model_flags, runtime
@@ -21,21 +19,19 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give one model, and --out, the file to write")
     runtime.start()
     runtime.cache_programs()
-    from avmae_jax.inference.embed import Embed, counted, kinds_of, needs_of, note_of
+    from avmae_jax.inference.embed import DatasetEmbedder, counted, kinds_of, needs_of, note_of
     from avmae_jax.inference.embedding_files import write_embeddings
     from avmae_jax.weights.tensor_files import require_new
 
-    try:
+    with model_flags.one_line_errors():
         what = kinds_of(args.what)
         require_new(args.out)
         trained = model_flags.load(argv[1])
         source = model_flags.open_clips(argv[1], needs_of(what))
         note = note_of(trained, source, what, data=model_flags.data_name(argv[1]), split=args.split)
         with runtime.progress_bar("embedding") as on_progress:
-            parts = Embed(trained, what, args.batch_size)(source)
+            parts = DatasetEmbedder(trained, what, args.batch_size)(source)
             count = write_embeddings(args.out, counted(parts, len(source), on_progress), note)
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     print(f"wrote {args.out}: {', '.join(what)} of {count} clips, {note['width']} numbers each")
 
 

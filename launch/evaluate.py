@@ -16,21 +16,15 @@ OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png an
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from absl import app, flags, logging
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from avmae_jax.config import Frames
 
 from .common import cli, model_flags, runtime
-
-_LONG, _ENDS = 30, 10  # a table of more than 30 classes shows the 10 best and the 10 worst
 
 
 def define_flags() -> None:
@@ -78,46 +72,6 @@ def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[
     return evaluate_views(out, trained, source, views, Origin(model_flags.data_name(path), args.split), args.batch_size)
 
 
-def default_out(path: Path) -> Path:
-    """Returns evaluation/ in a run's folder, or a folder beside a file."""
-    return path.with_name(f"{path.name}_evaluation") if path.is_file() else path / "evaluation"
-
-
-def views_table(views: Sequence[dict[str, Any]]) -> Table:
-    """Tabulates the figures of each view."""
-    from avmae_jax.models.modes import find_mode
-
-    first = views[0]
-    title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
-    title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
-    title += f"; {len(first['no_negative'])} of them, which every clip has, have no AUC" if first["no_negative"] else ""
-    title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
-    table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
-    for view in views:
-        shown = view["frames"] if "image" in find_mode(view["mode"]).inputs else "-"
-        numbers = [number(view[name]) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
-        table.add_row(view["mode"], shown, *numbers)
-    return table
-
-
-def classes_table(view: dict[str, Any]) -> Table:
-    """Tabulates the classes of a view by average precision: of many the best and the worst, none of those without a clip."""
-    rows = sorted(view["per_class"], key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
-    rated = [row for row in rows if row["positives"]]
-    cut = len(rated) > _LONG
-    which = f"the {_ENDS} best and the {_ENDS} worst of {len(rated)} classes" if cut else f"{len(rated)} classes"
-    table = Table("class", "clips", "AP", "AUC", "d'", "recall", "precision", title=f"{view['view']}: {which}")
-    for row in [*rated[:_ENDS], *rated[-_ENDS:]] if cut else rated:
-        numbers = [number(row[name]) for name in ("average_precision", "auc", "d_prime", "recall", "precision")]
-        table.add_row(escape(row["name"]), str(row["positives"]), *numbers)
-    return table
-
-
-def number(value: float | None) -> str:
-    """Formats a number with three places, and None as a dash."""
-    return "-" if value is None else f"{value:.3f}"
-
-
 def main(argv: list[str]) -> None:
     """Evaluates RUN."""
     if len(argv) != 2:
@@ -125,16 +79,16 @@ def main(argv: list[str]) -> None:
     args, path = flags.FLAGS, argv[1]
     given = chosen("given", args.given, model_flags.GIVEN)
     frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]
-    out = Path(args.out).expanduser() if args.out else default_out(Path(path).expanduser())
+    out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "evaluation")
     runtime.start()
     runtime.cache_programs()
-    try:
+    from .common import tables
+
+    with model_flags.one_line_errors():
         views = evaluate_model(path, out, given, frames)
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(views_table(views))
-    console.print(classes_table(views[0]))
+    console = runtime.console()
+    console.print(tables.views(views))
+    console.print(tables.class_figures(views[0]))
     console.print(f"all figures and plots: {out}", markup=False)
 
 

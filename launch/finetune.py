@@ -8,7 +8,6 @@ it. Beside its checkpoints, best/ holds the weights of the best evaluation, and 
 tune.average_first to tune.average_last.
 """
 
-import sys
 from pathlib import Path
 
 from .common import cli, model_flags, runtime
@@ -18,14 +17,12 @@ def main(argv: list[str]) -> None:
     """Runs --config."""
     cli.no_arguments(argv)
     runtime.start()
-    try:
+    with model_flags.one_line_errors():
         config = cli.config()
         from avmae_jax.train.run import finetune
 
         with runtime.TrainingBar(config.train.log_every).shown() as bar:
             summary = finetune(config, reporter=bar, on_progress=bar.generating)
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         print(f"{summary['steps']} steps in {summary['seconds']:.0f} s")
         for name, key in (("held out", "held_out"), ("held out, mean of epochs", "averaged")):

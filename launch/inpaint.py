@@ -21,23 +21,14 @@ hidden patches, so the output contains more than the model knows. For proper inp
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
-from avmae_jax.files import file_names
+from avmae_jax.errors import ClipError, CorruptRecordError
 
 from .common import cli, model_flags, runtime
-
-if TYPE_CHECKING:
-    from avmae_jax.data.clip import Clip
-    from avmae_jax.inference.inpaint import Inpainter
-
-_SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
 
 
 def define_flags() -> None:
@@ -60,91 +51,29 @@ def masking() -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def find_clips(model_path: str, inpainter: Inpainter, ids: list[str]) -> list[Callable[[], Clip]]:
-    """Returns an iterator over the clips with these ids, in the order of the ids; it raises CorruptRecordError for a damaged clip.
-
-    Raises:
-      DatasetError: if one isn't there, or the data set can't be opened.
-    """
-    from avmae_jax.data.store.reader import ids_of
-
-    source = model_flags.open_clips(model_path, inpainter.needs)
-    there = ids_of(source)
-    places = {name: index for index, name in enumerate(there)}
-    if missing := [name for name in ids if name not in places]:
-        raise DatasetError(f"no clip of the split {flags.FLAGS.split} has the id {missing[0]!r}; ids are such as {there[0]!r}")
-
-    def read(name: str) -> Clip:
-        clip = source[places[name]]
-        if clip.id != name:  # the source lets the next one stand in for a damaged one
-            raise CorruptRecordError(f"the clip {name!r} is damaged")
-        return clip
-
-    return [partial(read, name) for name in ids]
-
-
-def read_file(path: str, inpainter: Inpainter) -> Clip:
-    """Decodes the beginning of a media file; raises ClipError if it can't be decoded, and ValueError if it lacks what the model needs."""
-    from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
-
-    sizes = inpainter.config.model
-    seconds = clip_seconds(sizes.audio_frames)
-    form = ClipForm(seconds=seconds, frame_size=sizes.image_size, allow_missing=inpainter.needs != "both")
-    clip = decode_clip(path, clip_id=path, form=form)
-    if "both" != clip.modality != inpainter.needs:
-        raise ValueError(f"{path} has no {'audio' if inpainter.needs == 'audio' else 'images'}, which the model is for")
-    return clip
-
-
-def plan(out: Path, names: list[str]) -> list[Path]:
-    """Returns where the files of each clip go, without their suffixes.
-
-    Raises:
-      ValueError: if one is there already.
-    """
-    places = [out / name for name in file_names(names)]
-    there = [f"{place}{suffix}" for place in places for suffix in _SUFFIXES if Path(f"{place}{suffix}").exists()]
-    if there and not flags.FLAGS.overwrite:
-        raise ValueError(f"{there[0]} exists; give another --out, or --overwrite")
-    return places
-
-
-def inpaint(inpainter: Inpainter, clip: Clip, place: Path) -> list[str]:
-    """Writes the files of one clip, and returns their names."""
-    from avmae_jax.inference.griffin_lim import save_wav
-    from avmae_jax.plots import reconstructions
-
-    found = inpainter(clip, flags.FLAGS.seed)
-    reconstructions.reconstructions(Path(f"{place}.png"), found.panels, [clip.id], norm_pix=inpainter.config.loss.norm_pix)
-    written = [f"{place}.png"]
-    try:
-        waveforms = inpainter.waveforms(found)
-    except ValueError as error:
-        raise ValueError(f"{clip.id}, of which {place}.png shows what the model predicts: {error}") from error
-    if waveforms:
-        for suffix, waveform in zip(_SUFFIXES[1:], (waveforms.reconstructed, waveforms.original), strict=True):
-            save_wav(Path(f"{place}{suffix}"), waveform)
-            written.append(f"{place}{suffix}")
-    return written
-
-
 def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
     """Fills in all clips and returns the exit status; main turns what this raises into one line."""
+    from avmae_jax.data.store.reader import clips_by_id
     from avmae_jax.inference.inpaint import LOUDEST, Inpainter
+    from avmae_jax.inference.windows import decode_beginning
+    from avmae_jax.plots.inpainting import inpaint_into, new_places
 
-    places = plan(out, [Path(file).stem for file in files] or ids)
+    args = flags.FLAGS
+    places = new_places(out, [Path(file).stem for file in files] or ids, overwrite=args.overwrite)
     inpainter = Inpainter(model_flags.load(model_path), masking())
     if inpainter.config.loss.norm_pix:
         logging.warning(
             "this model was trained with loss.norm_pix: each hidden patch gets its mean and contrast from the original, which the model "
             "knows nothing of; for inpainting proper, pretrain with --config.loss.norm_pix=False"
         )
-    readers = find_clips(model_path, inpainter, ids) if ids else [partial(read_file, file, inpainter) for file in files]
+    if ids:
+        readers = clips_by_id(model_flags.open_clips(model_path, inpainter.needs), ids, args.split)
+    else:
+        readers = [partial(decode_beginning, file, inpainter.config, inpainter.needs) for file in files]
     failed = []
     for name, reader, place in zip(files or ids, readers, places, strict=True):
         try:
-            clip = reader()
-            written = inpaint(inpainter, clip, place)
+            written = inpaint_into(place, inpainter, reader(), args.seed)
         except (ClipError, CorruptRecordError, ValueError) as error:
             failed.append(f"{name}: {error}" if name not in str(error) else str(error))
         else:
@@ -165,10 +94,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give --out, the folder to write into")
     runtime.start()
     runtime.cache_programs()
-    try:
+    with model_flags.one_line_errors():
         status = run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     if status:
         sys.exit(status)
 

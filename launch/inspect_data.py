@@ -8,150 +8,54 @@ Only these clips are read: the numbers come from the index. --verify reads every
 
 from __future__ import annotations
 
-import collections
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import app, flags
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from avmae_jax.errors import CorruptRecordError, DatasetError
 
 from .common import cli, runtime
 
-if TYPE_CHECKING:
-    from avmae_jax.data.store.jobs import Failure
-    from avmae_jax.data.store.reader import PreparedSource
-    from avmae_jax.data.store.records import Index
 
-_BAR = 30  # letters of the longest bar
-_FULL_SCALE = -3.0  # dB; a full sine has it: a clip that is louder was most likely cut off
-_EXAMPLES = 2  # failures named for each reason
-
-
-def counts_table(indexes: dict[str, Index]) -> Table:
-    """Counts the clips of each split by what they have, hours, and quantiles of length and loudness."""
-    from avmae_jax.data.store.records import SILENCE
-
-    table = Table(
-        "split",
-        "clips",
-        "videos",
-        "audio alone",
-        "images alone",
-        "hours",
-        "seconds (min, median, max)",
-        "dB (5, 50, 95 %)",
-        "silent",
-        "at full scale",
-    )
-    for split, index in indexes.items():
-        heard, loudness = index.seconds > 0, index.loudness[index.seconds > 0]
-        lengths = _quantiles(index.seconds[heard], (0, 0.5, 1), "{:.2f}")
-        shares = [len(np.unique(index.video)), (index.frames == 0).sum(), (~heard).sum()]
-        loud = [_quantiles(loudness, (0.05, 0.5, 0.95), "{:.1f}"), (loudness <= SILENCE).sum(), (loudness > _FULL_SCALE).sum()]
-        table.add_row(split, str(len(index.id)), *map(str, shares), f"{index.seconds.sum() / 3600:.2f}", lengths, *map(str, loud))
-    return table
-
-
-def class_table(indexes: dict[str, Index], label_names: list[str], shown: int) -> Table:
-    """Tabulates how many clips each class has: the most frequent ones, and how many more there are."""
-    counts = {split: index.class_counts(len(label_names)) for split, index in indexes.items()}
-    total = np.sum(list(counts.values()), axis=0)
-    order = np.argsort(-total, kind="stable")
-    empty, unlabelled = int((total == 0).sum()), sum(int((np.diff(index.label_ends, prepend=0) == 0).sum()) for index in indexes.values())
-    title = f"{len(label_names)} classes, {empty} without a clip; {unlabelled} clips without a label"
-    table = Table("class", *counts, "", title=title)
-    for label in order[:shown]:
-        bar = "#" * round(_BAR * int(total[label]) / max(1, int(total.max())))
-        table.add_row(escape(label_names[label]), *(str(count[label]) for count in counts.values()), bar)
-    if len(order) > shown:
-        table.add_row(f"... and {len(order) - shown} more", *(str(count[order[shown:]].sum()) for count in counts.values()), "")
-    return table
-
-
-def failure_table(failures: Sequence[Failure]) -> Table:
-    """Tabulates the failures by stage, with examples."""
-    by_stage: dict[str, list[Failure]] = collections.defaultdict(list)
-    for failure in failures:
-        by_stage[failure.stage].append(failure)
-    table = Table("failed at", "files", "for example", title=f"{len(failures)} files gave no clip")
-    for stage, found in sorted(by_stage.items(), key=lambda item: -len(item[1])):
-        table.add_row(stage, str(len(found)), escape("\n".join(f"{failure.file} {failure.reason}" for failure in found[:_EXAMPLES])))
-    return table
-
-
-def damaged_shards(folder: Path, checksums: dict[str, str]) -> list[str]:
-    """Returns the names of the shards whose bytes aren't those that were written."""
-    damaged = []
-    with runtime.progress_bar("verifying") as on_progress:
-        for number, (name, expected) in enumerate(checksums.items(), start=1):
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    damaged.append(name)
-            on_progress(number, len(damaged), len(checksums))
-    return damaged
-
-
-def _quantiles(values: np.ndarray, at: Sequence[float], form: str) -> str:
-    return ", ".join(form.format(value) for value in np.quantile(values, at)) if len(values) else "-"
-
-
-def _draw(path: Path, source: PreparedSource, clips: int, heading: str) -> None:
-    """Draws a contact sheet of clips spread over a split, which may be sorted by class."""
-    from avmae_jax.plots.contact_sheet import contact_sheet
-
-    count = min(clips, len(source))
-    contact_sheet(path, [source[index * len(source) // count] for index in range(count)], source.label_names, heading=heading)
-
-
-def inspect(folder: Path, console: Console, *, classes: int, clips: int, out: Path, verify: bool) -> bool:
+def inspect(folder: Path, out: Path) -> bool:
     """Prints and draws everything, and returns whether no shard is damaged.
 
     Raises:
       DatasetError, CorruptRecordError: if the data set or one of the drawn clips can't be read.
     """
-    import tensorflow_datasets as tfds
-
     from avmae_jax.data.statistics import STATISTICS
     from avmae_jax.data.store.plan import read_summary
-    from avmae_jax.data.store.reader import PreparedSource
+    from avmae_jax.data.store.reader import damaged_shards, open_splits
+    from avmae_jax.plots.contact_sheet import overview
 
-    info: Any = tfds.builder_from_directory(folder).info if folder.is_dir() else None
-    splits = [split for split, found in info.splits.items() if found.num_examples] if info else ["train"]
-    sources = {split: PreparedSource(folder, split, "any") for split in splits}  # pyright: ignore[reportArgumentType]
-    if not sources:
-        raise DatasetError(f"{folder} has no clips; the reasons are in its failures.jsonl")
+    from .common import tables
+
+    args, console = flags.FLAGS, runtime.console()
+    sources = open_splits(folder)
     indexes = {split: source.index for split, source in sources.items()}
+    split, first = next(iter(sources.items()))
     summary = read_summary(folder)
-    written = sum(summary.written.values())
-    console.print(
-        f"{folder}: {written + len(summary.failures)} files in = {written} written + {len(summary.failures)} failed", markup=False
-    )
-    console.print(counts_table(indexes))
-    if names := list(info.metadata["label_names"]):
-        console.print(class_table(indexes, names, classes))
-    if summary.failures:
-        console.print(failure_table(summary.failures))
+    written, failed = sum(summary.written.values()), len(summary.failures)
+    console.print(f"{folder}: {written + failed} files in = {written} written + {failed} failed", markup=False)
+    console.print(tables.clip_counts(indexes))
+    if first.label_names:
+        console.print(tables.class_counts(indexes, first.label_names, args.classes))
+    if failed:
+        console.print(tables.failure_counts(summary.failures))
     if (folder / STATISTICS).exists():
         console.print("log-mel:", json.loads((folder / STATISTICS).read_text(encoding="utf-8")))
-    if clips:
-        split = splits[0]
-        _draw(out, sources[split], clips, f"{folder.name}, {min(clips, len(sources[split]))} of {len(sources[split])} {split} clips")
+    if count := min(args.clips, len(first)):
+        overview(out, first, count, heading=f"{folder.name}, {count} of {len(first)} {split} clips")
         console.print(f"contact sheet: {out}", markup=False)
-    damaged = damaged_shards(folder, info.metadata["sha256"]) if verify else []
-    for name in damaged:
-        console.print(
-            f"{folder / name} is damaged: its checksum isn't the one it was written with; prepare the data set again", markup=False
-        )
+    if not args.verify:
+        return True
+    with runtime.progress_bar("verifying") as on_progress:
+        damaged = damaged_shards(folder, on_progress)
+    for shard in damaged:
+        console.print(f"{shard} is damaged: its checksum isn't the one it was written with; prepare the data set again", markup=False)
     return not damaged
 
 
@@ -162,9 +66,8 @@ def main(argv: list[str]) -> None:
     runtime.start()
     args, folder = flags.FLAGS, Path(argv[1]).expanduser()
     out = Path(args.out) if args.out else Path(f"{os.path.normpath(folder)}_contact_sheet.png")
-    width = None if sys.stdout.isatty() else 160
     try:
-        well = inspect(folder, Console(width=width), classes=args.classes, clips=args.clips, out=out, verify=args.verify)
+        well = inspect(folder, out)
     except (DatasetError, CorruptRecordError) as error:
         sys.exit(str(error))
     sys.exit(0 if well else 1)

@@ -21,45 +21,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from absl import app, flags, logging
-from rich.console import Console
 
 from avmae_jax.config import Frames
-from avmae_jax.errors import ClipError, DatasetError
-from avmae_jax.files import as_text, file_names
+from avmae_jax.errors import ClipError
+from avmae_jax.files import file_names
 
 from .common import cli, model_flags, runtime
 
 if TYPE_CHECKING:
+    from avmae_jax.inference.explain import Explainer
     from avmae_jax.inference.predict import Prediction, Predictor
+    from avmae_jax.inference.windows import Medium
 
 SOME_FAILED = 3  # exit status
-
-
-def media_files(arguments: Sequence[str]) -> list[Path]:
-    """Lists the files given, each once, and those in the folders given, sorted; whether they are media shows when they are read.
-
-    Raises:
-      DatasetError: if a folder has no media files.
-    """
-    from avmae_jax.data.catalog.media_folder import RANK, walk
-
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument).expanduser()
-        if not path.is_dir():
-            found[path] = None
-            continue
-        inside = sorted(name for name, is_link in walk(path) if not is_link and os.path.splitext(name)[1].lower() in RANK)  # noqa: PTH122
-        if not inside:
-            raise DatasetError(f"{path} has no media files, which end in {', '.join(RANK)}")
-        found |= dict.fromkeys(path / name for name in inside)
-    return list(found)
 
 
 def open_predictor() -> Predictor:
@@ -79,62 +58,37 @@ def open_predictor() -> Predictor:
 
 def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction | Exception]:
     """Returns one result for each file, and draws its explanation if --explain is given."""
+    from avmae_jax.inference.explain import explainer_of
     from avmae_jax.inference.predict import Prediction
     from avmae_jax.inference.windows import of_file
 
     args = flags.FLAGS
     results: list[Any] = [None] * len(files)
     names = file_names([file.stem for file in files]) if args.explain else []
-    explain = explainer_of(predictor) if args.explain else None
+    explainer = explainer_of(predictor) if args.explain else None
     options = {"top": args.top, "frames": args.frames, "timeline": args.timeline, "threads": args.threads}
     done = failed = 0
     with runtime.progress_bar("predicting") if len(files) > 1 else contextlib.nullcontext(lambda *_: None) as on_progress:
         on_progress(0, 0, len(files))
         for number, found in predictor(map(of_file, files), **options):
             results[number] = found
-            if explain and isinstance(found, Prediction):
-                results[number] = explain(files[number], found, Path(args.explain).expanduser() / f"{names[number]}.png")
+            if explainer and isinstance(found, Prediction):
+                try:
+                    draw_explanation(Path(args.explain).expanduser() / f"{names[number]}.png", explainer, of_file(files[number]), found)
+                except (ClipError, ValueError) as error:
+                    results[number] = error
             done, failed = done + 1, failed + isinstance(results[number], Exception)
             on_progress(done, failed, len(files))
     return results
 
 
-def explainer_of(predictor: Predictor) -> Callable[[Path, Prediction, Path], Prediction | Exception]:
-    """Returns a function that draws the explanation of a file's prediction, and returns the prediction, or why it can't be explained."""
-    from avmae_jax.inference.explain import Explainer, subject
-    from avmae_jax.inference.windows import of_file
+def draw_explanation(plot: Path, explainer: Explainer, medium: Medium, found: Prediction) -> None:
+    """Draws the explanation of a prediction; raises what Explainer raises."""
+    from avmae_jax.inference.explain import subject
     from avmae_jax.plots.heatmap import draw_heatmap
 
-    explainer = Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)  # the one that computes the match
-
-    def explained(file: Path, found: Prediction, plot: Path) -> Prediction | Exception:
-        try:
-            medium = of_file(file)
-            heat, constant, row = explainer(medium, found, flags.FLAGS.frames)
-            draw_heatmap(plot, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
-        except (ClipError, ValueError) as error:
-            return error
-        return found
-
-    return explained
-
-
-def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception]) -> list[dict[str, Any]]:
-    """Returns the record of each file, ready for the table, JSON and CSV."""
-    from avmae_jax.evals.ranking import rank_partners
-    from avmae_jax.inference.predict import Prediction
-
-    from .common import tables
-
-    both = {number: found.directions for number, found in enumerate(results) if isinstance(found, Prediction) and found.directions}
-    places: dict[int, int] = {}
-    if len(both) > 1:
-        audio, images = (np.stack(vectors) for vectors in zip(*both.values(), strict=True))
-        places = dict(zip(both, rank_partners(audio, images).ranks.tolist(), strict=True))
-    return [
-        tables.record(as_text(str(file)), found, flags.FLAGS.top, (places[number], len(both)) if number in places else None)
-        for number, (file, found) in enumerate(zip(files, results, strict=True))
-    ]
+    heat, constant, row = explainer(medium, found, flags.FLAGS.frames)
+    draw_heatmap(plot, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
 
 
 def check_usage(argv: Sequence[str]) -> None:
@@ -160,19 +114,18 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     runtime.start()
     runtime.cache_programs()
-    from .common import tables
+    from avmae_jax.data.catalog.media_folder import media_files
 
-    try:
+    from .common import predictions, tables
+
+    with model_flags.one_line_errors():
         files = media_files(argv[1:])
         predictor = open_predictor()
-        records = records_of(files, predict_all(predictor, files))
+        records = predictions.records_of(files, predict_all(predictor, files), args.top)
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
-        tables.write_json(args.json, about, records)
-        tables.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    out = sys.stderr if "-" in (args.json, args.csv) else sys.stdout
-    tables.show(Console(file=out, width=None if out.isatty() else 160), records)
+        predictions.write_json(args.json, about, records)
+        predictions.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline)
+    tables.show_predictions(runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout), records)
     failed = sum("error" in record for record in records)
     sys.exit(0 if not failed else SOME_FAILED if failed < len(records) else 1)
 

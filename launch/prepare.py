@@ -21,55 +21,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from avmae_jax.errors import AvmaeError, DatasetError
+from avmae_jax.errors import AvmaeError
 
 from .common import cli
 from .common.runtime import progress_bar
 
 if TYPE_CHECKING:
-    from avmae_jax.data.catalog.listings import Listing
+    from avmae_jax.data.catalog.named_sets import Choice
+    from avmae_jax.data.catalog.recipe import Recipe
     from avmae_jax.data.store.plan import Summary
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
 _FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
 
 
-def read_listing(args: flags.FlagValues, root: Path) -> Listing:
-    """Returns the clips that --dataset names.
-
-    Raises:
-      DatasetError: if a list is missing or wrong.
-    """
-    from avmae_jax.data.catalog import listings
-
-    lists = {"train": args.train_list, "test": args.test_list}
-    is_test = (lambda video: re.search(args.test_pattern, video) is not None) if args.test_pattern else None
-    if args.dataset == "av_folder":
-        return listings.av_folder(root, is_test=is_test, test_percent=args.test_percent)
-    if not args.train_list:
-        raise DatasetError(f"--dataset {args.dataset} needs --train_list, the list of its clips")
-    if args.dataset in ("audioset", "vggsound") and not args.labels_csv:
-        raise DatasetError(f"--dataset {args.dataset} needs --labels_csv, with the columns index,mid,display_name")
-    if args.dataset == "audioset":
-        listing = listings.audioset(lists, args.labels_csv, root)
-    elif args.dataset == "vggsound":
-        listing = listings.vggsound(_only(args.train_list, args.dataset), args.labels_csv, root)
-    elif args.dataset == "vgginstruments":
-        return listings.vgginstruments({split: _only(files, split) for split, files in lists.items() if files}, root)
-    else:
-        return listings.music21(_only(args.train_list, args.dataset), root, is_test=is_test, test_percent=args.test_percent)
-    return listings.only_instruments(listing, args.dataset) if args.instruments else listing
+def options_of(kind: type[Recipe | Choice]) -> dict[str, Any]:
+    """Returns the values of those options that are the fields of a dataclass."""
+    return {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(kind)}
 
 
 def main(argv: list[str]) -> None:
     """Prepares --videos into --out."""
+    from avmae_jax.data.catalog.named_sets import Choice, list_clips
     from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
     from avmae_jax.data.store.beam import beam_engine
     from avmae_jax.data.store.plan import DatasetSpec
@@ -82,17 +61,12 @@ def main(argv: list[str]) -> None:
         sys.exit(f"--videos {args.videos}: there is no such folder")
     if out.resolve().is_relative_to(root):
         sys.exit(f"--out {args.out} lies inside --videos {args.videos}; give a folder elsewhere")
-    if args.instruments and args.dataset not in ("audioset", "vggsound"):
-        sys.exit(
-            "--instruments filters the labels of --dataset audioset or vggsound; the others have only instruments, or your own classes"
-        )
-    values: dict[str, Any] = {field.name: args[field.name].value for field in dataclasses.fields(Recipe)}
-    recipe = Recipe(**values)
+    recipe = Recipe(**options_of(Recipe))
     if args.beam_options and not args.beam_runner:
         sys.exit("--beam_options are for --beam_runner, which isn't given")
     try:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
-        listing = read_listing(args, root)
+        listing = list_clips(Choice(**options_of(Choice)), root)
         jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
             spec = DatasetSpec(
@@ -109,12 +83,6 @@ def main(argv: list[str]) -> None:
         sys.exit(str(error))
     _report(out, summary, listing.ignored, left_out)
     sys.exit(0 if any(summary.clips.values()) else 1)
-
-
-def _only(files: list[str], what: str) -> str:
-    if len(files) != 1:
-        raise DatasetError(f"{what}: give one list, not {len(files)}")
-    return files[0]
 
 
 def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
@@ -137,13 +105,13 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
 
 def define_flags() -> None:
     """Defines the options of this program."""
+    from avmae_jax.data.catalog.named_sets import DATASETS
     from avmae_jax.data.catalog.recipe import Recipe
 
     recipe = Recipe()
     flags.DEFINE_string("videos", None, "folder of media files; required", required=True)
     flags.DEFINE_string("out", None, "new folder for the data set; required", required=True)
-    names = ["av_folder", "audioset", "vggsound", "vgginstruments", "music21"]
-    flags.DEFINE_enum("dataset", "av_folder", names, "what names the clips: the folder itself, or a public list")
+    flags.DEFINE_enum("dataset", "av_folder", DATASETS, "what names the clips: the folder itself, or a public list")
     flags.DEFINE_list("train_list", [], "list of training clips, as published; those of vggsound and music21 contain all splits")
     flags.DEFINE_list("test_list", [], "list of held-out clips")
     flags.DEFINE_string("labels_csv", "", "audioset, vggsound: CSV with the columns index,mid,display_name")

@@ -6,7 +6,6 @@ The run lives in `--config.train.workdir`: config.json, checkpoints/, metrics.js
 The same command resumes a run that was stopped or killed.
 """
 
-import sys
 from typing import Any
 
 from .common import cli, model_flags, runtime
@@ -28,14 +27,12 @@ def main(argv: list[str]) -> None:
     """Runs --config."""
     cli.no_arguments(argv)
     runtime.start()
-    try:
+    with model_flags.one_line_errors():
         config = cli.config()
         from avmae_jax.train.run import pretrain
 
         with runtime.TrainingBar(config.train.log_every).shown() as bar:
             summary = pretrain(config, reporter=bar, on_progress=bar.generating)
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     if summary:
         report(summary, config.train.workdir)
 

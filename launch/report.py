@@ -12,7 +12,6 @@ do, if the run has checkpoints and its data (or --data) can be opened. With --no
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -40,7 +39,7 @@ def make_missing(run: RunFolder) -> None:
     from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
     from avmae_jax.evals.origin import Origin
     from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
-    from avmae_jax.inference.embed import Embed
+    from avmae_jax.inference.embed import DatasetEmbedder
     from avmae_jax.models.modes import learned
     from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL
 
@@ -54,7 +53,7 @@ def make_missing(run: RunFolder) -> None:
     origin = Origin(model_flags.data_name(path), flags.FLAGS.split)
     if not run.is_classifier:
         logging.info("retrieval among %d clips", len(source))
-        retrieve_into(run.folder / RETRIEVAL, Embed(trained, MODALITIES), source, origin=origin)
+        retrieve_into(run.folder / RETRIEVAL, DatasetEmbedder(trained, MODALITIES), source, origin=origin)
         return
     tune = model_flags.run_config(path).tune  # the run's own crops and frames, so that its measurements are reproduced
     views = views_of(modes, [cast("Frames", tune.eval_frames)], tune.eval_crops)
@@ -72,7 +71,7 @@ def main(argv: list[str]) -> None:
 
     folder = Path(argv[1]).expanduser()
     out = Path(flags.FLAGS.out).expanduser() if flags.FLAGS.out else folder / "report.html"
-    try:
+    with model_flags.one_line_errors():
         run = RunFolder(folder)
         if flags.FLAGS.make:
             try:
@@ -82,8 +81,6 @@ def main(argv: list[str]) -> None:
         page = report(folder)
         with replacing(out) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")
-    except model_flags.USER_ERRORS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     print(f"{out}, {out.stat().st_size / 2**20:.1f} MiB; it opens offline")
 
 

@@ -12,24 +12,22 @@ and v mark audio and image.
 # torch and timm are optional, and timm marks nothing as public
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
-import torch.nn.functional as F
 from timm.layers import Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from avmae_jax.config import LossConfig, ModelConfig, OptimConfig
+from avmae_jax.config import ModelConfig
 
 Stream = Literal["", "_a", "_v"]  # how the names of a stream's norms end: both modalities together, audio alone, image alone
 Mode = Literal["multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly"]
 
 
 class Pretraining(NamedTuple):
-    """The outputs of one masked pass, named as in the recorded files; kept tokens are in increasing order of noise."""
+    """Holds the outputs of one masked pass, named as in the recorded files; kept tokens are in increasing order of noise."""
 
     latent: Tensor  # [B, Ka + Kv, D], the joint stream after its norm
     contrast_audio_tokens: Tensor  # [B, Ka, D], the audio stream after its norm
@@ -43,7 +41,7 @@ class Pretraining(NamedTuple):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with a pair of norms for each stream: [B, L, D] -> [B, L, D]."""
+    """Transforms tokens by a pre-norm block with a pair of norms for each stream: [B, L, D] -> [B, L, D]."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float):
         super().__init__()
@@ -59,7 +57,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The encoder of pretraining and classification: patches to tokens, separate blocks, joint blocks.
+    """Encodes patches in pretraining and classification: patches to tokens, separate blocks, joint blocks.
 
     Args:
       config: sizes and positions.
@@ -88,7 +86,7 @@ class Encoder(nn.Module):
 
     def embed_audio(self, fbank: Tensor) -> Tensor:
         """Embeds a normalised log-mel [B, T, M] as tokens [B, La, D]; token = mel row * time columns + time column."""
-        return self.patch_embed_a(spectrogram_picture(fbank)) + self.pos_embed_a + self.modality_a
+        return self.patch_embed_a(spectrogram_image(fbank)) + self.pos_embed_a + self.modality_a
 
     def embed_image(self, image: Tensor) -> Tensor:
         """Embeds a normalised image [B, 3, H, W] as tokens [B, Lv, D]."""
@@ -110,7 +108,7 @@ class Encoder(nn.Module):
 
 
 class CAVMAE(Encoder):
-    """The pretraining model of a config."""
+    """Reconstructs hidden patches and compares modalities: the pretraining model of a config."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -174,7 +172,7 @@ class CAVMAE(Encoder):
 
 
 class CAVMAEClassifier(Encoder):
-    """The fine-tuned model: the encoder, one mean over all tokens, LayerNorm and a linear layer. Positions are trained.
+    """Classifies clips: the encoder, one mean over all tokens, LayerNorm and a linear layer. Positions are trained.
 
     Args:
       config: sizes of the encoder; fields of the decoder, masks and learned positions have no effect.
@@ -225,69 +223,9 @@ def sincos_positions(patches: PatchEmbed, width: int) -> nn.Parameter:
     return nn.Parameter(positions.float()[None])
 
 
-def spectrogram_picture(fbank: Tensor) -> Tensor:
+def spectrogram_image(fbank: Tensor) -> Tensor:
     """Turns a log-mel into an image whose rows are mel bins: [B, T, M] -> [B, 1, M, T]."""
     return fbank.transpose(1, 2)[:, None]
-
-
-def patchify(picture: Tensor, patch: int) -> Tensor:
-    """Cuts into patches: [B, C, H, W] -> [B, L, P * P * C], inside a patch in the order (row, column, channel)."""
-    return picture.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-
-
-def reconstruction_loss(picture: Tensor, pred: Tensor, hidden: Tensor, *, patch: int, norm_pix: bool) -> Tensor:
-    """Computes the mean squared error over the hidden patches of images [B, C, H, W]; 0 if nothing is hidden."""
-    target = patchify(picture, patch)
-    if norm_pix:
-        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # torch's default variance is the unbiased one
-        target = (target - mean) / (variance + 1e-6).sqrt()
-    return ((pred - target).square().mean(dim=-1) * hidden).sum() / hidden.sum().clamp(min=1)
-
-
-def contrastive_loss(audio: Tensor, image: Tensor, config: LossConfig, *, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Computes InfoNCE of pooled tokens [B, D]: (nats, accuracy). Negatives come from the same one of `groups` equal parts of the batch."""
-    audio, image = (F.normalize(rows, dim=-1).reshape(groups, -1, rows.shape[1]) for rows in (audio, image))
-    over_audio = torch.bmm(audio, image.mT) / config.temperature  # cross_entropy and argmax below reduce axis 1, here the audio
-    partner = torch.arange(audio.shape[1], device=audio.device).expand(groups, -1)
-    directions = [over_audio, over_audio.mT] if config.bidirectional else [over_audio]
-    nce = torch.stack([F.cross_entropy(logits, partner) for logits in directions]).mean()
-    return nce, torch.stack([(logits.argmax(dim=1) == partner).float().mean() for logits in directions]).mean()
-
-
-def pretraining_losses(
-    out: Pretraining, fbank: Tensor, image: Tensor, config: LossConfig, *, patch: int, groups: int = 1
-) -> dict[str, Tensor]:
-    """Computes the total loss and its parts, named as in the recorded files; those of one modality and "nce" are not weighted.
-
-    Args:
-      out: the outputs of CAVMAE for these inputs.
-      fbank: normalised log-mel, float[B, T, M].
-      image: normalised image, float[B, 3, H, W].
-      config: weights and options.
-      patch: P.
-      groups: into how many parts the batch is cut for negatives; the number of devices if they come from one device's share.
-    """
-    options = {"patch": patch, "norm_pix": config.norm_pix}
-    mae_audio = reconstruction_loss(spectrogram_picture(fbank), out.pred_audio, out.mask_audio, **options)
-    mae_image = reconstruction_loss(image, out.pred_image, out.mask_image, **options)
-    pooled = out.contrast_audio_tokens.mean(dim=1), out.contrast_image_tokens.mean(dim=1)
-    nce, accuracy = contrastive_loss(*pooled, config, groups=groups)
-    mae, contrast = config.mae_weight * (mae_audio + mae_image), config.contrast_weight * nce
-    parts = {"loss_mae": mae, "loss_mae_audio": mae_audio, "loss_mae_image": mae_image, "loss_contrast_weighted": contrast}
-    return {"loss": mae + contrast, **parts, "nce": nce, "contrast_accuracy": accuracy}
-
-
-def adam(params: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Adam:
-    """Makes the recipe's optimizer; its weight_decay is L2 inside the gradient. Parameters without a gradient stay as they are."""
-    return torch.optim.Adam(
-        params, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=config.weight_decay
-    )
-
-
-def schedule(optimizer: torch.optim.Optimizer, config: OptimConfig) -> torch.optim.lr_scheduler.MultiStepLR:
-    """Makes the recipe's learning-rate schedule; call step() after each epoch."""
-    milestones = range(config.decay_start, 1000, config.decay_every)  # no run is longer
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=config.decay_rate)
 
 
 def _add_norms(module: nn.Module, name: str, width: int, eps: float) -> None:

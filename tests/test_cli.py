@@ -47,7 +47,7 @@ def test_the_command_imports_no_library() -> None:
 def test_a_program_runs_from_any_folder_by_both_spellings(tmp_path: Path, name: str) -> None:
     done = avmae(name, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "avmae inspect_data DATASET" in done.stdout
+    assert "avmae inspect_data" in done.stdout
     assert "python -m" not in done.stdout
     wrong = avmae(name, "absent", cwd=tmp_path)
     assert (wrong.returncode, "Traceback" in wrong.stderr, "absent" in wrong.stderr) == (1, False, True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import avmae_jax
-from avmae_jax.config import config_from_dict
+from avmae_jax.config_history import config_from_dict
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.trees import flatten
 

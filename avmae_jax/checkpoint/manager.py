@@ -12,7 +12,6 @@ another model or config is refused instead: skipping it would silently throw a r
 """
 
 import contextlib
-import json
 import pathlib
 import re
 import shutil
@@ -28,8 +27,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from avmae_jax.checkpoint.step import ignore_orphans, pack, read_data, read_meta, read_tensors
-from avmae_jax.errors import CheckpointError, CheckpointMismatchError, DamagedCheckpointError, first_line
-from avmae_jax.trees import flatten_fields
+from avmae_jax.errors import CheckpointError, DamagedCheckpointError, first_line
 
 _STEP_NAME = re.compile(r"0|[1-9]\d*")
 _TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a step that isn't complete
@@ -127,7 +125,7 @@ class Checkpoints:
           opt_state: what to restore into, as params.
           rng: what to restore into, as params.
           extra: what to restore into, as params; for a step saved before this item existed it must have no leaves.
-          check_meta: called with the `meta` of a step before its tensors are read, and may raise; see `require_same_config`.
+          check_meta: called with the `meta` of a step before its tensors are read, and may raise: see config_history.require_same_config.
 
         Returns:
           None if the folder has no checkpoint at all.
@@ -269,30 +267,6 @@ def newest_meta(directory: str | pathlib.Path) -> dict[str, Any] | None:
         with contextlib.suppress(DamagedCheckpointError):  # restoring names it
             return read_meta(folder)["meta"]
     return None
-
-
-def require_same_config(saved: dict[str, Any], current: dict[str, Any], ignore: tuple[str, ...] = ()) -> None:
-    """Refuses to go on with another config than the checkpoint's.
-
-    Args:
-      saved: nested dict of the checkpoint.
-      current: nested dict of this run, e.g. `dataclasses.asdict(config)`.
-      ignore: dotted names of fields and groups that may differ, e.g. `("train", "data.workers")`.
-
-    Raises:
-      CheckpointMismatchError: naming every other field that differs, with both values.
-    """
-    old, new = (flatten_fields(json.loads(json.dumps(config))) for config in (saved, current))
-    names = [name for name in sorted(old | new) if not any(f"{name}.".startswith(f"{prefix}.") for prefix in ignore)]
-    lines = [
-        f"{name}: {old.get(name, 'absent')!r} in the checkpoint, {new.get(name, 'absent')!r} now"
-        for name in names
-        if (name in old) != (name in new) or old.get(name) != new.get(name)
-    ]
-    if lines:
-        raise CheckpointMismatchError(
-            "the checkpoint was made with another config; set these fields back or start in another train.workdir:\n  " + "\n  ".join(lines)
-        )
 
 
 def steps_of(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:

@@ -1,13 +1,19 @@
-"""Computes what must be known of a training set before training on it: mean and deviation of its log-mel."""
+"""Computes what must be known of a training set before training on it: mean and deviation of its log-mel, and sampling weights."""
 
+import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.records import weights_file
+from avmae_jax.files import OnProgress, write_bytes, write_json
 
 STATISTICS = "statistics.json"  # in the data set's folder
 
@@ -44,3 +50,38 @@ def audio_statistics(clips: Iterable[Clip], mel_bins: int = 128) -> AudioStatist
         raise ValueError("no clip has audio; there is nothing to take the mean of")
     mean = total / count
     return AudioStatistics(shift + mean, math.sqrt(squares / count - mean * mean), number, samples / SAMPLE_RATE)
+
+
+def write_statistics(folder: Path, limit: int, on_progress: OnProgress) -> dict[str, float]:
+    """Stores "audio_mean", "audio_std", "clips" and "seconds" of a prepared data set in its STATISTICS, and returns them.
+
+    Of the training clips `limit` are read, spread evenly over the set, or all if it is 0.
+
+    Raises:
+      DatasetError, CorruptRecordError: if the training split can't be read, or has no audio.
+    """
+    source = PreparedSource(folder, "train", "audio")
+    chosen = range(0, len(source), max(1, len(source) // limit))[:limit] if limit else range(len(source))
+
+    def clips() -> Iterator[Clip]:
+        for number, index in enumerate(chosen, start=1):
+            yield source[index]
+            on_progress(number, 0, len(chosen))
+
+    found = audio_statistics(clips())
+    mean, std, seconds = round(found.mean, 4), round(found.std, 4), round(found.seconds, 1)
+    content = {"audio_mean": mean, "audio_std": std, "clips": found.clips, "seconds": seconds}
+    write_json(folder / STATISTICS, content)
+    return content
+
+
+def write_weights(folder: Path) -> Path | None:
+    """Computes and stores the sampling weights of all training clips; returns their file, or None if some clips have no label."""
+    index = PreparedSource(folder, "train", "any").index
+    labels = [index.labels_of(row).tolist() for row in range(len(index.id))]
+    if not all(map(len, labels)):
+        return None
+    content = io.BytesIO()
+    np.save(content, balanced_weights(labels, int(index.labels.max()) + 1))
+    write_bytes(folder / weights_file("train"), content.getvalue())
+    return folder / weights_file("train")

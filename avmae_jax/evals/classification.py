@@ -34,7 +34,7 @@ _LIBRARIES = ("avmae-jax", "flax", "jax", "numpy", "scipy")
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One way of showing clips to a classifier."""
+    """Describes one way of giving clips to a classifier."""
 
     mode: Mode | None = None  # what the classifier is given; None: what it was tuned on
     frames: Frames = "middle"  # "first" | "middle" | "all"; the probabilities of all frames are averaged
@@ -50,7 +50,7 @@ AS_TUNED = View()
 
 
 class _MeasuredView(NamedTuple):
-    """A view with what its evaluation found."""
+    """Holds a view with what its evaluation found."""
 
     heading: str
     scores: Scores

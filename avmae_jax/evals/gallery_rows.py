@@ -109,5 +109,9 @@ def search_of(clip: Clip, hits: Hits, index: Embeddings, source: ClipSource, mod
             raise ValueError(f"{source} isn't what the index was made of: its clip {position} isn't {index.ids[row]}; give the right one")
         words = f"{score:.3f}  {class_names(index.labels[row], source.label_names)}"
         cards.append(Card(central_audio(shown, model), (words, index.ids[row])))
-    words = "images nearest to its audio" if hits.queried == "audio" else "audio nearest to its image"
-    return Search(f"{clip.id}: {words}", clip, hits.queried, cards)
+    return Search(title_of(clip, hits), clip, hits.queried, cards)
+
+
+def title_of(clip: Clip, hits: Hits) -> str:
+    """Names a query from elsewhere, and what was searched by which side of it."""
+    return f"{clip.id}: {'images nearest to its audio' if hits.queried == 'audio' else 'audio nearest to its image'}"

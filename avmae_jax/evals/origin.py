@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-    """Where evaluated clips come from, as the results name it."""
+    """Says where evaluated clips come from, as the results name it."""
 
     data: str = ""  # a folder, or "the built-in set"
     split: str = ""  # "train" | "test"

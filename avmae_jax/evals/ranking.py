@@ -22,7 +22,7 @@ _BLOCK_SCORES = 2**24  # similarities in memory at once, 64 MiB of them
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RankedDirection:
-    """The ranks of all partners in one direction of retrieval, and the nearest targets of each query."""
+    """Holds the ranks of all partners in one direction of retrieval, and the nearest targets of each query."""
 
     ranks: np.ndarray  # int64[N], of each query's partner; 1 is best
     tied: np.ndarray  # bool[N], whether another target has the partner's score; if many are tied, the ranks flatter the model

@@ -16,16 +16,17 @@ from avmae_jax.data.store.reader import ids_of, labels_of
 from avmae_jax.evals import ranking
 from avmae_jax.evals.gallery_rows import section_of
 from avmae_jax.evals.origin import UNKNOWN, Origin
+from avmae_jax.evals.search import embed_set
 from avmae_jax.files import OnProgress, write_json
-from avmae_jax.inference.embed import Embed, counted, note_of
-from avmae_jax.inference.embedding_files import Embeddings, collect
+from avmae_jax.inference.embed import DatasetEmbedder
+from avmae_jax.inference.embedding_files import Embeddings
 from avmae_jax.plots.gallery import draw_gallery
 
 MODALITIES = ("audio", "image")  # the kinds of vector that retrieval compares
 
 
 class Selection(NamedTuple):
-    """Which clips take part in a retrieval."""
+    """Says which clips take part in a retrieval."""
 
     per_class: int = 0  # clips drawn of each class; 0: all clips
     seed: int = 0  # of the drawing, and of which searches of equal rank are shown
@@ -35,7 +36,7 @@ ALL_CLIPS = Selection()
 
 
 class Subset:
-    """A source with some of another source's clips."""
+    """Gives some of another source's clips."""
 
     def __init__(self, source: ClipSource, indices: Sequence[int]):
         self._source, self.indices = source, [int(index) for index in indices]
@@ -53,7 +54,7 @@ class Subset:
 
 def retrieve_into(
     out: str | Path,
-    embed: Embed,
+    embed: DatasetEmbedder,
     source: ClipSource,
     selection: Selection = ALL_CLIPS,
     origin: Origin = UNKNOWN,
@@ -101,7 +102,7 @@ def retrieve_into(
 
 
 def _embed_selected(
-    embed: Embed, source: ClipSource, selection: Selection, origin: Origin, on_progress: OnProgress
+    embed: DatasetEmbedder, source: ClipSource, selection: Selection, origin: Origin, on_progress: OnProgress
 ) -> tuple[Embeddings, ClipSource, dict[int, int]]:
     """Embeds the selected clips that are whole; returns them, the source that they index, and sizes of classes with too few clips."""
     short, drawn = dict[int, int](), dict[str, tuple[int, ...]]()
@@ -110,9 +111,7 @@ def _embed_selected(
         rows, short = ranking.draw_per_class(labels, len(source.label_names), *selection)
         drawn = {ids[row]: labels[row] for row in rows}
         source = Subset(source, rows)
-    parts = counted(embed(source), len(source), on_progress)
-    note = note_of(embed.trained, source, MODALITIES, data=origin.data, split=origin.split)
-    embedded = complete(collect(parts, note))
+    embedded = complete(embed_set(embed, source, origin, on_progress))
     if drawn:
         embedded, fewer = readable(embedded, drawn, selection.per_class)
         short |= fewer

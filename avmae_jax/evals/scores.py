@@ -21,7 +21,7 @@ _SMALLEST = 1e-12  # smaller probabilities are raised to this one before the log
 
 @dataclasses.dataclass(frozen=True)
 class ClassFigures:
-    """How well one class is separated from the others; NaN where there is nothing to divide by."""
+    """Says how well one class is separated from the others; NaN where there is nothing to divide by."""
 
     name: str
     positives: int  # clips that have it
@@ -34,7 +34,7 @@ class ClassFigures:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How well a classifier does on N clips."""
+    """Says how well a classifier does on N clips."""
 
     clips: int  # N
     loss: float  # the mean of clip_losses

@@ -1,17 +1,23 @@
-"""Searches an index of vectors for the clips that are nearest to a query from elsewhere.
+"""Opens an index of vectors, and searches it for the clips that are nearest to a query from elsewhere.
 
 Axis letters: k hits.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from avmae_jax.data.clip import Clip
+from avmae_jax.config import DataConfig
+from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.sources import open_source
+from avmae_jax.errors import DatasetError
+from avmae_jax.evals.origin import Origin
 from avmae_jax.evals.ranking import nearest
-from avmae_jax.inference.embed import Embed, fingerprint
-from avmae_jax.inference.embedding_files import Embeddings
+from avmae_jax.files import OnProgress
+from avmae_jax.inference.embed import DatasetEmbedder, counted, fingerprint, note_of
+from avmae_jax.inference.embedding_files import Embeddings, collect, read_embeddings
 from avmae_jax.plots.gallery import Side
 from avmae_jax.weights.trained import Trained
 
@@ -19,11 +25,32 @@ _SIDES: tuple[tuple[Side, Side], ...] = (("audio", "image"), ("image", "audio"))
 
 
 class Hits(NamedTuple):
-    """The clips that one side of a query found."""
+    """Holds the clips that one side of a query found."""
 
     queried: Side
     rows: np.ndarray  # int64[k], of the index, the nearest first
     scores: np.ndarray  # float32[k], cosine similarities
+
+
+def embed_set(embed: DatasetEmbedder, source: ClipSource, origin: Origin, on_progress: OnProgress) -> Embeddings:
+    """Computes the vectors of a whole data set in memory; raises ValueError if none of its clips has any."""
+    note = note_of(embed.trained, source, embed.what, data=origin.data, split=origin.split)
+    return collect(counted(embed(source), len(source), on_progress), note)
+
+
+def read_index(path: str, trained: Trained) -> Embeddings:
+    """Reads an index that launch.embed wrote; raises WeightsError if it can't be read, and ValueError if it is of another model."""
+    index = read_embeddings(path)
+    require_same_model(index, trained)
+    return index
+
+
+def clips_of(path: str, index: Embeddings, data: str = "") -> ClipSource:
+    """Opens the clips that the index at `path` was made of, in the folder `data` or else the one that it names; raises DatasetError."""
+    noted = index.note["data"]
+    if not data and not Path(noted).expanduser().is_dir():
+        raise DatasetError(f"{path} says that its clips are of {noted!r}, which is no folder here; give --data, or omit --out")
+    return open_source(DataConfig(source="prepared", path=data or noted), index.note["split"], index.note["needs"])
 
 
 def require_same_model(index: Embeddings, trained: Trained) -> None:
@@ -35,7 +62,7 @@ def require_same_model(index: Embeddings, trained: Trained) -> None:
         )
 
 
-def search(clips: Sequence[Clip], embed: Embed, index: Embeddings, k: int) -> list[list[Hits]]:
+def search(clips: Sequence[Clip], embed: DatasetEmbedder, index: Embeddings, k: int) -> list[list[Hits]]:
     """Finds the clips of an index whose images are nearest to a clip's audio, and those whose audio is nearest to its image.
 
     Args:

@@ -149,7 +149,7 @@ def counted(parts: Iterable[Part], total: int, on_progress: OnProgress) -> Itera
         yield part
 
 
-class Embed:
+class DatasetEmbedder:
     """Computes the vectors of data sets of clips, with one compiled function."""
 
     def __init__(self, trained: Trained, what: Sequence[str] = KINDS, batch_size: int = BATCH):

@@ -73,7 +73,7 @@ def write_embeddings(path: str | Path, parts: Iterable[Part], note: Mapping[str,
 
     Args:
       path: a new .npz or .array_record file.
-      parts: of Embed.
+      parts: of DatasetEmbedder.
       note: of note_of.
 
     Returns:

@@ -23,7 +23,7 @@ from flax import nnx
 
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
-from avmae_jax.inference.predict import Prediction
+from avmae_jax.inference.predict import Prediction, Predictor
 from avmae_jax.inference.windows import Medium, Row, rows_of
 from avmae_jax.models.classifier import Head
 from avmae_jax.models.encoder import Encoder
@@ -117,6 +117,11 @@ class Explainer:
         found, constant = shares(module.head, join(final), label)
         heat = split(found[..., None], final)
         return {name.split(".")[0]: values[..., 0] for name, values in heat.items()}, constant
+
+
+def explainer_of(predictor: Predictor) -> Explainer:
+    """Returns an explainer of the model that computes a predictor's first class, or else its match; raises ValueError as Explainer does."""
+    return Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)
 
 
 def subject(prediction: Prediction) -> str:

@@ -15,7 +15,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.masking import sample_noise
-from avmae_jax.models.patches import as_picture
+from avmae_jax.models.patches import as_image
 from avmae_jax.models.registry import kind_of
 
 Arrays = Mapping[str, jax.Array]
@@ -54,7 +54,7 @@ def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str
     model = config.model
     return {
         modality: compose(
-            np.asarray(as_picture(modality, jnp.asarray(inputs[modality]))),
+            np.asarray(as_image(modality, jnp.asarray(inputs[modality]))),
             out.predictions[modality],
             out.masks[modality].hidden,
             grid=model.grid(modality),

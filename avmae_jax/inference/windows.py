@@ -21,7 +21,7 @@ from avmae_jax.config import Config, Frames, Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.many_clips import SHORTEST_NEWS, cut_timed
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
-from avmae_jax.data.decode.one_clip import ClipForm
+from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
 from avmae_jax.data.example import Fill, example
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
 from avmae_jax.errors import ClipError
@@ -82,6 +82,24 @@ def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Pa
     waveform = None if audio is None else audio if isinstance(audio, str | Path) else _waveform(audio, sample_rate)
     name = str(audio if isinstance(audio, str | Path) else image if isinstance(image, str | Path) else "the arrays")
     return Medium(name, partial(_cut_parts, waveform, encoded), audio is not None)
+
+
+def decode_beginning(path: str | Path, config: Config, needs: Modality | None = None) -> Clip:
+    """Decodes the beginning of a media file, as long as the model's audio, into a clip whose id is the path.
+
+    Its frames are as large as those of a prepared data set, or as the model's input if that is larger, so that they can be drawn.
+
+    Raises:
+      ClipError: if the file can't be decoded, or lacks what the clip `needs`; None: audio, an image, or both.
+    """
+    model = config.model
+    side = max(ClipForm().frame_size, model.image_size)
+    form = ClipForm(clip_seconds(model.audio_frames), frame_size=side, channels=config.data.channels, allow_missing=needs != "both")
+    clip = decode_clip(path, clip_id=as_text(str(path)), form=form)
+    if needs and clip.modality not in (needs, "both"):
+        stage, missing = ("audio", "audio") if needs == "audio" else ("video", "images")
+        raise ClipError(str(path), stage, f"has no {missing}, which the model is for")
+    return clip
 
 
 def rows_of(

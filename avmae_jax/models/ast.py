@@ -21,7 +21,7 @@ AUDIO = Mode("audioonly", ("audio",), (MAIN,))  # the one mode of an AST
 
 
 class AST(nnx.Module):
-    """Audio classifier: a stack of blocks over overlapping patches and two tokens of no patch, whose mean the head takes.
+    """Classifies audio: a stack of blocks over overlapping patches and two tokens of no patch, whose mean the head takes.
 
     Args:
       config: sizes of the audio side; its `modality` is "audio".

@@ -21,7 +21,7 @@ MODALITIES = ("audio", "image")
 
 
 class Pretraining(NamedTuple):
-    """The result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
+    """Holds the result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
 
     latent: Tokens  # float32[B, K, D] segments, the joint stream after its norm
     predictions: dict[str, Float32[Array, "B L _"]]  # modality -> float32[B, L, P * P * C]
@@ -32,7 +32,7 @@ class Pretraining(NamedTuple):
 
 
 class CAVMAE(nnx.Module):
-    """Contrastive audio-visual masked autoencoder.
+    """Reconstructs hidden patches and compares modalities: the contrastive audio-visual masked autoencoder.
 
     Args:
       config: sizes, positions and masking.

@@ -20,7 +20,7 @@ from avmae_jax.models.tokens import Tokens, of_modality
 
 
 class Head(nnx.Module):
-    """LayerNorm and a linear layer."""
+    """Turns pooled tokens into logits: LayerNorm and a linear layer."""
 
     def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs):
         self.norm = layer_norm(config.shape.width, config.norm_eps, rngs)

@@ -18,7 +18,7 @@ from avmae_jax.models.tokens import PATCHES, Tokens, name_of, through
 
 
 class Reconstruction(NamedTuple):
-    """The result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
+    """Holds the result of one masked pass; kept tokens are in the order of the masks' keep_ids."""
 
     latent: Tokens  # float32 segments after the encoder's norm
     predictions: dict[str, Float32[Array, "B L _"]]  # modality -> float32[B, L, P * P * C]
@@ -26,10 +26,10 @@ class Reconstruction(NamedTuple):
 
 
 class Ends(nnx.Module):
-    """The decoder's parameters for one modality: positions, modality embedding, output head."""
+    """Holds the decoder's parameters for one modality: positions, modality embedding, output head."""
 
     def __init__(self, config: ModelConfig, modality: str, *, shared: bool, rngs: nnx.Rngs):
-        width, channels = config.shape.decoder_width, config.picture(modality)[2]
+        width, channels = config.shape.decoder_width, config.input_shape(modality)[2]
         self.positions = Position(jnp.asarray(sincos_positions(config.grid(modality), width)))
         self.modality = nnx.Param(token_init(rngs.params(), (width,))) if shared else None
         self.head = linear(width, config.patch**2 * channels, jnp.dtype(config.compute_dtype), rngs)
@@ -41,7 +41,7 @@ class Ends(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A light transformer over all tokens of all modalities."""
+    """Predicts patches with a light transformer over all tokens of all modalities."""
 
     def __init__(self, config: ModelConfig, modalities: Sequence[str], *, rngs: nnx.Rngs):
         width = config.shape.decoder_width

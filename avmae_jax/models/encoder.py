@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Float32
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.layers import ALL_STREAMS, MAIN, Block, Position, linear, stream_norms, token_init
 from avmae_jax.models.masking import Mask, keep
-from avmae_jax.models.patches import as_picture, grid_of, patchify, sincos_positions
+from avmae_jax.models.patches import as_image, grid_of, patchify, sincos_positions
 from avmae_jax.models.pooling import pool, unit_length
 from avmae_jax.models.tokens import GLOBAL, PATCHES, Tokens, name_of, of_modality, through
 
@@ -29,7 +29,7 @@ VECTORS = ("audio", "image", "joint")  # kinds of vector that an encoder compute
 
 
 class Tower(nnx.Module):
-    """One modality's own part of an encoder: patch embedding, positions, separate blocks."""
+    """Encodes one modality by its own part of an encoder: patch embedding, positions, separate blocks."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class Tower(nnx.Module):
           rngs: initialises the weights.
         """
         width = config.shape.width
-        self.name, self.patch, self.stride, self.picture = modality, config.patch, stride, config.picture(modality)
-        height, length, channels = self.picture
+        self.name, self.patch, self.stride, self.input_shape = modality, config.patch, stride, config.input_shape(modality)
+        height, length, channels = self.input_shape
         patch_values = config.patch**2 * channels
         bound = 1 / math.sqrt(patch_values)  # torch's default for a convolution's bias, which the original leaves as it is
         self.patch_embed = linear(
@@ -80,10 +80,12 @@ class Tower(nnx.Module):
         Raises:
           ValueError: if the input isn't of the size that the model was built for.
         """
-        picture = as_picture(self.name, inputs)
-        if picture.shape[1:] != self.picture:
-            raise ValueError(f"{self.name} input has {picture.shape[1:]} (height, width, channels); the model is built for {self.picture}")
-        patches, positions = patchify(picture, self.patch, self.stride), self.positions[...]
+        image = as_image(self.name, inputs)
+        if image.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"{self.name} input has {image.shape[1:]} (height, width, channels); the model is built for {self.input_shape}"
+            )
+        patches, positions = patchify(image, self.patch, self.stride), self.positions[...]
         patches, where = (patches, positions[None]) if mask is None else (keep(patches, mask), positions[mask.keep_ids])
         if self.modality is not None:
             where += self.modality[...][None, None]
@@ -106,7 +108,7 @@ class Tower(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Two towers and the joint blocks over them."""
+    """Encodes audio and images: two towers and the joint blocks over them."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         shape = config.shape

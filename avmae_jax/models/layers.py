@@ -30,7 +30,7 @@ token_init = nnx.initializers.normal(0.02)  # of tokens and modality embeddings
 
 
 class Stage(NamedTuple):
-    """One run of a stack of blocks in a model's pass."""
+    """Describes one run of a stack of blocks in a model's pass."""
 
     blocks: int
     tokens: int  # of one example
@@ -38,7 +38,7 @@ class Stage(NamedTuple):
 
 
 class Position(nnx.Param):
-    """Positions of the patches, float32[L, D]: a parameter that pretraining leaves as it is unless the config says otherwise."""
+    """Holds the positions of the patches, float32[L, D]: a parameter that pretraining leaves as it is unless the config says otherwise."""
 
 
 def linear(in_width: int, out_width: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias_init: nnx.Initializer = _zeros) -> nnx.Linear:
@@ -105,7 +105,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with one fused projection."""
+    """Computes multi-head self-attention with one fused projection."""
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         # (q/k/v, head, channel) is the order of the fused matrix of the original; separate axes let heads be sharded.
@@ -120,7 +120,7 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with an exact (erf) GELU between them."""
+    """Applies two linear layers with an exact (erf) GELU between them."""
 
     def __init__(self, width: int, hidden_width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.fc1 = linear(width, hidden_width, dtype, rngs)
@@ -132,7 +132,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block."""
+    """Implements a pre-norm transformer block."""
 
     def __init__(self, config: ModelConfig, width: int, heads: int, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)

@@ -19,7 +19,7 @@ from avmae_jax.models.tokens import Tokens, through
 
 
 class MAE(nnx.Module):
-    """Masked autoencoder of one modality.
+    """Reconstructs hidden patches of one modality: the masked autoencoder.
 
     Args:
       config: sizes and masking; `modality` is that of the input, `class_token` adds a token of no patch.

@@ -20,7 +20,7 @@ _TF_SHARE = 0.7
 
 
 class Mask(NamedTuple):
-    """The split of L tokens into kept and hidden ones, for each example."""
+    """Holds the split of L tokens into kept and hidden ones, for each example."""
 
     keep_ids: Int[Array, "B K"]  # tokens the encoder sees, in increasing order of noise
     restore_ids: Int[Array, "B L"]  # place of each token in [kept, hidden]

@@ -10,7 +10,7 @@ from avmae_jax.models.layers import MAIN
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """One way of applying a classifier. It prints as its official name, under which files store it."""
+    """Describes one way of applying a classifier. It prints as its official name, under which files store it."""
 
     name: str
     inputs: tuple[str, ...]  # modalities that must be given

@@ -1,70 +1,68 @@
-"""Cuts pictures into rows of patches, puts them together again, and computes where each patch is.
+"""Cuts images into rows of patches, puts them together again, and computes where each patch is.
 
-A picture is an image, or a spectrogram as an image of one channel whose rows are mel bins and whose columns are time: both modalities
-share this file.
+Both modalities share this file: a spectrogram becomes an image of one channel whose rows are mel bins and whose columns are time.
 Token index is row * columns + column; inside a patch the order is (row, column, channel), channel fastest. Both orders are the
 original's.
 
-Axis letters: B batch, H rows, W columns, C channels, P patch, L tokens, D width.
+Axis letters: B batch, H rows, W columns, C channels, P patch, L tokens, D width, V = P * P * C values of a patch.
 """
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 _TRAINED = 0.3  # how far training moves a sin-cos position at most, for find_rows
 
 
-def spectrogram_picture(fbank: Float[Array, "B T M"]) -> Float[Array, "B M T 1"]:
-    """Turns a log-mel into a picture."""
+def spectrogram_image(fbank: Float[Array, "B T M"]) -> Float[Array, "B M T 1"]:
+    """Turns a log-mel into an image of one channel."""
     return fbank.swapaxes(1, 2)[..., None]
 
 
-def as_picture(modality: str, inputs: Float[Array, "B ..."]) -> Float[Array, "B H W C"]:
-    """Turns a log-mel [B, T, M] into the picture from which patches are cut; returns images [B, H, W, 3] as they are."""
-    return spectrogram_picture(inputs) if modality == "audio" else inputs
+def as_image(modality: str, inputs: Float[Array, "B ..."]) -> Float[Array, "B H W C"]:
+    """Turns a log-mel [B, T, M] into the image from which patches are cut; returns images [B, H, W, 3] as they are."""
+    return spectrogram_image(inputs) if modality == "audio" else inputs
 
 
-def patchify(picture: jax.Array, patch: int, stride: int | None = None) -> jax.Array:
-    """Cuts pictures into patches.
+def patchify(image: Shaped[Array, "B H W C"], patch: int, stride: int | None = None) -> Shaped[Array, "B L V"]:
+    """Cuts images into patches.
 
     Args:
-      picture: [B, H, W, C], H and W multiples of `patch` unless patches overlap.
+      image: H and W are multiples of `patch` unless patches overlap.
       patch: side of a patch, P.
       stride: pixels from one patch to the next; less than `patch` makes them overlap, None is `patch`.
 
     Returns:
-      [B, L, P * P * C] with L = (H / P) * (W / P), or with a stride ((H - P) // stride + 1) * ((W - P) // stride + 1).
+      V = P * P * C values of each of L = (H / P) * (W / P) patches, or with a stride ((H - P) // stride + 1) * ((W - P) // stride + 1).
 
     Raises:
-      ValueError: if the patch doesn't divide the picture.
+      ValueError: if the patch doesn't divide the image.
     """
-    batch, height, width, channels = picture.shape
+    batch, height, width, channels = image.shape
     if stride is not None:
         rows, columns = (jnp.arange(0, side - patch + 1, stride)[:, None] + jnp.arange(patch)[None] for side in (height, width))
-        patches = picture[:, rows[:, None, :, None], columns[None, :, None, :]]  # [B, rows, columns, P, P, C]
+        patches = image[:, rows[:, None, :, None], columns[None, :, None, :]]  # [B, rows, columns, P, P, C]
         return patches.reshape(batch, len(rows) * len(columns), patch * patch * channels)
     if height % patch or width % patch:
-        raise ValueError(f"a picture of {height} x {width} can't be cut into patches of {patch}; both sides must be multiples of it")
+        raise ValueError(f"an image of {height} x {width} can't be cut into patches of {patch}; both sides must be multiples of it")
     rows, columns = height // patch, width // patch
-    picture = picture.reshape(batch, rows, patch, columns, patch, channels)
-    return picture.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch * patch * channels)
+    pixels = image.reshape(batch, rows, patch, columns, patch, channels)
+    return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch * patch * channels)
 
 
 def grid_of(height: int, width: int, patch: int, stride: int | None = None) -> tuple[int, int]:
-    """Returns (rows, columns) of the patches that patchify cuts from a picture."""
+    """Returns (rows, columns) of the patches that patchify cuts from an image."""
     rows, columns = ((side - patch) // (stride or patch) + 1 for side in (height, width))
     return rows, columns
 
 
-def unpatchify(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
-    """Puts patches together again: [B, L, P * P * C] -> [B, H, W, C] for a grid of (rows, columns)."""
+def unpatchify(patches: Shaped[Array, "B L V"], grid: tuple[int, int], patch: int) -> Shaped[Array, "B H W C"]:
+    """Puts the patches of a grid of (rows, columns) together again; V = P * P * C."""
     batch, (rows, columns) = patches.shape[0], grid
-    picture = patches.reshape(batch, rows, columns, patch, patch, -1)
-    return picture.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch, columns * patch, -1)
+    pixels = patches.reshape(batch, rows, columns, patch, patch, -1)
+    return pixels.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch, columns * patch, -1)
 
 
 def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
@@ -89,7 +87,7 @@ def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
 def interpolate_columns(positions: np.ndarray, grid: Sequence[int], columns: int) -> np.ndarray:
     """Computes positions for inputs of another width, interpolated linearly along the columns; rows don't mix.
 
-    A column stands for its centre, and the old and the new picture are laid over each other edge to edge: new column j is where old column
+    A column stands for its centre, and the old and the new image are laid over each other edge to edge: new column j is where old column
     (j + 1/2) * old / new - 1/2 is, the first or the last one outside of their centres. torch's interpolate calls it align_corners=False.
 
     Args:

@@ -16,7 +16,7 @@ WIDTH = 1400  # pixels of most plots
 
 
 class Box(NamedTuple):
-    """A rectangle of a figure, in pixels from the upper left corner."""
+    """Describes a rectangle of a figure, in pixels from the upper left corner."""
 
     left: float
     top: float

@@ -25,7 +25,7 @@ _FRAME, _BETWEEN, _SPECTROGRAM = 130, 14, 301  # pixels of a mistake
 
 
 class Mistake(NamedTuple):
-    """A clip whose likeliest class isn't one of its own."""
+    """Holds a clip whose likeliest class isn't one of its own."""
 
     clip: Clip
     own: list[tuple[str, float]]  # its classes and their probabilities

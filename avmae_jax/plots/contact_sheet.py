@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from avmae_jax.data.clip import Clip
+from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.plots.canvas import WIDTH, Box, blank, save, short_name, write
 from avmae_jax.plots.clips import COMMON_SCALE, draw_frame, draw_spectrogram
 
@@ -37,3 +37,8 @@ def contact_sheet(path: Path, clips: Sequence[Clip], label_names: Sequence[str],
         beside = Box(left + _HEIGHT + _BETWEEN, top + _TITLE, _CELL - _HEIGHT - _BETWEEN, _HEIGHT)
         draw_spectrogram(figure, beside, clip, scale=COMMON_SCALE, has_axis=True)
     save(figure, path)
+
+
+def overview(path: Path, source: ClipSource, count: int, *, heading: str) -> None:
+    """Saves a contact sheet of some clips, spread over a source, which may be sorted by class; raises OSError."""
+    contact_sheet(path, [source[number * len(source) // count] for number in range(count)], source.label_names, heading=heading)

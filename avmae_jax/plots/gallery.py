@@ -22,7 +22,7 @@ _COLOURS = {"right": "#17a017", "class": "#3a76d6", "": "0.75"}
 
 
 class Card(NamedTuple):
-    """One clip that a search found."""
+    """Holds one clip that a search found."""
 
     clip: Clip  # with no more audio than the model is given
     lines: tuple[str, ...]  # one or two, under it
@@ -30,7 +30,7 @@ class Card(NamedTuple):
 
 
 class Search(NamedTuple):
-    """A row of the gallery."""
+    """Holds a row of the gallery."""
 
     title: str
     query: Clip
@@ -40,7 +40,7 @@ class Search(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Rows under a heading."""
+    """Holds the rows under a heading."""
 
     heading: str
     searches: Sequence[Search]

@@ -17,8 +17,9 @@ from absl import logging
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from avmae_jax.checkpoint.manager import Checkpoints, Restored, require_same_config
-from avmae_jax.config import Config, with_defaults
+from avmae_jax.checkpoint.manager import Checkpoints, Restored
+from avmae_jax.config import Config
+from avmae_jax.config_history import require_same_config, with_defaults
 from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import memory, sharding

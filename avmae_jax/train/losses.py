@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import LossConfig
 from avmae_jax.models.encoder import Inputs
-from avmae_jax.models.patches import as_picture, patchify
+from avmae_jax.models.patches import as_image, patchify
 from avmae_jax.models.pooling import unit_length
 
 _NORM_PIX_EPS = 1e-6
@@ -90,7 +90,7 @@ def reconstruction_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch
     """
     return {
         f"mae_{modality}": reconstruction_loss(
-            as_picture(modality, inputs[modality]), pred, out.masks[modality].hidden, patch=patch, norm_pix=config.norm_pix
+            as_image(modality, inputs[modality]), pred, out.masks[modality].hidden, patch=patch, norm_pix=config.norm_pix
         )
         for modality, pred in out.predictions.items()
     }

@@ -36,10 +36,8 @@ from avmae_jax.weights.tensor_files import SAFETENSORS, TORCH, Tensors, read_fil
 
 _HEAD = "mlp_head.1.weight"  # [C, D]
 # Numbers of axes of the tensors that give the sizes.
-_RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "pos_embed_a": 3, "pos_embed_v": 3} | {
-    "decoder_embed.weight": 2,
-    _HEAD: 2,
-}
+_RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "decoder_embed.weight": 2, _HEAD: 2}
+_RANKS |= {"pos_embed_a": 3, "pos_embed_v": 3}
 _AUDIO_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
 _CLEANUPS = 20  # removals of a folder after a failed save, a tenth of a second apart
 _SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch")
@@ -121,7 +119,7 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
         config.validate()
     except ValueError as error:
         raise WeightsError(str(error)) from error
-    grid, new_grid = (grid_of(*sizes.picture("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
+    grid, new_grid = (grid_of(*sizes.input_shape("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
     tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _AUDIO_POSITIONS if name in weights.params}
     logging.info(
         "audio positions interpolated from %d to %d columns of time (%d to %d frames): %s",
@@ -185,8 +183,7 @@ def save_torch(model: Model, path: str | Path) -> None:
     path = Path(path).expanduser()
     if path.suffix.lower() not in TORCH:
         raise WeightsError(f"{path}: a state dict of PyTorch ends in {', '.join(TORCH)}")
-    tensors = _official(flatten(nnx.state(model, nnx.Param)))
-    save_tensors(tensors, path)
+    save_tensors(_official(flatten(nnx.state(model, nnx.Param))), path)
 
 
 def _read_run(path: Path) -> Weights:
@@ -197,13 +194,12 @@ def _read_run(path: Path) -> Weights:
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
         classes = params["head.linear.bias"].size if "head.linear.bias" in params else 0
         config = model_config(restored.meta, classifies=classes > 0)
-        weights = Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
         require_fits(described(config, classes), params)
+        return Weights(config, classes, params, from_meta(restored.meta, classes), restored.step)
     except CheckpointError as error:
         raise WeightsError(str(error)) from error
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
-    return weights
 
 
 def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, mel_bins: int) -> Weights:

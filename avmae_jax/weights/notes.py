@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig, older_kind
+from avmae_jax.config import Config, DataConfig, LossConfig, ModelConfig, TuneConfig
+from avmae_jax.config_history import older_kind
 from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
 

@@ -17,7 +17,7 @@ from avmae_jax.weights import io
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Trained:
-    """A loaded model with its config and labels. Compared by identity, so it can be a cache key."""
+    """Holds a loaded model with its config and labels. Compared by identity, so it can be a cache key."""
 
     path: str
     module: Model  # the flax.nnx module

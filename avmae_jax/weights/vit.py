@@ -35,7 +35,7 @@ _SINCOS_ERROR = 1e-4  # of positions that others computed in float32; learned on
 
 
 class Pulled(NamedTuple):
-    """What a model takes from a file."""
+    """Holds what a model takes from a file."""
 
     params: dict[str, np.ndarray]  # dotted path -> value; what stays fresh is not in it
     fresh: list[str]  # the other dotted paths

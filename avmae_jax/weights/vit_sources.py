@@ -47,7 +47,7 @@ _NAMES: Rules = [
 
 
 class Source(NamedTuple):
-    """What a parameter is made from."""
+    """Says what a parameter is made from."""
 
     shapes: dict[str, Shape]  # name of a tensor -> shape that it must have; one tensor, but for tokens, whose positions are added
     convert: Callable[..., np.ndarray]  # from these tensors to the parameter
@@ -55,7 +55,7 @@ class Source(NamedTuple):
 
 
 class File(NamedTuple):
-    """What a file's tensors say of the model that they belong to."""
+    """Holds what a file's tensors say of the model that they belong to."""
 
     tensors: Tensors
     modality: str  # by the channels of the patch kernel: 1 for audio, 3 for images
@@ -64,7 +64,7 @@ class File(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What must be known of the model that is filled."""
+    """Holds what must be known of the model that is filled."""
 
     shapes: dict[str, Shape]  # dotted path -> shape
     patch: int

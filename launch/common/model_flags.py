@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from avmae_jax.config import Config, DataConfig, config_from_dict
+from avmae_jax.config import Config, DataConfig
+from avmae_jax.config_history import config_from_dict
 from avmae_jax.errors import AvmaeError, DatasetError
 
 if TYPE_CHECKING:
@@ -19,6 +23,15 @@ if TYPE_CHECKING:
 USER_ERRORS = (AvmaeError, ValueError, OSError)  # reported in one line
 GIVEN = ("both", "audio", "image", "multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
 _RUN_DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line for a USER_ERRORS of the block."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def define_model_flags() -> None:
@@ -66,6 +79,12 @@ def data_name(model_path: str) -> str:
     if data.source == "builtin":
         return "the built-in set"
     return data.eval_path if data.source == "manifest" and flags.FLAGS.split == "test" else data.path
+
+
+def results_folder(model_path: str, name: str) -> Path:
+    """Returns the folder for a program's results: `name` in a model's folder, or FILE_`name` beside its file."""
+    path = Path(model_path).expanduser()
+    return path.with_name(f"{path.name}_{name}") if path.is_file() else path / name
 
 
 def run_folder(model_path: str) -> Path | None:

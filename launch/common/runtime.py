@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import WARNING, Formatter, LogRecord
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from absl import logging
 from rich.console import Console
@@ -38,6 +38,12 @@ def cache_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/avmae_jax/programs").expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def console(file: TextIO | None = None) -> Console:
+    """Returns a console on a file, the standard output by default; one that is no terminal gets lines of 160 letters."""
+    out = file or sys.stdout
+    return Console(file=out, width=None if out.isatty() else 160)
 
 
 def _ours_or_serious(record: LogRecord) -> bool:
@@ -95,11 +101,16 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
     """Shows clips done, clips a second, and failures so far, on standard error."""
     counts = TextColumn("{task.fields[rate]} clips/s, {task.fields[failed]} failed")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), counts)
-    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
-        task = progress.add_task(title, total=None, failed=0, rate="-", visible=False)
+    progress = Progress(*columns, console=Console(file=sys.stderr))
+    task = progress.add_task(title, total=None, failed=0, rate="-", visible=False)
 
-        def advance(done: int, failed: int, total: int) -> None:
-            speed = progress.tasks[task].speed
-            progress.update(task, visible=True, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
+    def advance(done: int, failed: int, total: int) -> None:
+        progress.start()  # not before, since an empty bar leaves an empty line
+        speed = progress.tasks[task].speed
+        progress.update(task, visible=True, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
 
+    try:
         yield advance
+    finally:
+        if progress.live.is_started:
+            progress.stop()

@@ -1,84 +1,133 @@
-"""Writes the predictions of launch.predict: as records, on the screen, as JSON, as CSV."""
+"""Makes the tables that programs print."""
 
-import csv
-import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TextIO
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avmae_jax.errors import ClipError
-from avmae_jax.files import replacing
-from avmae_jax.inference.predict import Prediction
+from avmae_jax.evals.ranking import DIRECTIONS, TOP
 
+if TYPE_CHECKING:
+    from avmae_jax.data.store.jobs import Failure
+    from avmae_jax.data.store.records import Index
+    from avmae_jax.evals.search import Hits
+    from avmae_jax.inference.embedding_files import Embeddings
+
+_BAR = 30  # letters of the longest bar
+_FULL_SCALE = -3.0  # dB; a full sine has it: a clip that is louder was most likely cut off
+_EXAMPLES = 2  # failures named for each reason
 _TALL = 20  # files; with more of them the classes of each are on one line
-_DIGITS = 6  # decimals of a number in JSON and CSV
+_LONG, _ENDS = 30, 10  # a table of more than 30 classes shows the 10 best and the 10 worst
 
 
-def record(file: str, found: Prediction | Exception, top: int, place: tuple[int, int] | None) -> dict[str, Any]:
-    """Returns the record of one file, ready for JSON.
+def clip_counts(indexes: Mapping[str, Index]) -> Table:
+    """Counts the clips of each split by what they have, hours, and quantiles of length and loudness."""
+    from avmae_jax.data.store.records import SILENCE
 
-    Args:
-      file: its name.
-      found: its prediction, or the error that prevented one.
-      top: classes listed for each second.
-      place: the rank of the file's image for its audio, and the number of images compared; None if there is nothing to compare.
-    """
-    if isinstance(found, Exception):
-        reason = found.reason if isinstance(found, ClipError) else str(found)
-        return {"file": file, "error": reason, "stage": found.stage if isinstance(found, ClipError) else "model"}
-    entry = {
-        "file": file,
-        "classes": [{"class": name, "probability": round(value, _DIGITS)} for name, value in found.top],
-        "seen": found.seen,
-        "mode": str(found.mode) if found.mode else None,
-        "windows": found.windows,
-        "strongest_window": found.start,
-        "match": None if found.match is None else round(found.match, _DIGITS),
-        "match_rank": place[0] if place else None,
-        "match_among": place[1] if place else None,
-    }
-    if found.timeline is None:
-        return entry
-    seconds = [(second, _top(row, found.label_names, top)) for second, row in enumerate(found.timeline)]
-    return entry | {"timeline": [{"second": second, "classes": classes} for second, classes in seconds]}
+    table = Table("split", "clips", "videos", "audio alone", "images alone", "hours", "seconds (min, median, max)", "dB (5, 50, 95 %)")
+    table.add_column("silent")
+    table.add_column("at full scale")
+    for split, index in indexes.items():
+        heard, loudness = index.seconds > 0, index.loudness[index.seconds > 0]
+        lengths = _quantiles(index.seconds[heard], (0, 0.5, 1), "{:.2f}")
+        shares = [len(np.unique(index.video)), (index.frames == 0).sum(), (~heard).sum()]
+        loud = [_quantiles(loudness, (0.05, 0.5, 0.95), "{:.1f}"), (loudness <= SILENCE).sum(), (loudness > _FULL_SCALE).sum()]
+        table.add_row(split, str(len(index.id)), *map(str, shares), f"{index.seconds.sum() / 3600:.2f}", lengths, *map(str, loud))
+    return table
 
 
-def write_json(path: str, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes {**about, "failed": count, "files": records}, if there is a path; raises OSError."""
-    failed = sum("error" in entry for entry in records)
-    with _written(path) as file:
-        if file:
-            json.dump({**about, "failed": failed, "files": records}, file, indent=1, allow_nan=False)
-            file.write("\n")
+def class_counts(indexes: Mapping[str, Index], label_names: Sequence[str], shown: int) -> Table:
+    """Tabulates how many clips each class has: the most frequent ones, and how many more there are."""
+    counts = {split: index.class_counts(len(label_names)) for split, index in indexes.items()}
+    total = np.sum(list(counts.values()), axis=0)
+    order = np.argsort(-total, kind="stable")
+    empty, unlabelled = int((total == 0).sum()), sum(int((np.diff(index.label_ends, prepend=0) == 0).sum()) for index in indexes.values())
+    title = f"{len(label_names)} classes, {empty} without a clip; {unlabelled} clips without a label"
+    table = Table("class", *counts, "", title=title)
+    for label in order[:shown]:
+        bar = "#" * round(_BAR * int(total[label]) / max(1, int(total.max())))
+        table.add_row(escape(label_names[int(label)]), *(str(count[label]) for count in counts.values()), bar)
+    if len(order) > shown:
+        table.add_row(f"... and {len(order) - shown} more", *(str(count[order[shown:]].sum()) for count in counts.values()), "")
+    return table
 
 
-def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, timeline: bool) -> None:
-    """Writes a row for each file, each followed by those of its seconds with `timeline`, if there is a path; raises OSError."""
-    numbers = range(1, top + 1)
-    columns = ["file", *(["second"] if timeline else []), *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))]
-    columns += ["seen", "mode", "windows", "match", "match_rank", "match_among", "error"]
-    with _written(path) as file:
-        if file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            for entry in records:
-                writer.writerow({**entry, **_cells(entry.get("classes", ()))})
-                for row in entry.get("timeline", ()):
-                    writer.writerow({"file": entry["file"], "second": row["second"], **_cells(row["classes"])})
+def failure_counts(failures: Sequence[Failure]) -> Table:
+    """Tabulates the failures by stage, with examples."""
+    by_stage: dict[str, list[Failure]] = collections.defaultdict(list)
+    for failure in failures:
+        by_stage[failure.stage].append(failure)
+    table = Table("failed at", "files", "for example", title=f"{len(failures)} files gave no clip")
+    for stage, found in sorted(by_stage.items(), key=lambda item: -len(item[1])):
+        table.add_row(stage, str(len(found)), escape("\n".join(f"{failure.file} {failure.reason}" for failure in found[:_EXAMPLES])))
+    return table
 
 
-def show(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
+def views(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Tabulates the figures of each view of an evaluation."""
+    from avmae_jax.models.modes import find_mode
+
+    first = found[0]
+    title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
+    title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
+    title += f"; {len(first['no_negative'])} of them, which every clip has, have no AUC" if first["no_negative"] else ""
+    title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
+    table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
+    for view in found:
+        shown = view["frames"] if "image" in find_mode(view["mode"]).inputs else "-"
+        figures = [_number(view[name]) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
+        table.add_row(view["mode"], shown, *figures)
+    return table
+
+
+def class_figures(view: Mapping[str, Any]) -> Table:
+    """Tabulates the classes of a view by average precision: of many the best and the worst, none of those without a clip."""
+    rows = sorted(view["per_class"], key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
+    rated = [row for row in rows if row["positives"]]
+    cut = len(rated) > _LONG
+    which = f"the {_ENDS} best and the {_ENDS} worst of {len(rated)} classes" if cut else f"{len(rated)} classes"
+    table = Table("class", "clips", "AP", "AUC", "d'", "recall", "precision", title=f"{view['view']}: {which}")
+    for row in [*rated[:_ENDS], *rated[-_ENDS:]] if cut else rated:
+        figures = [_number(row[name]) for name in ("average_precision", "auc", "d_prime", "recall", "precision")]
+        table.add_row(escape(row["name"]), str(row["positives"]), *figures)
+    return table
+
+
+def retrieval(result: Mapping[str, Any]) -> Table:
+    """Tabulates both directions of a retrieval, and chance."""
+    table = Table("", *(f"R@{k}" for k in TOP), "median rank", "ties", title=f"retrieval among {result['clips']} clips")
+    for name, words in zip((*DIRECTIONS, "chance"), ("image found by audio", "audio found by image", "guessing"), strict=True):
+        row = result[name]
+        table.add_row(words, *(f"{row[f'r{k}']:.1%}" for k in TOP), f"{row['median_rank']:g}", str(row.get("ties", "")))
+    if "class" in result["chance"]:
+        table.add_section()
+        rows = ("image of the class", "audio of the class", "guessing")
+        for name, words in zip((*DIRECTIONS, "chance"), rows, strict=True):
+            table.add_row(words, *(f"{result[name]['class'][f'r{k}']:.1%}" for k in TOP))
+    return table
+
+
+def hits(found: Hits, index: Embeddings) -> Table:
+    """Tabulates the clips of an index that one side of a query found."""
+    names = index.note["label_names"]
+    table = Table("", "similarity", "clip", "class")
+    for number, (row, score) in enumerate(zip(found.rows, found.scores, strict=True), start=1):
+        classes = ", ".join(names[label] for label in index.labels[row])
+        table.add_row(str(number), f"{score:.3f}", escape(index.ids[row]), escape(classes))
+    return table
+
+
+def show_predictions(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
     """Prints a table of the predictions, a table of each timeline, and the files that failed with their reasons."""
     good, bad = [entry for entry in records if "error" not in entry], [entry for entry in records if "error" in entry]
     if good:
-        console.print(_table(good))
+        console.print(_predictions(good))
     for entry in good:
         if "timeline" in entry:
             console.print(_timeline(entry))
@@ -88,7 +137,7 @@ def show(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
         console.print(f"{len(bad)} of {len(records)} files failed")
 
 
-def _table(records: Sequence[Mapping[str, Any]]) -> Table:
+def _predictions(records: Sequence[Mapping[str, Any]]) -> Table:
     matches, ranked = (any(entry[name] is not None for entry in records) for name in ("match", "match_rank"))
     table = Table(
         "file", "seen", *(["classes"] if records[0]["classes"] else []), *(["match"] * matches), *(["rank of its image"] * ranked)
@@ -110,20 +159,10 @@ def _timeline(entry: Mapping[str, Any]) -> Table:
     return table
 
 
-def _top(row: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
-    order = np.argsort(-row, kind="stable")[:top]
-    return [{"class": names[label], "probability": round(float(row[label]), _DIGITS)} for label in order]
+def _quantiles(values: np.ndarray, at: Sequence[float], form: str) -> str:
+    return ", ".join(form.format(value) for value in np.quantile(values, at)) if len(values) else "-"
 
 
-def _cells(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{what}_{number}": row[what] for number, row in enumerate(classes, start=1) for what in ("class", "probability")}
-
-
-@contextmanager
-def _written(path: str) -> Iterator[TextIO | None]:
-    """Opens a file that gets its name once it is complete; standard output for "-", None for ""."""
-    if path in ("", "-"):
-        yield sys.stdout if path else None
-        return
-    with replacing(Path(path).expanduser()) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file
+def _number(value: float | None) -> str:
+    """Formats a number with three places, and None as a dash."""
+    return "-" if value is None else f"{value:.3f}"

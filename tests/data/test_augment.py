@@ -82,9 +82,9 @@ def test_clips_are_masked_independently_and_by_their_own_key() -> None:
     np.testing.assert_array_equal(masked(fbank, keys(6), freq=0, time=0), fbank)
 
 
-@pytest.mark.parametrize(("freq", "time", "field"), [(MELS + 1, 0, "specaug_freq is 25"), (0, FRAMES + 1, "specaug_time is 41")])
+@pytest.mark.parametrize(("freq", "time", "field"), [(MELS + 1, 0, r"specaug_freq.*25.*24"), (0, FRAMES + 1, r"specaug_time.*41.*40")])
 def test_a_mask_wider_than_the_spectrogram_is_refused(freq: int, time: int, field: str) -> None:
-    with pytest.raises(ValueError, match=rf"augment\.{field}, but the spectrogram has only"):
+    with pytest.raises(ValueError, match=rf"augment\.{field}"):
         spec_augment(jnp.ones((1, FRAMES, MELS)), keys(1), freq, time)
 
 
@@ -184,7 +184,7 @@ def test_without_smoothing_targets_are_the_labels() -> None:
 
 @pytest.mark.parametrize(("own", "other"), [((), None), ((4,), None), ((-1,), None), ((0,), ()), ((0,), (9,))])
 def test_a_label_that_is_missing_or_no_class_is_refused(own: tuple[int, ...], other: tuple[int, ...] | None) -> None:
-    with pytest.raises(ValueError, match=r"one or more in \[0, 4\) are needed"):
+    with pytest.raises(ValueError, match=r"\[0, 4\)"):
         soft_targets(own, 4, 0.1, None if other is None else (other, 0.5))
 
 
@@ -206,10 +206,10 @@ def test_classes_are_drawn_equally_often_where_clips_have_one_label() -> None:
 
 
 def test_weights_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="clip number 1 has no label"):
+    with pytest.raises(ValueError, match=r"1.* label"):
         balanced_weights([[0], [], [1]], 2)
     for label in (2, -1):
-        with pytest.raises(ValueError, match=r"they must lie in \[0, 2\)"):
+        with pytest.raises(ValueError, match=r"\[0, 2\)"):
             balanced_weights([[0], [label]], 2)
     assert balanced_weights([], 2).shape == (0,)
 
@@ -238,7 +238,7 @@ def test_weights_of_a_large_set_follow_its_counts() -> None:
     ],
 )
 def test_a_setting_that_cannot_work_is_named(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"augment\.{field} is {value}"):
+    with pytest.raises(ValueError, match=rf"augment\.{field}.*{value}"):
         AugmentConfig(**{field: value}).validate()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_a_prepared_source_gives_what_was_stored_with_frames_still_encoded(tmp_p
     for number in range(5):
         assert_same(source[number], stored(number))
     for outside in (-1, 5):
-        with pytest.raises(IndexError, match=f"has no clip {outside}"):
+        with pytest.raises(IndexError, match=str(outside)):
             source[outside]
 
 
@@ -73,32 +74,32 @@ def unfinish(out: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (shutil.rmtree, "there is no such folder; write it with launch.prepare"),
-        (lambda out: (out / "summary.json").unlink(), "is no data set of launch.prepare"),
-        (unfinish, "is unfinished; run the command that began it again"),
-        (lambda out: next(out.glob("*-00001-of-*")).unlink(), "1 shards are missing, the first is .*-00001-of-00003; prepare"),
+        (shutil.rmtree, "launch.prepare"),
+        (lambda out: (out / "summary.json").unlink(), "launch.prepare"),
+        (unfinish, "unfinished"),
+        (lambda out: next(out.glob("*-00001-of-*")).unlink(), "1 shard.*-00001-of-00003"),
     ],
 )
 def test_a_spoilt_data_set_is_named(tmp_path: Path, spoil: Callable[[Path], object], problem: str) -> None:
     out = prepare(tmp_path / "out")
     spoil(out)
-    with pytest.raises(DatasetError, match=problem):
+    with pytest.raises(DatasetError, match=rf"{re.escape(str(out))}.*{problem}"):
         PreparedSource(out, "train")
 
 
 def test_a_split_without_clips_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no clips in the split 'test'; it has {'train': 5}"):
+    with pytest.raises(DatasetError, match=r"'test'.*'train': 5"):
         PreparedSource(prepare(tmp_path / "out"), "test")
 
 
 @pytest.mark.parametrize(
     ("config", "split", "problem"),
     [
-        (DataConfig(source="webcam"), "train", "data.source is 'webcam'; choose builtin, prepared or manifest"),
-        (DataConfig(source="prepared"), "train", "data.path is empty"),
-        (DataConfig(source="manifest"), "train", "data.path is empty"),
-        (DataConfig(source="manifest", path="a.json"), "test", "data.eval_path is empty"),
-        (DataConfig(source="manifest", path="a.json"), "train", "data.labels_csv is empty"),
+        (DataConfig(source="webcam"), "train", r"data\.source.*webcam.*builtin.*prepared.*manifest"),
+        (DataConfig(source="prepared"), "train", r"data\.path"),
+        (DataConfig(source="manifest"), "train", r"data\.path"),
+        (DataConfig(source="manifest", path="a.json"), "test", r"data\.eval_path"),
+        (DataConfig(source="manifest", path="a.json"), "train", r"data\.labels_csv"),
     ],
 )
 def test_a_config_that_names_no_source_is_an_error(config: DataConfig, split: Any, problem: str) -> None:
@@ -149,21 +150,21 @@ def test_a_manifest_gives_audio_at_16_khz_frames_and_labels(manifest: Manifest) 
 @pytest.mark.parametrize("key", ["video_id", "wav", "video_path", "labels"])
 def test_a_missing_key_is_named(manifest: Manifest, key: str) -> None:
     del manifest.entries[1][key]
-    with pytest.raises(DatasetError, match=rf"train.json: entry 1 \(video_id .*\): {key} is None"):
+    with pytest.raises(DatasetError, match=rf"train\.json: entry 1 .*{key}"):
         manifest.open()
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"labels": "/m/a,/m/z"}, r"entry 1 \(video_id 'two'\): labels has '/m/z', which the label CSV doesn't list"),
-        ({"video_id": "one"}, "entry 1: video_id 'one' is also that of entry 0"),
-        ({"wav": "audio/none.flac"}, r"1 files don't exist; the first 1:\n  entry 1 \(video_id 'two'\), wav: .*audio/none.flac"),
-        ({"video_path": "elsewhere"}, r"10 files don't exist; the first 10:\n  entry 1 .*video_path: .*elsewhere/frame_0/two.jpg"),
-        ({"wav": "../two.flac"}, r"entry 1 \(video_id 'two'\): wav leads to .*two.flac, outside .*; set data.root to the folder"),
-        ({"wav": "/etc/passwd"}, "wav leads to /etc/passwd, outside"),
-        ({"video_path": "/"}, "video_path leads to /frame_0/two.jpg, outside"),
-        ({"video_id": "../../../x"}, "video_path leads to .*x.jpg, outside"),
+        ({"labels": "/m/a,/m/z"}, "entry 1 .*two.*labels.*/m/z"),
+        ({"video_id": "one"}, "entry 1.*video_id 'one'.*entry 0"),
+        ({"wav": "audio/none.flac"}, r"1 file.*\n.*entry 1 .*two.*wav: .*audio/none\.flac"),
+        ({"video_path": "elsewhere"}, r"10 files.*\n.*entry 1 .*video_path: .*elsewhere/frame_0/two\.jpg"),
+        ({"wav": "../two.flac"}, r"entry 1 .*two.*wav.*two\.flac.*data\.root"),
+        ({"wav": "/etc/passwd"}, r"wav.*/etc/passwd.*data\.root"),
+        ({"video_path": "/"}, r"video_path.*/frame_0/two\.jpg.*data\.root"),
+        ({"video_id": "../../../x"}, r"video_id.*x\.jpg.*data\.root"),
     ],
 )
 def test_a_wrong_entry_is_named(manifest: Manifest, change: dict[str, str], problem: str) -> None:
@@ -176,7 +177,7 @@ def test_a_link_that_leaves_the_root_is_refused(manifest: Manifest, tmp_path_fac
     outside = tmp_path_factory.mktemp("outside")
     shutil.move(manifest.root / "audio/two.flac", outside / "two.flac")
     (manifest.root / "audio/two.flac").symlink_to(outside / "two.flac")
-    with pytest.raises(DatasetError, match=r"wav leads to .*outside.*/two.flac, outside"):
+    with pytest.raises(DatasetError, match=r"wav.*outside.*/two\.flac.*data\.root"):
         manifest.open()
 
 
@@ -184,32 +185,32 @@ def test_root_may_be_another_folder(manifest: Manifest) -> None:
     for entry in manifest.entries:
         entry["wav"] = str(manifest.root / entry["wav"])
     assert len(manifest.open(root=str(manifest.root))) == 2
-    with pytest.raises(DatasetError, match=r"entry 0 .*, outside .*/frames"):
+    with pytest.raises(DatasetError, match=r"entry 0 .*/frames.*data\.root"):
         manifest.open(root=str(manifest.root / "frames"))
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"data": [', "the manifest can't be read"),
-        ("[]", 'a manifest is an object with a list under "data"'),
-        ('{"data": []}', "its list of clips is empty"),
-        ('{"data": [3]}', "entry 0 is 3; it must be an object"),
+        ('{"data": [', ""),
+        ("[]", '.*"data"'),
+        ('{"data": []}', ".*empty"),
+        ('{"data": [3]}', "entry 0.* 3"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_named(manifest: Manifest, text: str, problem: str) -> None:
     manifest.path.write_text(text)
-    with pytest.raises(DatasetError, match=f"train.json: {problem}"):
+    with pytest.raises(DatasetError, match=rf"train\.json: {problem}"):
         ManifestSource(manifest.path, manifest.csv)
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("index,mid\n0,/m/a\n", "must name the columns index,mid,display_name"),
-        ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "'/m/b' with index '2'"),
-        ("index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "'/m/a' with index '0'"),
-        ("index,mid,display_name\nx,/m/a,A\n", "'/m/a' with index 'x'"),
+        ("index,mid\n0,/m/a\n", r"labels\.csv.*index,mid,display_name"),
+        ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", r"labels\.csv.*/m/b.*'2'"),
+        ("index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "/m/a"),
+        ("index,mid,display_name\nx,/m/a,A\n", r"labels\.csv.*/m/a.*'x'"),
     ],
 )
 def test_a_label_table_that_breaks_the_rules_is_named(tmp_path: Path, text: str, problem: str) -> None:

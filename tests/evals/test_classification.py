@@ -83,9 +83,9 @@ def test_names_are_the_models_or_else_the_datas() -> None:
 @pytest.mark.parametrize(
     ("classes", "names", "message"),
     [
-        (2, ("harp", "oboe"), "2 classes .* 3"),
-        (3, ("harp", "oboe", "tuba"), "class 2 is 'tuba' in runs/it and 'horn'"),
-        (3, ("harp", "horn", "oboe"), "class 1 is 'horn' .* they are the same in another order"),
+        (2, ("harp", "oboe"), r" 2 .* 3"),
+        (3, ("harp", "oboe", "tuba"), "class 2 .*'tuba'.*runs/it.*'horn'"),
+        (3, ("harp", "horn", "oboe"), "class 1 .*'horn'.*'oboe'"),
     ],
 )
 def test_other_classes_than_the_datas_are_refused(classes: int, names: tuple[str, ...], message: str) -> None:
@@ -96,12 +96,12 @@ def test_other_classes_than_the_datas_are_refused(classes: int, names: tuple[str
 def test_what_is_no_classifier_or_has_no_classes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"runs/it .*launch.finetune"):
         require_classifier(trained(0))
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match="classes"):
         label_names_for(trained(), Clips(1))
 
 
 def test_an_empty_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no clip"):
+    with pytest.raises(ValueError, match="clip"):
         evaluate_into(tmp_path / "out", trained(), Labelled(0))
     assert not (tmp_path / "out").exists()
 
@@ -162,10 +162,10 @@ def test_numbers_are_written_before_plots_and_earlier_plots_are_gone(tmp_path: P
         write_json(tmp_path / name, {"of": "an earlier evaluation"})
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError("no space left")
+        raise OSError("disk")
 
     monkeypatch.setattr(classification, "precision_recall", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="disk"):
         evaluate_into(tmp_path / "v", trained(), Labelled(2), batch_size=5)
     assert [path.name for path in (tmp_path / "v").iterdir()] == ["evaluation.json"]
     assert json.loads((tmp_path / "v/evaluation.json").read_text())["clips"] == 2
@@ -178,12 +178,12 @@ def test_a_failure_leaves_the_views_that_are_done(tmp_path: Path, monkeypatch: p
     def fail_at_the_second(path: Path, *arguments: Any, **named: Any) -> None:
         drawn.append(path)
         if len(drawn) == 2:
-            raise OSError("no space left")
+            raise OSError("disk")
         draw(path, *arguments, **named)
 
     monkeypatch.setattr(classification, "mistakes", fail_at_the_second)
     views = views_of([find_mode("audioonly"), find_mode("videoonly")], ["first", "middle"])
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="disk"):
         evaluate_views(tmp_path, trained(), Labelled(2), views, Origin("sets/it"), 5)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert [view["view"] for view in found["views"]] == ["audioonly_first", "videoonly_first"]
@@ -213,6 +213,6 @@ def test_what_is_not_finite_is_null() -> None:
 
 
 def test_json_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a/b.json", {"x": math.nan})
     assert not list(tmp_path.iterdir())

@@ -34,9 +34,9 @@ def test_only_the_order_of_scores_counts(clips: int, seed: int) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="1 of the scores are not finite"):
+    with pytest.raises(ValueError, match=r"1 .*finite"):
         average_precision(np.array([[bad], [0.0]]), np.ones((2, 1)))
-    with pytest.raises(ValueError, match="same shape"):
+    with pytest.raises(ValueError, match=r"\(2, 1\).*\(2, 2\)"):
         average_precision(np.zeros((2, 1)), np.ones((2, 2)))
 
 
@@ -75,7 +75,7 @@ def test_d_prime_is_the_distance_of_two_normal_distributions() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_auc_refuses_scores_that_are_no_numbers(bad: float) -> None:
-    with pytest.raises(ValueError, match="1 of the scores are not finite"):
+    with pytest.raises(ValueError, match=r"1 .*finite"):
         auc(np.array([[bad], [0.0]]), np.ones((2, 1)))
-    with pytest.raises(ValueError, match="same shape"):
+    with pytest.raises(ValueError, match=r"\(2, 1\).*\(2, 2\)"):
         auc(np.zeros((2, 1)), np.ones((2, 2)))

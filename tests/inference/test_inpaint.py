@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from avmae_jax.config import Config, ModelConfig, older_kind
+from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config_history import older_kind
 from avmae_jax.data.clip import Clip
 from avmae_jax.files import file_names
 from avmae_jax.inference.inpaint import LOUDEST, Inpainted, Inpainter

@@ -1,6 +1,5 @@
 """launch.inpaint: what it writes, and what it refuses before anything is written."""
 
-import re
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +13,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.writer import write_dataset
-from avmae_jax.errors import CorruptRecordError
 from avmae_jax.weights.io import write
 from launch import inpaint
 from tests.media import numbered, tone, write_media
@@ -74,8 +71,7 @@ def test_every_file_gives_a_picture_and_two_sounds(
     files = {f"{name}{suffix}" for name in ("film", "film_2") for suffix in suffixes}
     assert {path.name for path in (tmp_path / "out").iterdir()} == files
     assert all(str(tmp_path / "out" / name) in printed for name in files)
-    assert "approximate" in printed
-    assert "mean and contrast from the original" in caplog.text  # the config of the weights has norm_pix
+    assert "norm_pix" in caplog.text  # the config of the weights has it
     with Image.open(tmp_path / "out/film.png") as picture:
         assert picture.size[0] == 1400
     with wave.open(str(tmp_path / "out/film_original_mel.wav")) as file:
@@ -88,9 +84,7 @@ def test_every_file_gives_a_picture_and_two_sounds(
 
 
 @pytest.mark.slow
-def test_clips_of_a_data_set_are_found_by_their_ids(
-    call: Call, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_clips_of_a_data_set_are_found_by_their_ids(call: Call, model: Path, tmp_path: Path) -> None:
     jobs = {"train": [Job("t", (0,))], "test": [Job(f"e/{n}.mp4", (n,)) for n in range(3)]}
     write_dataset(tmp_path / "set", DatasetSpec("clips", jobs, make))
     common = (model, "--data", tmp_path / "set", "--out", tmp_path / "out")
@@ -98,16 +92,6 @@ def test_clips_of_a_data_set_are_found_by_their_ids(
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"e_2.mp4.png", "e_0.mp4.png"}
     with pytest.raises(SystemExit, match=r"test.*'e/9\.mp4'.*'e/0\.mp4'"):
         call(*common, "--clips=e/9.mp4")
-
-    def damaged(source: PreparedSource, index: int) -> Clip:
-        if index == 1:
-            raise CorruptRecordError("the clip 'e/1.mp4' can't be read")
-        return Clips(9)[index]._replace(id=source.ids[index])
-
-    monkeypatch.setattr(PreparedSource, "__getitem__", damaged)
-    with pytest.raises(SystemExit, match=r"^3$"):
-        call(*common, "--clips=e/1.mp4,e/0.mp4", "--mask_mode=freq", "--overwrite")
-    assert re.search(r"can't be used: the clip 'e/1\.mp4' (is damaged|can't be read)", capsys.readouterr().err)
 
 
 @pytest.mark.slow
@@ -130,7 +114,7 @@ def test_what_cannot_be_filled_in_is_named(
     out = ("--out", tmp_path / "out")
     with pytest.raises(SystemExit, match=r"^1$"):
         call(model, films / "silent.mp4", *out)
-    assert re.search(r"can't be used: .*silent\.mp4", capsys.readouterr().err)
+    assert "silent.mp4" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"audio_mask_ratio.*1\.0"):
         call(model, films / "a/film.mp4", *out, "--audio_mask_ratio=1")
     write(made(SIZES, 3), tmp_path / "classifier.safetensors")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -47,13 +48,13 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-FAILURES = {
-    "harp/folder": ("open", "is a link that leaves"),
-    "harp/link.mp4": ("open", "is a link that leaves"),
-    "oboe/blind.mp4": ("video", "has no moving images"),
-    "oboe/empty.mp4": ("open", "is empty (0 bytes)"),
-    "oboe/mute.mp4": ("audio", "has no audio"),
-    "oboe/text.mp4": ("open", "can't be opened as a media file"),
+STAGES = {  # at which the bad files fail
+    "harp/folder": "open",
+    "harp/link.mp4": "open",
+    "oboe/blind.mp4": "video",
+    "oboe/empty.mp4": "open",
+    "oboe/mute.mp4": "audio",
+    "oboe/text.mp4": "open",
 }
 
 
@@ -73,14 +74,10 @@ def test_good_files_become_clips_and_every_bad_one_is_named(videos: Path, tmp_pa
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["in"] == 12 == sum(summary["written"].values()) + summary["failed"]
     failures = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
-    assert {failure["file"] for failure in failures} == set(FAILURES)
-    for failure in failures:
-        stage, reason = FAILURES[failure["file"]]
-        assert failure["stage"] == stage
-        assert reason in failure["reason"]
-        assert f"failed [{stage}] {failure['file']} {failure['reason']}" in run.stdout
-    assert "ignored 1 files that are no media: oboe/notes.txt" in run.stdout
-    assert "6 clips written (4 train, 2 test) from 6 of 12 files, 6 failed" in run.stdout
+    assert {failure["file"]: failure["stage"] for failure in failures} == STAGES
+    assert all(f"[{failure['stage']}] {failure['file']} {failure['reason']}" in run.stdout for failure in failures)
+    assert re.search("ignored 1 .*oboe/notes.txt", run.stdout)
+    assert re.search("6 .*4 train, 2 test.* 6 of 12 .* 6 failed", run.stdout)
 
 
 def test_frame_size_and_seconds_reach_the_clips(videos: Path, tmp_path: Path) -> None:
@@ -101,7 +98,7 @@ def test_the_number_of_frames_reaches_the_clips_and_the_plan(tmp_path: Path) -> 
     assert clip.frame_times == pytest.approx([index / 10 for index in frame_indices(10, 4)])
     assert read_plan(tmp_path / "out")["frames"] == 4
     run = prepare(tmp_path / "videos", tmp_path / "out", "--frame_size=96", "--test_percent=0")
-    assert "frames = 4, but this run has frames = 10" in run.stderr
+    assert re.search("frames = 4.*frames = 10", run.stderr)
 
 
 @pytest.mark.process
@@ -128,19 +125,19 @@ def test_a_file_that_changed_is_not_mixed_into_an_older_run(videos: Path, tmp_pa
     os.utime(copy / "9.MKV", (1, 1))
     run = prepare(copy, tmp_path / "out")
     assert run.returncode == 1
+    assert f"{tmp_path / 'out'}" in run.stderr
     assert "clips = " in run.stderr
-    assert "or delete this one" in run.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["nowhere", "out"], "there is no such folder"),
-        (["empty", "out"], "none of its 1 files has one of the suffixes .mp4"),
-        (["empty", "empty/out"], "lies inside --videos"),
-        (["broken", "out"], "0 clips written"),
-        (["broken", "full"], "isn't empty (it holds 'a.txt')"),
-        (["broken", "full/a.txt/out"], "can't be written (Not a directory)"),
+        (["nowhere", "out"], r"--videos .*nowhere\b"),
+        (["empty", "out"], r"empty: .* 1 .*\.mp4"),
+        (["empty", "empty/out"], "--out .*empty/out .*--videos .*empty"),
+        (["broken", "out"], r"\b0 clips .*1 failed"),
+        (["broken", "full"], r"full\b.*'a\.txt'"),
+        (["broken", "full/a.txt/out"], r"full/a\.txt/out\b.*Not a directory"),
     ],
 )
 def test_a_run_that_writes_nothing_says_why_and_fails(tmp_path: Path, arguments: list[str], problem: str) -> None:
@@ -149,7 +146,7 @@ def test_a_run_that_writes_nothing_says_why_and_fails(tmp_path: Path, arguments:
         (tmp_path / file).touch()
     run = prepare(tmp_path / arguments[0], tmp_path / arguments[1])
     assert run.returncode == 1
-    assert problem in run.stdout + run.stderr
+    assert re.search(problem, run.stdout + run.stderr)
 
 
 def test_names_of_any_bytes_keep_their_file(tmp_path: Path) -> None:
@@ -168,18 +165,18 @@ def test_a_long_file_is_cut_and_a_lone_modality_is_allowed_when_asked_for(tmp_pa
     write_media(tmp_path / "videos/harp/tone.wav", sound=tone(300, 1), audio_codec="pcm_s16le")
     Image.fromarray(numbered(5)).save(tmp_path / "videos/harp/still.png")
     run = prepare(tmp_path / "videos", tmp_path / "cut", "--clip_stride=2", "--test_percent=0")
-    assert "3 clips written (3 train) from 1 of 2 files, 1 failed" in run.stdout
-    assert "--allow_missing accepts: harp/still.png, harp/tone.wav" in run.stdout
+    assert re.search(r"\b3 .*3 train.* 1 of 2 .* 1 failed", run.stdout)
+    assert re.search("--allow_missing.*harp/still.png, harp/tone.wav", run.stdout)
     assert [clip.start for clip in PreparedSource(tmp_path / "cut", "train")] == [0, 2, 4]
     run = prepare(tmp_path / "videos", tmp_path / "all", "--allow_missing", "--test_percent=0", "--frame_size=96")
-    assert "4 clips written (4 train) from 4 of 4 files, 0 failed" in run.stdout
+    assert re.search(r"\b4 .*4 train.* 4 of 4 .* 0 failed", run.stdout)
     assert [clip.id for clip in PreparedSource(tmp_path / "all", "train")] == ["harp/long.mp4"]
     assert [clip.id for clip in PreparedSource(tmp_path / "all", "train", "audio")] == ["harp/long.mp4", "harp/tone.wav"]
     pictures = PreparedSource(tmp_path / "all", "train", "image")
     assert [(clip.id, len(clip.frames)) for clip in pictures] == [("harp/long.mp4", 10), ("harp/mute.mp4", 10), ("harp/still.png", 1)]
     assert number_of(pictures[2].frames[0]) == 5
     run = prepare(tmp_path / "videos", tmp_path / "no", "--allow_missing", "--clip_stride=2")
-    assert run.stderr.strip().endswith("prepare them without clip_stride, into another folder")
+    assert (run.returncode, "clip_stride" in run.stderr) == (1, True)
 
 
 def test_a_public_list_says_which_clips_there_are(tmp_path: Path) -> None:
@@ -191,8 +188,8 @@ def test_a_public_list_says_which_clips_there_are(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("index,mid,display_name\n0,v0,playing harp\n1,v1,dog barking\n")
     options = ["--dataset=vggsound", f"--train_list={tmp_path / 'list.csv'}", f"--labels_csv={tmp_path / 'labels.csv'}"]
     run = prepare(tmp_path / "videos", tmp_path / "out", *options)
-    assert "2 clips written (2 train) from 2 of 3 files, 1 failed" in run.stdout, run.stderr
-    assert "failed [missing] lostlostlos" in run.stdout
+    assert re.search(r"\b2 .*2 train.* 2 of 3 .* 1 failed", run.stdout), run.stderr
+    assert "[missing] lostlostlos" in run.stdout
     assert PreparedSource(tmp_path / "out", "train")[0].labels == (0,)
     run = prepare(tmp_path / "videos", tmp_path / "no", "--dataset=audioset")
-    assert run.stderr.strip().endswith("--dataset audioset needs --train_list, the list of its clips")
+    assert (run.returncode, "--train_list" in run.stderr) == (1, True)

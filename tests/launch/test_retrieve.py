@@ -22,8 +22,9 @@ from avmae_jax.inference.embed import KINDS, Part
 from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights.io import write
 from launch import embed, retrieve
+from launch.common import model_flags
 from tests.media import numbered, tone, write_clip, write_media
-from tests.support import ODD, Clips, Program, called_here, cells, made
+from tests.support import ODD, Clips, called_here, cells, made
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 NAMES = ["harp [bold]", "oboe", "horn"]
@@ -107,7 +108,8 @@ def test_a_data_set_is_embedded_with_all_that_its_clips_have(vectors: Path, run:
 @pytest.mark.slow
 def test_both_formats_hold_the_same(call: Call, run: Path, data: Path, vectors: Path, tmp_path: Path) -> None:
     status, printed, _ = call(embed, run, "--data", data, "--out", tmp_path / "e.array_record", "--what=audio,image", "--batch_size=4")
-    assert (status, printed) == (0, f"wrote {tmp_path}/e.array_record: audio, image of 7 clips, 16 numbers each\n")
+    assert status == 0
+    assert re.search(rf"{tmp_path}/e\.array_record: audio, image .*7 .*16 ", printed)
     found, expected = read_embeddings(tmp_path / "e.array_record"), read_embeddings(vectors)
     assert found.ids == expected.ids
     for kind in ("audio", "image"):
@@ -117,10 +119,10 @@ def test_both_formats_hold_the_same(call: Call, run: Path, data: Path, vectors: 
 def test_embed_refuses_in_a_line(call: Call, run: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.npz").write_text("mine")
     cases = {
-        ("--out", tmp_path / "mine.npz"): "WeightsError: .*mine.npz: exists already",
-        ("--out", tmp_path / "e.csv"): "WeightsError: .*end in .npz or .array_record",
-        ("--out", tmp_path / "e.npz", "--what=smell"): "ValueError: what is 'smell'; choose one or more of audio, image, joint",
-        ("--out", tmp_path / "e.npz", "--data", tmp_path): "DatasetError: .* is no data set of launch.prepare",
+        ("--out", tmp_path / "mine.npz"): r"WeightsError: .*mine\.npz",
+        ("--out", tmp_path / "e.csv"): r"WeightsError: .*e\.csv.*\.npz.*\.array_record",
+        ("--out", tmp_path / "e.npz", "--what=smell"): "ValueError: what .*'smell'.*audio, image, joint",
+        ("--out", tmp_path / "e.npz", "--data", tmp_path): f"DatasetError: {tmp_path} .*launch.prepare",
     }
     for arguments, message in cases.items():
         more = () if "--data" in arguments else ("--data", data)
@@ -139,28 +141,25 @@ def test_retrieval_of_a_set_is_told_written_and_drawn(call: Call, run: Path, dat
     assert status == 0
     assert found["ids"] == [f"e{n}" for n in range(5)]
     rows = cells(printed)
-    assert rows[0][0] == "image found by audio"
-    assert rows[0][1] == f"{found['audio_to_image']['r1']:.1%}"
-    assert rows[2] == ["guessing", "20.0%", "100.0%", "100.0%", "3", ""]
-    assert [row[0] for row in rows[3:]] == ["image of the class", "audio of the class", "guessing"]
-    assert "class oboe: 2 clips, fewer than --per_class 3" in printed
-    assert "class horn: 0 clips" in printed
+    assert [row[1] for row in rows[:2]] == [f"{found[way]['r1']:.1%}" for way in ("audio_to_image", "image_to_audio")]
+    assert rows[2][1:] == ["20.0%", "100.0%", "100.0%", "3", ""]
+    assert [row[1] for row in rows[3:]] == [f"{found[way]['class']['r1']:.1%}" for way in ("audio_to_image", "image_to_audio", "chance")]
+    assert re.search("oboe.* 2 .*--per_class 3", printed)
+    assert re.search("horn.* 0 .*--per_class 3", printed)
     assert (tmp_path / "r/gallery.png").stat().st_size > 10_000
 
 
 def test_what_is_found_lies_in_the_run(call: Call, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.json").write_text("{}")
-    assert retrieve.default_out(str(tmp_path / "run")) == tmp_path / "run/retrieval"
-    for part in ("best", "averaged", "checkpoints/300"):
-        assert retrieve.default_out(str(tmp_path / "run" / part)) == tmp_path / "run" / part / "retrieval"
     (tmp_path / "run/model.safetensors").touch()
-    assert retrieve.default_out(str(tmp_path / "run/model.safetensors")) == tmp_path / "run/model.safetensors_retrieval"
+    places = {"run": "run/retrieval", "run/best": "run/best/retrieval", "run/model.safetensors": "run/model.safetensors_retrieval"}
+    for model, folder in places.items():
+        assert model_flags.results_folder(str(tmp_path / model), "retrieval") == tmp_path / folder
     monkeypatch.chdir(tmp_path / "run")
-    assert retrieve.default_out(".").resolve() == tmp_path / "run/retrieval"
+    assert model_flags.results_folder(".", "retrieval").resolve() == tmp_path / "run/retrieval"
     status, printed, _ = call(retrieve, run, "--data", data)
     assert status == 1
-    assert "lies in no run; give --out" in printed
+    assert re.search("ValueError: .*--out", printed)
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +181,7 @@ def test_each_side_of_a_file_finds_clips_of_a_data_set(call: Call, run: Path, da
     index = ("--index", data, "--batch_size=4", "--top=6", "--out", tmp_path / "q.png")
     status, printed, _ = call(retrieve, run, both, picture, *index)
     assert status == 0
-    assert "both.mp4: images nearest to its audio" in printed
-    assert "picture [red].png: audio nearest to its image" in printed
+    assert all(name in printed for name in ("both.mp4: ", "picture [red].png: "))
     rows = cells(printed)
     assert len(rows) == 18
     assert {row[2] for row in rows[:6]} == {"e0", "e1", "e2", "e3", "e4", "deaf"}
@@ -204,7 +202,7 @@ def test_a_file_of_vectors_finds_what_its_data_set_finds(
     assert (tmp_path / "q.png").exists()
     status, printed, _ = call(retrieve, run, *sound, "--index", vectors, "--out", tmp_path / "x.png", "--data", tmp_path)
     assert (status, (tmp_path / "x.png").exists()) == (1, False)
-    assert "is no data set of launch.prepare" in printed
+    assert re.search(f"DatasetError: {tmp_path} ", printed)
 
 
 def test_an_index_whose_clips_cannot_be_found_asks_for_them(
@@ -226,17 +224,19 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_answered(
     page, gone = f"--query={queries['page']}", f"--query={tmp_path / 'gone.mp4'}"
     status, printed, errors = call(retrieve, run, page, f"--query={queries['sound']}", "--index", vectors)
     assert (status, len(cells(printed))) == (3, 5)
-    assert f"can't be used: {queries['page']}" in errors
+    assert str(queries["page"]) in errors
     status, printed, errors = call(retrieve, run, page, gone, "--index", vectors)
     assert (status, printed) == (1, "")
-    assert [line.split(" ")[3] for line in errors.splitlines()] == [str(queries["page"]), str(tmp_path / "gone.mp4")]
+    assert [str(path) in line for path, line in zip((queries["page"], tmp_path / "gone.mp4"), errors.splitlines(), strict=True)] == [
+        True
+    ] * 2
 
 
 def test_vectors_of_another_model_are_no_index(call: Call, vectors: Path, queries: dict[str, Path], tmp_path: Path) -> None:
     write(made(SMALL, seed=1), tmp_path / "other")
     status, printed, _ = call(retrieve, tmp_path / "other", f"--query={queries['sound']}", "--index", vectors)
     assert status == 1
-    assert "other has other weights; their vectors can't be compared. Write the index again with launch.embed" in printed
+    assert re.search("ValueError: .*other.*launch.embed", printed)
 
 
 def test_wrong_usage_is_told(call: Call, run: Path, vectors: Path) -> None:
@@ -248,10 +248,3 @@ def test_wrong_usage_is_told(call: Call, run: Path, vectors: Path) -> None:
     }.items():
         with pytest.raises(app.UsageError, match=message):
             call(retrieve, run, *arguments)
-
-
-@pytest.mark.slow
-def test_as_a_process(program: Program, run: Path, vectors: Path, queries: dict[str, Path]) -> None:
-    done = program("-m", "launch.retrieve", run, "--query", queries["picture"], "--index", vectors, "--top", 2)
-    assert done.returncode == 0, done.stderr
-    assert len(cells(done.stdout)) == 2

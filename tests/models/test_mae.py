@@ -62,7 +62,7 @@ def test_shapes_and_masks(config: ModelConfig) -> None:
     model = _model(config)
     out: Reconstruction = _run(model, inputs, noise)
     pred, mask = out.predictions[config.modality], out.masks[config.modality]
-    (rows, columns), channels, extra = config.grid(config.modality), config.picture(config.modality)[2], int(config.class_token)
+    (rows, columns), channels, extra = config.grid(config.modality), config.input_shape(config.modality)[2], int(config.class_token)
     kept = rows * columns // 4
     assert join(out.latent).shape == (3, extra + kept, 16)
     assert pred.shape == (3, rows * columns, 256 * channels)

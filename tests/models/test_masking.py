@@ -45,7 +45,7 @@ def test_number_kept_is_the_papers(length: int, ratio: float, kept: int) -> None
 def test_number_kept_is_rounded_down_and_never_zero(length: int, ratio: float) -> None:
     expected = math.floor(length * (1 - ratio))
     if expected == 0:
-        with pytest.raises(ValueError, match=rf"keeps 0 of {length} tokens"):
+        with pytest.raises(ValueError, match=rf"0 of {length} "):
             num_kept(length, ratio)
     else:
         assert num_kept(length, ratio) == expected

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.models.patches import patchify, sincos_positions, spectrogram_picture, unpatchify
+from avmae_jax.models.patches import patchify, sincos_positions, spectrogram_image, unpatchify
 
 SHAPES = st.sampled_from([(1, 1, 1, 4), (3, 5, 1, 2), (5, 3, 3, 2), (2, 7, 3, 4)])  # rows, columns, channels, patch
 
@@ -46,7 +46,7 @@ def test_unpatchify_undoes_patchify(shape: tuple[int, int, int, int], seed: int)
 def test_audio_token_is_mel_row_times_64_plus_time_column() -> None:
     time, mel = np.meshgrid(np.arange(1024), np.arange(128), indexing="ij")
     fbank = (time * 128 + mel).astype(np.float32)[None]  # each value encodes where it came from; exact in float32
-    patches = np.asarray(patchify(spectrogram_picture(jnp.asarray(fbank)), 16))[0].astype(int)
+    patches = np.asarray(patchify(spectrogram_image(jnp.asarray(fbank)), 16))[0].astype(int)
     assert patches.shape == (512, 256)
     for mel_row, time_column in [(0, 0), (0, 1), (1, 0), (3, 40), (7, 63)]:
         values = patches[mel_row * 64 + time_column]

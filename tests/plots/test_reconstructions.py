@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from avmae_jax.inference.panels import Panels, compose
-from avmae_jax.models.patches import patchify, spectrogram_picture
+from avmae_jax.models.patches import patchify, spectrogram_image
 from avmae_jax.plots import reconstructions
 from avmae_jax.train.losses import normalise_patches
 from tests.plots.pixels import drawn_figures, is_colour, pixels, share, words
@@ -65,7 +65,7 @@ def _draw(path: Path, case: dict[str, Any], only: tuple[str, ...] = ("image", "a
 
 
 def _picture(fbanks: np.ndarray) -> np.ndarray:
-    return np.asarray(spectrogram_picture(jnp.asarray(fbanks)))
+    return np.asarray(spectrogram_image(jnp.asarray(fbanks)))
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
@@ -152,9 +152,9 @@ def test_the_heading_names_how_much_is_hidden_and_what_is_borrowed(tmp_path: Pat
     case["hidden_fbanks"] = np.arange(16, dtype=np.float32)[None] % 4 == 0
     with drawn_figures() as drawn:
         _draw(tmp_path / "plot.png", case)
-    (heading,) = (text for text in words(drawn[0]) if "Hidden patches" in text)
-    assert "100% of the image and 25% of the audio" in heading
-    assert ("mean and contrast" in heading) == norm_pix
+    (heading,) = (text for text in words(drawn[0]) if "100%" in text)
+    assert "25%" in heading
+    assert ("contrast" in heading) == norm_pix
     assert "clip 0" in words(drawn[0])
 
 
@@ -168,7 +168,7 @@ def test_odd_titles_are_drawn_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"titles": ["one"]}, "2.* clips and 1 titles"),
+        ({"titles": ["one"]}, "2.* 1 titles"),
         ({"patch": 2}, "patches of 2"),
         ({"image_grid": (1, 4)}, r"grid \(1, 4\)"),
         ({"hidden_fbanks": np.ones((2, 15))}, r"hidden \(2, 15\)"),
@@ -185,9 +185,10 @@ def test_one_modality_alone_is_drawn_alone(tmp_path: Path) -> None:
     for modality in ("image", "audio"):
         with drawn_figures() as drawn:
             _draw(tmp_path / "plot.png", _case(1, hidden=1.0), only=(modality,))
-        assert any(f"100% of the {modality})" in text for text in words(drawn[0]))
+        (heading,) = (text for text in words(drawn[0]) if "100%" in text)
+        assert [other for other in ("image", "audio") if other in heading] == [modality]
         assert len(drawn[0].axes) == 3
-    with pytest.raises(ValueError, match="2 titles"):
+    with pytest.raises(ValueError, match="titles"):
         _draw(tmp_path / "plot.png", _case(2), only=())
 
 
@@ -197,10 +198,10 @@ def test_a_failed_write_leaves_the_old_plot_and_nothing_else(tmp_path: Path, mon
 
     def full(_self: object, file: Path, **_: Any) -> None:
         file.write_bytes(b"half")
-        raise OSError("No space left on device")
+        raise OSError("disk")
 
     monkeypatch.setattr(Figure, "savefig", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="disk"):
         _draw(path, _case())
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

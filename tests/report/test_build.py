@@ -1,73 +1,19 @@
 """The page of a run: nothing from a file is markup, nothing is loaded from elsewhere, and what is missing is named."""
 
 import base64
-import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from absl import app
 from matplotlib.figure import Figure
 
-from avmae_jax.config import Config, DataConfig
-from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
-from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.writer import write_dataset
+from avmae_jax.config import DataConfig
 from avmae_jax.plots.canvas import save
 from avmae_jax.report.build import report
-from avmae_jax.weights.io import write
-from avmae_jax.weights.notes import Notes
-from launch import report as program
-from tests.support import ODD, Clips, called_here, made
-
-HOSTILE = "<script>alert(1)</script>"
-VOID = {"meta", "img"}
-Call = Callable[..., str]
-
-
-class Page(HTMLParser):
-    """Reads a page; fails where a tag isn't closed, or something lies elsewhere."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.words, self.open, self.ids = list[str](), list[str](), list[str](), set[str]()
-        self.targets = list[str]()
-        self.feed(text)
-        self.close()
-        assert not self.open
-        assert set(self.targets) <= self.ids
-        assert "script" not in self.tags
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            assert not name.startswith("on")
-            if name == "src":
-                assert (value or "").startswith("data:image/")
-            if name == "href":
-                assert (value or "").startswith("#")
-                self.targets.append((value or "")[1:])
-            if name == "id":
-                self.ids.add(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+from tests.report.pages import HOSTILE, Page, start
 
 
 def row(step: int, split: str = "train", **values: Any) -> str:
@@ -76,16 +22,6 @@ def row(step: int, split: str = "train", **values: Any) -> str:
 
 def draw(path: Path) -> None:
     save(Figure(figsize=(1, 1)), path)
-
-
-def start(folder: Path, metrics: str = "", summary: dict[str, Any] | None = None, **config: Any) -> Path:
-    """A run's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(Config(**config))))
-    (folder / "metrics.jsonl").write_text(metrics)
-    if summary:
-        (folder / "summary.json").write_text(json.dumps(summary))
-    return folder
 
 
 def classifier(folder: Path, name: str = HOSTILE, view: str = "multimodal_middle") -> Path:
@@ -249,67 +185,3 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, content: str | None,
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         report(tmp_path)
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """Calls the program in this process; gives what it prints."""
-    with called_here(program) as main:
-
-        def printed(*arguments: object) -> str:
-            main(*arguments)
-            return capsys.readouterr().out
-
-        yield printed
-
-
-def make(job: Job) -> Iterator[Clip]:
-    yield Clips(9)[job.args[0]]._replace(id=job.id, labels=(job.args[0] % 2,))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "set"
-    jobs = {"train": [Job("t", (0,))], "test": [Job(f"e{n}", (n,)) for n in range(4)]}
-    write_dataset(out, DatasetSpec("clips", jobs, make, [HOSTILE, "oboe"]))
-    return out
-
-
-def checkpoint(run: Path, classes: int, names: tuple[str, ...] = ()) -> None:
-    """Weights where a run has its checkpoints."""
-    write(made(ODD, classes)._replace(notes=Notes(loss="ce", mode="audioonly", label_names=names)), run / "checkpoints")
-
-
-@pytest.mark.usefixtures("unpolished")
-@pytest.mark.parametrize("classes", [0, 2])
-@pytest.mark.slow
-def test_the_program_makes_what_is_missing(call: Call, data: Path, tmp_path: Path, classes: int) -> None:
-    run = start(tmp_path / "run", model=ODD, data=DataConfig(source="prepared", path=str(data)))
-    checkpoint(run, classes, (HOSTILE, "oboe")[:classes])
-    printed = call(run)
-    assert str(run / "report.html") in printed
-    page = Page((run / "report.html").read_text(encoding="utf-8"))
-    made_there = "evaluation/evaluation.json" if classes else "retrieval/retrieval.json"
-    assert (run / made_there).is_file()
-    assert "isn't there" not in page.text
-    assert ("Confusion matrix" if classes else "any clip of the class") in page.text
-    assert HOSTILE in page.text or not classes
-
-
-def test_a_page_is_made_without_data(call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = start(tmp_path / "run", model=ODD, data=DataConfig(source="prepared", path=str(tmp_path / "gone")))
-    checkpoint(run, 0)
-    call(run, "--out", tmp_path / "elsewhere/page.html")
-    assert re.search("DatasetError: .*gone", caplog.text)
-    assert "launch.retrieve" in Page((tmp_path / "elsewhere/page.html").read_text(encoding="utf-8")).text
-    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["page.html"]
-    caplog.clear()
-    call(run, "--nomake")
-    assert not caplog.text
-
-
-def test_the_program_refuses_what_is_no_run(call: Call, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"ValueError: .*config\.json"):
-        call(tmp_path)
-    with pytest.raises(app.UsageError):
-        call()

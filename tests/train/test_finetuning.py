@@ -214,7 +214,7 @@ def test_what_is_measured_has_an_accuracy_where_each_clip_has_one_class(loss: st
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"), [("mode", "both", "multimodal, audio"), ("loss", "mse", "bce, ce"), ("head_lr_ratio", 0, "positive")]
+    ("field", "value", "message"), [("mode", "both", "multimodal, audio"), ("loss", "mse", "bce, ce"), ("head_lr_ratio", 0, "0")]
 )
 def test_a_field_that_cannot_work_is_named(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=rf"tune\.{field}.*{message}"):
@@ -287,5 +287,5 @@ def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, val
 
 def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
     write_tones(tmp_path, 8, 1, label_names=())
-    with pytest.raises(DatasetError, match="no labels"):
+    with pytest.raises(DatasetError, match="labels"):
         finetune(small_run(tmp_path))

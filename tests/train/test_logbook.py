@@ -72,7 +72,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped_with_a_warning(tmp_path: Path, 
     file.write_text(file.read_text()[:-cut])
     with caplog.at_level(logging.WARNING, logger="absl"):
         Logbook(tmp_path, 3).close()
-    assert f"{METRICS_FILE}: the last line" in caplog.text
+    assert METRICS_FILE in caplog.text
     assert steps(tmp_path) == [(1, "train"), (2, "train"), (2, "eval")]
     assert file.read_text().endswith("}\n")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import psutil
 import pytest
 from flax import nnx
 from hypothesis import given, settings
@@ -90,7 +91,7 @@ def test_the_micro_batch_is_the_largest_that_fits(groups: int, shares: int, pair
 
 
 def test_what_cannot_fit_is_refused_with_the_fields_to_change() -> None:
-    with pytest.raises(ValueError, match=r"\d+\.\d GiB.* 0\.0 GiB.*model\.size") as error:
+    with pytest.raises(ValueError, match=r"(?s)GiB.*0\.0 GiB.*model\.size") as error:
         memory.choose_micro_batch(ModelConfig(), PARAMS, 48, 1, 1e6)
     assert "mesh.fsdp" in str(error.value)
 
@@ -105,12 +106,12 @@ def test_remat_is_advised_only_where_it_helps(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("batch_size", "groups"), [(10, 4), (3, 2), (0, 1), (-4, 2)])
 def test_a_batch_that_the_devices_cannot_share_is_refused(batch_size: int, groups: int) -> None:
-    with pytest.raises(ValueError, match=rf"train\.batch_size is {batch_size};.* {groups} parts"):
+    with pytest.raises(ValueError, match=rf"train\.batch_size.* {batch_size}\b.* {groups}\b"):
         memory.choose_micro_batch(ModelConfig(), PARAMS, batch_size, groups, 1e12)
 
 
 def test_usable_memory_and_speed_are_those_of_a_machine() -> None:
-    assert 2**26 < memory.usable_memory() < 2**46
+    assert 0 < memory.usable_memory() < psutil.virtual_memory().total
     assert memory.matmul_speed(size=256) > 0
 
 

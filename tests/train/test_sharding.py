@@ -196,7 +196,7 @@ def test_one_axis_takes_the_devices_that_are_left(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("config", [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (-1, -1, 1), (0, 1, -1), (-2, 1, 1), (16, 1, 1)])
 def test_a_mesh_that_does_not_use_all_devices_is_refused(monkeypatch: pytest.MonkeyPatch, config: tuple[int, ...]) -> None:
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    with pytest.raises(ValueError, match=rf"mesh is data={config[0]}, fsdp={config[1]}, tensor={config[2]},.*8 devices"):
+    with pytest.raises(ValueError, match=rf"data={config[0]}, fsdp={config[1]}, tensor={config[2]}.* 8 "):
         sharding.make_mesh(MeshConfig(*config))
 
 

@@ -225,7 +225,7 @@ def test_conversion_is_linear(official: dict[str, np.ndarray], shapes: dict[str,
 
 
 def test_a_tensor_that_does_not_fit_raises() -> None:
-    with pytest.raises(ValueError, match="reshape"):
+    with pytest.raises(ValueError, match="5,3"):
         convert_tensor(np.zeros((4, 3)), (5, 3))
 
 
@@ -245,7 +245,7 @@ def test_another_model_s_state_dict_is_named() -> None:
 
 
 def test_heads_are_those_of_the_published_width_or_must_be_given(official: dict[str, np.ndarray]) -> None:
-    with pytest.raises(WeightsError, match="decoder_width of 8"):
+    with pytest.raises(WeightsError, match=r"decoder_width.* 8"):
         infer_sizes(official, heads=2)
     wide = {**official, "patch_embed_v.proj.weight": np.zeros((768, 3, P, P))}
     assert infer_sizes(wide, decoder_heads=2).heads == 12

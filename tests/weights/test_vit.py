@@ -1,98 +1,18 @@
 """Which tensor of a transformer of one modality each parameter is taken from, value by value, and what is refused."""
 
-import dataclasses
-import logging
 import re
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import save_file
 
-from avmae_jax.config import Config, ModelConfig
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.patches import sincos_positions
 from avmae_jax.trees import flatten
-from avmae_jax.weights import io, vit
-from avmae_jax.weights.build import described
-from avmae_jax.weights.init_from import initialise_from, take
-from avmae_jax.weights.vit_config import identify
-from avmae_jax.weights.vit_names import canonical
-from tests.support import TINY, apply, made
-
-DEPTH, WIDTH, DECODER_WIDTH, PATCH, IMAGE = 3, 8, 4, 4, 8
-SIZES: dict[str, Any] = {
-    "depth": DEPTH, "width": WIDTH, "heads": 2, "mlp_ratio": 2.0, "decoder_depth": 2, "decoder_width": DECODER_WIDTH, "decoder_heads": 1,
-    "patch": PATCH, "image_size": IMAGE, "mel_bins": 8, "audio_frames": 12,
-}  # fmt: skip
-Tensors = dict[str, np.ndarray]
-
-
-def config(**changes: Any) -> ModelConfig:
-    return ModelConfig(**(SIZES | changes))
-
-
-def block(name: str, width: int, rng: np.random.Generator) -> Tensors:
-    shapes = {
-        "norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,),
-        "mlp.fc1": (2 * width, width), "mlp.fc2": (width, 2 * width),
-    }  # fmt: skip
-    io = {f"{name}.{layer}.weight": rng.standard_normal(shape) for layer, shape in shapes.items()}
-    return io | {f"{name}.{layer}.bias": rng.standard_normal(shape[0]) for layer, shape in shapes.items()}
-
-
-def image_mae(*, side: int = IMAGE // PATCH) -> Tensors:
-    """Made-up weights as facebookresearch/mae names them."""
-    rng = np.random.default_rng(0)
-    pixels = 3 * PATCH**2
-    shapes = {
-        "cls_token": (1, 1, WIDTH), "patch_embed.proj.weight": (WIDTH, 3, PATCH, PATCH), "patch_embed.proj.bias": (WIDTH,),
-        "norm.weight": (WIDTH,), "norm.bias": (WIDTH,), "mask_token": (1, 1, DECODER_WIDTH),
-        "decoder_embed.weight": (DECODER_WIDTH, WIDTH), "decoder_embed.bias": (DECODER_WIDTH,),
-        "decoder_norm.weight": (DECODER_WIDTH,), "decoder_norm.bias": (DECODER_WIDTH,),
-        "decoder_pred.weight": (pixels, DECODER_WIDTH), "decoder_pred.bias": (pixels,),
-    }  # fmt: skip
-    tensors = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-    for number in range(DEPTH):
-        tensors |= block(f"blocks.{number}", WIDTH, rng)
-    for number in range(2):
-        tensors |= block(f"decoder_blocks.{number}", DECODER_WIDTH, rng)
-    for name, width in (("pos_embed", WIDTH), ("decoder_pos_embed", DECODER_WIDTH)):
-        tensors[name] = np.concatenate([np.zeros((1, width)), sincos_positions((side, side), width)])[None]
-    tensors["pos_embed"][0, 0] = np.arange(WIDTH)
-    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-
-
-def audio_transformer(classes: int = 5) -> Tensors:
-    """Made-up weights of an AST with patches every second pixel: 3 x 5 of them."""
-    rng = np.random.default_rng(1)
-    shapes = {
-        "cls_token": (1, 1, WIDTH), "dist_token": (1, 1, WIDTH), "pos_embed": (1, 2 + 15, WIDTH),
-        "patch_embed.proj.weight": (WIDTH, 1, PATCH, PATCH), "patch_embed.proj.bias": (WIDTH,), "norm.weight": (WIDTH,),
-        "norm.bias": (WIDTH,), "mlp_head.0.weight": (WIDTH,), "mlp_head.0.bias": (WIDTH,), "mlp_head.1.weight": (classes, WIDTH),
-        "mlp_head.1.bias": (classes,),
-    }  # fmt: skip
-    tensors = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-    for number in range(DEPTH):
-        tensors |= block(f"blocks.{number}", WIDTH, rng)
-    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-
-
-def pull(tensors: Tensors, kind: str = "cavmae", *, classes: int = 0, **changes: Any) -> vit.Pulled:
-    """Returns what a model of this kind takes from a file; only its shapes are needed."""
-    sizes = config(kind=kind, **changes)
-    return vit.pull(sizes, described(sizes, classes), tensors)
-
-
-def params_of(model: nnx.Module) -> Tensors:
-    return {path: np.asarray(value) for path, value in flatten(nnx.state(model, nnx.Param)).items()}
+from avmae_jax.weights import vit
+from tests.weights.small_vit import DEPTH, WIDTH, Tensors, audio_transformer, config, image_mae, is_decoder, pull
 
 
 def plain(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -112,9 +32,6 @@ def assert_block(params: Tensors, ours: str, tensors: Tensors, theirs: str, stre
         for stream in streams:
             value = params[f"{ours}.{path.replace('main', stream)}"]
             np.testing.assert_array_equal(value, plain(tensors[f"{theirs}.{name}"], value.shape))
-
-
-# --- CAV-MAE from an image MAE ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("joint", [1, 2, 3])
@@ -151,13 +68,17 @@ def test_cavmae_starts_from_an_image_mae_as_the_paper_says(joint: int) -> None:
 
 def test_the_lines_say_what_went_where() -> None:
     _, _, lines = pull(image_mae())
-    assert "blocks.0 to blocks.1 -> encoder.audio.blocks, encoder.image.blocks" in lines
-    assert "blocks.2 -> encoder.blocks (its norms to every stream)" in lines
-    assert "patch_embed.proj -> encoder.audio.patch_embed (summed over RGB), encoder.image.patch_embed" in lines
-    assert "decoder_pred -> decoder.ends.audio.head (its first 16 rows), decoder.ends.image.head" in lines
-    assert "pos_embed -> encoder.image.positions (without the class token's)" in lines
-    assert lines[-1] == "left out: cls_token"
-    assert lines[-2].startswith("fresh: decoder.ends.audio.modality, ")
+    for there, here in (
+        ("blocks.0 to blocks.1", ["encoder.audio.blocks", "encoder.image.blocks"]),
+        ("blocks.2", ["encoder.blocks"]),
+        ("patch_embed.proj", ["encoder.audio.patch_embed", "encoder.image.patch_embed"]),
+        ("decoder_pred", ["decoder.ends.audio.head", "decoder.ends.image.head"]),
+        ("pos_embed", ["encoder.image.positions"]),
+        ("fresh:", ["decoder.ends.audio.modality"]),
+        ("left out:", ["cls_token"]),
+    ):
+        (line,) = [line for line in lines if line.startswith(f"{there} ")]
+        assert all(part in line for part in here)
 
 
 def test_a_classifier_takes_the_encoder_and_keeps_its_head() -> None:
@@ -180,9 +101,6 @@ def test_a_file_without_decoder_leaves_it_fresh() -> None:
         same = np.array_equal(value, before[path])
         assert same == path.startswith(("decoder", "encoder.audio.positions", "encoder.image.positions", "encoder.audio.modality",
                                         "encoder.image.modality")), path  # fmt: skip
-
-
-# --- one modality -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("class_token", [True, False])
@@ -221,7 +139,7 @@ def test_an_ast_takes_both_tokens_with_their_positions_and_its_head() -> None:
 
 
 def test_an_audio_mae_takes_its_own_positions_from_a_file_of_audio() -> None:
-    tensors = {name: tensor for name, tensor in image_mae().items() if not _is_decoder(name)}
+    tensors = {name: tensor for name, tensor in image_mae().items() if not is_decoder(name)}
     tensors["patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"][:, :1]
     tensors["pos_embed"] = np.random.default_rng(3).standard_normal((1, 1 + 2 * 3, WIDTH)).astype(np.float32)
     params, _, lines = pull(tensors, "mae", modality="audio", class_token=True)
@@ -232,54 +150,6 @@ def test_an_audio_mae_takes_its_own_positions_from_a_file_of_audio() -> None:
         pull(tensors)
 
 
-# --- what a file is ---------------------------------------------------------------------------------------------------------------------
-
-
-def _is_decoder(name: str) -> bool:
-    return name.startswith(("decoder", "mask"))
-
-
-def test_an_image_mae_is_identified() -> None:
-    found = identify(image_mae(), heads=2, decoder_heads=1)
-    expected = config(kind="mae", modality="image", class_token=True, norm_eps=1e-6)
-    ours = dataclasses.replace(found.config, mel_bins=expected.mel_bins, audio_frames=expected.audio_frames)  # which it has none of
-    assert (ours, found.classes) == (expected, 0)
-
-
-@pytest.mark.parametrize("prefix", ["", "v."])
-def test_an_ast_is_identified_with_the_normalisation_of_its_input(prefix: str) -> None:
-    tensors = audio_transformer()
-    tensors["pos_embed"] = np.zeros((1, 2 + 5 * 9, WIDTH), np.float32)  # 48 mel bins and 84 frames, in patches every 10 pixels
-    named = {name if name.startswith("mlp_head") else prefix + name: tensor for name, tensor in tensors.items()}
-    found = identify(named, heads=2, mel_bins=48)
-    assert (found.config.kind, found.classes, found.config.audio_frames, found.config.mel_bins) == ("ast", 5, 84, 48)
-    assert (found.notes.audio_mean, found.notes.audio_std) == pytest.approx((-4.268, 9.138), abs=1e-3)
-    with pytest.raises(WeightsError, match=r"45 positions .* 64 mel bins"):
-        identify(named, heads=2, mel_bins=64)
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"pos_embed": np.zeros((5, WIDTH))}, r"pos_embed \(5, 8\)"),
-        ({"decoder_embed.weight": np.zeros(())}, r"decoder_embed\.weight \(\)"),
-        ({"patch_embed.proj.weight": np.zeros((WIDTH, 3, 0, 0))}, r"patch_embed\.proj\.weight \(8, 3, 0, 0\)"),
-    ],
-)
-def test_a_tensor_that_gives_a_size_and_has_the_wrong_axes_is_named(changed: Tensors, said: str) -> None:
-    with pytest.raises(WeightsError, match=said):
-        identify(image_mae() | changed, heads=2, decoder_heads=1)
-
-
-def test_an_encoder_without_decoder_is_no_model() -> None:
-    encoder = {name: tensor for name, tensor in image_mae().items() if not _is_decoder(name)}
-    with pytest.raises(WeightsError, match=r"without decoder.*--config\.init_from"):
-        identify(encoder, heads=2)
-
-
-# --- what doesn't fit -------------------------------------------------------------------------------------------------------------------
-
-
 def test_all_problems_are_listed_at_once() -> None:
     tensors = image_mae()
     tensors["blocks.0.mlp.fc1.weight"] = tensors["blocks.0.mlp.fc1.weight"].T  # of the right size
@@ -288,13 +158,15 @@ def test_all_problems_are_listed_at_once() -> None:
     del tensors["norm.bias"]
     with pytest.raises(WeightsError) as caught:
         pull(tensors)
-    assert str(caught.value).splitlines() == [
-        "4 tensors don't fit the model:",
-        "  misshapen: blocks.0.mlp.fc1.weight is (8, 16), the model's is (16, 8)",
-        "  missing: norm.bias",
-        "  not used: blocks.7.norm1.weight (8,)",
-        "  not used: head.weight (10, 8)",
+    expected = [
+        "4 ",
+        r"misshapen: blocks\.0\.mlp\.fc1\.weight.*\(8, 16\).*\(16, 8\)",
+        r"missing: norm\.bias",
+        r"not used: blocks\.7\.norm1\.weight \(8,\)",
+        r"not used: head\.weight \(10, 8\)",
     ]
+    for line, part in zip(str(caught.value).splitlines(), expected, strict=True):
+        assert re.search(part, line)
 
 
 @pytest.mark.parametrize(("name", "part"), [("patch_embed.proj.weight", np.s_[:, :1]), ("decoder_pred.bias", np.s_[:16]), ("mask_token", 0),
@@ -318,123 +190,7 @@ def test_fixed_positions_of_another_size_stay_and_learned_ones_are_refused() -> 
     tensors = image_mae(side=3)
     _, fresh, lines = pull(tensors)
     assert {"encoder.image.positions", "decoder.ends.image.positions"} < set(fresh)
-    assert "pos_embed is sin-cos of 3 x 3 patches: encoder.image.positions keeps its own sin-cos of 2 x 2" in lines
+    assert [line for line in lines if re.search(r"pos_embed.*3 x 3.*encoder\.image\.positions.*2 x 2", line)]
     tensors["pos_embed"][0, 3] += 0.01
-    with pytest.raises(WeightsError, match=r"pos_embed is \(1, 10, 8\).*image_size of 12"):
+    with pytest.raises(WeightsError, match=r"pos_embed.*\(1, 10, 8\).*image_size.* 12"):
         pull(tensors)
-
-
-# --- names ------------------------------------------------------------------------------------------------------------------------------
-
-NEW = {"attn.q": "attention.q_proj", "attn.k": "attention.k_proj", "attn.v": "attention.v_proj", "attn.proj": "attention.o_proj",
-       "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}  # fmt: skip
-OLD = {"attn.q": "attention.attention.query", "attn.k": "attention.attention.key", "attn.v": "attention.attention.value",
-       "attn.proj": "attention.output.dense", "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}  # fmt: skip
-OUTSIDE = {"cls_token": "embeddings.cls_token", "dist_token": "embeddings.distillation_token", "norm": "layernorm",
-           "pos_embed": "embeddings.position_embeddings", "patch_embed.proj": "embeddings.patch_embeddings.projection"}  # fmt: skip
-HEAD = {"mlp_head.0": "classifier.layernorm", "mlp_head.1": "classifier.dense"}
-STYLES = {
-    "in memory": ("layers", "decoder_layers", NEW),
-    "on the hub": ("encoder.layer", "decoder_layers", OLD),
-    "saved by version 5": ("encoder.layer", "decoder_encoder.layer", OLD),
-}
-
-
-def as_transformers(tensors: Tensors, stem: str, style: str) -> Tensors:
-    """Tensors in timm's layout under the transformers library's names."""
-    stack, decoder_stack, inside = STYLES[style]
-    inside = inside | {"norm1": "layernorm_before", "norm2": "layernorm_after"}
-    renamed = {}
-    for name, tensor in tensors.items():
-        layer, _, kind = name.rpartition(".") if name.endswith(("weight", "bias")) else (name, "", "")
-        if found := re.fullmatch(r"(decoder_)?blocks\.(\d+)\.(.+)", layer):
-            place = f"decoder.{decoder_stack}.{found[2]}" if found[1] else f"{stem}{stack}.{found[2]}"
-            fused = found[3] == "attn.qkv"
-            parts = {f"attn.{part}": value for part, value in zip("qkv", np.split(tensor, 3), strict=True)} if fused else {found[3]: tensor}
-            renamed |= {f"{place}.{inside[part]}.{kind}": value for part, value in parts.items()}
-            continue
-        outside = HEAD.get(layer) or (stem + OUTSIDE[layer] if layer in OUTSIDE else f"decoder.{layer}")
-        renamed[f"{outside}.{kind}" if kind else outside] = tensor
-    return renamed
-
-
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize(("stem", "tensors"), [("vit.", image_mae()), ("audio_spectrogram_transformer.", audio_transformer())])
-def test_names_of_transformers_mean_the_same(style: str, stem: str, tensors: Tensors) -> None:
-    got = canonical(as_transformers(tensors, stem, style))
-    assert got.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        np.testing.assert_array_equal(got[name], tensor)
-    assert canonical(tensors).keys() == tensors.keys()
-
-
-def test_an_encoder_alone_and_a_lacking_key_are_understood() -> None:
-    encoder = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
-    renamed = as_transformers(encoder, "", "saved by version 5")
-    assert canonical(renamed).keys() == encoder.keys()
-    del renamed["encoder.layer.0.attention.attention.key.bias"]
-    with pytest.raises(WeightsError, match=r"missing: blocks\.0\.attn\.qkv\.bias\n.*not used: blocks\.0\.attn\.q\.bias"):
-        pull(renamed, "mae", modality="image")
-
-
-# --- init_from --------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["image_mae.safetensors", "cavmae.safetensors", "run"])
-@pytest.mark.slow
-def test_initialise_from_tells_files_apart(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model, source = (CAVMAE(config(), rngs=nnx.Rngs(seed)) for seed in (0, 1))
-    before, path = params_of(model), tmp_path / name
-    if name.startswith("image"):
-        save_file(image_mae(), path)
-    else:
-        io.write(io.Weights(config(), 0, params_of(source)), path)
-    with caplog.at_level(logging.INFO, logger="absl"):
-        initialise_from(config(), model, path)
-    assert f"weights from {path}" in caplog.text
-    after = params_of(model)
-    if name.startswith("image"):
-        assert "(summed over RGB)" in caplog.text
-        expected = before | vit.pull(config(), model, image_mae()).params
-    else:
-        expected = params_of(source)
-    for place, value in after.items():
-        np.testing.assert_array_equal(value, expected[place])
-    assert jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype == jnp.float32
-
-
-def test_a_classifier_takes_a_pretrained_encoder_and_heads_of_other_classes_stay_fresh() -> None:
-    pretrained = params_of(CAVMAE(config(), rngs=nnx.Rngs(1)))
-    for given, said in (
-        (pretrained, ["left out: decoder, which this model doesn't have", "fresh: head, missing in the file"]),
-        (params_of(CAVMAEClassifier(config(), 7, rngs=nnx.Rngs(2))), ["fresh: head, of other classes in the file"]),
-    ):
-        model = CAVMAEClassifier(config(), 5, rngs=nnx.Rngs(0))
-        before = params_of(model)
-        assert take(model, given) == ["all of encoder", *said]
-        for place, value in params_of(model).items():
-            np.testing.assert_array_equal(value, (before if place.startswith("head") else given)[place])
-
-
-def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
-    given = params_of(CAVMAE(config(image_size=12), rngs=nnx.Rngs(1)))
-    given["encoder.blocks.9.bias"] = given.pop("encoder.norm.main.bias")
-    model = CAVMAE(config(), rngs=nnx.Rngs(0))
-    before = params_of(model)
-    with pytest.raises(WeightsError) as caught:
-        take(model, given)
-    lines = str(caught.value).splitlines()
-    assert "  missing: encoder.norm.main.bias" in lines
-    assert "  unexpected: encoder.blocks.9.bias" in lines
-    assert "  misshapen: encoder.image.positions is (9, 8), the model's is (4, 8)" in lines
-    for place, value in params_of(model).items():
-        np.testing.assert_array_equal(value, before[place])
-    io.write(made(config(modality="image")), tmp_path / "run")
-    with pytest.raises(WeightsError, match=r"run: .*model\.modality.*image.*both"):
-        initialise_from(config(), model, tmp_path / "run")
-
-
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"missing\.pth"):
-        initialise_from(config(), CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")
-    assert apply(Config(), TINY).init_from == ""

@@ -235,7 +235,7 @@ def _read_videos(file: str | Path) -> dict[str, list[str]]:
 
 
 def _read_rows(file: str | Path, count: int, fields: str) -> Iterator[tuple[str, list[str]]]:
-    """Rows of a CSV file with their places; comments are left out, and spaces around fields."""
+    """Yields the rows of a CSV file with their places; comments are left out, and spaces around fields."""
     lines = ("" if line.startswith("#") else line for line in _read_text(file).split("\n"))
     reader = csv.reader(lines, skipinitialspace=True, strict=True)
     try:

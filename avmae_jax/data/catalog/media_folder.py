@@ -137,6 +137,26 @@ def walk(root: Path) -> Iterator[tuple[str, bool]]:
         yield from ((prefix + name, True) for name in subfolders if Path(folder, name).is_symlink())
 
 
+def media_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Lists the files among paths, each once, and the media files in the folders among them, sorted.
+
+    Whether a file that is given by its name is media shows when it is read.
+
+    Raises:
+      DatasetError: if a folder has no media files.
+    """
+    found: dict[Path, None] = {}
+    for path in (Path(path).expanduser() for path in paths):
+        if not path.is_dir():
+            found[path] = None
+            continue
+        inside = sorted(name for name, is_link in walk(path) if not is_link and Path(name).suffix.lower() in RANK)
+        if not inside:
+            raise DatasetError(f"{path} has no media files, which end in {', '.join(RANK)}")
+        found |= dict.fromkeys(path / name for name in inside)
+    return list(found)
+
+
 def _readings(path: str) -> Iterator[tuple[str, _File]]:
     """Yields each way to read a file's name: as of which video, from when to when."""
     stem, suffix = os.path.splitext(path.rsplit("/", 1)[-1])  # noqa: PTH122 - a Path for each is slow

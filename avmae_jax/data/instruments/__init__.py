@@ -6,7 +6,7 @@ made from the same notes and show the same traits, so that even one frame identi
 | trait      | heard as                                        | seen as                                                           |
 |------------|-------------------------------------------------|-------------------------------------------------------------------|
 | register   | the pitch around which the phrase moves         | size of the instrument against the hands, and where the hand is   |
-| loudness   | -35 to -3 dB                                    | strokes, bow, bellows, puffed cheeks, sound waves, a level meter  |
+| loudness   | -35 to -3 dB                                    | strokes, bow, bellows, puffed cheeks, waves, a level meter        |
 | tempo      | 1.5 to 8 notes a second                         | a metronome; pale copies of what moves, as in a long exposure     |
 | brightness | slope of the spectrum                           | mallet, mute, bow place, plucked place, lid, shutters, tilt       |
 | hall       | reverberation of 0.08 to 1.8 s                   | depth of the room, its walls bare of absorbers                    |

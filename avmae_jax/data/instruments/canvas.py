@@ -1,7 +1,7 @@
-"""Draws what instruments are made of: shapes in an instrument's own coordinates, hands, sticks, heads and sound waves.
+"""Draws what instruments are made of: shapes in an instrument's own coordinates, hands, sticks, heads and acoustic waves.
 
 An instrument is drawn in a square that goes from -1 to 1, x to the right and y down; a `Canvas` turns, mirrors, shifts and scales it into
-the picture. Hands, heads and sticks keep their size whatever the size of the instrument: against a hand one sees how big it is.
+the image. Hands, heads and sticks keep their size whatever the size of the instrument: against a hand one sees how big it is.
 """
 
 import math
@@ -166,7 +166,7 @@ class Canvas:
         self.disc((x - 0.02 * u, y), 0.045 * u, (170, 60, 60))
 
     def waves(self, source: Point, direction: float, loudness: float) -> None:
-        """Draws sound waves that leave `source` at `direction` degrees; the louder, the more, the wider and the thicker."""
+        """Draws acoustic waves that leave `source` at `direction` degrees; the louder, the more, the wider and the thicker."""
         u, reach, middle = self.hand_size, 0.12 + 0.85 * loudness, math.radians(direction)
         width = (0.025 + 0.04 * loudness) * u
         radii = [*np.arange(0.14, reach, 0.13), reach]  # the outermost moves with loudness continuously

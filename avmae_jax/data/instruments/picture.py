@@ -30,7 +30,7 @@ class Drawing(NamedTuple):
     body: Callable[[Canvas], None]  # what stays still
     play: Callable[[Canvas, Moment], None]  # what moves
     turn: float  # degrees clockwise in which it is held
-    source: Point  # where its sound waves start
+    source: Point  # where its acoustic waves start
     direction: float  # degrees in which they go
 
 

@@ -1,7 +1,7 @@
 """Draws drum, cymbal, xylophone and chimes, and how they are played.
 
-The mallet is where the pitch is and swings as high as the note is loud; a hard small head sounds bright, a big soft one dark; a drum is
-muffled by a cloth on its skin.
+The mallet is where the pitch is and swings as high as the note is loud; a hard small head gives a bright tone, a big soft one a dark
+one; a drum is muffled by a cloth on its skin.
 """
 
 import numpy as np

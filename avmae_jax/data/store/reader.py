@@ -1,10 +1,12 @@
 """Reads what data/store/writer.py wrote, clips by index, and skips damaged records up to a limit."""
 
+import functools
+import hashlib
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,6 +17,7 @@ from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.store.plan import PROGRESS, READABLE, is_complete, read_plan
 from avmae_jax.data.store.records import Needs, deserialise, index_file, read_index, weights_file
 from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError
+from avmae_jax.files import OnProgress
 
 Split = Literal["train", "test"]
 
@@ -158,14 +161,55 @@ def ids_of(source: ClipSource) -> list[str]:
     return [source[index].id for index in range(len(source))] if own is None else own
 
 
+def clips_by_id(source: ClipSource, ids: Sequence[str], split: str) -> list[Callable[[], Clip]]:
+    """Returns a function for each id that reads its clip, or raises CorruptRecordError if the clip is damaged.
+
+    Raises:
+      DatasetError: if the source, the clips of `split`, has none with one of the ids.
+    """
+    there = ids_of(source)
+    places = {name: index for index, name in enumerate(there)}
+    if missing := [name for name in ids if name not in places]:
+        raise DatasetError(f"no clip of the split {split} has the id {missing[0]!r}; ids are such as {there[0]!r}")
+
+    def read(name: str) -> Clip:
+        clip = source[places[name]]
+        if clip.id != name:  # a tolerant source lets the next one stand in for a damaged one
+            raise CorruptRecordError(f"the clip {name!r} is damaged")
+        return clip
+
+    return [functools.partial(read, name) for name in ids]
+
+
+def open_splits(folder: Path) -> dict[str, PreparedSource]:
+    """Opens all clips of every split of a prepared data set; raises DatasetError if the folder is none, or has no clips."""
+    splits = _info(folder).splits
+    sources = {split: PreparedSource(folder, split, "any") for split in get_args(Split) if split in splits and splits[split].num_examples}
+    if not sources:
+        raise DatasetError(f"{folder} has no clips; the reasons are in its failures.jsonl")
+    return sources
+
+
+def damaged_shards(folder: Path, on_progress: OnProgress) -> list[Path]:
+    """Reads every shard of a prepared data set and returns those whose bytes aren't those that were written."""
+    checksums = (_info(folder).metadata or {})["sha256"]
+    damaged = []
+    for number, (name, expected) in enumerate(checksums.items(), start=1):
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                damaged.append(folder / name)
+        on_progress(number, len(damaged), len(checksums))
+    return damaged
+
+
 def labels_of(source: ClipSource, index: int) -> tuple[int, ...]:
     """Returns the labels of the clip at an index; a source that doesn't know them is read."""
     own = getattr(source, "labels_of", None)
     return source[index].labels if own is None else own(index)
 
 
-def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
-    """Returns what TFDS knows of a data set; raises DatasetError unless it is finished and all of its files are there."""
+def _info(path: Path) -> tfds.core.DatasetInfo:
+    """Returns what TFDS knows of a data set; raises DatasetError unless it is finished."""
     if not path.is_dir():
         raise DatasetError(f"{path}: there is no such folder; write it with launch.prepare")
     if not is_complete(path):
@@ -173,7 +217,12 @@ def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
         raise DatasetError(
             f"{path} {'is unfinished; run the command that began it again' if unfinished else 'is no data set of launch.prepare'}"
         )
-    info = tfds.builder_from_directory(path).info
+    return tfds.builder_from_directory(path).info
+
+
+def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
+    """Returns what TFDS knows of a data set; raises DatasetError unless all files of the split are there."""
+    info = _info(path)
     counts = {name: found.num_examples for name, found in info.splits.items()}
     if not counts.get(split):
         raise DatasetError(f"{path} has no clips in the split {split!r}; it has {counts}")

@@ -6,25 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from avmae_jax.data.catalog import instrument_labels
 from avmae_jax.data.catalog.listings import audioset, av_folder, held_out, music21, only_instruments, vgginstruments, vggsound
-from avmae_jax.data.catalog.media_folder import Entry, Listed, Listing, look_up
+from avmae_jax.data.catalog.media_folder import Entry, Listing
 from avmae_jax.data.store.writer import Failure
 from avmae_jax.errors import DatasetError
+from tests.data.catalog.lists import X, Y, Z, paths, touch
 
-X, Y, Z = "abcdefghijk", "-_cde_12_30", "Ybcdefghijk"  # as YouTube's ids may look
 NO_FILE = "no media file is named after it"
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    root.mkdir(exist_ok=True)
-    return root
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -38,15 +28,6 @@ def write_labels(path: Path, *names: str) -> Path:
             [("index", "mid", "display_name"), *((number, f"/m/{number}", name) for number, name in enumerate(names))]
         )
     return path
-
-
-def paths(listing: Listing) -> dict[str, str]:
-    return {entry.id: entry.path for entries in listing.splits.values() for entry in entries}
-
-
-def found(folder: Path, start: float | None, end: float | None, *names: str, video: str = X) -> str | None:
-    clip = Listed("id", "train", video, start, end, (), "list", "line 1")
-    return paths(look_up("some", (), [clip], touch(folder, *names))).get("id")
 
 
 def test_a_folder_of_classes_is_labelled_by_them_and_split_by_the_hash_of_the_path(tmp_path: Path) -> None:
@@ -71,11 +52,11 @@ def test_the_share_held_out_by_hash_is_about_what_was_asked_and_grows_only() -> 
 def test_a_flat_folder_has_no_labels_and_a_mixed_or_empty_one_is_refused(tmp_path: Path) -> None:
     listing = av_folder(touch(tmp_path / "flat", "a.mp4", "b.wav"), test_percent=0)
     assert (listing.label_names, [entry.labels for entry in listing.splits["train"]]) == ((), [(), ()])
-    with pytest.raises(DatasetError, match=r"class folders \(harp, ...\) and loose media \(a.mp4, ...\)"):
+    with pytest.raises(DatasetError, match=r"flat.*harp.*a\.mp4"):
         av_folder(touch(tmp_path / "flat", "harp/c.mp4"))
-    with pytest.raises(DatasetError, match=r"none of its 1 files has one of the suffixes \.mp4"):
+    with pytest.raises(DatasetError, match=r"other.* 1 .*\.mp4"):
         av_folder(touch(tmp_path / "other", "a.txt"))
-    with pytest.raises(DatasetError, match="can't be listed"):
+    with pytest.raises(DatasetError, match="nowhere"):
         av_folder(tmp_path / "nowhere")
 
 
@@ -96,71 +77,8 @@ def test_names_of_any_bytes_become_valid_ids_of_existing_paths(tmp_path: Path) -
     (entry,) = listing.splits["train"]
     assert (entry.id, listing.label_names, listing.ignored) == (r"h\xff/\xe9.mp4", (r"h\xff",), [r"h\xff/\xe9.txt"])
     assert (root / entry.path).is_file()
-    with pytest.raises(DatasetError, match="two files would have the id"):
+    with pytest.raises(DatasetError, match=r"media.*xe9\.mp4.*udce9\.mp4"):
         av_folder(touch(root, os.fsdecode(b"h\xff/\\xe9.mp4")))
-
-
-NAMES = ["{}", "Y{}", "{}_30", "{}_30.000", "{}_000030", "{}_30000", "{}_30_40", "{}_30.0_40.0", "{}_30000_40000", "{}_000030_000040"]
-
-
-@pytest.mark.parametrize("video", [X, Y, Z])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_usual_names_are_found_at_any_depth(tmp_path: Path, name: str, video: str) -> None:
-    path = f"deep/er/{name.format(video)}.webm"
-    assert found(tmp_path / "m", 30.0, 40.0, path, video=video) == path
-    assert found(tmp_path / "m", None, None, video=video) == path
-
-
-def test_names_of_other_clips_are_not_found(tmp_path: Path) -> None:
-    others = (
-        f"{X}_31.mp4",
-        f"{X}_30_41.mp4",
-        f"{X}_30_40_50.mp4",
-        f"{X}a.mp4",
-        f"a{X}.mp4",
-        f"{X}_.mp4",
-        f"{X}.mp4.part",
-        f"{X}",
-        X.upper(),
-    )
-    assert found(tmp_path / "m", 30.0, 40.0, *others) is None
-    assert found(tmp_path / "n", 30.0, 40.0, f"{X[1:]}.mp4", f"YY{X}.mp4") is None
-
-
-def test_video_goes_before_audio_before_image_then_the_name_that_says_most(tmp_path: Path) -> None:
-    names = [f"{X}_30.jpg", f"{X}_30.wav", f"{X}.mp4", f"b/{X}_30.mp4", f"a/{X}_30.mp4"]
-    best = [found(tmp_path / "m", 30.0, 40.0, name) for name in names]
-    assert best == names
-
-
-def test_a_file_that_could_be_one_of_several_clips_is_none_of_them(tmp_path: Path) -> None:
-    clips = [Listed(str(start), "train", X, start, None, (), "list", "") for start in (1.0, 1000.0)]
-    listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}.mp4"))
-    assert [failure.file for failure in listing.missing] == ["1.0", "1000.0"]
-    assert listing.ignored == [f"{X}.mp4"]
-    listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}_1000.mp4"))  # 1 s in ms, or 1000 s
-    assert [failure.reason for failure in listing.missing] == [
-        f"{X}_1000.mp4 could be this clip or another; name it after video and start"
-    ] * 2
-    assert paths(look_up("some", (), clips, touch(tmp_path / "m", f"{X}_1.mp4"))) == {"1.0": f"{X}_1.mp4", "1000.0": f"{X}_1000.mp4"}
-    assert found(tmp_path / "n", None, None, f"{X}_1.mp4", f"{X}_1000.mp4") is None
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    starts=st.lists(st.tuples(st.sampled_from([X, Y, Z]), st.integers(0, 99)), min_size=1, max_size=8, unique=True),
-    present=st.sets(st.sampled_from([name.format(X) for name in NAMES] + [f"{Y}_7", f"{Y}_000008", Z, f"Y{Z}_9_19"])),
-)
-def test_listed_is_found_and_missing_and_files_are_used_once(
-    tmp_path_factory: pytest.TempPathFactory, starts: list[tuple[str, int]], present: set[str]
-) -> None:
-    root = touch(tmp_path_factory.mktemp("m"), *(f"{name}.mp4" for name in present))
-    clips = [Listed(f"{video}_{start}", "train", video, start, start + 10, (start,), "list", "") for video, start in starts]
-    listing = look_up("some", (), clips, root)
-    files = paths(listing)
-    assert sorted([*files, *(failure.file for failure in listing.missing)]) == sorted(clip.id for clip in clips)
-    assert len(listing.missing_labels) == len(listing.missing)
-    assert sorted([*files.values(), *listing.ignored]) == sorted(f"{name}.mp4" for name in present)
 
 
 SEGMENTS = ("# Segments csv created Sun Mar  5 10:54:25 2017", "# num_ytids=2", "# YTID, start_seconds, end_seconds, positive_labels")
@@ -188,14 +106,14 @@ def test_audioset_reads_segments_and_manifests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "error"),
     [
-        ([f'{X}, 0.0, 10.0, "/m/0,/m/9"'], rf"a.csv: line 4 \({X}\): positive_labels has '/m/9'"),
-        ([f"{X}, 0.0, 10.0, /m/0,/m/1"], "a.csv: line 4 has 5 fields; it must have YTID"),
-        ([f"{X}, nan, 10.0, /m/0"], "a.csv: line 4: start_seconds is 'nan'"),
-        ([f"{X}, 0.0, -1, /m/0"], "a.csv: line 4: end_seconds is '-1'"),
-        (["../../etc/x, 0.0, 10.0, /m/0"], "a.csv: line 4: '../../etc/x' is no YouTube id"),
-        ([f'{X}, 0.0, 10.0, "/m/0'], "a.csv: line 5 can't be read as CSV"),
-        ([f"{X}, 0.0, 10.0, /m/0", "", f"{X}, 0, 9, /m/1"], rf"a.csv: line 6: the clip '{X}_0' is already listed at \S+a.csv: line 4"),
-        ([], "audioset: the lists hold no clips"),
+        ([f'{X}, 0.0, 10.0, "/m/0,/m/9"'], rf"a\.csv: line 4 .*{X}.*positive_labels.*/m/9"),
+        ([f"{X}, 0.0, 10.0, /m/0,/m/1"], r"a\.csv: line 4.* 5 .*YTID"),
+        ([f"{X}, nan, 10.0, /m/0"], r"a\.csv: line 4.*start_seconds.*nan"),
+        ([f"{X}, 0.0, -1, /m/0"], r"a\.csv: line 4.*end_seconds.*-1"),
+        (["../../etc/x, 0.0, 10.0, /m/0"], r"a\.csv: line 4.*\.\./\.\./etc/x"),
+        ([f'{X}, 0.0, 10.0, "/m/0'], r"a\.csv: line 5"),
+        ([f"{X}, 0.0, 10.0, /m/0", "", f"{X}, 0, 9, /m/1"], rf"a\.csv: line 6.*{X}_0.*a\.csv: line 4"),
+        ([], "audioset"),
     ],
 )
 def test_a_mistake_in_a_list_of_segments_is_named(tmp_path: Path, lines: list[str], error: str) -> None:
@@ -207,29 +125,29 @@ def test_a_mistake_in_a_list_of_segments_is_named(tmp_path: Path, lines: list[st
 def test_a_video_in_both_splits_is_refused(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "labels.csv", "Speech")
     train, test = (write(tmp_path / f"{name}.csv", f"{X}, {start}, {start + 9}, /m/0") for name, start in (("a", 0), ("b", 20)))
-    with pytest.raises(DatasetError, match=rf"b.csv: line 1: the video '{X}' is in test, but at \S+a.csv: line 1 in train"):
+    with pytest.raises(DatasetError, match=rf"b\.csv: line 1.*{X}.*test.*a\.csv: line 1.*train"):
         audioset({"train": [train], "test": [test]}, labels, touch(tmp_path / "m"))
-    with pytest.raises(DatasetError, match="there is no split 'valid'"):
+    with pytest.raises(DatasetError, match="'valid'"):
         audioset({"valid": [train]}, labels, touch(tmp_path / "m"))
     manifest = write(tmp_path / "c.json", json.dumps({"data": [{"video_id": X, "labels": "/m/0"}]}))
-    with pytest.raises(DatasetError, match=rf"c.json: entry 0: the clip '{X}_0' is already listed at \S+a.csv: line 1"):
+    with pytest.raises(DatasetError, match=rf"c\.json: entry 0.*{X}_0.*a\.csv: line 1"):
         audioset({"train": [train, manifest]}, labels, touch(tmp_path / "m"))
 
 
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("{", "can't be read"),
-        ("[]", 'an object with a list under "data"'),
-        ('{"data": [{"video_id": "x"}]}', "entry 0 is .* with video_id and labels as text"),
-        ('{"data": [7]}', "entry 0 is 7"),
-        ('{"data": [{"video_id": "\\ud800", "labels": ""}]}', "is no YouTube id"),
-        ('{"data": [{"video_id": "x", "labels": "/m/0,"}]}', r"entry 0 \(x\): labels has ''"),
+        ("{", ""),
+        ("[]", '"data"'),
+        ('{"data": [{"video_id": "x"}]}', "entry 0 .*video_id.*labels"),
+        ('{"data": [7]}', "entry 0.* 7"),
+        ('{"data": [{"video_id": "\\ud800", "labels": ""}]}', "entry 0.*ud800"),
+        ('{"data": [{"video_id": "x", "labels": "/m/0,"}]}', "entry 0 .*x.*labels.*''"),
     ],
 )
 def test_a_mistake_in_a_manifest_is_named(tmp_path: Path, content: str, error: str) -> None:
     manifest = write(tmp_path / "a.json", content)
-    with pytest.raises(DatasetError, match=error):
+    with pytest.raises(DatasetError, match=rf"a\.json.*{error}"):
         audioset({"train": [manifest]}, write_labels(tmp_path / "labels.csv", "Speech"), touch(tmp_path / "m"))
 
 
@@ -245,15 +163,15 @@ def test_vggsound_matches_labels_with_commas_and_names_clips_by_start(tmp_path: 
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        (f"{X},30,playing hrp,train", rf"v.csv: line 1 \({X}\): the label 'playing hrp' isn't in .*the closest is 'playing harp'"),
-        (f"{X},30,playing harp,val", "the split is 'val'; it must be train or test"),
-        (f"{X},30,bird chirping, tweeting,train", "line 1 has 5 fields"),
-        (f"{X},x,playing harp,train", "start_seconds is 'x'"),
+        (f"{X},30,playing hrp,train", rf"{X}.*playing hrp.*playing harp"),
+        (f"{X},30,playing harp,val", "'val'.*train.*test"),
+        (f"{X},30,bird chirping, tweeting,train", " 5 "),
+        (f"{X},x,playing harp,train", "start_seconds.*'x'"),
     ],
 )
 def test_a_mistake_in_vggsounds_list_is_named(tmp_path: Path, line: str, error: str) -> None:
     labels = write_labels(tmp_path / "labels.csv", "bird chirping_ tweeting", "playing harp")
-    with pytest.raises(DatasetError, match=error):
+    with pytest.raises(DatasetError, match=rf"v\.csv: line 1.*{error}"):
         vggsound(write(tmp_path / "v.csv", line), labels, touch(tmp_path / "m"))
 
 
@@ -265,7 +183,7 @@ def test_vgginstruments_takes_its_labels_from_the_lists(tmp_path: Path) -> None:
     assert listing.splits["train"] == [Entry(f"{X}_000030", f"{X}_30.mp4", (2,), X, 30.0)]
     assert listing.splits["test"] == [Entry(f"{Z}_000000", f"{Z}.mp3", (0,), Z, 0.0)]
     assert [failure.file for failure in listing.missing] == [f"{Y}_000013"]
-    with pytest.raises(DatasetError, match=r"train.txt: line 1 is 'nonsense'"):
+    with pytest.raises(DatasetError, match=r"train\.txt: line 1.*nonsense"):
         vgginstruments({"train": write(train, "nonsense")}, tmp_path / "m")
 
 
@@ -278,9 +196,9 @@ def test_music21_is_split_by_files_or_by_hash(tmp_path: Path) -> None:
     assert listing.missing == [Failure(Y, "missing", NO_FILE), Failure(Z, "missing", "no file of its video is named after its start")]
     other = write(tmp_path / "two.json", json.dumps({"videos": {"erhu": [X]}}))
     assert music21({"train": other}, root).splits["train"][0].labels == (0,)
-    with pytest.raises(DatasetError, match=rf"two.json: erhu 0: the clip '{X}' is already listed at \S+one.json: tuba 0"):
+    with pytest.raises(DatasetError, match=rf"two\.json: erhu 0.*{X}.*one\.json: tuba 0"):
         music21({"train": one, "test": other}, root)
-    with pytest.raises(DatasetError, match="videos of 'harp' must be a list"):
+    with pytest.raises(DatasetError, match=r"two\.json.*harp"):
         music21(write(other, '{"videos": {"harp": [1]}}'), root)
 
 
@@ -299,7 +217,7 @@ def test_only_instruments_keeps_instruments_and_counts_the_missing_ones_alone(tm
     assert instruments.label_names == instrument_labels.AUDIOSET[::-1]
     assert instruments.splits == {"train": [Entry(X, f"{X}.mp4", (harp - 1,), X, 0.0)], "test": []}
     assert ([failure.file for failure in instruments.missing], instruments.missing_labels) == ([Z], [(harp - 1,)])
-    with pytest.raises(DatasetError, match="audioset: its labels lack 'playing accordion'"):
+    with pytest.raises(DatasetError, match=r"audioset.*playing accordion"):
         only_instruments(listing, "vggsound")
 
 

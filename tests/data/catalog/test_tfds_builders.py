@@ -84,7 +84,7 @@ def test_a_builder_goes_on_finds_its_work_done_and_refuses_another_s(folder: AvF
     folder.download_and_prepare()
     assert content(Path(folder.data_dir)) == before
     other = AvFolder(root=root, data_dir=folder.data_dir_root, workers=0)
-    with pytest.raises(DatasetError, match=r"clip_seconds = 1.0, but this run has clip_seconds = 10.0"):
+    with pytest.raises(DatasetError, match=r"clip_seconds = 1\.0.*clip_seconds = 10\.0"):
         other.download_and_prepare()
     anew = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
     other.download_and_prepare(download_config=anew)
@@ -102,7 +102,7 @@ def test_what_was_written_is_read_without_the_media(folder: AvFolder, root: Path
 
 
 def test_another_file_format_is_refused(folder: AvFolder) -> None:
-    with pytest.raises(DatasetError, match="the file format is tfrecord; it must be array_record"):
+    with pytest.raises(DatasetError, match=r"tfrecord.*array_record"):
         folder.download_and_prepare(file_format="tfrecord")
 
 
@@ -160,7 +160,7 @@ def test_a_video_s_clips_stay_in_one_split(tmp_path: Path, root: Path) -> None:
         (tmp_path / f"{split}.csv").write_text(f'video0, {start}, {start + 10}, "m0"\n')
     segments = {split: [tmp_path / f"{split}.csv"] for split in ("train", "test")}
     builder = Audioset(segments=segments, labels_csv=tmp_path / "labels.csv", root=root, data_dir=tmp_path, workers=0)
-    with pytest.raises(DatasetError, match="a video's clips must be in one split"):
+    with pytest.raises(DatasetError, match=r"test\.csv: line 1.*video0.*train\.csv: line 1"):
         builder.download_and_prepare()
 
 
@@ -174,6 +174,6 @@ def test_the_built_in_set_has_a_builder(tmp_path: Path) -> None:
 
 def test_without_apache_beam_a_runner_is_refused_before_anything_is_written(folder: AvFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(DatasetError, match=r"Apache Beam can't be imported .* pip install 'avmae-jax\[beam\]'"):
+    with pytest.raises(DatasetError, match=r"avmae-jax\[beam\]"):
         folder.download_and_prepare(download_config=tfds.download.DownloadConfig(beam_runner="DirectRunner"))
     assert not Path(folder.data_dir).exists()

@@ -161,19 +161,19 @@ def test_an_image_of_any_mode_stands_upright(mode: str) -> None:
 def test_an_image_cut_off_is_an_error(kind: str, share: float) -> None:
     whole = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)), kind)
     for reduced in (False, True):
-        with pytest.raises(ValueError, match=r"image can't be decoded \(\d+ bytes\)"):
+        with pytest.raises(ValueError, match=rf"{int(share * len(whole))} bytes"):
             decode_image(whole[: int(share * len(whole))], 32, reduced=reduced)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff", bytes(2000)])
 def test_what_is_no_image_is_an_error(content: bytes) -> None:
-    with pytest.raises(ValueError, match="the image can't be decoded"):
+    with pytest.raises(ValueError, match=f"{len(content)} bytes"):
         decode_image(content, 32)
 
 
 def test_postscript_is_no_picture() -> None:
     """Pillow would hand it to Ghostscript, whatever the file is called."""
-    with pytest.raises(ValueError, match="the image can't be decoded"):
+    with pytest.raises(ValueError, match="bytes"):
         decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n", 16)
 
 
@@ -190,7 +190,7 @@ def test_a_piece_is_cut_where_it_says() -> None:
     image[:20, 20:] = 200
     np.testing.assert_array_equal(decode_piece(encoded(image), 16, Piece(0.1, 1, 1, 0)), np.full((16, 16, 3), 200))
     assert not decode_piece(encoded(image), 16, Piece(0.1, 1, 0, 1)).any()
-    with pytest.raises(ValueError, match="can't be decoded"):
+    with pytest.raises(ValueError, match="8 bytes"):
         decode_piece(b"no image", 16, Piece(0.25, 1, 1, 0))
 
 

@@ -105,9 +105,9 @@ def test_damage_anywhere_refuses_the_rest(tmp_path: Path) -> None:
 def test_audio_and_video_of_other_lengths_are_refused_beyond_a_limit(tmp_path: Path) -> None:
     path = write_media(tmp_path / "x.mp4", frames=[numbered(i) for i in range(60)], sound=tone(300, 3))
     assert len(list(cut_clips(path, clip_id="x", stride=1, form=ClipForm(seconds=1)))) == 3
-    with pytest.raises(ClipError, match=r"has 3\.\d+ s of audio and 6\.00 s of video"):
+    with pytest.raises(ClipError, match=r"x\.mp4.*3\.\d+ s.*6\.00 s"):
         list(cut_clips(path, clip_id="x", stride=1, form=ClipForm(seconds=1, max_mismatch=2)))
-    with pytest.raises(ClipError, match=r"has 3\.\d+ s of audio and 6\.00 s of video within its first 10 s"):
+    with pytest.raises(ClipError, match=r"x\.mp4.*3\.\d+ s.*6\.00 s.*10 s"):
         decode_clip(path, clip_id="x", form=ClipForm(max_mismatch=2))
     assert len(decode_clip(path, clip_id="x").frames) == 10
     assert len(decode_clip(path, clip_id="x", form=ClipForm(seconds=3, max_mismatch=0.2)).frames) == 10
@@ -124,7 +124,7 @@ def test_the_one_modality_that_there_is_is_cut_as_beside_the_other(film: Path, t
     assert {clip.modality for clip in seen} == {"image"}
     assert [[number_of(frame) for frame in clip.frames] for clip in seen] == [[number_of(frame) for frame in clip.frames] for clip in both]
     for path in (sound, silent):
-        with pytest.raises(ClipError, match="has no"):
+        with pytest.raises(ClipError, match=path.name):
             next(cut_clips(path, clip_id="x"))
 
 
@@ -132,7 +132,7 @@ def test_an_image_file_is_one_clip(tmp_path: Path) -> None:
     Image.fromarray(numbered(77)).save(tmp_path / "x.png")
     (clip,) = cut_clips(tmp_path / "x.png", clip_id="x", stride=1, form=ClipForm(seconds=1, frame_size=96, allow_missing=True))
     assert (clip.id, clip.video, clip.start, len(clip.waveform), number_of(clip.frames[0])) == ("x@0", "x", 0, 0, 77)
-    with pytest.raises(ClipError, match="can't be opened"):
+    with pytest.raises(ClipError, match=r"x\.png"):
         next(cut_clips(tmp_path / "x.png", clip_id="x"))
 
 

@@ -1,5 +1,6 @@
 """Apache Beam writes what a local run writes. Needs the extra `beam`."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,10 +65,10 @@ def test_a_run_begun_with_beam_goes_on_without_it_and_the_other_way_round(tmp_pa
 
 
 def test_what_can_not_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DatasetError, match="runner 'Turtle'"):
+    with pytest.raises(DatasetError, match="Turtle"):
         beam_engine("Turtle")
     monkeypatch.setattr("avmae_jax.data.store.beam._write_listed", lambda file, make: None)  # as on a machine that writes elsewhere
-    with pytest.raises(DatasetError, match="2 more shards"):
+    with pytest.raises(DatasetError, match=r"2 .*shards"):
         write(tmp_path / "out", jobs(train=7, test=0), engine=beam_engine(RUNNER))
 
 
@@ -81,9 +82,9 @@ def test_launch_prepare_and_the_builder_take_a_runner(tmp_path: Path, program: P
     options = ["--beam_runner=DirectRunner", "--beam_options=direct_num_workers=2,direct_running_mode=multi_processing"]
     run = program(*command, f"--out={tmp_path / 'beam'}", *options)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == local.stdout.replace("local", "beam")
-    assert "from 6 of 7 files, 1 failed" in run.stdout
+    assert local.returncode == 0, local.stderr
     assert content(tmp_path / "beam") == content(tmp_path / "local")
+    assert json.loads((tmp_path / "beam/summary.json").read_text())["failed"] == 1
     builder = AvFolder(root=tmp_path / "videos", data_dir=tmp_path, recipe=Recipe(clip_seconds=1.0), shard_size=2)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(beam_runner=RUNNER))
     assert content(Path(builder.data_dir)) == content(tmp_path / "local")
@@ -91,4 +92,6 @@ def test_launch_prepare_and_the_builder_take_a_runner(tmp_path: Path, program: P
 
 def test_options_without_a_runner_are_refused(tmp_path: Path, program: Program) -> None:
     run = program("-m", "launch.prepare", f"--videos={tmp_path}", f"--out={tmp_path}-out", "--beam_options=direct_num_workers=2")
-    assert (run.returncode, run.stderr.strip()) == (1, "--beam_options are for --beam_runner, which isn't given")
+    assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
+    assert "--beam_options" in run.stderr
+    assert "--beam_runner" in run.stderr

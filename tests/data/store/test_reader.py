@@ -10,7 +10,7 @@ import pytest
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.reader import PreparedSource, Tolerant, ids_of, labels_of
+from avmae_jax.data.store.reader import PreparedSource, Tolerant, clips_by_id, damaged_shards, ids_of, labels_of, open_splits
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from tests.support import Clips
@@ -56,7 +56,7 @@ def test_clips_that_lack_what_is_needed_are_left_out(tmp_path: Path, needs: str,
 
 
 def test_a_split_in_which_nothing_is_whole_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="1 clips in the split 'train'"):
+    with pytest.raises(DatasetError, match=r"1 .*'train'"):
         PreparedSource(prepare(tmp_path / "out", ["blind a"]), "train")
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_record_is_named_and_the_others_can_be_read(damaged: Path) -> 
     source = PreparedSource(damaged, "train")
     assert [source[index].id for index in (0, 1, 3, 4, 5, 6, 7)] == [f"c{index}" for index in (0, 1, 3, 4, 5, 6, 7)]
     shard = next(damaged.glob("*-00000-of-*"))
-    with pytest.raises(CorruptRecordError, match=f"the clip 'c2' can't be read: record 2 of {shard} is damaged"):
+    with pytest.raises(CorruptRecordError, match=f"'c2'.*record 2 .*{shard}"):
         source[2]
 
 
@@ -72,8 +72,27 @@ def test_a_damaged_record_is_passed_over_up_to_a_limit(damaged: Path, caplog: py
     source = Tolerant(PreparedSource(damaged, "train"), limit=1)
     for _ in range(2):  # counted once
         assert [source[index].id for index in range(8)] == ["c0", "c1", "c3", "c3", "c4", "c5", "c6", "c7"]
-    with pytest.raises(CorruptRecordError, match=r"'c2'.*it is damaged clip 1, and data.max_damaged is 0: mend"):
+    with pytest.raises(CorruptRecordError, match=r"'c2'.* 1.*data\.max_damaged.* 0"):
         Tolerant(PreparedSource(damaged, "train"), limit=0)[2]
+
+
+def test_clips_are_found_by_their_ids_and_a_damaged_one_is_not_another(damaged: Path) -> None:
+    source = Tolerant(PreparedSource(damaged, "train"), limit=1)
+    last, broken = clips_by_id(source, ["c7", "c2"], "train")
+    assert last().id == "c7"
+    with pytest.raises(CorruptRecordError, match="'c2'"):
+        broken()
+    with pytest.raises(DatasetError, match=r"train.*'c9'.*'c0'"):
+        clips_by_id(source, ["c1", "c9"], "train")
+
+
+def test_splits_with_clips_are_opened_and_their_damaged_shards_named(whole: Path, damaged: Path) -> None:
+    assert list(open_splits(whole)) == ["train"]
+    assert damaged_shards(whole, lambda *_: None) == []
+    assert damaged_shards(damaged, lambda *_: None) == list(damaged.glob("*-00000-of-*"))
+    for folder in (whole.parent, whole / "nowhere"):
+        with pytest.raises(DatasetError, match=rf"{folder}\b"):
+            open_splits(folder)
 
 
 def test_ids_and_labels_are_known_without_reading(tmp_path: Path) -> None:
@@ -96,7 +115,7 @@ def test_a_source_that_does_not_know_its_ids_is_read() -> None:
 def test_an_index_that_is_damaged_is_named(whole: Path, tmp_path: Path, spoilt: Callable[[bytes], bytes]) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     (out / "index-train.npz").write_bytes(spoilt((out / "index-train.npz").read_bytes()))
-    with pytest.raises(DatasetError, match=r"index-train.npz can't be read .*; prepare the data set again"):
+    with pytest.raises(DatasetError, match=r"index-train\.npz"):
         PreparedSource(out, "train")
 
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -147,7 +148,8 @@ def test_workers_that_can_not_start_are_no_failures_of_clips(tmp_path: Path) -> 
         [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=time_limit(60), check=False
     )
     assert run.returncode == 1
-    assert "worker processes die before they do anything" in run.stderr.splitlines()[-1]
+    assert "workers=0" in run.stderr.splitlines()[-1]
+    assert not is_complete(tmp_path / "out")
 
 
 def interrupted(out: Path, after: int) -> None:
@@ -193,10 +195,10 @@ def test_a_finished_data_set_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"settings": {"seconds": 5.0}}, "seconds = 10.0, but this run has seconds = 5.0"),
-        ({"shard_size": 2}, "shard_size = 3, but this run has shard_size = 2"),
+        ({"settings": {"seconds": 5.0}}, r"seconds = 10\.0.*seconds = 5\.0"),
+        ({"shard_size": 2}, "shard_size = 3.*shard_size = 2"),
         ({"label_names": ["a"]}, "label_names"),
-        ({"todo": jobs(train=6)}, "train clips = 7"),
+        ({"todo": jobs(train=6)}, "train clips = 7.*train clips = 6"),
     ],
 )
 def test_another_job_does_not_go_on_in_the_folder(tmp_path: Path, finished: bool, change: dict[str, object], named: str) -> None:
@@ -205,21 +207,20 @@ def test_another_job_does_not_go_on_in_the_folder(tmp_path: Path, finished: bool
     else:
         with pytest.raises(ZeroDivisionError):
             write(tmp_path / "out", jobs(), on_progress=lambda done, failed, total: 1 // (4 - done))
-    with pytest.raises(DatasetError, match="or give another folder, or delete this one") as caught:
+    with pytest.raises(DatasetError, match=rf"{re.escape(str(tmp_path / 'out'))}.*{named}"):
         write(tmp_path / "out", **{"todo": jobs(), **change})  # pyright: ignore[reportArgumentType]
-    assert named in str(caught.value)
 
 
 def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("important")
-    with pytest.raises(DatasetError, match=r"isn't empty \(it holds 'thesis.txt'\)"):
+    with pytest.raises(DatasetError, match=r"thesis\.txt"):
         write(tmp_path, jobs())
     assert content(tmp_path) == {"thesis.txt": b"important"}
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match=r"file/out can't be written \(Not a directory\)"):
+    with pytest.raises(WriteError, match="file/out"):
         write(tmp_path / "file" / "out", jobs())
 
 
@@ -231,7 +232,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(tmp_path: Path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(WriteError, match=r"can't be written \(File too large\)") as caught:
+        with pytest.raises(WriteError, match=re.escape(str(tmp_path / "out"))) as caught:
             write(tmp_path / "out", jobs(), workers=workers, make=functools.partial(make, samples=3000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -242,9 +243,9 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(tmp_path: Path
 
 
 def test_no_clips_and_doubled_ids_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="there are no clips to write"):
+    with pytest.raises(DatasetError, match="out"):
         write(tmp_path / "out", {"train": [], "test": []})
-    with pytest.raises(DatasetError, match="the clip id 't1' occurs twice"):
+    with pytest.raises(DatasetError, match="'t1'"):
         write(tmp_path / "out", jobs(e0="t1"))
     assert not (tmp_path / "out").exists()
 

@@ -1,12 +1,8 @@
-"""Compares our models, spectrograms, images and metrics with those of other libraries, with the same weights and inputs.
-
-Two settings differ between the libraries, and the tests set them: the epsilon of the norms and the divisor of a spectrogram.
-"""
+"""Compares our models with those of other libraries, with the same weights and inputs; the tests set the epsilon of the norms."""
 
 # pyright: reportMissingImports=false
 
 import dataclasses
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +10,16 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch", reason='other libraries are needed here: pip install -e ".[parity]"')
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from PIL import Image
 
 import avmae_jax
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import ModelConfig
 from avmae_jax.data import fbank
-from avmae_jax.data.batches import decode_image
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.evals import metrics
 from avmae_jax.models.ast import AST
 from avmae_jax.models.decoder import Reconstruction
 from avmae_jax.models.mae import MAE
@@ -39,8 +31,9 @@ from avmae_jax.weights.tensor_files import read_tensors
 from avmae_jax.weights.vit_names import canonical
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 
-LOG_MEL_TOLERANCE = 1e-3  # largest difference of a log-mel value
 TRANSFORMERS_EPS = 1e-12  # of the norms of ViTMAE and AST in the transformers library; the original MAE and timm have 1e-6
+
+
 IMAGE = ModelConfig(
     kind="mae",
     modality="image",
@@ -53,6 +46,8 @@ IMAGE = ModelConfig(
     decoder_heads=2,
     image_size=64,
 )
+
+
 SOUND = ModelConfig(kind="ast", modality="audio", depth=3, width=48, heads=4, mel_bins=64, audio_frames=96)
 
 
@@ -81,8 +76,6 @@ def pictures(size: int, batch: int = 2) -> np.ndarray:
 def channels_first(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
-
-# --- timm: the encoder ------------------------------------------------------------------------------------------------------------------
 
 VARIANTS: dict[str, tuple[str, dict[str, Any], ModelConfig]] = {
     "base": ("vit_base_patch16_224.mae", {}, ModelConfig(kind="mae", modality="image", class_token=True, norm_eps=1e-6)),
@@ -115,9 +108,6 @@ def test_timms_vit_is_our_tower(variant: tuple[str, dict[str, Any], ModelConfig]
         reference = model.forward_features(channels_first(images))
     tokens = join(nnx.jit(MAE.features)(ours, {"image": jnp.asarray(images)}))
     assert_all([compare("tokens", tokens, reference, OUTPUT_TOLERANCE)], 1)
-
-
-# --- transformers: ViTMAE ---------------------------------------------------------------------------------------------------------------
 
 
 def vit_mae(config: ModelConfig, *, norm_pix: bool = True) -> Any:
@@ -202,14 +192,14 @@ def test_a_file_of_an_image_mae_loads_and_predicts_as_transformers_does(write: C
         reference = theirs(channels_first(images), noise=torch.from_numpy(noise)).logits
     out = nnx.jit(lambda model, *inputs: model(*inputs))(loaded.module, {"image": jnp.asarray(images)}, {"image": jnp.asarray(noise)})
     assert_all([compare("prediction", out.predictions["image"], reference, OUTPUT_TOLERANCE)], 1)
-    with pytest.raises(ValueError, match="neither classes"):
+    with pytest.raises(ValueError, match="classes"):
         loaded.predict(image=np.zeros((64, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize("write", [in_facebooks_names, in_transformers_names])
 def test_an_encoder_without_decoder_is_refused_with_what_to_do(write: Callable[[Any, Path], Path], tmp_path: Path) -> None:
     path = write(vit_mae(IMAGE).vit, tmp_path)
-    with pytest.raises(avmae_jax.WeightsError, match=r"without decoder.*--config\.init_from") as caught:
+    with pytest.raises(avmae_jax.WeightsError, match=r"--config\.init_from") as caught:
         avmae_jax.load(path, **MAE_HEADS)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -224,9 +214,6 @@ def test_what_transformers_saves_is_what_it_holds(tmp_path: Path) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         np.testing.assert_array_equal(tensor, other[name])
-
-
-# --- transformers: AST ------------------------------------------------------------------------------------------------------------------
 
 
 def transformers_ast(stride: int = 10, eps: float = TRANSFORMERS_EPS) -> Any:
@@ -309,133 +296,3 @@ def test_a_file_of_an_ast_loads_and_predicts_as_transformers_does(write: Callabl
     ]
     assert_all(rows, 2)
     assert (predicted.seen, str(predicted.mode), predicted.match) == ("audio", "audioonly", None)
-
-
-# --- log-mel ----------------------------------------------------------------------------------------------------------------------------
-
-
-def waveform(kind: str) -> np.ndarray:
-    """Makes at most ten seconds of audio: int16[S]."""
-    rng = np.random.default_rng(4)
-    time = np.arange(160_000) / 16_000
-    if "tones" in kind:
-        tone, noise = (8000, 1) if kind == "pure tones" else (2000, 300)
-        sound = tone * np.sin(2 * np.pi * 440 * time) + tone / 3 * np.sin(2 * np.pi * 3520 * time) + noise * rng.standard_normal(len(time))
-    elif kind == "noise, then silence":
-        sound = np.where(time < 3, 12_000 * rng.uniform(-1, 1, len(time)), 0)
-    else:
-        sound = rng.integers(-32_768, 32_767, 50_123)
-    return np.round(sound).astype(np.int16)
-
-
-def kaldi_filter_bank(samples: np.ndarray, mel_bins: int) -> torch.Tensor:
-    kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
-    options = {"htk_compat": True, "window_type": "hanning", "use_energy": False, "dither": 0.0, "frame_shift": 10}  # the original's
-    return kaldi.fbank(torch.from_numpy(samples)[None], sample_frequency=16_000, num_mel_bins=mel_bins, **options)
-
-
-def assert_log_mel(ours: Any, reference: Any) -> None:
-    assert ours.shape == reference.shape
-    assert np.abs(np.asarray(ours, np.float64) - np.asarray(reference, np.float64)).max() <= LOG_MEL_TOLERANCE
-
-
-SOUNDS = ["noisy tones", "noise, then silence", "loud and short"]
-
-
-@pytest.mark.parametrize("kind", SOUNDS)
-@pytest.mark.parametrize("mel_bins", [128, 64])
-def test_torchaudios_kaldi_filter_bank_is_our_log_mel(kind: str, mel_bins: int) -> None:
-    samples = waveform(kind).astype(np.float32) / 32_768
-    reference = kaldi_filter_bank(samples, mel_bins)
-    assert_log_mel(fbank.log_mel(samples, mel_bins), reference)
-    assert_log_mel(fbank.log_mel(jnp.asarray(samples), mel_bins), reference)
-
-
-def test_between_pure_tones_the_log_mel_is_the_same_in_float64() -> None:
-    """Between tones, 110 dB down, float32's rounding shows: torchaudio's own results in float32 and float64 differ by 2e-3 there."""
-    samples = waveform("pure tones") / 32_768
-    assert_log_mel(fbank.log_mel(samples), kaldi_filter_bank(samples, 128))
-
-
-@pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")  # two at 20-60 Hz, narrower than a frequency bin
-@pytest.mark.parametrize("kind", SOUNDS)
-@pytest.mark.parametrize("backend", ["torchaudio", "numpy"])
-def test_the_feature_extractor_of_ast_is_our_frontend(kind: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("transformers.models.audio_spectrogram_transformer.feature_extraction_audio_spectrogram_transformer")
-    if backend == "torchaudio":
-        pytest.importorskip("torchaudio")
-    else:
-        monkeypatch.setattr(module, "is_speech_available", lambda: False)
-    extractor, samples = module.ASTFeatureExtractor(), waveform(kind)
-    reference = extractor(samples.astype(np.float32) / 32_768, sampling_rate=16_000, return_tensors="np")["input_values"]
-    padded = np.zeros((1, fbank.num_samples(1024)), np.int16)
-    padded[0, : len(samples)] = samples
-    # the extractor divides by twice the deviation, CAV-MAE by the deviation itself
-    mean, std = extractor.mean, 2 * extractor.std
-    ours = fbank.padded_fbank(jnp.asarray(padded), jnp.array([len(samples)]), 1024)
-    assert_log_mel(ours, reference * std + mean)
-
-
-# --- images -----------------------------------------------------------------------------------------------------------------------------
-
-
-def encoded(height: int, width: int, kind: str) -> bytes:
-    """Encodes an image with edges and noise."""
-    rng = np.random.default_rng(height * 1000 + width)
-    picture = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    picture[: height // 3, width // 4 : width // 2] = (250, 10, 120)
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind)
-    return file.getvalue()
-
-
-SIZES = [(224, 224), (448, 448), (300, 400), (401, 301), (224, 301), (303, 224), (333, 517), (517, 334), (480, 641), (227, 226), (100, 151)]
-
-
-@pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_torchvisions_resize_and_crop_is_ours(height: int, width: int, kind: str) -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
-    picture = encoded(height, width, kind)
-    reference = transforms.Compose(
-        [
-            transforms.Resize(224, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-        ]
-    )(Image.open(io.BytesIO(picture)).convert("RGB"))
-    config = Config(model=ModelConfig(audio_frames=16))
-    silence = {"waveform": jnp.zeros((1, fbank.num_samples(16)), jnp.int16), "samples": jnp.array([fbank.num_samples(16)])}
-    image = model_inputs(silence | {"image": jnp.asarray(decode_image(picture, 224))[None]}, config)["image"]
-    np.testing.assert_allclose(image[0], reference.permute(1, 2, 0), rtol=0, atol=1e-6)
-
-
-# --- metrics ----------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_average_precision_is_scikit_learns(ties: bool) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(5)
-    targets = rng.random((200, 12)) < rng.uniform(0.01, 0.9, 12)
-    targets[0] = True  # no class without a positive, which scikit-learn counts as 0
-    scores = rng.standard_normal((200, 12)) + targets
-    scores = np.round(scores) if ties else scores
-    ours = metrics.average_precision(scores, targets)
-    reference = [sklearn.average_precision_score(targets[:, c], scores[:, c]) for c in range(12)]
-    np.testing.assert_allclose(ours, reference, rtol=1e-12)
-    one_empty = np.concatenate([targets, np.zeros((200, 1), bool)], axis=1)
-    assert np.isnan(metrics.average_precision(np.concatenate([scores, scores[:, :1]], axis=1), one_empty)).tolist() == [False] * 12 + [True]
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_auc_is_scikit_learns(ties: bool) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(6)
-    targets = rng.random((200, 12)) < rng.uniform(0.01, 0.9, 12)
-    targets[0], targets[1] = True, False  # scikit-learn has no area for a class that every clip has, or none
-    scores = rng.standard_normal((200, 12)) + targets
-    scores = np.round(scores) if ties else scores
-    reference = [sklearn.roc_auc_score(targets[:, c], scores[:, c]) for c in range(12)]
-    np.testing.assert_allclose(metrics.auc(scores, targets), reference, rtol=1e-12)

@@ -1,0 +1,63 @@
+"""Offers what tests of the report share: a parser that refuses open tags and outside sources, and the folder of a run."""
+
+import dataclasses
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from avmae_jax.config import Config
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """Reads a page; fails where a tag isn't closed, or something lies elsewhere."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.words, self.open, self.ids = list[str](), list[str](), list[str](), set[str]()
+        self.targets = list[str]()
+        self.feed(text)
+        self.close()
+        assert not self.open
+        assert set(self.targets) <= self.ids
+        assert "script" not in self.tags
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name == "src":
+                assert (value or "").startswith("data:image/")
+            if name == "href":
+                assert (value or "").startswith("#")
+                self.targets.append((value or "")[1:])
+            if name == "id":
+                self.ids.add(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def start(folder: Path, metrics: str = "", summary: dict[str, Any] | None = None, **config: Any) -> Path:
+    """A run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(Config(**config))))
+    (folder / "metrics.jsonl").write_text(metrics)
+    if summary:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

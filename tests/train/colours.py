@@ -1,0 +1,70 @@
+"""Offers what tests of the loop share: a task of three numbers that learns colours, its trainer, and what a run has written."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from avmae_jax.config import Config
+from avmae_jax.train.loop import Trainer
+from avmae_jax.train.step import Context
+from avmae_jax.train.task import Task
+from tests.support import TINY, Clips, apply
+
+Arrays = dict[str, jax.Array]
+
+
+STEPS = 9
+
+
+class Colours(nnx.Module):
+    """Says how green a picture is by its red."""
+
+    def __init__(self) -> None:
+        self.w = nnx.Param(jnp.array([0.3, -0.2]))
+        self.offset = nnx.Param(jnp.array(0.1))
+
+
+class ColourTask(Task):
+    """A task; `spoil` may change the loss of a batch."""
+
+    def __init__(self, spoil: Callable[[jax.Array, Any, Mapping[str, jax.Array]], jax.Array] = lambda loss, model, batch: loss):
+        super().__init__(Config())
+        self._spoil = spoil
+        self.drawn: list[int] = []
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        return {"square": 1.0}
+
+    def losses(self, model: Colours, batch: Mapping[str, jax.Array], context: Context) -> tuple[Arrays, Arrays]:
+        pixel = batch["image"][:, 0, 0].astype(jnp.float32) / 255
+        noise = jax.random.normal(context.key, (len(pixel),))
+        error = model.w[0] * pixel[:, 0] + model.w[1] * noise + model.offset[...] - pixel[:, 1]
+        return {"square": self._spoil(jnp.square(error).mean(), model, batch)}, {"noise": noise.mean()}
+
+    def draw(self, model: Colours, step: int) -> None:
+        self.drawn.append(step)
+
+
+def make_trainer(workdir: Path, *, task: ColourTask | None = None, train: int = 20, test: int | None = 10, micro: int = 4, **changes: Any):
+    workdir.mkdir(exist_ok=True)
+    settings = {"workdir": str(workdir), "batch_size": 4, "steps": STEPS, "log_every": 1, "eval_every": 4, "checkpoint_every": 3}
+    config = apply(Config(), TINY | {f"train.{name}": value for name, value in settings.items()})
+    apply(config, {"optim.learning_rate": 0.01} | {name.replace("__", "."): value for name, value in changes.items()})
+    held_out = Clips(test) if test is not None else None
+    task = task or ColourTask()
+    task.config = config
+    return Trainer(config, Colours(), task, Clips(train), held_out, micro_batch=micro)
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())

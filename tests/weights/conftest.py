@@ -1,0 +1,31 @@
+"""Makes what tests of this folder share: random weights in a file."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from avmae_jax.weights.io import write
+from tests.support import made
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="absl")
+    return caplog
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .safetensors of random weights, with the official names; not to be changed."""
+    path = tmp_path_factory.mktemp("official") / "w.safetensors"
+    write(made(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tensors(official: Path) -> Mapping[str, np.ndarray]:
+    return load_file(official)

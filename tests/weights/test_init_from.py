@@ -1,0 +1,75 @@
+"""Tests that a run starts from weights of any kind, and what it leaves fresh or refuses."""
+
+import logging
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from avmae_jax.errors import WeightsError
+from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.weights import io, vit
+from avmae_jax.weights.init_from import initialise_from, take
+from tests.support import made
+from tests.weights.files import params_of
+from tests.weights.small_vit import config, image_mae
+
+
+@pytest.mark.parametrize("name", ["image_mae.safetensors", "cavmae.safetensors", "run"])
+@pytest.mark.slow
+def test_initialise_from_tells_files_apart(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, source = (CAVMAE(config(), rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    before, path = params_of(model), tmp_path / name
+    if name.startswith("image"):
+        save_file(image_mae(), path)
+    else:
+        io.write(io.Weights(config(), 0, params_of(source)), path)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        initialise_from(config(), model, path)
+    assert str(path) in caplog.text
+    after = params_of(model)
+    expected = before | vit.pull(config(), model, image_mae()).params if name.startswith("image") else params_of(source)
+    for place, value in after.items():
+        np.testing.assert_array_equal(value, expected[place])
+    assert jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype == jnp.float32
+
+
+def test_a_classifier_takes_a_pretrained_encoder_and_heads_of_other_classes_stay_fresh() -> None:
+    pretrained = params_of(CAVMAE(config(), rngs=nnx.Rngs(1)))
+    for given, said in (
+        (pretrained, ["left out: decoder", "fresh: head"]),
+        (params_of(CAVMAEClassifier(config(), 7, rngs=nnx.Rngs(2))), ["fresh: head"]),
+    ):
+        model = CAVMAEClassifier(config(), 5, rngs=nnx.Rngs(0))
+        before = params_of(model)
+        assert [line.split(",")[0] for line in take(model, given)] == ["all of encoder", *said]
+        for place, value in params_of(model).items():
+            np.testing.assert_array_equal(value, (before if place.startswith("head") else given)[place])
+
+
+def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
+    given = params_of(CAVMAE(config(image_size=12), rngs=nnx.Rngs(1)))
+    given["encoder.blocks.9.bias"] = given.pop("encoder.norm.main.bias")
+    model = CAVMAE(config(), rngs=nnx.Rngs(0))
+    before = params_of(model)
+    with pytest.raises(WeightsError) as caught:
+        take(model, given)
+    for part in (r"missing: encoder\.norm\.main\.bias", r"unexpected: encoder\.blocks\.9\.bias",
+                 r"misshapen: encoder\.image\.positions.*\(9, 8\).*\(4, 8\)"):  # fmt: skip
+        assert re.search(part, str(caught.value))
+    for place, value in params_of(model).items():
+        np.testing.assert_array_equal(value, before[place])
+    io.write(made(config(modality="image")), tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"run: .*model\.modality.*image.*both"):
+        initialise_from(config(), model, tmp_path / "run")
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"missing\.pth"):
+        initialise_from(config(), CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")

@@ -1,0 +1,92 @@
+"""Tests what is noted beside the weights: the model's config, label names and settings of the data."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from avmae_jax.errors import WeightsError
+from avmae_jax.weights.io import read, write
+from avmae_jax.weights.notes import Notes
+from avmae_jax.weights.trained import load_trained
+from tests.support import ODD, made
+from tests.weights.files import message
+
+
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        ("not JSON", "config"),
+        ("[" * 100_000, "config"),
+        ("[1]", "config"),
+        ({"colour": 1}, "config.*colour"),
+        ({"width": "16"}, r"model\.width.*'16'"),
+        ({"heads": True}, r"model\.heads.*True"),
+        ({"norm_eps": -1}, r"model\.norm_eps.*-1"),
+        ({"width": 10**9}, r"model\.width.* 1000000000,.* 16"),
+        ({"depth": 4, "decoder_depth": 1}, r"model\.depth.* 4,.* 3\n.*model\.decoder_depth.* 1,.* 2"),
+        ({"audio_frames": 80}, r"model\.audio_frames.* 80,.* 24"),
+        ({"modality": "audio"}, r"model\.modality.* audio,.* both"),
+        ({"mlp_ratio": float("nan")}, r"model\.mlp_ratio.* nan,.* 2\.0"),
+        ({"mlp_ratio": float("inf")}, r"model\.mlp_ratio.* inf,.* 2\.0"),
+    ],
+)  # fmt: skip
+def test_a_noted_config_is_held_against_the_tensors(
+    note: str | dict[str, Any], said: str, tensors: Mapping[str, np.ndarray], tmp_path: Path
+) -> None:
+    text = note if isinstance(note, str) else json.dumps({"config": {"model": dataclasses.asdict(ODD) | note}})
+    save_file(dict(tensors), tmp_path / "w.safetensors", {"avmae_jax.meta": text})
+    assert re.search(said, message(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "run"])
+def test_what_a_user_must_know_stays_with_the_weights(name: str, tmp_path: Path) -> None:
+    notes = Notes(audio_mean=-5.5, audio_std=4.0, norm_pix=False, mode="audioonly", loss="ce", label_names=("a", "b", "Trommel, groß"))
+    write(made(classes=3)._replace(notes=notes), tmp_path / name)
+    assert read(tmp_path / name).notes == notes
+    trained = load_trained(tmp_path / name)
+    assert trained.label_names == notes.label_names
+    assert (trained.config.data.audio_mean, trained.config.tune.mode, trained.config.loss.norm_pix) == (-5.5, "audioonly", False)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"label_names": ["a"]}, "label_names.* 3 "),
+        ({"label_names": ["a", "b", 3]}, "label_names.* 3 "),
+        ({"data": {"audio_std": 0}}, r"data\.audio_std.*0"),
+        ({"data": {"audio_mean": "5"}}, r"data\.audio_mean.*'5'"),
+        ({"data": [5]}, r"data\.audio_mean.*\[5\]"),
+        ({"tune": {"mode": "both"}}, r"tune\.mode.*'both'"),
+        ({"loss": {"norm_pix": 1}}, r"loss\.norm_pix.*'1'"),
+    ],
+)  # fmt: skip
+def test_a_note_that_cannot_be_is_named(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    weights = made(classes=3)
+    write(weights, tmp_path / "w.safetensors")
+    with safe_open(tmp_path / "w.safetensors", "numpy") as file:
+        names = file.keys()
+        tensors = {key: file.get_tensor(key) for key in names}
+    labels = {"label_names": more["label_names"]} if "label_names" in more else {}
+    groups = {name: value for name, value in more.items() if name != "label_names"}
+    meta = {"config": {"model": dataclasses.asdict(ODD), **groups}, **labels}
+    save_file(tensors, tmp_path / "other.safetensors", {"avmae_jax.meta": json.dumps(meta)})
+    assert re.search(said, message(tmp_path / "other.safetensors"))
+
+
+def test_a_label_file_of_other_classes_is_refused(tmp_path: Path) -> None:
+    write(made(classes=3), tmp_path / "run")
+    assert load_trained(tmp_path / "run").label_names == ("class 0", "class 1", "class 2")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n")
+    with pytest.raises(WeightsError, match=r"3 classes.*labels\.csv.* 2"):
+        load_trained(tmp_path / "run", labels_csv=labels)
+    labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n2,/m/2,lute\n")
+    assert load_trained(tmp_path / "run", labels_csv=labels).label_names == ("harp", "oboe", "lute")
