@@ -120,9 +120,14 @@ def define_flags() -> None:
     flags.DEFINE_float("clip_stride", recipe.clip_stride, "seconds from clip to clip of a file; 0: only its first clip", lower_bound=0)
     flags.DEFINE_integer("frames", recipe.frames, "stored frames of a clip, spread evenly over it", lower_bound=1)
     flags.DEFINE_integer("frame_size", recipe.frame_size, "side of the stored frames in pixels", lower_bound=16)
-    flags.DEFINE_bool("mix_channels", recipe.mix_channels, "take the mean of all audio channels instead of the first one")
+    flags.DEFINE_enum(
+        "channels", recipe.channels, ["first", "mean"], "the first audio channel (if it is silent, the next), or the mean of all"
+    )
     flags.DEFINE_bool("allow_missing", recipe.allow_missing, "also accept audio without images and images without audio")
-    flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which audio and video may differ in length", lower_bound=0)
+    flags.DEFINE_float("max_mismatch", recipe.max_mismatch, "seconds by which the ends of audio and video may differ", lower_bound=0)
+    words = "choose frames by their time, or count them as the original does; both agree where the frame rate is constant"
+    flags.DEFINE_enum("frame_rule", recipe.frame_rule, ["time", "count"], words)
+    flags.DEFINE_integer("max_pixels", recipe.max_pixels, "larger images are refused before they are decoded", lower_bound=1)
     flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "processes that decode; 0: only this one", lower_bound=0)
     words = "DirectRunner, FlinkRunner, ...: make the clips with Apache Beam, on machines that have both folders at the same paths"
     flags.DEFINE_string("beam_runner", "", words)

@@ -21,6 +21,8 @@ class Clip(NamedTuple):
     video: str = ""  # what the clip was cut from: clips of one video are never in two splits; empty: the id says it
     start: float = 0.0  # seconds into the video
     frame_times: tuple[float, ...] = ()  # seconds from the beginning of the clip, one for each frame; empty: unknown
+    channel: int = 0  # the file's audio channel that was taken; above 0 where those before it are silent. Known while decoding; not stored
+    beyond: float = 0.0  # seconds of the file behind its first clip, by its header. Known while decoding; not stored
 
     @property
     def modality(self) -> Modality:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from avmae_jax.data.catalog.listings import Listing
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.decode.form import MAX_PIXELS, Channels, ClipForm, FrameRule
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.media import VIDEO_SUFFIXES
-from avmae_jax.data.decode.one_clip import ClipForm, decode_clip
+from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.errors import ClipError, DatasetError
 
@@ -21,14 +22,25 @@ class Recipe:
     clip_stride: float = 0.0  # seconds from clip to clip of a file; 0: the first clip alone
     frames: int = 10  # stored frames of a clip, spread evenly over it
     frame_size: int = 224  # side of the stored frames in pixels
-    mix_channels: bool = False  # the mean of all channels instead of the first one
+    channels: Channels = "first"  # the first audio channel, or the first that isn't silent where it is; "mean": of all
     allow_missing: bool = False  # files with audio alone or images alone, too
-    max_mismatch: float = 2.0  # seconds by which audio and video may differ in length
+    max_mismatch: float = 2.0  # seconds by which the ends of audio and video may differ
+    frame_rule: FrameRule = "time"  # "count": the original's counting on any file
+    max_pixels: int = MAX_PIXELS  # larger images are refused before they are decoded
 
     @property
     def form(self) -> ClipForm:
         """Returns what a clip holds, in the decoder's terms."""
-        return ClipForm(self.clip_seconds, self.frames, self.frame_size, self.mix_channels, self.allow_missing, self.max_mismatch)
+        return ClipForm(
+            seconds=self.clip_seconds,
+            frames=self.frames,
+            frame_size=self.frame_size,
+            channels=self.channels,
+            allow_missing=self.allow_missing,
+            max_mismatch=self.max_mismatch,
+            frame_rule=self.frame_rule,
+            max_pixels=self.max_pixels,
+        )
 
 
 def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, list[Job]], list[str]]:
@@ -43,6 +55,8 @@ def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, l
         raise DatasetError(f"frames is {recipe.frames}; a clip needs at least 1")
     if recipe.clip_stride and recipe.allow_missing:
         raise DatasetError("audio or images alone can't be cut into many clips; prepare them without clip_stride, into another folder")
+    if recipe.clip_stride and recipe.frame_rule == "count":
+        raise DatasetError("frame_rule is 'count', defined for the first clip of a file alone; leave out clip_stride or frame_rule")
     jobs: dict[str, list[Job]] = {}
     left_out = []
     for split, entries in listing.splits.items():
@@ -66,7 +80,11 @@ def make_clips(job: Job, *, root: str, recipe: Recipe) -> Iterator[Clip]:
     """
     path, _, _, labels, video, start = job.args
     file = Path(root) / path
-    if not file.resolve().is_relative_to(root):
+    try:
+        target = file.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise ClipError(str(file), "open", "is a link that leads nowhere") from error
+    if not target.is_relative_to(root):
         raise ClipError(str(file), "open", f"is a link that leaves {root}")
     if file.is_symlink() and file.is_dir():
         raise ClipError(str(file), "open", "is a link to a folder, which isn't followed")

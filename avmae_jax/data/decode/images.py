@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 # Pillow chooses by content, and some of its other formats start programs: PostScript is run by Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
+_STRIP = 256  # rows
+
 
 class Piece(NamedTuple):
     """Describes a piece of an image of any size."""
@@ -86,6 +88,9 @@ def rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip these to 255
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+        whole = Image.new("RGB", image.size)
+        for top in range(0, image.height, _STRIP):  # as a whole it would be in memory four times
+            strip = image.crop((0, top, image.width, min(image.height, top + _STRIP))).convert("RGBA")
+            whole.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+        return whole
     return image.convert("RGB")

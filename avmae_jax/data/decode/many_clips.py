@@ -1,45 +1,40 @@
 """Cuts a long media file into clips, decoded once, in memory that doesn't grow with its length.
 
-Clip k covers the file from second k * stride on, for the length of a clip. Its frames are found by time, since how many frames a window
-will have isn't known while it is read: frame i of n is the last one that is over after i n-ths of the clip, or the first one. At a constant
-rate of whole frames a clip these are the frames that data/decode/one_clip.py finds by counting; at others some may differ by one.
+Clip k covers the file from second k * stride on, by the clock of data/decode/clock.py, for the length of a clip. Its frames are found by
+time, as data/decode/frames.py says, since how many frames a window will have isn't known while it is read. At a constant rate of whole
+frames a clip these are the frames that data/decode/one_clip.py finds by counting; at others some may differ by one.
+
+Where one stream begins later or ends earlier than the other, clips of that part have one modality, if that is allowed; else they are left
+out. A video of a single image is a still, which is shown from the beginning to the end of the audio.
 
 The rest behind the last whole clip becomes a shorter one, with fewer frames, if it is at least half as long; a shorter file gives what it
-has. Audio and video count their seconds each from their own beginning, as everywhere here. Where one of the two is missing and may be, the
-other is cut in the same way.
+has. With rest="whole", the last clip is a whole one that ends with the file instead.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Literal
 
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
-from avmae_jax.config import Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
-from avmae_jax.data.decode.media import (
-    IMAGE_SUFFIXES,
-    Resampler,
-    audio_stream,
-    encode_jpeg,
-    modalities,
-    opened,
-    promised,
-    refuse,
-    reported,
-    shrink,
-    video_stream,
-)
-from avmae_jax.data.decode.one_clip import ClipForm, check_complete, clip_samples, decode_clip, to_int16
+from avmae_jax.data.decode.audio import AudioLine, check_long_enough
+from avmae_jax.data.decode.clock import JITTER
+from avmae_jax.data.decode.form import SPECTROGRAM_WINDOW, ClipForm, clip_samples
+from avmae_jax.data.decode.frames import Frame, FrameLine, chosen
+from avmae_jax.data.decode.media import IMAGE_SUFFIXES, opened, refuse
+from avmae_jax.data.decode.one_clip import decode_image_file
+from avmae_jax.data.decode.pixels import encode_jpeg
+from avmae_jax.data.decode.streams import Piece, Reader, Streams, choose, decode_again
+
+Rest = Literal["short", "whole"]
 
 _SHORTEST_REST = Fraction(1, 2)  # of a clip
-_MOMENT = Fraction(1, 10**6)  # seconds; no window opens at the very end
-_UNKNOWN_RATE = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
+_DRAINED = 100  # pieces of audio that are dropped together
 
 
 def cut_clips(
@@ -51,7 +46,13 @@ def cut_clips(
 
 
 def cut_timed(
-    path: str | Path, *, clip_id: str, labels: Sequence[int] = (), stride: float = 10.0, form: ClipForm | None = None
+    path: str | Path,
+    *,
+    clip_id: str,
+    labels: Sequence[int] = (),
+    stride: float = 10.0,
+    form: ClipForm | None = None,
+    rest: Rest = "short",
 ) -> Iterator[tuple[Clip, float]]:
     """Decodes a media file from beginning to end.
 
@@ -61,6 +62,8 @@ def cut_timed(
       labels: of every clip.
       stride: seconds from the start of a clip to that of the next.
       form: what a clip holds; None: the defaults. Its max_mismatch counts for the whole file.
+      rest: what becomes of the rest behind the last whole clip. "short": a shorter clip, if it is at least half as long. "whole": a clip
+        that is moved back until it is whole, and ends with the file, unless the one before it does.
 
     Yields:
       The clips in order of time, each as soon as it is complete, and how many seconds of it the file has: less than form.seconds in the
@@ -70,185 +73,145 @@ def cut_timed(
     Raises:
       ClipError: if the file can't be opened, lacks audio or video, is damaged anywhere, or has a longer mismatch; some clips may have been
         yielded by then.
+      ValueError: if the form counts frames: the original has no second clip of a file.
     """
     form = form or ClipForm()
+    if form.frame_rule != "time":
+        raise ValueError(f"frame_rule is {form.frame_rule!r}, which is defined for the first clip of a file alone; cut clips by 'time'")
     if form.allow_missing and Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        yield decode_clip(path, clip_id=f"{clip_id}@0", labels=labels, form=form)._replace(video=clip_id), 0.0
+        yield decode_image_file(path, clip_id=f"{clip_id}@0", labels=labels, form=form)._replace(video=clip_id), 0.0
         return
-    has = modalities(path) if form.allow_missing else "both"
-    length, step, samples = Fraction(form.seconds), Fraction(stride), clip_samples(form.seconds)
-    audio, frames = _Audio(path, form.mix_channels), _Frames(step, form)
     with opened(path) as container:
-        streams = _Streams(path, container, has)
+        streams = choose(path, container, allow_missing=form.allow_missing, max_pixels=form.max_pixels)
+        for start, has, clip in _Cutter(path, container, streams, form, Fraction(stride)).windows(rest):
+            yield clip._replace(id=f"{clip_id}@{start:g}", video=clip_id, labels=tuple(labels), start=start), has
+
+
+class _Cutter:
+    """Cuts the windows of one file."""
+
+    def __init__(self, path: str | Path, container: InputContainer, streams: Streams, form: ClipForm, step: Fraction) -> None:
+        self._path, self._form, self._step = path, form, step
+        self._length, self._samples = Fraction(form.seconds), clip_samples(form.seconds)
+        self._reader = Reader(path, container, streams, (container.duration or 0) / 1e6)
+        self._audio = AudioLine(path, form.channels) if streams.audio else None
+        self._video = FrameLine(step, form, streams.video.sample_aspect_ratio) if streams.video else None
+        self._heard = self._audio is None  # whether the audio has ended
+        self._steps = self._read()
+
+    def windows(self, rest: Rest) -> Iterator[tuple[float, float, Clip]]:
+        """Yields start, length and content of each window."""
+        length, whole, start, left, before = self._length, rest == "whole", Fraction(0), Fraction(0), Fraction(0)
         for index in itertools.count():
-            start = index * step
-            while not (streams.ended or streams.reached(audio, start * SAMPLE_RATE + samples, frames, index)):
-                streams.feed(audio, frames)
-            end = streams.end(audio, frames)
-            if streams.ended and end - start < length * _SHORTEST_REST and (index or end <= start):
+            start = index * self._step
+            while not self._reached(start, index):
+                next(self._steps, None)
+            left = self._left(start)
+            if left <= 0 or (index and left < (length - JITTER if whole else length * _SHORTEST_REST)):
                 break
-            heard, shown = audio.window(round(start * SAMPLE_RATE), samples), frames.window(index)
-            waveform = to_int16(path, heard) if streams.audio else np.zeros(0, np.int16)
-            images, times = tuple(frame.jpeg for frame in shown), tuple(float(max(Fraction(0), frame.time - start)) for frame in shown)
-            clip = Clip(f"{clip_id}@{float(start):g}", waveform, images, tuple(labels), clip_id, float(start), times)
-            yield clip, float(min(length, end - start) if streams.ended else length)
-            audio.forget(round((start + step) * SAMPLE_RATE))
-        _check_whole(path, container, streams, audio, frames, form.max_mismatch)
+            clip = self._window(start, self._video.window(index) if self._video else [])
+            if clip is not None:
+                yield float(start), float(min(length, left)), clip
+            before = start
+            if self._audio:
+                self._audio.forget(round((start if whole else start + self._step) * SAMPLE_RATE))
+        last = start + left - length
+        if whole and last > before + JITTER:
+            while not (self._ended or min(self._reader.clock.ends.values()) > last + length):
+                next(self._steps, None)
+            clip = self._window(last, self._frames_at(last))
+            if clip is not None:
+                yield float(last), float(length), clip
+        self._drain()
+        self._check_whole()
 
+    def _read(self) -> Iterator[None]:
+        """Takes pieces, and stops for a moment after each."""
+        for piece in self._reader.pieces():
+            yield from self._take(piece)
+            yield
 
-def _check_whole(
-    path: str | Path, container: InputContainer, streams: "_Streams", audio: "_Audio", frames: "_Frames", max_mismatch: float
-) -> None:
-    """Refuses a file of which less was decoded than its header promises; called at its end."""
-    decoded = [("audio", streams.audio, Fraction(audio.end, SAMPLE_RATE)), ("video", streams.video, frames.end)]
-    for stage, stream, end in decoded:
-        if stream and end == 0:
-            refuse(path, stage, "has nothing that can be decoded")
-    for stage, stream, end in decoded:
-        if stream:
-            whole = promised(container, stream)
-            check_complete(path, stage, float(end), whole, whole)
-    heard, shown = audio.end / SAMPLE_RATE, float(frames.end)
-    if streams.audio and streams.video and abs(heard - shown) > max_mismatch:
-        refuse(path, "length", f"has {heard:.2f} s of audio and {shown:.2f} s of video")
+    def _take(self, piece: Piece) -> Iterator[None]:
+        if self._video and piece.stage == "video":
+            if isinstance(piece.frame, VideoFrame):
+                self._video.add(piece.frame, piece.time)
+            else:
+                self._video.finish(self._reader.frame_seconds())
+        elif self._audio:
+            if piece.frame is None:
+                self._audio.finish()
+                self._heard = True
+            else:
+                yield from self._audio.add(piece.frame, piece.time)  # pyright: ignore[reportArgumentType] - audio
 
+    @property
+    def _ended(self) -> bool:
+        return self._heard and (not self._video or self._video.ended)
 
-class _Streams:
-    """Reads the packets of both streams, or of the one that there is, in the order of the file."""
+    def _reached(self, start: Fraction, window: int) -> bool:
+        """Returns whether the audio of a window is there, and all of its frames."""
+        heard = not self._audio or self._heard or self._audio.end >= start * SAMPLE_RATE + self._samples
+        return heard and (not self._video or self._video.complete(window))
 
-    def __init__(self, path: str | Path, container: InputContainer, has: Modality) -> None:
-        self._path = path
-        self.audio = None if has == "image" else audio_stream(path, container)
-        self.video = None if has == "audio" else video_stream(path, container)
-        self._packets = container.demux(*filter(None, (self.audio, self.video)))
-        self.ended = False
+    def _ends(self) -> dict[str, Fraction]:
+        """Returns how many seconds each stream has so far; a still beside audio has no length."""
+        ends = {"audio": Fraction(self._audio.end, SAMPLE_RATE)} if self._audio else {}
+        if self._video and not (self._video.still and ends.get("audio")):
+            ends["video"] = self._video.end
+        return ends
 
-    def reached(self, audio: "_Audio", sample: Fraction, frames: "_Frames", window: int) -> bool:
-        """Returns whether the audio is there up to a sample, and all frames of a window."""
-        return (not self.audio or audio.end >= sample) and (not self.video or frames.complete(window))
+    def _left(self, start: Fraction) -> Fraction:
+        """Returns how much there is from a window's start on, more than a window where that isn't known yet.
 
-    def end(self, audio: "_Audio", frames: "_Frames") -> Fraction:
-        """Returns how many seconds have been decoded so far, of the shorter stream."""
-        ends = [Fraction(audio.end, SAMPLE_RATE)] if self.audio else []
-        return min([*ends, frames.end] if self.video else ends)
+        The windows end with the longer stream if one may be missing, else with the shorter one.
+        """
+        ends = self._ends()
+        if self._form.allow_missing:
+            return max(ends.values()) - start if self._ended else 2 * self._length
+        open_ended = start + 2 * self._length
+        known = [end for stage, end in ends.items() if (self._heard if stage == "audio" else self._video and self._video.ended)]
+        return min(known if len(known) == len(ends) else [*known, open_ended], default=open_ended) - start
 
-    def feed(self, audio: "_Audio", frames: "_Frames") -> None:
-        """Decodes the next packet, or what the resampler still holds."""
-        with reported(self._path, "audio" if self.audio else "video"):
-            packet = next(self._packets, None)
-        if packet is None:
-            self.ended = True
-            audio.finish()
-            rate = self.video.average_rate if self.video else None
-            frames.finish(1 / rate if rate else _UNKNOWN_RATE)
-            return
-        stage = "audio" if packet.stream is self.audio else "video"
-        if packet.is_corrupt:
-            refuse(self._path, stage, f"is damaged or truncated: a packet of its {stage} is incomplete")
-        with reported(self._path, stage):
-            decoded = cast(Sequence[Any], packet.decode())
-        taker: _Audio | _Frames = audio if stage == "audio" else frames
-        for frame in decoded:
-            taker.add(frame)
+    def _drain(self) -> None:
+        """Reads what is left of the file, without keeping it."""
+        if not self._ended and self._video:
+            self._video.close()
+        for number, _ in enumerate(self._steps):
+            if self._audio and number % _DRAINED == 0:
+                self._audio.forget(self._audio.end)
 
+    def _window(self, start: Fraction, frames: Sequence[Frame]) -> Clip | None:
+        """Returns a window as a clip without a name; None if it lacks what may not be missing."""
+        waveform, channel = self._audio.window(round(start * SAMPLE_RATE), self._samples) if self._audio else (np.zeros(0, np.int16), 0)
+        if self._form.allow_missing and frames and len(waveform) < SPECTROGRAM_WINDOW:
+            waveform = waveform[:0]
+        elif self._audio and (len(waveform) or not frames):
+            check_long_enough(self._path, waveform)
+        if not self._form.allow_missing and not (frames and len(waveform)):
+            return None
+        times = tuple(float(max(Fraction(0), frame.time - start)) for frame in frames)
+        return Clip("", waveform, tuple(frame.jpeg for frame in frames), (), frame_times=times, channel=channel)
 
-class _Audio:
-    """Holds the audio at 16 kHz, from what is still needed on."""
+    def _frames_at(self, start: Fraction) -> list[Frame]:
+        """Returns the frames of the last window, which begins where no window was expected: some are decoded again."""
+        video = self._video
+        if video is None or video.still:
+            return video.window(-1) if video else []
+        count = self._form.frames
+        indices = chosen([shown.time for shown in video.recent], video.end, start, self._length / count, count)
+        wanted = [video.recent[index] for index in indices]
+        jpegs = {frame.time: frame.jpeg for frame in video.kept}
+        lacking = {shown.number: shown.stamp for shown in wanted if shown.time not in jpegs}
+        found = decode_again(self._path, lacking, self._form.frame_size, self._form.max_pixels) if lacking else {}
+        jpegs |= {shown.time: encode_jpeg(found[shown.number]) for shown in wanted if shown.number in found}
+        return [Frame(shown.time, jpegs[shown.time]) for shown in wanted if shown.time in jpegs]
 
-    def __init__(self, path: str | Path, mix: bool) -> None:
-        self._resampler = Resampler(path, mix)
-        self._chunks: list[np.ndarray] = []
-        self._begin = 0  # sample at which the chunks begin
-        self.end = 0  # samples so far
-
-    def add(self, frame: AudioFrame) -> None:
-        """Takes the next frame."""
-        self._append(self._resampler.add(frame))
-
-    def finish(self) -> None:
-        """Takes what the resampler holds."""
-        self._append(self._resampler.finish())
-
-    def window(self, start: int, samples: int) -> np.ndarray:
-        """Returns samples from `start` on: float32[N], N <= samples."""
-        self._chunks = [np.concatenate([*self._chunks, np.zeros(0, np.float32)])]
-        return self._chunks[0][start - self._begin : start - self._begin + samples]
-
-    def forget(self, until: int) -> None:
-        """Drops everything before a sample; called after window."""
-        kept = self._chunks[0][max(0, until - self._begin) :]
-        self._begin, self._chunks = self.end - len(kept), [kept.copy()]
-
-    def _append(self, chunk: np.ndarray) -> None:
-        self._chunks.append(chunk)
-        self.end += len(chunk)
-
-
-class _Frame(NamedTuple):
-    """Holds a frame that a window keeps."""
-
-    time: Fraction  # seconds after the first frame of the file
-    jpeg: bytes
-
-
-class _Frames:
-    """Holds the frames of the windows that have begun and aren't complete."""
-
-    def __init__(self, step: Fraction, form: ClipForm) -> None:
-        self._step, self._size, self._count = step, form.frame_size, form.frames
-        self._part = Fraction(form.seconds) / form.frames  # seconds from frame to frame of a clip
-        self._windows: dict[int, list[_Frame]] = {}
-        self._next = 0  # the first window that hasn't begun
-        self._first: Fraction | None = None  # time of the first frame
-        self._before: list[tuple[Fraction, VideoFrame]] = []  # the last two frames; the earlier one is known to be over
-        self._encoded: _Frame | None = None  # the last one that was encoded; windows that overlap share it
-        self.end = Fraction(0)  # seconds so far
-
-    def complete(self, window: int) -> bool:
-        """Returns whether a window has all of its frames."""
-        return len(self._windows.get(window, ())) == self._count
-
-    def window(self, window: int) -> list[_Frame]:
-        """Returns a window's frames so far and forgets them."""
-        return self._windows.pop(window, [])
-
-    def add(self, frame: VideoFrame) -> None:
-        """Takes the next frame."""
-        time = frame.pts * frame.time_base if frame.pts is not None and frame.time_base is not None else self.end
-        self._first = time if self._first is None else self._first
-        self.end = max(self.end, time - self._first)
-        self._settle(self.end)
-        self._open(self.end, frame)
-        self._before = [*self._before[-1:], (self.end, frame)]
-
-    def finish(self, last_shown: Fraction) -> None:
-        """Ends the video; the last frame is shown for so many seconds."""
-        if self._before:
-            self._open(self.end + last_shown - _MOMENT)
-            self.end += last_shown
-            self._settle(self.end)
-            self._before = self._before[-1:]
-            self._settle(self.end + last_shown, until=self.end)
-
-    def _open(self, until: Fraction, current: VideoFrame | None = None) -> None:
-        """Opens every window that has begun, with the frame shown then: the current one if it comes within the first n-th of the clip."""
-        while self._next * self._step <= until:
-            first = self._next * self._step + self._part
-            shown = (self.end, current) if current is not None and (not self._before or self.end < first) else self._before[-1]
-            self._windows[self._next] = [self._encode(*shown)]
-            self._next += 1
-
-    def _settle(self, now: Fraction, until: Fraction | None = None) -> None:
-        """Gives each open window the frames that were due before `now`, none of them later than `until`."""
-        for window, frames in self._windows.items():
-            while len(frames) < self._count:
-                due = window * self._step + len(frames) * self._part
-                if due >= now or (until is not None and due > until):
-                    break
-                over = self._before[0]
-                frames.append(self._encode(*over) if over[0] >= window * self._step else frames[0])
-
-    def _encode(self, time: Fraction, frame: VideoFrame) -> _Frame:
-        if self._encoded is None or self._encoded.time != time:
-            self._encoded = _Frame(time, encode_jpeg(shrink(frame, self._size)))
-        return self._encoded
+    def _check_whole(self) -> None:
+        """Refuses a file of which less was decoded than its header promises, or whose audio and video differ too much."""
+        ends = {stage: float(end) for stage, end in self._ends().items()}
+        empty = [stage for stage in ("audio", "video") if ends.get(stage) == 0]
+        if empty and (len(empty) == len(ends) or not self._form.allow_missing):
+            refuse(self._path, empty[0], "has nothing that can be decoded")
+        self._reader.check_complete({stage: end for stage, end in ends.items() if end}, float("inf"))
+        if len(ends) == 2 and abs(ends["audio"] - ends["video"]) > self._form.max_mismatch:
+            refuse(self._path, "length", f"has {ends['audio']:.2f} s of audio and {ends['video']:.2f} s of video")

@@ -97,7 +97,7 @@ def serialise(clip: Clip) -> bytes:
     if clip.frame_times and len(clip.frame_times) != len(clip.frames):
         raise ValueError(f"the clip {clip.id} has {len(clip.frames)} frames, but {len(clip.frame_times)} frame_times; give each its time")
     lists = {"frames": list(clip.frames), "labels": list(clip.labels), "frame_times": list(clip.frame_times)}
-    example = FEATURES.serialize_example(clip._asdict() | lists)
+    example = FEATURES.serialize_example({name: value for name, value in (clip._asdict() | lists).items() if name in FEATURES})
     # TFDS writes the fields in an order that differs from process to process.
     message = tf_example_pb2.Example.FromString(example)  # pyright: ignore[reportAttributeAccessIssue] - made when protobuf is loaded
     return message.SerializeToString(deterministic=True)

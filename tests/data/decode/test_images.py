@@ -12,7 +12,7 @@ from PIL import Image
 
 from avmae_jax.data.decode import images
 from avmae_jax.data.decode.images import Piece, decode_image, decode_piece
-from avmae_jax.data.decode.media import shrink_image
+from avmae_jax.data.decode.pixels import shrink_image
 
 
 def encoded(image: np.ndarray) -> bytes:

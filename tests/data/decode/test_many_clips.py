@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from avmae_jax.data.decode import many_clips
+from avmae_jax.data.decode.audio import AudioLine
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.one_clip import ClipForm, decode_clip
 from avmae_jax.errors import ClipError
@@ -80,15 +81,15 @@ def test_windows_have_as_many_frames_as_asked_for(film: Path, count: int) -> Non
 def test_memory_holds_a_window_however_long_the_film(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "x.mp4", 60, size=48)
     held = 0
-    append = many_clips._Audio._append
+    append = AudioLine._append
 
-    def watched(self: many_clips._Audio, chunk: np.ndarray) -> None:
+    def watched(self: AudioLine, chunk: np.ndarray) -> None:
         nonlocal held
         append(self, chunk)
         held = max(held, sum(map(len, self._chunks)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(many_clips._Audio, "_append", watched)
+        patch.setattr(AudioLine, "_append", watched)
         assert len(list(cut_clips(path, clip_id="x", stride=2, form=ClipForm(seconds=2, frame_size=48)))) == 30
     assert held < 6 * 16_000
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.decode import one_clip
 from avmae_jax.data.decode.one_clip import ClipForm, clip_samples, decode_audio, decode_clip, frame_indices
+from avmae_jax.data.decode.streams import Reader
 from avmae_jax.errors import ClipError
 from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 
@@ -91,7 +93,7 @@ def test_short_files_take_frames_from_what_decodes(tmp_path: Path, count: int) -
 
 @pytest.mark.parametrize("claimed", [5, 400])
 def test_a_header_that_lies_about_its_frames_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: int) -> None:
-    monkeypatch.setattr(one_clip, "_guess_counts", lambda stream, seconds: (100, {claimed}))
+    monkeypatch.setattr(one_clip, "_guess_counts", lambda stream, seconds: (Fraction(10), 100, {claimed}))
     assert numbers(decode(write_clip(tmp_path / "a.mp4", 3.0))) == list(frame_indices(30))
 
 
@@ -106,7 +108,7 @@ def test_variable_rate_counts_frames_by_the_average_rate(tmp_path: Path) -> None
     with one_clip.opened(path) as container:
         rate = container.streams.video[0].average_rate
     assert rate is not None
-    assert numbers(decode(path, seconds=2.0)) == list(frame_indices(min(20, int(rate * 2))))
+    assert numbers(decode(path, seconds=2.0, frame_rule="count")) == list(frame_indices(min(20, int(rate * 2))))
 
 
 @pytest.mark.parametrize("rate", [None, 1000])
@@ -135,14 +137,14 @@ def test_three_hours_cost_what_ten_seconds_cost(tmp_path: Path, monkeypatch: pyt
     silence = np.zeros(3 * 3600 * 1000, np.float32)
     path = write_media(tmp_path / "a.mkv", frames=frames, frame_rate=1, sound=silence, sample_rate=1000, audio_codec="pcm_s16le")
     decoded = []
-    real = one_clip.decoded
+    real = Reader.pieces
 
-    def counted(*args: Any) -> Iterator[Any]:
-        for frame in real(*args):
-            decoded.append(type(frame).__name__)
-            yield frame
+    def counted(self: Reader) -> Iterator[Any]:
+        for piece in real(self):
+            decoded.append(type(piece.frame).__name__)
+            yield piece
 
-    monkeypatch.setattr(one_clip, "decoded", counted)
+    monkeypatch.setattr(Reader, "pieces", counted)
     clip = decode(path)
     assert len(clip.waveform) == clip_samples(10.0)
     assert decoded.count("VideoFrame") == 10
@@ -162,7 +164,7 @@ def test_any_sample_rate_becomes_16_khz(tmp_path: Path, rate: int) -> None:
 def test_the_first_channel_is_taken_or_the_mean_of_all(tmp_path: Path, layout: str, channels: int) -> None:
     sound = np.stack([tone(500 * (channel + 1), 1) for channel in range(channels)])
     path = write_media(tmp_path / "a.mkv", sound=sound, layout=layout, audio_codec="flac")
-    first, mean = decode_audio(path), decode_audio(path, mix_channels=True)
+    first, mean = decode_audio(path), decode_audio(path, channels="mean")
     np.testing.assert_allclose(first / 32768, sound[0], atol=1e-4)
     np.testing.assert_allclose(mean / 32768, sound.mean(axis=0), atol=1e-4)
 
