@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, get_args
 from avmae_jax.errors import ConfigError
 from avmae_jax.settings import Settings
 
+Channels = Literal["first", "mean"]  # the first audio channel that isn't silent, or the mean of all
 Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation uses
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
 Modality = Literal["both", "audio", "image"]

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import soxr
+from absl import logging
 from PIL import Image
 
 from avmae_jax.config import Config, Frames, Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
-from avmae_jax.data.decode.many_clips import SHORTEST_NEWS, cut_timed
+from avmae_jax.data.decode.audio import as_int16, first_sounding
+from avmae_jax.data.decode.clock import JITTER
+from avmae_jax.data.decode.many_clips import cut_timed
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
 from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
 from avmae_jax.data.example import Fill, example
@@ -69,7 +72,8 @@ def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Pa
     """Returns the medium of audio, an image, or both: then the image belongs to every window of the audio.
 
     Args:
-      audio: int16, or float32 or float64 in [-1, 1]; [N], or [N, channels] of which the first is used; or the path of a file with audio.
+      audio: int16, or float32 or float64 in [-1, 1]; [N], or [N, channels], of which those are used that would be of a file; or the path
+        of a file with audio.
       image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG.
       sample_rate: Hz of the array.
 
@@ -121,11 +125,14 @@ def rows_of(
     """
     if frames not in get_args(Frames):
         raise ValueError(f"frames is {frames!r}; choose one of {', '.join(get_args(Frames))}")
-    model = config.model
+    model, moved = config.model, False
     form = ClipForm(model.audio_frames * SHIFT / SAMPLE_RATE, frame_size=model.image_size, channels=config.data.channels, allow_missing=True)
     series = {WHOLE: form.seconds} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
     for name, stride in series.items():
         for window, (clip, seconds) in enumerate(medium.cut(form, stride)):
+            if clip.channel and not moved:
+                moved = True
+                logging.warning("%s: its first audio channel is silent, channel %d is used instead", medium.name, clip.channel + 1)
             one = 0 if frames == "first" else clip.middle
             shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
             for shot in shots:
@@ -154,16 +161,18 @@ def _cut_parts(audio: np.ndarray | str | Path | None, image: bytes | str | Path 
         raise ClipError(str(audio), "audio", "has no audio")
 
 
-def _cut_array(waveform: np.ndarray, form: ClipForm, stride: float) -> Timed:
-    """Cuts a waveform as cut_timed cuts a file."""
-    end, samples = len(waveform) / SAMPLE_RATE, num_samples(round(form.seconds * SAMPLE_RATE / SHIFT))
+def _cut_array(audio: np.ndarray, form: ClipForm, stride: float) -> Timed:
+    """Cuts float32[channels, N] as cut_timed cuts a file."""
+    end, samples = audio.shape[1] / SAMPLE_RATE, num_samples(round(form.seconds * SAMPLE_RATE / SHIFT))
     last = max(0.0, end - form.seconds)
     starts = [index * stride for index in range(int(last / stride) + 1)]
-    starts += [last] if last - starts[-1] > SHORTEST_NEWS else []
+    starts += [last] if last - starts[-1] > JITTER else []
     for start in starts:
         first = round(start * SAMPLE_RATE)
-        clip = Clip(f"audio@{start:g}", waveform[first : first + samples], (), (), start=start)
-        yield clip, min(form.seconds, end)
+        window = audio[:, first : first + samples]
+        channel = 0 if form.channels == "mean" else first_sounding(window)
+        taken = window.mean(axis=0) if form.channels == "mean" else window[channel]
+        yield Clip(f"audio@{start:g}", as_int16(taken), (), (), start=start, channel=channel), min(form.seconds, end)
 
 
 def _image_file(path: str | Path, form: ClipForm) -> bytes:
@@ -184,7 +193,7 @@ def _encoded(image: np.ndarray) -> bytes:
 
 
 def _waveform(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Converts an array to int16[N] at 16 kHz; of several channels the first one is used, as of a file."""
+    """Converts an array to float32[channels, N] at 16 kHz."""
     found = np.asarray(audio)
     if found.dtype not in (np.float64, np.float32, np.int16) or found.ndim not in (1, 2):
         raise ValueError(f"audio is {found.dtype}{list(found.shape)}; give int16, float32 or float64, [N] or [N, channels]")
@@ -192,7 +201,7 @@ def _waveform(audio: np.ndarray, sample_rate: int) -> np.ndarray:
         raise ValueError(f"audio is {found.dtype}{list(found.shape)}, which is {found.shape[1]} channels; give [N, channels]: transpose it")
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or sample_rate not in _RATES:
         raise ValueError(f"sample_rate is {sample_rate!r}; give the Hz of the array, an integer from {_RATES[0]} to {_RATES[-1]}")
-    found = found[:, 0] if found.ndim == 2 else found
+    found = found.T if found.ndim == 2 else found[None]
     if found.dtype == np.int16:
         found = found.astype(np.float32) / 32_768
     else:
@@ -203,7 +212,7 @@ def _waveform(audio: np.ndarray, sample_rate: int) -> np.ndarray:
             raise ValueError(f"audio has samples up to {loudest:g}; floating point must lie in [-1, 1]: divide it, or give int16")
         found = found.astype(np.float32)
     if sample_rate != SAMPLE_RATE:
-        found = soxr.resample(np.ascontiguousarray(found), sample_rate, SAMPLE_RATE)
-    if len(found) < WINDOW:
-        raise ValueError(f"audio has {len(found)} samples at 16 kHz; a spectrogram needs at least {WINDOW}, 25 ms")
-    return np.clip(np.rint(found * 32_768), -32_768, 32_767).astype(np.int16)
+        found = np.stack([soxr.resample(channel, sample_rate, SAMPLE_RATE) for channel in np.ascontiguousarray(found)])
+    if found.shape[1] < WINDOW:
+        raise ValueError(f"audio has {found.shape[1]} samples at 16 kHz; a spectrogram needs at least {WINDOW}, 25 ms")
+    return found
