@@ -204,10 +204,14 @@ class DataConfig(Settings, group="data"):
     max_damaged: int = 10  # damaged clips, for each reader process, that are reported and skipped before the run stops; 0: none
     audio_mean: float = -5.081  # mean of the log-mel; the spectrogram becomes (x - audio_mean) / audio_std
     audio_std: float = 4.4849  # standard deviation of the log-mel
+    channels: str = (
+        "first"  # first or mean: audio channels that the model is trained on; a prepared data set says which, and predict uses the same
+    )
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
         self.require_choice("source", ("builtin", "prepared", "manifest"))
+        self.require_choice("channels", get_args(Channels))
         what = "the folder that launch.prepare wrote" if self.source == "prepared" else "the JSON manifest of the training clips"
         self.require("path", self.source == "builtin" or bool(self.path), f"with data.source={self.source} give {what}")
         named = self.source != "manifest" or bool(self.labels_csv)
