@@ -18,6 +18,7 @@ from avmae_jax.settings import Settings
 
 AUDIO_MEAN, AUDIO_STD = -5.081, 4.4849  # of the log-mel, the original's; used where neither the config nor the data set has them
 
+Channels = Literal["first", "mean"]  # the first audio channel that isn't silent, or the mean of all
 Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation uses
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
 Modality = Literal["both", "audio", "image"]
@@ -206,15 +207,22 @@ class DataConfig(Settings, group="data"):
     max_damaged: float = 10  # damaged clips, or below 1 their share, that each reader process reports and skips before it stops; 0: none
     audio_mean: float | None = None  # subtracted from the log-mel; None: as the data set's statistics.json says, or -5.081
     audio_std: float | None = None  # divides the log-mel after that; None: as the data set's statistics.json says, or 4.4849
+    channels: str | None = None  # first or mean: the audio channels trained on, and predicted with; None: as the data set says, or first
 
     @property
     def normalisation(self) -> tuple[float, float]:
         """Returns mean and standard deviation of the log-mel, the original's where the config leaves them open."""
         return AUDIO_MEAN if self.audio_mean is None else self.audio_mean, AUDIO_STD if self.audio_std is None else self.audio_std
 
+    @property
+    def audio_channels(self) -> Channels:
+        """Returns which audio channels are used: the first, as in the original, where the config leaves it open."""
+        return "mean" if self.channels == "mean" else "first"
+
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
         self.require_choice("source", ("builtin", "prepared", "manifest"))
+        self.require("channels", self.channels in (None, *get_args(Channels)), f"choose one of {', '.join(get_args(Channels))}")
         what = "the folder that launch.prepare wrote" if self.source == "prepared" else "the JSON manifest of the training clips"
         self.require("path", self.source == "builtin" or bool(self.path), f"with data.source={self.source} give {what}")
         named = self.source != "manifest" or bool(self.labels_csv)

@@ -70,7 +70,7 @@ def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
     if ids:
         readers = clips_by_id(model_flags.open_clips(model_path, inpainter.needs), ids, args.split)
     else:
-        readers = [partial(decode_beginning, file, inpainter.config.model, inpainter.needs) for file in files]
+        readers = [partial(decode_beginning, file, inpainter.config, inpainter.needs) for file in files]
     failed = []
     for name, reader, place in zip(files or ids, readers, places, strict=True):
         try:

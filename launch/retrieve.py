@@ -66,7 +66,7 @@ def from_files(model_path: str, files: Sequence[str]) -> int:
     clips, failed = [], []
     for file in files:
         try:
-            clips.append(decode_beginning(file, trained.config.model)._replace(id=Path(file).name))
+            clips.append(decode_beginning(file, trained.config)._replace(id=Path(file).name))
         except (ClipError, OSError) as error:
             failed.append(f"{file}: {error}" if file not in str(error) else str(error))
     if clips:

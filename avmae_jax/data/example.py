@@ -13,6 +13,7 @@ from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.images import decode_image
 
 Audio = Literal["whole", "per_frame"]
+Fill = Literal["zeros", "repeat"]
 
 
 def example(
@@ -24,6 +25,7 @@ def example(
     needs: str = "both",
     audio: Audio = "whole",
     start: int = 0,
+    fill: Fill = "zeros",
     decode: Callable[[bytes, int], np.ndarray] = decode_image,
 ) -> dict[str, Any]:
     """Decodes a clip and one or several of its frames: a row of a batch.
@@ -31,12 +33,13 @@ def example(
     Args:
       clip: what is stored.
       frames: the index of a frame, or the indices of F frames, which give arrays with a leading axis F.
-      samples: S; a longer waveform is cut, a shorter one padded with zeros.
+      samples: S; a longer waveform is cut, a shorter one filled up.
       image_size: H = W.
       needs: config.Modality: what the row carries.
       audio: "whole": one waveform for the clip; "per_frame": for each frame the window of S samples around its time, centred there, moved
-        inside the clip at its ends, and padded with zeros only where the clip is shorter.
+        inside the clip at its ends, and filled up only where the clip is shorter.
       start: the first sample taken of the whole waveform.
+      fill: what a waveform that is too short is filled up with: zeros, or its own beginning, over and over.
       decode: encoded image, side -> uint8[side, side, 3].
 
     Raises:
@@ -46,7 +49,7 @@ def example(
     if needs != "image":
         _require(clip, "audio", len(clip.waveform))
         starts = _window_starts(clip, frames, samples) if audio == "per_frame" else start
-        made["waveform"], made["samples"] = _for_each(starts, partial(_window, clip.waveform, samples=samples))
+        made["waveform"], made["samples"] = _for_each(starts, partial(_window, clip.waveform, samples=samples, fill=fill))
     if needs != "audio":
         _require(clip, "image", len(clip.frames))
         (made["image"],) = _for_each(frames, lambda frame: (_decoded(clip, frame, image_size, decode),))
@@ -60,9 +63,12 @@ def _for_each(chosen: int | Sequence[int], make: Callable[[int], tuple[Any, ...]
     return tuple(np.stack(parts) for parts in zip(*map(make, chosen), strict=True))
 
 
-def _window(waveform: np.ndarray, start: int, *, samples: int) -> tuple[np.ndarray, np.int32]:
-    """Takes int16[samples] from `start` on, padded with zeros, and how many of them belong to the clip."""
-    window, taken = np.zeros(samples, np.int16), waveform[start : start + samples]
+def _window(waveform: np.ndarray, start: int, *, samples: int, fill: Fill) -> tuple[np.ndarray, np.int32]:
+    """Takes int16[samples] from `start` on, filled up, and how many of them aren't filling zeros."""
+    taken = waveform[start : start + samples]
+    if fill == "repeat":
+        return np.resize(taken, samples), np.int32(samples)
+    window = np.zeros(samples, np.int16)
     window[: len(taken)] = taken
     return window, np.int32(len(taken))
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from absl import logging
 from PIL import Image
 
-from avmae_jax.config import DataConfig
+from avmae_jax.config import Channels, DataConfig
 from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource, even_times
 from avmae_jax.data.decode.images import IMAGE_FORMATS
@@ -69,7 +69,7 @@ def open_source(
             raise DatasetError(f"data.{field} is empty; give the JSON manifest of the {split} clips")
         if not config.labels_csv:
             raise DatasetError("data.labels_csv is empty; give the CSV with the columns index,mid,display_name")
-        source = ManifestSource(path, config.labels_csv, config.root, config.max_damaged)
+        source = ManifestSource(path, config.labels_csv, config.root, config.max_damaged, config.audio_channels)
     else:
         raise DatasetError(f"data.source is {config.source!r}; choose builtin, prepared or manifest")
     return Tolerant(source, config.max_damaged)
@@ -87,10 +87,12 @@ class ManifestSource:
     """Reads clips that an official manifest lists, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
 
     Opening the source checks that every file exists and lies inside `root`; entries of which a file is missing are left out, and named in
-    the log, up to a limit. Audio is decoded at access: the first channel at 16 kHz. An entry with an empty `labels` has none.
+    the log, up to a limit. Audio is decoded at access, at 16 kHz. An entry with an empty `labels` has none.
     """
 
-    def __init__(self, path: str | Path, labels_csv: str | Path, root: str | Path = "", max_missing: float = 0) -> None:
+    def __init__(
+        self, path: str | Path, labels_csv: str | Path, root: str | Path = "", max_missing: float = 0, channels: Channels = "first"
+    ) -> None:
         """Reads and checks the manifest.
 
         Args:
@@ -98,11 +100,12 @@ class ManifestSource:
           labels_csv: CSV with the columns index,mid,display_name.
           root: folder that relative paths start from and all paths must lie in; empty: the manifest's own folder.
           max_missing: entries, or below 1 the share of them, of which files may be missing.
+          channels: of the audio that are used.
 
         Raises:
           DatasetError: naming the manifest, the entry, and the field.
         """
-        self._path = Path(path).expanduser()
+        self._path, self._channels = Path(path).expanduser(), channels
         self.label_names: Sequence[str]
         mids, self.label_names = read_labels(Path(labels_csv).expanduser())
         root = Path(root).expanduser() if root else self._path.parent
@@ -122,7 +125,7 @@ class ManifestSource:
             raise ClipError(str(error.filename), "open", f"can't be read ({error.strerror})") from error
         if damaged := [file for file, frame in zip(_frame_files(entry), frames, strict=True) if not _is_whole(frame)]:
             raise ClipError(damaged[0], "open", f"is no image, or is cut off (clip {entry.id!r})")
-        waveform = decode_audio(entry.wav)
+        waveform = decode_audio(entry.wav, channels=self._channels)
         times = even_times(MANIFEST_FRAMES, min(_MANIFEST_SECONDS, len(waveform) / SAMPLE_RATE))
         return Clip(entry.id, waveform, frames, entry.labels, frame_times=times)
 

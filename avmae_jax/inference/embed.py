@@ -22,7 +22,7 @@ from flax import nnx
 from avmae_jax.config import Modality, ModelConfig
 from avmae_jax.data.batches import Batch, Frames, centre
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.example import example
+from avmae_jax.data.example import Fill, example
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.records import Needs
@@ -30,7 +30,7 @@ from avmae_jax.files import OnProgress
 from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.inference.predict import mean_direction
 from avmae_jax.inference.stream import Ahead, Shared
-from avmae_jax.inference.windows import WHOLE, Medium, rows_of
+from avmae_jax.inference.windows import FILL, WHOLE, Medium, rows_of
 from avmae_jax.models.encoder import VECTORS
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import Trained
@@ -70,8 +70,8 @@ class Embedder:
         self._shared = Shared(dict.fromkeys(get_args(Modality), outputs), _BATCH)
 
     def __call__(self, media: Iterable[Medium], frames: Frames = "middle") -> Iterator[tuple[int, Embedding | Exception]]:
-        """Yields each medium's number with its vectors, the means over its windows, or with the error that prevents them."""
-        make = functools.partial(rows_of, model=self.trained.config.model, frames=frames, timeline=False)
+        """Yields each medium's number with its vectors, the means over the windows that have them, or with the error that prevents them."""
+        make = functools.partial(rows_of, config=self.trained.config, frames=frames)
         for number, series in self._shared(self.trained.module, Ahead(media, make, _THREADS)):
             if isinstance(series, Exception):
                 yield number, series
@@ -197,9 +197,9 @@ class DatasetEmbedder:
             logging.warning("%d of %d clips are left out: without %s, or read twice", left_out, len(source), " or ".join(self.what))
 
     def one(self, clip: Clip) -> dict[str, np.ndarray]:
-        """Computes the vectors that a clip can have: float32[D] by kind."""
+        """Computes the vectors that a clip of a file can have: float32[D] by kind. Audio that is too short is filled up as by rows_of."""
         modality = self._usable(clip)
-        return {} if modality is None else {kind: rows[0] for kind, rows in self._part([(0, clip)], modality).vectors.items()}
+        return {} if modality is None else {kind: rows[0] for kind, rows in self._part([(0, clip)], modality, FILL).vectors.items()}
 
     def _read(self, source: ClipSource) -> Iterable[Clip]:
         """Reads the clips ahead in threads."""
@@ -214,15 +214,15 @@ class DatasetEmbedder:
             return clip.modality if clip.modality in self.what else None
         return "audio" if self.needs == "audio" else "image"
 
-    def _part(self, group: Sequence[tuple[int, Clip]], modality: Modality) -> Part:
+    def _part(self, group: Sequence[tuple[int, Clip]], modality: Modality, fill: Fill = "zeros") -> Part:
         positions, clips = zip(*group, strict=True)
-        rows = [row_of(clip, self.trained.config.model, modality) for clip in clips]
+        rows = [row_of(clip, self.trained.config.model, modality, fill) for clip in clips]
         batch: Batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         ((_, found),) = self._forward(self.trained.module, [batch])
         return Part([clip.id for clip in clips], list(positions), [clip.labels for clip in clips], found)
 
 
-def row_of(clip: Clip, model: ModelConfig, needs: Modality) -> dict[str, Any]:
+def row_of(clip: Clip, model: ModelConfig, needs: Modality, fill: Fill = "zeros") -> dict[str, Any]:
     """Returns the row of a batch that evaluation makes of a clip: the centre of its audio and its middle frame."""
     samples = num_samples(model.audio_frames)
-    return example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=needs, start=centre(clip, model))
+    return example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=needs, start=centre(clip, model), fill=fill)

@@ -99,7 +99,7 @@ class Explainer:
         if not prediction.top and prediction.match is None:
             raise ValueError(f"{medium.name}: there is no class and no match that could be explained")
         model = self._trained.config.model
-        rows = rows_of(medium, 0, model, frames=frames, timeline=False)
+        rows = rows_of(medium, 0, self._trained.config, frames=frames)
         row = next((row for row in rows if row.start >= prediction.start), None)
         if row is None:
             raise ClipError(medium.name, "length", "has become shorter since it was predicted")

@@ -19,11 +19,12 @@ import numpy as np
 
 from avmae_jax.config import Modality
 from avmae_jax.data.batches import Frames
+from avmae_jax.data.example import Fill
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.forward import probabilities
 from avmae_jax.inference.stream import Ahead, Series, Shared
-from avmae_jax.inference.windows import TIMELINE, WHOLE, Medium, Row, rows_of
+from avmae_jax.inference.windows import FILL, TIMELINE, WHOLE, Medium, Row, rows_of
 from avmae_jax.models.modes import Mode, find_mode
 from avmae_jax.weights.trained import Trained, load_trained
 
@@ -42,10 +43,10 @@ class Prediction:
     probabilities: np.ndarray  # float32[C], the mean over windows
     label_names: tuple[str, ...]  # C
     seen: Modality  # the modalities of the medium
-    mode: Mode | None  # how the classifier was applied; None: the model has no classes
+    mode: Mode | None  # how the classifier was applied to the window at `start`; None: the model has no classes
     windows: int
     start: float  # seconds at which the window begins that is most probable for the first class or, without classes, matches best
-    match: float | None  # cosine of audio and image in [-1, 1], the mean over windows; None unless the medium has both
+    match: float | None  # cosine of audio and image in [-1, 1], the mean over the windows that have both; None if none has
     directions: tuple[np.ndarray, np.ndarray] | None  # the vectors of audio and image behind `match`: float32[D] twice, of length 1
     timeline: np.ndarray | None  # float32[S, C], probabilities of each second, if requested
 
@@ -88,7 +89,14 @@ class Predictor:
         self._shared = Shared(functions, batch_size)
 
     def __call__(
-        self, media: Iterable[Medium], *, top: int = 5, frames: Frames = "middle", timeline: bool = False, threads: int = _THREADS
+        self,
+        media: Iterable[Medium],
+        *,
+        top: int = 5,
+        frames: Frames = "middle",
+        timeline: bool = False,
+        fill: Fill = FILL,
+        threads: int = _THREADS,
     ) -> Iterator[tuple[int, Prediction | Exception]]:
         """Yields each medium's number with its prediction, or with the error that prevents one, as it is finished.
 
@@ -99,7 +107,7 @@ class Predictor:
             raise ValueError(f"{self.trained.path} has no classes, so there is no timeline of them; {_TUNE}")
         if top < 1:
             raise ValueError(f"top is {top}; it must be at least 1")
-        make = functools.partial(self._rows, frames=frames, timeline=timeline)
+        make = functools.partial(self._rows, frames=frames, timeline=timeline, fill=fill)
         for number, series in self._shared(self._modules, Ahead(media, make, threads)):
             yield number, series if isinstance(series, Exception) else self._prediction(series, top)
 
@@ -124,10 +132,19 @@ class Predictor:
             return f"a match needs; the model has no classes: {_TUNE}"
         return f"--given={self.mode.given} needs" if self.mode else f"a model tuned {self.trained.tuned} needs"
 
-    def _rows(self, medium: Medium, number: int, *, frames: Frames, timeline: bool) -> Iterator[Row]:
-        for row in rows_of(medium, number, self.trained.config.model, frames=frames, timeline=timeline):
-            self.mode_of(row.has, medium.name)
+    def _rows(self, medium: Medium, number: int, **options: Any) -> Iterator[Row]:
+        """Yields the rows that the model can use, and raises ClipError if there is none: audio or image may end before the other."""
+        used, refused = False, None
+        for row in rows_of(medium, number, self.trained.config, **options):
+            try:
+                self.mode_of(row.has, medium.name)
+            except ClipError as error:
+                refused = error
+                continue
+            used = True
             yield row
+        if refused and not used:
+            raise refused
 
     def _function(self, has: Modality) -> Callable[[Any, Any], Any]:
         """Returns the function that computes the outputs, float32[B, ...] by name, of rows with these modalities."""
@@ -155,19 +172,22 @@ class Predictor:
         scores = windows.values.get("probabilities", np.zeros((len(windows.starts), 0), np.float32))
         means = scores.mean(axis=0)
         order = np.argsort(-means, kind="stable")[:top]
-        match, directions, cosines = None, None, np.zeros(len(windows.starts))
+        match, directions, strongest = None, None, 0
         if "audio" in windows.values:
             cosines = (windows.values["audio"] * windows.values["image"]).sum(axis=1)
             match, directions = float(cosines.mean()), (mean_direction(windows.values["audio"]), mean_direction(windows.values["image"]))
-        strongest = scores[:, order[0]] if len(order) else cosines
+            strongest = int(windows.where["audio"][np.argmax(cosines)])
+        if len(order):
+            strongest = int(np.argmax(scores[:, order[0]]))
+        has = set(windows.has)
         return Prediction(
             top=tuple((names[label], float(means[label])) for label in order),
             probabilities=means,
             label_names=names,
-            seen=windows.has,
-            mode=self.mode_of(windows.has),
+            seen=has.pop() if len(has) == 1 else "both",
+            mode=self.mode_of(windows.has[strongest]),
             windows=len(windows.starts),
-            start=float(windows.starts[np.argmax(strongest)]),
+            start=float(windows.starts[strongest]),
             match=match,
             directions=directions,
             timeline=by_second(series[TIMELINE]) if TIMELINE in series else None,
@@ -175,10 +195,7 @@ class Predictor:
 
 
 def by_second(found: Series) -> np.ndarray:
-    """Computes the timeline: for second t the probabilities of the window whose centre is nearest to t + 0.5, float32[S, C].
-
-    A window that is cut short by the medium's end has its centre in the middle of the rest.
-    """
+    """Computes the timeline: for second t the probabilities of the window whose centre is nearest to t + 0.5, float32[S, C]."""
     centres = found.starts + found.seconds / 2
     seconds = max(1, math.ceil(float((found.starts + found.seconds).max()) - _SPARE))
     nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, np.arange(seconds) + 0.5)

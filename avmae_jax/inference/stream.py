@@ -101,9 +101,10 @@ class Series(NamedTuple):
     """Holds the outputs for the n windows of one series of one medium, in order of time."""
 
     starts: np.ndarray  # float64[n], s
-    seconds: np.ndarray  # float64[n], the length of each; the last one may be cut short
-    has: Modality  # of the first window
-    values: Outputs  # name -> float32[n, ...], means over the rows of a window
+    seconds: np.ndarray  # float64[n], the length of each, shorter than the model's input only where the whole medium is
+    has: tuple[Modality, ...]  # of each window: audio or image may end before the other
+    values: Outputs  # name -> float32[k, ...], means over the rows of each of the k windows that have this output
+    where: dict[str, np.ndarray]  # name -> int[k], which windows these are
 
 
 class Shared:
@@ -182,8 +183,9 @@ class _Unfinished:
         series = {}
         for name, windows in self._windows.items():
             rows, outputs = zip(*(windows[number] for number in sorted(windows)), strict=True)
-            first = outputs[0]
-            values = {key: np.stack([found[key] for found in outputs]) for key in first}
+            keys = dict.fromkeys(key for found in outputs for key in found)
+            where = {key: np.array([place for place, found in enumerate(outputs) if key in found]) for key in keys}
+            values = {key: np.stack([outputs[place][key] for place in places]) for key, places in where.items()}
             starts, seconds = (np.array(numbers) for numbers in ([row.start for row in rows], [row.seconds for row in rows]))
-            series[name] = Series(starts, seconds, rows[0].has, values)
+            series[name] = Series(starts, seconds, tuple(row.has for row in rows), values, where)
         return series

@@ -40,9 +40,9 @@ from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of
 from avmae_jax.train import memory, sharding
+from avmae_jax.train.audio_settings import settle_audio
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.loop import Reporter, Trainer
-from avmae_jax.train.normalisation import settle_normalisation
 from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.run_notes import CONFIG_FILE, log_file, note_config, note_start, read_json
 from avmae_jax.train.snapshots import set_aside
@@ -103,7 +103,7 @@ def _run(
     with claimed(config) as workdir:  # 2
         checkpoint = newest_meta(workdir / "checkpoints")  # 3
         note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
-        settle_normalisation(config, checkpoint)  # 4
+        settle_audio(config, checkpoint)  # 4
         train, test = open_sources(config, on_progress)
         task = make_task(config, train, test, workdir)
         announce(config)

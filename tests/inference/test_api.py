@@ -21,7 +21,7 @@ def test_arrays_give_what_their_files_give(trained: Model, folder: Path) -> None
     sound, picture = folder / "media/sound.wav", folder / "media/picture.png"
     waveform = np.rint(32_768 * tone(500, 2)).clip(-32_768, 32_767).astype(np.int16)
     files = predict(trained, audio=sound, image=picture)
-    assert (files.windows, files.seen) == (1, "both")  # the rest of 0.4 s is no window
+    assert (files.windows, files.seen) == (2, "both")  # the second one begins at 0.4 s
     assert files.match is not None
     floats = waveform.astype(np.float64) / 32_768
     for audio in (waveform, floats.astype(np.float32), floats, np.stack([floats, 0 * floats], axis=1)):

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avmae_jax import embed, load, predict
+from avmae_jax.config import Config
 from avmae_jax.data.batches import example
-from avmae_jax.data.decode.many_clips import cut_clips
+from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
 from avmae_jax.data.decode.one_clip import ClipForm
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
@@ -48,8 +49,9 @@ def tuned_on(trained: Model, mode: str) -> Model:
 def by_hand(trained: Trained, path: Path, stride: float = LENGTH) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [n, C] of the windows of a file with both, and the cosines of sound and picture."""
     samples = (SMALL.audio_frames - 1) * 160 + 400
-    clips = cut_clips(path, clip_id="x", stride=stride, form=ClipForm(seconds=LENGTH, frame_size=SMALL.image_size))
-    rows = [example(clip, len(clip.frames) // 2, samples=samples, image_size=SMALL.image_size) for clip in clips]
+    form = ClipForm(seconds=LENGTH, frame_size=SMALL.image_size, allow_missing=True)
+    clips = [clip for clip, _ in cut_timed(path, clip_id="x", stride=stride, form=form, rest="whole")]
+    rows = [example(clip, len(clip.frames) // 2, samples=samples, image_size=SMALL.image_size, fill="repeat") for clip in clips]
     batches = [{name: jnp.asarray(row[name])[None] for name in ("waveform", "samples", "image")} for row in rows]
     logits, audio, image = zip(*(one_by_hand(trained.module, model_inputs(batch, trained.config)) for batch in batches), strict=True)
     return softmax(np.concatenate(logits)), (np.concatenate(audio) * np.concatenate(image)).sum(axis=1)
@@ -71,13 +73,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_the_windows_of_a_film_are_averaged(trained: Model, folder: Path) -> None:
     chances, cosines = by_hand(trained, folder / "media/film.mp4")
     found = predict(trained, folder / "media/film.mp4", top=2)
-    assert (found.windows, found.seen, str(found.mode), len(chances)) == (3, "both", "multimodal", 3)
+    assert (found.windows, found.seen, str(found.mode), len(chances)) == (4, "both", "multimodal", 4)
     np.testing.assert_allclose(found.probabilities, chances.mean(axis=0), atol=1e-5)
     assert found.match == pytest.approx(cosines.mean(), abs=1e-5)
     order = np.argsort(-chances.mean(axis=0))[:2]
     assert [name for name, _ in found.top] == [NAMES[label] for label in order]
     assert [value for _, value in found.top] == pytest.approx(found.probabilities[order].tolist())
-    assert found.start == pytest.approx(LENGTH * chances[:, order[0]].argmax())
+    assert found.start == pytest.approx([0, 1.6, 3.2, 3.456][chances[:, order[0]].argmax()])  # the last window ends with the audio
     assert found.timeline is None
 
 
@@ -86,7 +88,7 @@ def test_each_second_has_the_classes_of_the_window_around_it(trained: Model, fol
     chances, _ = by_hand(trained, folder / "media/film.mp4", stride=1)
     found = predict(trained, folder / "media/film.mp4", timeline=True)
     assert found.timeline is not None
-    np.testing.assert_allclose(found.timeline, chances, atol=1e-5)  # windows of 1.6 s, a second apart: the one that begins there
+    np.testing.assert_allclose(found.timeline, chances[[0, 1, 2, 3, 4]], atol=1e-5)  # windows of 1.6 s that begin at 0, 1, 2, 3 and 3.456 s
     assert found.timeline.shape == (5, 4)
     np.testing.assert_allclose(found.probabilities, predict(trained, folder / "media/film.mp4").probabilities, atol=1e-6)
     assert predict(trained, folder / "media/picture.png", timeline=True).timeline is None  # it has no seconds
@@ -96,7 +98,7 @@ def test_each_second_has_the_classes_of_the_window_around_it(trained: Model, fol
 def test_the_frames_asked_for_are_looked_at(frames: Any, shots: list[int], folder: Path) -> None:
     film = folder / "media/deep/short.mp4"
     (clip,) = cut_clips(film, clip_id="x", stride=LENGTH, form=ClipForm(seconds=LENGTH, frame_size=SMALL.image_size))
-    rows = list(rows_of(of_file(film), 0, SMALL, frames=frames, timeline=False))
+    rows = list(rows_of(of_file(film), 0, Config(model=SMALL), frames=frames))
     for row, shot in zip(rows, shots, strict=True):
         expected = example(clip, shot, samples=len(row.arrays["waveform"]), image_size=SMALL.image_size)
         np.testing.assert_array_equal(row.arrays["image"], expected["image"])
@@ -104,24 +106,22 @@ def test_the_frames_asked_for_are_looked_at(frames: Any, shots: list[int], folde
 
 
 @settings(deadline=None, max_examples=50)
-@given(count=st.integers(1, 40), length=st.floats(1, 12), rest=st.floats(0.5, 1))
+@given(count=st.integers(1, 40), length=st.floats(1, 12), rest=st.floats(0, 0.99))
 def test_the_window_of_a_second_is_the_one_whose_centre_is_nearest(count: int, length: float, rest: float) -> None:
-    starts = np.arange(count, dtype=np.float64)
-    seconds = np.minimum(length, starts[-1] + rest * length - starts)
-    found = by_second(Series(starts, seconds, "both", {"probabilities": np.arange(count, dtype=np.float32)[:, None]}))
-    centres = starts + seconds / 2
-    assert len(found) == pytest.approx((starts + seconds).max(), abs=1.1)
+    starts = np.append(np.arange(count), count - 1 + rest)  # the last window is moved back until it is whole
+    probabilities = np.arange(count + 1, dtype=np.float32)[:, None]
+    found = by_second(Series(starts, np.full(count + 1, length), ("both",) * (count + 1), {"probabilities": probabilities}, {}))
+    centres = starts + length / 2
+    assert len(found) == pytest.approx(starts[-1] + length, abs=1.1)
     for second, (window,) in enumerate(found):
         assert abs(centres[int(window)] - second - 0.5) <= np.abs(centres - second - 0.5).min() + 1e-9
 
 
 def test_all_frames_count_alike_within_a_window(trained: Model, folder: Path) -> None:
-    clips = [
-        (clip.waveform, clip.frames)
-        for clip in cut_clips(folder / "media/film.mp4", clip_id="x", stride=LENGTH, form=ClipForm(seconds=LENGTH))
-    ]
+    cut = cut_timed(folder / "media/film.mp4", clip_id="x", stride=LENGTH, form=ClipForm(seconds=LENGTH), rest="whole")
+    clips = [(clip.waveform, clip.frames) for clip, _ in cut]
     found = predict(trained, folder / "media/film.mp4", frames="all")
-    assert found.windows == 3
+    assert found.windows == 4
     first = []
     for waveform, frames in clips:
         pictures = [np.asarray(Image.open(io.BytesIO(frame))) for frame in frames]
@@ -135,7 +135,7 @@ def test_all_frames_count_alike_within_a_window(trained: Model, folder: Path) ->
 def test_a_missing_modality_has_its_mode(name: str, has: str, mode: Any, trained: Model, folder: Path) -> None:
     found = predict(trained, folder / "media" / name)
     assert (found.seen, str(found.mode), found.match) == (has, mode, None)
-    (row, *_) = rows_of(of_file(folder / "media" / name), 0, SMALL, frames="middle", timeline=False)
+    (row, *_) = rows_of(of_file(folder / "media" / name), 0, trained.config)
     inputs = model_inputs({key: jnp.asarray(value)[None] for key, value in row.arrays.items()}, trained.config)
     model: Any = trained.module
     logits = np.asarray(nnx.jit(lambda model: model(inputs, find_mode(mode)))(model))[0]

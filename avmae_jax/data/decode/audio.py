@@ -102,7 +102,9 @@ class AudioLine:
         if self._blocks and len(taken) and np.abs(taken).max() <= _SILENT:
             channel = self._sounding(start, start + len(taken))
             taken = self._resampled(channel, start, len(taken)) if channel else taken
-        return _int16(self._path, taken), channel
+        if not np.isfinite(taken).all():
+            refuse(self._path, "audio", "has audio samples that are not finite numbers")
+        return as_int16(taken), channel
 
     def forget(self, until: int) -> None:
         """Drops everything before a sample; called after window."""
@@ -157,11 +159,14 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
     return samples.mean(axis=0, dtype=np.float32)
 
 
-def _int16(path: str | Path, waveform: np.ndarray) -> np.ndarray:
-    """Converts float[N] in [-1, 1] to int16[N]; raises ClipError if it isn't finite."""
-    if not np.isfinite(waveform).all():
-        refuse(path, "audio", "has audio samples that are not finite numbers")
+def as_int16(waveform: np.ndarray) -> np.ndarray:
+    """Converts float[N] in [-1, 1] to int16[N]."""
     return np.clip(np.rint(waveform * 32768), -32768, 32767).astype(np.int16)
+
+
+def first_sounding(samples: np.ndarray) -> int:
+    """Returns the first channel of float[channels, N] in [-1, 1] that isn't silent; 0 if all are."""
+    return next((number for number, channel in enumerate(samples) if np.abs(channel).max(initial=0) > _SILENT), 0)
 
 
 def check_long_enough(path: str | Path, waveform: np.ndarray) -> None:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from PIL import Image
 
-Channels = Literal["first", "mean"]
+from avmae_jax.config import Channels
+
 FrameRule = Literal["time", "count"]
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485  # Pillow's own limit, 1/4 GiB of RGB

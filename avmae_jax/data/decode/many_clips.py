@@ -107,7 +107,7 @@ class _Cutter:
             while not self._reached(start, index):
                 next(self._steps, None)
             left = self._left(start)
-            if left <= 0 or (index and left < (length - JITTER if whole else length * _SHORTEST_REST)):
+            if left <= 0 or (index and left < (length if whole else length * _SHORTEST_REST)):
                 break
             clip = self._window(start, self._video.window(index) if self._video else [])
             if clip is not None:

@@ -10,14 +10,14 @@ import pytest
 from avmae_jax.config import Config, DataConfig
 from avmae_jax.data.statistics import STATISTICS
 from avmae_jax.errors import DatasetError
-from avmae_jax.train.normalisation import settle_normalisation
+from avmae_jax.train.audio_settings import settle_audio
 
 MEASURED = {"audio_mean": -6.5, "audio_std": 3.5}
 
 
 def settled(folder: Path, checkpoint: dict[str, Any] | None = None, **data: Any) -> tuple[float | None, float | None]:
     config = Config(data=DataConfig(source="prepared", path=str(folder), **data))
-    settle_normalisation(config, checkpoint)
+    settle_audio(config, checkpoint)
     return config.data.audio_mean, config.data.audio_std
 
 
@@ -60,5 +60,5 @@ def test_damaged_statistics_are_named(tmp_path: Path, content: object) -> None:
 def test_images_alone_need_none(tmp_path: Path) -> None:
     config = Config(data=DataConfig(source="prepared", path=str(write(tmp_path, "{"))))
     config.model.modality = "image"
-    settle_normalisation(config, None)
+    settle_audio(config, None)
     assert config.data.normalisation == (-5.081, 4.4849)
