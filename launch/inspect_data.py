@@ -18,6 +18,8 @@ from avmae_jax.errors import CorruptRecordError, DatasetError
 
 from .common import cli, runtime
 
+_NAMED = 20  # silent clips
+
 
 def inspect(folder: Path, out: Path) -> bool:
     """Prints and draws everything, and returns whether no shard is damaged.
@@ -41,6 +43,9 @@ def inspect(folder: Path, out: Path) -> bool:
     written, failed = sum(summary.written.values()), len(summary.failures)
     console.print(f"{folder}: {written + failed} files in = {written} written + {failed} failed", markup=False)
     console.print(tables.clip_counts(indexes))
+    if silent := [name for index in indexes.values() for name in index.silent]:
+        more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
+        console.print(f"{len(silent)} silent clips: {', '.join(silent[:_NAMED])}{more}", markup=False)
     if first.label_names:
         console.print(tables.class_counts(indexes, first.label_names, args.classes))
     if failed:

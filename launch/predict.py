@@ -52,7 +52,8 @@ def open_predictor() -> Predictor:
     predictor = Predictor(trained, match_with=matcher, given=args.given, batch_size=args.batch_size)
     if not trained.classes:
         words = "is a pretraining model without classes, so that only the match of audio and image is reported"
-        logging.warning("%s %s; for classes fine-tune it: python -m launch.finetune --config.init_from=%s", args.model, words, args.model)
+        command = model_flags.finetune_command(args.model, trained.config.model)
+        logging.warning("%s %s; for classes fine-tune it: %s", args.model, words, command)
     return predictor
 
 

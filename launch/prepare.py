@@ -87,11 +87,11 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"stopped by Ctrl-C; the finished shards are kept in {args.out}, and the same command continues", file=sys.stderr)
         sys.exit(cli.INTERRUPTED)
-    _report(out, summary, listing.ignored, left_out)
+    _report(out, summary, listing.ignored, left_out, recipe.clip_seconds)
     sys.exit(0 if any(summary.clips.values()) else 1)
 
 
-def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]) -> None:
+def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str], clip_seconds: float) -> None:
     from avmae_jax.data.store.plan import FAILURES
 
     by_stage = collections.Counter(failure.stage for failure in summary.failures)
@@ -104,6 +104,12 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
     for files, why in ((ignored, "are no media"), (left_out, "have only audio or only images, which --allow_missing accepts")):
         if files:
             print(printable(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}"))
+    notes = summary.notes
+    if notes.other_channel:
+        print(f"{notes.other_channel} files have a silent first audio channel, and another one was taken")
+    if notes.longer:
+        rest = f"{notes.longer} files go on behind --clip_seconds, by up to {notes.beyond:.0f} s"
+        print(f"{rest}; --clip_stride={clip_seconds:g} takes that too")
     clips = ", ".join(f"{count} {split}" for split, count in summary.clips.items())
     files = sum(summary.written.values()) + len(summary.failures)
     print(

@@ -7,7 +7,8 @@ curves, measurements and images; for a classifier also its evaluation, confusion
 retrieval with a gallery, and reconstructions.
 
 A missing evaluation or retrieval is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate and launch.retrieve
-do, if the run has checkpoints and its data (or --data) can be opened. With --nomake the page names the command that computes it instead.
+do, if the run has checkpoints and its data (or --data) can be opened. Of a classifier with averaged weights these are evaluated, into
+RUN/averaged/evaluation. With --nomake the page names the command that computes it instead.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def make_missing(run: RunFolder) -> None:
     single = run.config["model"].get("modality") in ("audio", "image")
     if run.evaluation if run.is_classifier else run.retrieval or single:
         return
-    path = str(run.folder)
+    path = str(run.recommended)
     trained = model_flags.load(path)
     modes = learned(require_classifier(trained), trained.spec.modes) if run.is_classifier else ()
     source = model_flags.open_clips(path, common_needs(modes) if modes else "both")
@@ -57,7 +58,7 @@ def make_missing(run: RunFolder) -> None:
         return
     tune = model_flags.run_config(path).tune  # the run's own crops and frames, so that its measurements are reproduced
     views = views_of(modes, [cast("Frames", tune.eval_frames)], tune.eval_crops)
-    evaluate_views(run.folder / EVALUATION, trained, source, views, origin)
+    evaluate_views(run.recommended / EVALUATION, trained, source, views, origin)
 
 
 def main(argv: list[str]) -> None:

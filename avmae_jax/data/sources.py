@@ -105,7 +105,8 @@ class ManifestSource:
         Raises:
           DatasetError: naming the manifest, the entry, and the field.
         """
-        self._path, self._channels = Path(path).expanduser(), channels
+        self._path = Path(path).expanduser()
+        self._channels: Channels = channels
         self.label_names: Sequence[str]
         mids, self.label_names = read_labels(Path(labels_csv).expanduser())
         root = Path(root).expanduser() if root else self._path.parent

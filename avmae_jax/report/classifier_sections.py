@@ -40,7 +40,7 @@ def _evaluated_model(run: RunFolder) -> str:
     at = f" at step {step}" if isinstance(step, int) else "; the step isn't recorded"
     parts, again = [paragraph(f"Evaluated: {words(model)}{at}.", soft=True)], run.command("evaluate")
     if isinstance(step, int) and run.step not in (None, step):
-        parts.append(missing(f"It was evaluated at step {step}; the run is at step {run.step}: {again} evaluates again."))
+        parts.append(missing(f"It was evaluated at step {step}; the weights are of step {run.step}: {again} evaluates again."))
     if lacking := as_list(run.evaluation.get("lacking")):
         parts.append(missing(f"The evaluation was stopped before {words(lacking)}: {again} evaluates all."))
     return "".join(parts)
@@ -62,7 +62,7 @@ def _view(run: RunFolder, view: Mapping[str, Any]) -> str:
 def _plot(run: RunFolder, view: Mapping[str, Any], file: str, title: str, condition: str = "") -> str:
     """Embeds a plot of a view. The name of its folder comes from a file, and may not lead out of the run."""
     name = str(view.get("view", ""))
-    path = run.folder / EVALUATION / name / file
+    path = run.recommended / EVALUATION / name / file
     if not re.fullmatch(r"\w+", name, re.ASCII) or not path.exists():
         return missing(f"{title}: {file} isn't there{f'; it is made {condition}' if condition else ''}.", run.command("evaluate"))
     return image_file(path, f"{title}, {name}", title)

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.plots import curves
 from avmae_jax.train.logbook import METRICS_FILE
+from avmae_jax.train.snapshots import AVERAGED
 
 EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
 
@@ -31,16 +32,19 @@ class RunFolder:
             reason = "; ".join(self.damaged) or f"{note} has no model, data or train"
             raise ValueError(f"{reason}: it is no config of a run, which writes this file when it starts")
         self.summary = self._read(folder / "summary.json")
-        self.evaluation = self._read(folder / EVALUATION / "evaluation.json")
+        averaged = folder / AVERAGED
+        self.recommended = averaged if steps_of(averaged) else folder  # the weights that a classifier's user should take
+        self.evaluation = self._read(self.recommended / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
         self.meta = newest_meta(folder / "checkpoints") or {}
-        self.step = next((step for step, _ in steps_of(folder / "checkpoints")), None)  # of its newest checkpoint
+        weights = averaged if self.recommended == averaged else folder / "checkpoints"
+        self.step = next((step for step, _ in steps_of(weights)), None)  # of the recommended weights
         self.is_classifier = bool(self.meta.get("label_names")) or any("map" in row for row in self.rows)
 
     def command(self, program: str, *options: str) -> str:
-        """Returns a command line of a program of launch/ on this run."""
-        return shlex.join(["python", "-m", f"launch.{program}", str(self.folder), *options])
+        """Returns a command line of a program of launch/ on the recommended weights of this run."""
+        return shlex.join(["python", "-m", f"launch.{program}", str(self.recommended), *options])
 
     def newest_reconstructions(self) -> tuple[int, Path] | None:
         """Finds the last step of which reconstructions were drawn, and their file."""

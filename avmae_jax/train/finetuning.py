@@ -99,8 +99,9 @@ class FinetuningTask(Task):
         return optim.adam(self.config.optim, schedule, head_ratio=self.config.tune.head_lr_ratio)
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Computes "loss", "map", "classes" (the number of classes averaged in it), and "accuracy" where each clip has one class.
+        """Computes the loss, "map", "classes" (the number of classes averaged in it), and "accuracy" where each clip has one class.
 
+        The loss is that of the tuned mode, and is called as in training: "loss" is there the sum, where several modes are trained.
         Probabilities are averaged over the crops and frames that the config names.
         """
         if self._test is None:
@@ -108,7 +109,11 @@ class FinetuningTask(Task):
         tune = self.config.tune
         scores = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames))
         found = evaluate_scores(scores, self.label_names, tune.loss)
-        figures = {"loss": found.loss, "map": found.map, "classes": float(len(self.label_names) - len(found.no_positive))}
+        figures = {
+            self._loss_name(self.mode): found.loss,
+            "map": found.map,
+            "classes": float(len(self.label_names) - len(found.no_positive)),
+        }
         return figures if found.accuracy is None else figures | {"accuracy": found.accuracy}
 
     def summary(self, model: Any) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from avmae_jax.config import Config, DataConfig
+from avmae_jax import config_files
+from avmae_jax.config import Config, DataConfig, ModelConfig
 from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.errors import AvmaeError, DatasetError
 
@@ -85,6 +88,20 @@ def results_folder(model_path: str, name: str) -> Path:
     """Returns the folder for a program's results: `name` in a model's folder, or FILE_`name` beside its file."""
     path = Path(model_path).expanduser()
     return path.with_name(f"{path.name}_{name}") if path.is_file() else path / name
+
+
+def finetune_command(path: str, model: ModelConfig) -> str:
+    """Returns a command that fine-tunes the model at a path, whose sizes are `model`, on the data of its run if it lies in one."""
+    recipe = config_files.shipped("finetune_instruments")
+    changed = {"init_from": path, "train.workdir": f"{path.rstrip('/')}_finetuned"}
+    groups: dict[str, tuple[Any, Any]] = {"model": (model, recipe.model)}
+    if run_folder(path):
+        groups["data"] = (run_config(path).data, recipe.data)
+    for group, (own, given) in groups.items():
+        names = [field.name for field in dataclasses.fields(own) if field.name != "kind"]
+        changed |= {f"{group}.{name}": getattr(own, name) for name in names if getattr(own, name) != getattr(given, name)}
+    options = [f"--config.{name}={value}" for name, value in changed.items() if value is not None]
+    return shlex.join(["python", "-m", "launch.finetune", "--config", "finetune_instruments", *options])
 
 
 def run_folder(model_path: str) -> Path | None:

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import launch.prepare
 from avmae_jax.data.decode.one_clip import frame_indices
 from avmae_jax.data.sources import PreparedSource
-from avmae_jax.data.store.plan import read_plan
+from avmae_jax.data.store.plan import read_plan, read_summary
 from tests.media import number_of, numbered, tone, write_clip, write_media
 from tests.support import completed
 
@@ -254,3 +256,27 @@ def test_labels_of_ones_own_make_a_data_set_of_several_labels(tmp_path: Path) ->
     assert {clip.id: clip.labels for clip in source} == {"deep/0.mp4": (1, 0), "deep/1.mp4": (0,)}
     assert "[missing] lost.mp4" in run.stdout
     assert "[list] deep/2.mp4" in run.stdout
+
+
+def test_silent_channels_and_longer_files_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    stereo = np.stack([np.zeros(3 * 16_000, np.int16), (tone(440, 3) * 32_767).astype(np.int16)], axis=1)
+    with wave.open(str(tmp_path / "media/right.wav"), "wb") as file:
+        file.setparams((2, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(stereo.tobytes())
+    write_media(tmp_path / "media/left.wav", sound=tone(440, 1.1), audio_codec="pcm_s16le")
+    run = prepare(tmp_path / "media", tmp_path / "out", "--allow_missing", "--test_percent=0")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"1 .*channel", run.stdout)
+    assert re.search(r"1 .*2 s.*--clip_stride=1", run.stdout)
+    notes = read_summary(tmp_path / "out").notes
+    assert (notes.other_channel, notes.longer, notes.beyond) == (1, 1, pytest.approx(2.0, abs=0.01))
+    assert all(clip.waveform.any() for clip in PreparedSource(tmp_path / "out", "train", "audio"))
+
+
+@pytest.mark.parametrize("pattern", ["_none_", "harp|oboe"])
+def test_a_pattern_that_divides_nothing_is_refused(pattern: str, videos: Path, tmp_path: Path) -> None:
+    run = prepare(videos, tmp_path / "out", f"--test_pattern={pattern}")
+    assert run.returncode == 1
+    assert re.search(rf"--test_pattern.*{re.escape(pattern)}.* 12 ", run.stderr)
+    assert not (tmp_path / "out").exists()

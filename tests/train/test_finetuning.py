@@ -1,5 +1,6 @@
 """Fine-tuning: which parameters move and how fast, and that a classifier learns what it is shown."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -208,6 +209,10 @@ def test_what_is_measured_has_an_accuracy_where_each_clip_has_one_class(loss: st
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert found["accuracy"] == (scores.probabilities.argmax(axis=1) == np.arange(3)).mean()
     assert tuning.better(found) == found["accuracy" if loss == "ce" else "map"]
+    more = dataclasses.replace(tuning.config, tune=TuneConfig(loss=loss, audio_weight=1.0))
+    named = FinetuningTask(more, clips, "abc", Path("unused")).evaluate(model, dict)
+    assert named["loss_multimodal"] == found["loss"]
+    assert "loss" not in named  # in training that is the sum, which isn't evaluated
     several = FinetuningTask(tuning.config, Labelled(3, several=True), "abc", Path("unused")).evaluate(model, dict)
     assert "accuracy" not in several
     assert tuning.better(several) == several["map"]

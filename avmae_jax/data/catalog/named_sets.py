@@ -48,7 +48,7 @@ def list_clips(choice: Choice, root: Path) -> Listing:
     _require_used(choice)
     is_test = _matches(choice.test_pattern) if choice.test_pattern else None
     if dataset == "av_folder":
-        return listings.av_folder(root, labels=choice.labels, is_test=is_test, test_percent=choice.test_percent)
+        return _divided(choice, listings.av_folder(root, labels=choice.labels, is_test=is_test, test_percent=choice.test_percent))
     if not choice.train_list:
         raise DatasetError(f"--dataset {dataset} needs --train_list, the list of its clips")
     if dataset in _OF_ANYTHING and not choice.labels_csv:
@@ -57,7 +57,8 @@ def list_clips(choice: Choice, root: Path) -> Listing:
         return listings.vgginstruments({split: _only(files, split) for split, files in lists.items() if files}, root)
     if dataset == "music21":
         both = {split: _only(files, split) for split, files in lists.items() if files}
-        return listings.music21(both if choice.test_list else both["train"], root, is_test=is_test, test_percent=choice.test_percent)
+        lists_of = both if choice.test_list else both["train"]
+        return _divided(choice, listings.music21(lists_of, root, is_test=is_test, test_percent=choice.test_percent))
     if dataset == "audioset":
         listing = listings.audioset(lists, choice.labels_csv, root)
     else:
@@ -78,6 +79,16 @@ def _require_used(choice: Choice) -> None:
         raise DatasetError("--test_percent and --test_pattern do nothing where --test_list says which videos are held out")
     if {"test_percent", "test_pattern"} <= {*given}:
         raise DatasetError("--test_percent does nothing with --test_pattern, which chooses the videos that are held out; give one of them")
+
+
+def _divided(choice: Choice, listing: Listing) -> Listing:
+    """Returns the listing; raises DatasetError if a pattern puts all clips that were found on one side."""
+    found = [entry for entries in listing.splits.values() for entry in entries]
+    for split, which in (("test", "none"), ("train", "all")):
+        if choice.test_pattern and found and not listing.splits[split]:
+            example = f"such as {found[0].video!r}"
+            raise DatasetError(f"--test_pattern is {choice.test_pattern!r}, which matches {which} of {len(found)} ids, {example}; mend it")
+    return listing
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:

@@ -92,4 +92,6 @@ def make_clips(job: Job, *, root: str, recipe: Recipe) -> Iterator[Clip]:
         for clip in cut_clips(file, clip_id=job.id, labels=labels, stride=recipe.clip_stride, form=recipe.form):
             yield clip._replace(video=video, start=start + clip.start)
     else:
-        yield decode_clip(file, clip_id=job.id, labels=labels, form=recipe.form)._replace(video=video, start=start)
+        clip = decode_clip(file, clip_id=job.id, labels=labels, form=recipe.form)
+        beyond = clip.beyond if clip.beyond >= recipe.clip_seconds / 2 else 0.0  # a shorter rest would be no clip
+        yield clip._replace(video=video, start=start, beyond=beyond)

@@ -39,6 +39,8 @@ class Made(NamedTuple):
 
     files: list[str]  # each has one record
     facts: list[Facts]
+    channel: int  # the file's audio channel that was taken; above 0 where those before it are silent
+    beyond: float  # seconds of the file that lie behind its only clip
 
 
 Make = Callable[[Job], Iterable[Clip]]
@@ -52,7 +54,7 @@ def make_records(job: Job, *, make: Make, spool: str) -> Made | Failure:
     Raises:
       WriteError: if the disk is full.
     """
-    made = Made([], [])
+    made = Made([], [], 0, 0.0)
     name = hashlib.sha256(job.id.encode()).hexdigest()[:32]
     try:
         for clip in make(job):
@@ -62,6 +64,7 @@ def make_records(job: Job, *, make: Make, spool: str) -> Made | Failure:
             with write_errors(file):
                 file.write_bytes(record)
             made.facts.append(facts_of(clip))
+            made = made._replace(channel=max(made.channel, clip.channel), beyond=max(made.beyond, clip.beyond))
         return made if made.files else Failure(job.id, "video", "gives no clip")
     except WriteError:
         raise

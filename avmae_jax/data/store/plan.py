@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from avmae_jax.data import text_files
-from avmae_jax.data.store.jobs import Failure, Job, Make
+from avmae_jax.data.store.jobs import Failure, Job, Made, Make
 from avmae_jax.data.text_files import read_text
 from avmae_jax.errors import DatasetError, first_line
 from avmae_jax.files import LOCK, write_errors, write_json
@@ -43,12 +43,30 @@ class DatasetSpec:
     shard_size: int = 256  # jobs a shard
 
 
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """Counts what users should know of files that gave clips."""
+
+    other_channel: int = 0  # files whose first audio channel is silent, so that another one was taken
+    longer: int = 0  # files that go on behind their only clip ...
+    beyond: float = 0.0  # ... by so many seconds at most
+
+    @classmethod
+    def of(cls, made: Made) -> "Notes":
+        """Counts one file."""
+        return cls(int(made.channel > 0), int(made.beyond > 0), made.beyond)
+
+    def __add__(self, other: "Notes") -> "Notes":
+        return Notes(self.other_channel + other.other_channel, self.longer + other.longer, max(self.beyond, other.beyond))
+
+
 class Summary(NamedTuple):
     """Holds what became of all jobs."""
 
     written: dict[str, int]  # jobs of each split that gave clips
     clips: dict[str, int]  # of each split
     failures: list[Failure]
+    notes: Notes = Notes()
 
 
 class Shard(NamedTuple):
@@ -134,10 +152,11 @@ def read_summary(out: Path) -> Summary:
     content = read_json(out / SUMMARY)
     try:
         failures = [Failure(**json.loads(line)) for line in read_text(out / FAILURES).split("\n") if line]
+        notes = Notes(**content.get("notes", {}))  # data sets of before version 0.2 have none
         written, clips = ({str(split): int(count) for split, count in content[key].items()} for key in ("written", "clips"))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{out}: {SUMMARY} or {FAILURES} is damaged ({first_line(error)}); prepare the data set again") from error
-    return Summary(written, clips, failures)
+    return Summary(written, clips, failures, notes)
 
 
 def read_plan(out: Path) -> dict[str, Any]:

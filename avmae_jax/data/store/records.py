@@ -69,6 +69,11 @@ class Index(NamedTuple):
         wanted = {"both": audio & image, "audio": audio, "image": image, "any": audio | image}
         return np.flatnonzero(wanted[needs])
 
+    @property
+    def silent(self) -> list[str]:
+        """Returns the ids of the clips that have audio, but digital silence alone."""
+        return [name.decode() for name in self.id[(self.seconds > 0) & (self.loudness <= SILENCE)]]
+
     def labels_of(self, row: int) -> np.ndarray:
         """Returns int32[K], the labels of a row."""
         return self.labels[self.label_ends[row - 1] if row else 0 : self.label_ends[row]]

@@ -13,6 +13,7 @@ a second writer out.
 A file that gives no clip is no reason to stop: it becomes a line of `failures.jsonl`, and every input file is accounted for.
 """
 
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -40,6 +41,7 @@ from avmae_jax.data.store.plan import (
     SUMMARY,
     VERSION,
     DatasetSpec,
+    Notes,
     Shard,
     Summary,
     check_folder,
@@ -144,7 +146,7 @@ def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
     """Writes the clips, then the record of the shard, then gives the shard its name."""
     partial = shard.record.parent / SPOOL / uuid.uuid4().hex  # its own, should another process be at the same shard
     facts: list[Facts] = []
-    failures, written, size = [], 0, 0
+    failures, written, size, notes = [], 0, 0, Notes()
     with _record_errors(shard.path):
         writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")  # zstd would save 3 to 20 %, and treble the time of a read
         try:
@@ -159,12 +161,13 @@ def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
                     size += len(record)
                 written += 1
                 facts += result.facts
+                notes += Notes.of(result)
         finally:
             writer.close()
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file)  # before the name: after a power failure a shard with a name counts as written
-    record = {"written": written, "bytes": size, "sha256": digest, "failures": failures, "clips": facts}
+    record = {"written": written, "bytes": size, "sha256": digest, "failures": failures, "clips": facts, "notes": dataclasses.asdict(notes)}
     write_json(shard.record, {**record, "check": _digest(record)}, indent=None, ascii_only=False)
     with write_errors(shard.path, partial):
         partial.replace(shard.path)
@@ -229,5 +232,6 @@ def _finish(out: Path, plan: Mapping[str, Any], shards: list[Shard], missing: Se
     write_text(out / FAILURES, "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures))
     written = {split: sum(record["written"] for record in split_records) for split, split_records in records.items()}
     clips = {split: sum(len(record["clips"]) for record in split_records) for split, split_records in records.items()}
+    notes = sum((Notes(**record["notes"]) for split_records in records.values() for record in split_records), Notes())
     counts = {"in": sum(len(shard.jobs) for shard in shards) + len(missing), "written": written, "failed": len(failures), "clips": clips}
-    write_json(out / SUMMARY, {**counts, "plan": plan}, ascii_only=False)
+    write_json(out / SUMMARY, {**counts, "notes": dataclasses.asdict(notes), "plan": plan}, ascii_only=False)
