@@ -19,6 +19,7 @@ from avmae_jax.settings import Settings
 AUDIO_MEAN, AUDIO_STD = -5.081, 4.4849  # of the log-mel, the original's; used where neither the config nor the data set has them
 
 Channels = Literal["first", "mean"]  # the first audio channel that isn't silent, or the mean of all
+Fill = Literal["zeros", "repeat"]  # what audio that is too short is filled up with
 Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluation uses
 MaskMode = Literal["unstructured", "time", "freq", "tf"]
 Modality = Literal["both", "audio", "image"]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from absl import app, flags, logging
 
-from avmae_jax.config import Frames
+from avmae_jax.config import Fill, Frames
 from avmae_jax.errors import ClipError
 from avmae_jax.files import file_names
 
@@ -67,7 +67,7 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
     results: list[Any] = [None] * len(files)
     names = file_names([file.stem for file in files]) if args.explain else []
     explainer = explainer_of(predictor) if args.explain else None
-    options = {"top": args.top, "frames": args.frames, "timeline": args.timeline, "threads": args.threads}
+    options = {"top": args.top, "frames": args.frames, "timeline": args.timeline, "fill": args.short_audio, "threads": args.threads}
     done = failed = 0
     with runtime.progress_bar("predicting") if len(files) > 1 else contextlib.nullcontext(lambda *_: None) as on_progress:
         on_progress(0, 0, len(files))
@@ -142,6 +142,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("frames", "middle", list(get_args(Frames)), "the frame of each window that is used, or all ten, averaged")
     flags.DEFINE_enum("given", None, list(model_flags.GIVEN), "what the classifier is given of each file; whatever it has if left out")
     flags.DEFINE_alias("mode", "given")
+    flags.DEFINE_enum("short_audio", "repeat", list(get_args(Fill)), "what audio shorter than a window is filled up with: itself, or zeros")
     flags.DEFINE_bool("timeline", False, "also list the classes second by second")
     flags.DEFINE_string("json", "", "file for all results; -: the standard output")
     flags.DEFINE_string("csv", "", "file for a row for each file, with --timeline also for each second; -: the standard output")

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from avmae_jax.config import Fill
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.images import decode_image
 
 Audio = Literal["whole", "per_frame"]
-Fill = Literal["zeros", "repeat"]
 
 
 def example(

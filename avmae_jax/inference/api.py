@@ -47,7 +47,7 @@ class Model(Trained):
 
         Args:
           media: path of a video, an audio file or an image; or a list of paths. Or give the two parts:
-          audio: int16, float32 or float64 (in [-1, 1]), [N] or [N, channels], of which the first channel is used as of a file; or the path
+          audio: int16, float32 or float64 (in [-1, 1]), [N] or [N, channels], of which those are used that would be of a file; or the path
             of a file with audio.
           image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With audio it belongs to every window of it.
           sample_rate: Hz of the array.
@@ -84,7 +84,7 @@ class Model(Trained):
 
         Args:
           media: path of a video, an audio file or an image; or a list of paths. Or give the two parts:
-          audio: int16, float32 or float64 (in [-1, 1]), [N] or [N, channels], of which the first channel is used as of a file; or the path
+          audio: int16, float32 or float64 (in [-1, 1]), [N] or [N, channels], of which those are used that would be of a file; or the path
             of a file with audio.
           image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With audio it belongs to every window of it.
           sample_rate: Hz of the array.
@@ -114,8 +114,8 @@ def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | N
     """Loads a trained model.
 
     Args:
-      path: a run's folder, its best/ or averaged/, one step of it; a .pth, .pt, .bin or .safetensors file of a CAV-MAE, pretrained or
-        fine-tuned, of an image MAE with its decoder, or of an AST.
+      path: a run's folder, its best/ or averaged/, one step of it; a file (.pth, .pt, .bin, .ckpt, .safetensors) of a CAV-MAE, pretrained
+        or fine-tuned, of an image MAE with its decoder, or of an AST.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms and a multiple of the patch: 96, 400 or 3008 for 1, 4
         or 30 s. Positions are interpolated along time. None: as in the file.

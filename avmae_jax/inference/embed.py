@@ -19,10 +19,10 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.config import Modality, ModelConfig
+from avmae_jax.config import Fill, Modality, ModelConfig
 from avmae_jax.data.batches import Batch, Frames, centre
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.example import Fill, example
+from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.store.records import Needs

@@ -17,9 +17,8 @@ from typing import Any, cast, get_args
 import jax
 import numpy as np
 
-from avmae_jax.config import Modality
+from avmae_jax.config import Fill, Modality
 from avmae_jax.data.batches import Frames
-from avmae_jax.data.example import Fill
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.forward import probabilities

@@ -18,14 +18,14 @@ import soxr
 from absl import logging
 from PIL import Image
 
-from avmae_jax.config import Config, Frames, Modality
+from avmae_jax.config import Config, Fill, Frames, Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.audio import as_int16, first_sounding
 from avmae_jax.data.decode.clock import JITTER
 from avmae_jax.data.decode.many_clips import cut_timed
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
 from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
-from avmae_jax.data.example import Fill, example
+from avmae_jax.data.example import example
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
 from avmae_jax.errors import ClipError
 from avmae_jax.files import as_text
