@@ -13,6 +13,9 @@ import pytest
 
 import avmae_jax
 from avmae_jax.config_history import config_from_dict
+from avmae_jax.data.decode.many_clips import cut_timed
+from avmae_jax.inference.predict import Prediction, Predictor
+from avmae_jax.inference.windows import Medium
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.trees import flatten
 
@@ -40,7 +43,9 @@ def test_the_classifier_predicts_what_it_predicted() -> None:
     model = avmae_jax.load(OLD / "finetuned")
     (recorded,) = json.loads((OLD / "predicted.json").read_text())["files"]
     assert (model.kind, str(model.tuned)) == ("cavmae_classifier", recorded["mode"])
-    found = model.predict(OLD / "clip.mp4", top=2)
+    as_then = Medium("clip.mp4", lambda form, stride: cut_timed(OLD / "clip.mp4", clip_id="clip", stride=stride, form=form))
+    ((_, found),) = Predictor(model)([as_then], top=2, fill="zeros")  # a last window was shorter, and padded with zeros
+    assert isinstance(found, Prediction)
     assert [name for name, _ in found.top] == [row["class"] for row in recorded["classes"]]
     np.testing.assert_allclose([value for _, value in found.top], [row["probability"] for row in recorded["classes"]], rtol=0, atol=1e-4)
     assert (found.windows, found.start) == (recorded["windows"], recorded["strongest_window"])

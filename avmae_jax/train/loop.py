@@ -257,6 +257,8 @@ class Trainer:
         saved, now = (
             {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]} for m in (meta, self._meta())
         )
+        if saved["data"]["channels"] is None:  # the run is older than the field
+            saved["data"]["channels"] = now["data"]["channels"]
         require_same_config(saved, now, ignore=_FREE_FIELDS)
         if meta["micro_batch"] != self.micro_batch:
             logging.warning(
