@@ -213,14 +213,14 @@ class Reader:
         """Decodes a packet. An empty one, which repeats a frame in Theora, gives nothing: a frame is shown until the next one comes."""
         if packet.size == 0:
             return []
-        counted = stage == "video" and self._container.format.name == "avi" and packet.dts is not None and packet.time_base is not None
-        if counted:
-            self._count(packet.dts, packet.time_base)
+        number = packet.dts if stage == "video" and self._container.format.name == "avi" else None
+        if number is not None:
+            self._count(number, Fraction(packet.time_base or 0))
         with reported(self._path, stage):
             try:
                 return cast(list[Any], packet.decode())
             except InvalidDataError:
-                if counted:
+                if number is not None:
                     self._moments.pop()
                 lasts = Fraction(packet.duration or 0) * (packet.time_base or 0)
                 self._lost[stage] += lasts or _frame_seconds(self._used[stage])
