@@ -33,7 +33,7 @@ from avmae_jax.errors import AvmaeError
 from avmae_jax.files import printable
 
 from .common import cli
-from .common.runtime import interruptible, progress_bar
+from .common.runtime import progress_bar
 
 if TYPE_CHECKING:
     from avmae_jax.data.catalog.named_sets import Choice
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
         listing = list_clips(Choice(**options_of(Choice)), root)
         jobs, left_out = plan_jobs(listing, root, recipe)
-        with interruptible(), progress_bar("preparing") as on_progress:
+        with progress_bar("preparing") as on_progress:
             spec = DatasetSpec(
                 name=listing.name,
                 jobs=jobs,

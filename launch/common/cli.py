@@ -8,9 +8,11 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging import LogRecord
 from pathlib import Path
+from types import FrameType
 from typing import cast
 
 from absl import app, flags, logging
@@ -18,12 +20,14 @@ from ml_collections import config_flags
 
 from avmae_jax import config_files
 from avmae_jax.config import Config
-from avmae_jax.errors import ConfigError, RemotePathError
+from avmae_jax.errors import ConfigError, RemotePathError, WriteError
 from avmae_jax.files import printable, require_local
 
 from . import help_page
 
 _BACKENDS = "xla_bridge.py"  # file of JAX that raises where a platform has no plugin or no device
+_SWALLOWING = ("_xla_gc_callback", "__del__")  # Python drops what is raised in these
+_SOON = 0.01  # seconds
 INTERRUPTED = 128 + signal.SIGINT  # exit status of a program that Ctrl-C stopped
 _OPTION = re.compile(r"--?[\w.]+=")  # what stands before an option's value
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
@@ -37,6 +41,34 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
       define_flags: defines the program's options; all of these, and no others, are in the help.
       doc: the docstring of the program.
     """
+    try:
+        with interruptible():
+            _run(main, define_flags, doc)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets the first Ctrl-C raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback."""
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if frame and frame.f_code.co_name in _SWALLOWING:
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, _SOON)
+            return
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:
     options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     helps = {"--help", "-h"} & {*options}
     before = {*flags.FLAGS}
@@ -109,9 +141,8 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
             raise
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""
         sys.exit(f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}{reason}; unset it or install that plugin")
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except WriteError as error:
+        sys.exit(printable(str(error)))
 
 
 def _make_printable(record: LogRecord) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -111,21 +110,6 @@ def print_warning(summary: Mapping[str, Any]) -> None:
     """Prints what a run's summary warns of, if it does."""
     if summary.get("warning"):
         print(f"warning: {summary['warning']}")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Lets the first Ctrl-C raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback."""
-
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

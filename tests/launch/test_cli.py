@@ -172,3 +172,27 @@ def test_frames_have_one_definition() -> None:
     from avmae_jax.config import Frames
 
     assert Frames is BatchFrames
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["_xla_gc_callback", "__del__"])
+def test_ctrl_c_is_not_lost_where_python_drops_what_is_raised(name: str) -> None:
+    code = (
+        "import os, signal, time\nfrom launch.common import cli\n"
+        f"def {name}(*_):\n  os.kill(os.getpid(), signal.SIGINT)\n"
+        f"Kind = type('Kind', (), {{'__del__': {name}}})\n"
+        "def main(argv):\n  Kind()\n  time.sleep(20)\n"
+        "cli.run(main, lambda: None, 'Does nothing.')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+
+
+@pytest.mark.process
+def test_what_cant_be_written_is_one_line_in_every_program() -> None:
+    code = (
+        "from pathlib import Path\nfrom launch.common import cli\nfrom avmae_jax import files\n"
+        "cli.run(lambda argv: files.write_text(Path('/dev/full/x'), 'x'), lambda: None, 'Does nothing.')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr

@@ -17,7 +17,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.error import InvalidDataError
+from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
@@ -33,6 +33,7 @@ _LOOK_AHEAD = 64 << 20  # bytes that are read while a stream hasn't shown its be
 _PADDING = 1 << 20  # pixels that a decoder adds at the edges
 _STALL = 30  # seconds that one stream may lag behind the other before the file is searched for its end; containers interleave within 1
 _UNKNOWN_FRAME = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
+_REORDERED = 2  # frames by which encoders of AVI delay
 _RESTARTING = ("mpegts", "mpeg")  # containers without an index, whose stamps may restart
 _GUESSED = (*_RESTARTING, "mp3", "aac", "ac3", "eac3", "amr")  # their length is estimated, from a bit rate or from the end of the file
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")  # containers that give the length of each stream
@@ -139,7 +140,8 @@ class Reader:
         self._fed = dict.fromkeys(self._used, 0)
         self._totals: dict[str, int] = {}
         self._frame_lasts = _frame_seconds(streams.video) if streams.video else Fraction(0)
-        self._shown = 0  # frames so far, repeated ones included
+        self._moments = deque[Fraction]()  # of AVI, which numbers frames in the order of decoding: when the next ones are shown
+        self._late = Fraction(0)  # of AVI: by how much all frames but the first are numbered too high
         self.ended: set[str] = set()
 
     def drop(self, stage: str) -> None:
@@ -210,17 +212,27 @@ class Reader:
     def _decode(self, stage: str, packet: Packet) -> list[Any]:
         """Decodes a packet. An empty one, which repeats a frame in Theora, gives nothing: a frame is shown until the next one comes."""
         if packet.size == 0:
-            self._shown += stage == "video"
             return []
+        number = packet.dts if stage == "video" and self._container.format.name == "avi" else None
+        if number is not None:
+            self._count(number, Fraction(packet.time_base or 0))
         with reported(self._path, stage):
             try:
                 return cast(list[Any], packet.decode())
             except InvalidDataError:
+                if number is not None:
+                    self._moments.pop()
                 lasts = Fraction(packet.duration or 0) * (packet.time_base or 0)
                 self._lost[stage] += lasts or _frame_seconds(self._used[stage])
                 if self._lost[stage] > max(_MISSING_SECONDS, _MISSING_SHARE * self._needed):
                     raise
                 return []
+
+    def _count(self, number: int, lasts: Fraction) -> None:
+        """Keeps when a packet of AVI is decoded. Encoders that may reorder leave numbers out behind the first frame, which is no pause."""
+        if self._fed["video"] == 1 and number <= _REORDERED + 1:
+            self._late = (number - 1) * lasts
+        self._moments.append(number * lasts - self._late)
 
     def _flush(self, stage: str) -> list[Any]:
         """Decodes what the decoder holds back."""
@@ -260,13 +272,14 @@ class Reader:
             time = self.clock.place(stage, self._stamp(stage, frame), lasts)
         except ValueError as error:
             refuse(self._path, stage, str(error))
-        self._shown += stage == "video"
+        if stage == "video" and self._moments:
+            self._moments.popleft()
         return Piece(stage, frame, time)
 
     def _stamp(self, stage: str, frame: Any) -> Fraction | float | None:
-        """Returns when a frame is shown by the file. AVI counts frames in the order of decoding; they are shown at its constant rate."""
+        """Returns when a frame is shown by the file: of AVI, the n-th frame is shown when the n-th packet is decoded."""
         if stage == "video" and self._container.format.name == "avi":
-            return self._shown * _frame_seconds(self._used[stage])
+            return self._moments[0] if self._moments else None
         if stage == "audio" and frame.pts is not None and frame.time_base is not None:
             return frame.pts * frame.time_base.numerator / frame.time_base.denominator  # exact times would be slow, and aren't needed
         return frame_stamp(frame)
@@ -294,6 +307,10 @@ class Reader:
         name = self._container.format.name
         if name in _GUESSED:
             return 0.0
+        if name == "asf":  # FFmpeg gives each stream the length of the file, and adds its beginning
+            return max(
+                0.0, *(float((stream.duration or 0) * (stream.time_base or 0) - self.clock.origin) for stream in self._used.values())
+            )
         whole = (self._container.duration or 0) / av.time_base
         return max(0.0, whole - float(self.clock.origin)) if name.startswith("matroska") else whole
 
@@ -340,8 +357,10 @@ def decode_again(path: str | Path, wanted: dict[int, Fraction | None], size: int
             streams = choose(path, container, allow_missing=True, max_pixels=max_pixels)._replace(audio=None)
             seek = seek and len(stamps) == len(wanted) and container.format.name not in (*_RESTARTING, "avi")
             if seek:
-                with reported(path, "video"):
+                try:
                     container.seek(round((min(stamps) - 1) * av.time_base))
+                except FFmpegError:  # FLV has no index, say
+                    continue
             aspect = streams.video.sample_aspect_ratio if streams.video else None
             frames = (piece.frame for piece in Reader(path, container, streams, math.inf).pieces())
             for place, frame in enumerate(frame for frame in frames if isinstance(frame, VideoFrame)):

@@ -46,10 +46,10 @@ def run_ordered(jobs: Iterable[J], work: Callable[[J], R], *, workers: int, on_d
     try:
         for job in jobs:
             try:
-                pending.append((job, pool.submit(work, job)))
+                pending.append((job, _submit(pool, work, job)))
             except BrokenProcessPool:
                 pool = _pool(workers)
-                pending.append((job, pool.submit(work, job)))
+                pending.append((job, _submit(pool, work, job)))
             if len(pending) > _AHEAD * workers:
                 yield _result(*pending.popleft(), work, on_death)
         while pending:
@@ -65,13 +65,22 @@ def _result(job: J, future: "Future[R]", work: Callable[[J], R], on_death: Calla
         with _pool(1) as alone:
             _check_start(alone)
             try:
-                return alone.submit(work, job).result()
+                return _submit(alone, work, job).result()
             except BrokenProcessPool:
                 return on_death(job)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[J], R], job: J) -> "Future[R]":
+    """Submits a job. Workers start here, and inherit that Ctrl-C is blocked: it is left to the parent, while they import too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(work, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_start(pool: ProcessPoolExecutor) -> None:
@@ -86,8 +95,7 @@ def _check_start(pool: ProcessPoolExecutor) -> None:
 
 
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends this worker when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends this worker when the parent is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()

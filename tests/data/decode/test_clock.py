@@ -211,3 +211,27 @@ def test_what_lies_beyond_the_first_clip_is_told(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "x.mp4", 5)
     assert decode_clip(path, clip_id="x", form=ClipForm(seconds=2)).beyond == pytest.approx(3, abs=0.1)
     assert decode_clip(path, clip_id="x", form=ClipForm(seconds=10)).beyond == 0
+
+
+def test_frames_that_an_avi_dropped_leave_their_time(tmp_path: Path) -> None:
+    """AVI stores them as empty packets, which only move the stamps of those that follow."""
+    film_with_gap = Video([numbered(number) for number in (*range(30), *range(70, 120))], move=later(4, since=3))
+    path = write_tracks(tmp_path / "x.avi", film_with_gap, Audio(tone(300, 12), codec="mp3"))
+    form = ClipForm(frame_size=96)
+    for clip in (decode_clip(path, clip_id="x", form=form), *cut_clips(path, clip_id="x", form=form)):
+        assert [number_of(frame) for frame in clip.frames] == pytest.approx([10 * time for time in clip.frame_times])
+        assert clip.frame_times[-1] == pytest.approx(9, abs=0.2)
+        assert clip.frame_times[4] == pytest.approx(2.9, abs=0.11)
+
+
+@pytest.mark.parametrize("name", ["x.flv", "x.wmv"])
+def test_a_stream_that_begins_late_is_cut_to_its_end(tmp_path: Path, name: str) -> None:
+    """FLV can't be searched without an index; ASF gives each stream the length of the whole file."""
+    frames, sound = [numbered(number) for number in range(30, 90)], tone(300, 9, rate=44_100)
+    audio = Audio(sound, rate=44_100, codec="aac" if name == "x.flv" else "wmav2")
+    path = write_tracks(tmp_path / name, Video(frames, codec="flv" if name == "x.flv" else "wmv2", move=later(3)), audio)
+    form = ClipForm(seconds=5, frame_size=96, allow_missing=True)
+    *_, clip = cut_clips(path, clip_id="x", stride=5, form=form)
+    *_, (last, _) = cut_timed(path, clip_id="x", stride=5, form=form, rest="whole")
+    assert clip.frames
+    assert number_of(last.frames[-1]) == pytest.approx(85, abs=2)

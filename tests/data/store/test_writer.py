@@ -26,6 +26,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.jobs import Failure, Job
 from avmae_jax.data.store.plan import DatasetSpec, Summary, is_complete
 from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.workers import run_ordered
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ClipError, DatasetError, LockedError, WriteError
 from tests.support import ROOT, time_limit
@@ -290,3 +291,13 @@ def test_a_second_writer_is_kept_out_until_the_first_is_dead(tmp_path: Path, oth
     other_writer.kill()
     other_writer.wait()
     assert write(tmp_path / "out", jobs()).written == {"train": 7, "test": 2}
+
+
+def blocks_ctrl_c(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.process
+def test_ctrl_c_is_blocked_in_workers_from_their_first_moment_on() -> None:
+    assert list(run_ordered([0], blocks_ctrl_c, workers=1, on_death=blocks_ctrl_c)) == [True]
+    assert not blocks_ctrl_c(0)
