@@ -50,7 +50,8 @@ def _compare(name: str, given: Any, there: Any) -> None:
             f"data.channels is {given}, but the data set was prepared with --channels={there}; leave it open, or prepare again"
         )
     if abs(given - there) > _TOLERATED:
-        logging.warning("data.%s is %g, but the data set's %s has %g; leave it open to use that", name, given, STATISTICS, there)
+        words = "data.%s is %g, but the data set's %s has %g, which --config.data.%s=%g takes"
+        logging.warning(words, name, given, STATISTICS, there, name, there)
 
 
 def _of_data(data: DataConfig) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import pytest
 
 from avmae_jax.config import Config, DataConfig
 from avmae_jax.data.statistics import STATISTICS
+from avmae_jax.data.store.plan import SUMMARY
 from avmae_jax.errors import DatasetError
 from avmae_jax.train.audio_settings import settle_audio
+from avmae_jax.weights.notes import notes_of
 
 MEASURED = {"audio_mean": -6.5, "audio_std": 3.5}
 
@@ -62,3 +64,18 @@ def test_images_alone_need_none(tmp_path: Path) -> None:
     config.model.modality = "image"
     settle_audio(config, None)
     assert config.data.normalisation == (-5.081, 4.4849)
+
+
+@pytest.mark.parametrize(
+    ("plan", "channels"),
+    [({"channels": "mean"}, "mean"), ({"channels": "first"}, "first"), ({"mix_channels": True}, "mean"), ({}, "first")],
+)
+def test_channels_are_those_of_the_data_set(tmp_path: Path, plan: dict[str, Any], channels: str) -> None:
+    (tmp_path / SUMMARY).write_text(json.dumps({"plan": plan}))
+    config = Config(data=DataConfig(source="prepared", path=str(tmp_path)))
+    settle_audio(config, None)
+    assert config.data.channels == channels
+    assert notes_of(config, ()).channels == channels
+    other = Config(data=DataConfig(source="prepared", path=str(tmp_path), channels={"mean": "first", "first": "mean"}[channels]))
+    with pytest.raises(DatasetError, match=rf"data\.channels.*--channels={channels}"):
+        settle_audio(other, None)
