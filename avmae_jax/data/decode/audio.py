@@ -156,7 +156,7 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
         samples = samples / 2.0 ** (8 * samples.itemsize - 1)
-    return samples.mean(axis=0, dtype=np.float32)
+    return np.ascontiguousarray(samples[0], np.float32) if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
 
 
 def as_int16(waveform: np.ndarray) -> np.ndarray:
