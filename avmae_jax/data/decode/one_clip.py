@@ -117,7 +117,7 @@ class _First:
         self.has: Modality = "both" if streams.audio and streams.video else "audio" if streams.audio else "image"
         self.reader = Reader(path, container, streams, form.seconds)
         self._samples = clip_samples(form.seconds)
-        self.line = AudioLine(path, form.channels) if streams.audio else None
+        self.line = AudioLine(path, form.channels, self._samples) if streams.audio else None
         self.shots = Shots(streams.video, form) if streams.video else None
 
     def read(self) -> None:
