@@ -38,18 +38,21 @@ class _Block(NamedTuple):
 class AudioLine:
     """Holds the audio at 16 kHz, from what is still needed on."""
 
-    def __init__(self, path: str | Path, channels: Channels) -> None:
+    def __init__(self, path: str | Path, channels: Channels, only: int = 0) -> None:
         """Starts with nothing.
 
         Args:
           path: the file, for errors.
           channels: which are taken.
+          only: samples of the only window, which begins at 0; 0: there are many windows.
         """
+        self._only = only
         self._path, self._mix = path, channels == "mean"
         self._stream: soxr.ResampleStream | None = None
         self._rate, self._jitter = 0, 0.0
         self._placed = 0  # samples of the file's rate so far, silence included
         self._blocks: list[_Block] = []  # what is still needed of files with several channels, in case the first one is silent
+        self._sounds = False  # whether the only window is known not to be silent; then its other channels are never needed
         self._chunks: list[np.ndarray] = []
         self._begin = 0  # sample at which the chunks begin
         self.first: int | None = None  # sample with which the audio begins; before it is silence that the file doesn't have
@@ -79,7 +82,7 @@ class AudioLine:
         samples = samples[:, max(0, -apart) :]
         if self.first is None and samples.size:
             self.first = round(Fraction(self._placed * SAMPLE_RATE, self._rate))
-        if not self._mix and len(samples) > 1:
+        if len(samples) > 1 and not (self._mix or self._sounds):
             self._blocks.append(_Block(self._placed, samples))
         self._placed += samples.shape[1]
         self._append(self._stream.resample_chunk(_scaled(samples if self._mix else samples[:1])))
@@ -116,6 +119,9 @@ class AudioLine:
 
     def _append(self, chunk: np.ndarray) -> None:
         self._chunks.append(chunk)
+        if self.end < self._only and not self._sounds and np.abs(chunk[: self._only - self.end]).max(initial=0) > _SILENT:
+            self._sounds = True
+            self._blocks.clear()
         self.end += len(chunk)
 
     def _sounding(self, start: int, stop: int) -> int:
@@ -156,7 +162,7 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
         samples = samples / 2.0 ** (8 * samples.itemsize - 1)
-    return samples.mean(axis=0, dtype=np.float32)
+    return np.ascontiguousarray(samples[0], np.float32) if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
 
 
 def as_int16(waveform: np.ndarray) -> np.ndarray:

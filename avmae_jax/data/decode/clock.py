@@ -27,7 +27,7 @@ class Clock:
         self._shifts = [Fraction(0)]
         self._epochs: dict[str, int] = {}
         self._offsets: dict[str, tuple[Fraction, float]] = {}
-        self._nexts: dict[str, Fraction | float] = {}  # of each stream: where a piece without a stamp is placed
+        self._last: dict[str, tuple[Fraction | float, Fraction | float]] = {}  # of each stream: begin and length of its last piece
         self.ends: dict[str, float] = {}  # of each stream: seconds up to which it is known
 
     def start(self, firsts: dict[str, Fraction], audio_frame: Fraction) -> None:
@@ -52,8 +52,8 @@ class Clock:
         """
         end = self.ends.get(stage, 0.0)
         if stamp is None:
-            time = self._nexts.get(stage, 0)
-            self._nexts[stage] = time + lasts
+            time = sum(self._last.get(stage, ()))
+            self._last[stage] = time, lasts
             self.ends[stage] = max(end, float(time + lasts))
             return time
         if stage not in self._offsets:
@@ -69,7 +69,7 @@ class Clock:
             if time > latest + _LONGEST_GAP:
                 raise ValueError(f"has time stamps that jump from {latest:.1f} s to {time:.1f} s")
         self.ends[stage] = max(end, time + float(lasts))
-        self._nexts[stage] = exact + lasts
+        self._last[stage] = exact, lasts
         return exact
 
     def _restart(self, stage: str, back: Fraction) -> None:

@@ -5,6 +5,7 @@ n-th of the clip, or else the one that is on display when the clip begins.
 """
 
 import bisect
+import math
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
@@ -59,19 +60,22 @@ class Shown(NamedTuple):
 class FrameLine:
     """Holds the frames of the windows that have begun and aren't complete."""
 
-    def __init__(self, step: Fraction, form: ClipForm, aspect: Fraction | None) -> None:
+    def __init__(self, step: Fraction, form: ClipForm, aspect: Fraction | None, *, remembers: bool) -> None:
         """Starts with nothing.
 
         Args:
           step: seconds from window to window.
           form: what a clip holds.
           aspect: of a pixel.
+          remembers: whether `recent` and `kept` are wanted.
         """
+        self._remembers = remembers
         self._step, self._size, self._count, self._aspect = step, form.frame_size, form.frames, aspect
         self._length = Fraction(form.seconds)
         self._part = self._length / form.frames  # seconds from frame to frame of a clip
         self._windows: dict[int, list[Frame]] = {}
-        self._next = 0  # the first window that hasn't begun
+        self._next, self._opens = 0, Fraction(0)  # the first window that hasn't begun, and when it does
+        self._due: Fraction | float = math.inf  # when the first of the open windows needs its next frame
         self._before: list[tuple[Fraction, VideoFrame]] = []  # the last two frames; the earlier one is known to be over
         self._encoded: Frame | None = None  # the last one that was encoded; windows that overlap share it
         self._number = 0
@@ -111,6 +115,11 @@ class FrameLine:
         self._settle(self.end)
         self._open(self.end, frame)
         self._before = [*self._before[-1:], (self.end, frame)]
+        if self._remembers:
+            self._remember(frame)
+
+    def _remember(self, frame: VideoFrame) -> None:
+        """Notes the frame that was just taken, and forgets what lies further back than a clip."""
         self.recent.append(Shown(self.end, self._number, frame_stamp(frame)))
         self._number += 1
         while len(self.recent) > 2 and self.recent[1].time < self.end - self._length - _SPARE:
@@ -132,21 +141,27 @@ class FrameLine:
 
     def _open(self, until: Fraction, current: VideoFrame | None = None) -> None:
         """Opens every window that has begun, with the frame shown then: the current one if it comes within the first n-th of the clip."""
-        while self._next * self._step <= until:
-            start = self._next * self._step
+        while self._opens <= until:
+            start = self._opens
             if not self._before and current is not None and start + self._length <= self.end:
                 self._windows[self._next] = []  # it was over before the first frame came
             else:
                 comes_now = current is not None and (not self._before or self.end < start + self._part)
                 self._windows[self._next] = [self._encode(*((self.end, current) if current and comes_now else self._before[-1]))]
+            self._due = min(self._due, start + self._part)
             self._next += 1
+            self._opens = self._next * self._step
 
     def _settle(self, now: Fraction, until: Fraction | None = None) -> None:
         """Gives each open window the frames that were due before `now`, none of them later than `until`."""
+        if now <= self._due:
+            return
+        self._due = math.inf
         for window, frames in self._windows.items():
             while 0 < len(frames) < self._count:
                 due = window * self._step + len(frames) * self._part
                 if due >= now or (until is not None and due > until):
+                    self._due = min(self._due, due)
                     break
                 over = self._before[0]
                 frames.append(self._encode(*over) if over[0] >= window * self._step else frames[0])
@@ -154,5 +169,6 @@ class FrameLine:
     def _encode(self, time: Fraction, frame: VideoFrame) -> Frame:
         if self._encoded is None or self._encoded.time != time:
             self._encoded = Frame(time, encode_jpeg(shrink(frame, self._size, self._aspect)))
-            self.kept.append(self._encoded)
+            if self._remembers:
+                self.kept.append(self._encoded)
         return self._encoded

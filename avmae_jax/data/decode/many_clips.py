@@ -12,6 +12,7 @@ has. With rest="whole", the last clip is a whole one that ends with the file ins
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -83,28 +84,30 @@ def cut_timed(
         return
     with opened(path) as container:
         streams = choose(path, container, allow_missing=form.allow_missing, max_pixels=form.max_pixels)
-        for start, has, clip in _Cutter(path, container, streams, form, Fraction(stride)).windows(rest):
+        for start, has, clip in _Cutter(path, container, streams, form, Fraction(stride), rest).windows():
             yield clip._replace(id=f"{clip_id}@{start:g}", video=clip_id, labels=tuple(labels), start=start), has
 
 
 class _Cutter:
     """Cuts the windows of one file."""
 
-    def __init__(self, path: str | Path, container: InputContainer, streams: Streams, form: ClipForm, step: Fraction) -> None:
-        self._path, self._form, self._step = path, form, step
+    def __init__(self, path: str | Path, container: InputContainer, streams: Streams, form: ClipForm, step: Fraction, rest: Rest) -> None:
+        self._path, self._form, self._step, self._whole = path, form, step, rest == "whole"
         self._length, self._samples = Fraction(form.seconds), clip_samples(form.seconds)
         self._reader = Reader(path, container, streams, (container.duration or 0) / 1e6)
         self._audio = AudioLine(path, form.channels) if streams.audio else None
-        self._video = FrameLine(step, form, streams.video.sample_aspect_ratio) if streams.video else None
+        aspect = streams.video.sample_aspect_ratio if streams.video else None
+        self._video = FrameLine(step, form, aspect, remembers=self._whole) if streams.video else None
         self._heard = self._audio is None  # whether the audio has ended
         self._steps = self._read()
 
-    def windows(self, rest: Rest) -> Iterator[tuple[float, float, Clip]]:
+    def windows(self) -> Iterator[tuple[float, float, Clip]]:
         """Yields start, length and content of each window."""
-        length, whole, start, left, before = self._length, rest == "whole", Fraction(0), Fraction(0), Fraction(0)
+        length, whole, start, left, before = self._length, self._whole, Fraction(0), Fraction(0), Fraction(0)
         for index in itertools.count():
             start = index * self._step
-            while not self._reached(start, index):
+            enough = math.ceil(start * SAMPLE_RATE) + self._samples
+            while not self._reached(enough, index):
                 next(self._steps, None)
             left = self._left(start)
             if left <= 0 or (index and left < (length if whole else length * _SHORTEST_REST)):
@@ -148,9 +151,9 @@ class _Cutter:
     def _ended(self) -> bool:
         return self._heard and (not self._video or self._video.ended)
 
-    def _reached(self, start: Fraction, window: int) -> bool:
-        """Returns whether the audio of a window is there, and all of its frames."""
-        heard = not self._audio or self._heard or self._audio.end >= start * SAMPLE_RATE + self._samples
+    def _reached(self, samples: int, window: int) -> bool:
+        """Returns whether so many samples are there, and all frames of a window."""
+        heard = not self._audio or self._heard or self._audio.end >= samples
         return heard and (not self._video or self._video.complete(window))
 
     def _ends(self) -> dict[str, Fraction]:

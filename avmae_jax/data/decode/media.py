@@ -66,8 +66,13 @@ def reported(path: str | Path, stage: str) -> Iterator[None]:
     try:
         yield
     except FFmpegError as error:
-        what = "can't be opened as a media file" if stage == "open" else f"can't be decoded: its {stage} is damaged or its codec unknown"
-        raise ClipError(str(path), stage, f"{what} ({error.strerror})") from error
+        raise failed(path, stage, error) from error
+
+
+def failed(path: str | Path, stage: str, error: FFmpegError) -> ClipError:
+    """Returns what FFmpeg raised as a ClipError."""
+    what = "can't be opened as a media file" if stage == "open" else f"can't be decoded: its {stage} is damaged or its codec unknown"
+    return ClipError(str(path), stage, f"{what} ({error.strerror})")
 
 
 def refuse(path: str | Path, stage: str, reason: str) -> NoReturn:

@@ -117,7 +117,7 @@ class _First:
         self.has: Modality = "both" if streams.audio and streams.video else "audio" if streams.audio else "image"
         self.reader = Reader(path, container, streams, form.seconds)
         self._samples = clip_samples(form.seconds)
-        self.line = AudioLine(path, form.channels) if streams.audio else None
+        self.line = AudioLine(path, form.channels, self._samples) if streams.audio else None
         self.shots = Shots(streams.video, form) if streams.video else None
 
     def read(self) -> None:
@@ -210,7 +210,7 @@ class Shots:
           stream: to be decoded.
           form: what the clip holds.
         """
-        self._form, self._aspect = form, stream.sample_aspect_ratio
+        self._form, self._seconds, self._aspect = form, Fraction(form.seconds), stream.sample_aspect_ratio
         self._rate, self._limit, guesses = _guess_counts(stream, form.seconds)
         self._wanted = {index for guess in guesses for index in frame_indices(guess, form.frames)}
         self.kept: dict[int, np.ndarray] = {}  # by index: uint8[S, S, 3]
@@ -225,13 +225,13 @@ class Shots:
 
     def add(self, frame: VideoFrame, time: Fraction) -> bool:
         """Takes the next frame, and returns whether it was the last one that the clip needs."""
-        seconds, n = Fraction(self._form.seconds), len(self.times)
+        n = len(self.times)
         time = max(time, self.end)
-        past = n and time >= seconds
-        if past and (self._limit is None or (self._form.frame_rule == "time" and not self._regular([*self.times, time]))):
+        past = time >= self._seconds
+        if n and past and (self._limit is None or (self._form.frame_rule == "time" and not self._regular([*self.times, time]))):
             self.end = time
             return True
-        if not n and time >= seconds and self._form.frame_rule == "time":
+        if not n and past and self._form.frame_rule == "time":
             return True  # the video begins behind the clip
         if n in self._wanted:
             self.kept[n] = shrink(frame, self._form.frame_size, self._aspect)

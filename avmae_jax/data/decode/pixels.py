@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -80,8 +80,11 @@ class Deinterlacer:
         self._graph: Graph | None = None
         self._shape = (0, 0, "")  # of the frames that the graph takes; others would crash it
 
-    def add(self, frame: VideoFrame) -> Iterator[VideoFrame]:
-        """Takes a frame and yields those that are finished: one later, once there was an interlaced one."""
+    def add(self, frame: VideoFrame) -> Iterable[VideoFrame]:
+        """Takes a frame and returns those that are finished: one later, once there was an interlaced one."""
+        return self._woven(frame) if self._graph is not None or frame.interlaced_frame else (frame,)
+
+    def _woven(self, frame: VideoFrame) -> Iterator[VideoFrame]:
         shape = frame.width, frame.height, frame.format.name
         if self._graph is not None and shape != self._shape:
             yield from self.finish()

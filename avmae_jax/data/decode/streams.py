@@ -1,13 +1,12 @@
 """Reads the audio and the images of a file, packet by packet, as pieces with their place on the file's clock.
 
-Of several audio tracks the default one is taken, of several video streams the first with more than one frame: a cover or a thumbnail isn't
-the film. A packet that can't be decoded is passed over, as players do, as long as no more is lost than may lack at the end of a file.
+A packet that can't be decoded is passed over, as players do, as long as no more is lost than may lack at the end of a file.
 """
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,18 +18,17 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
-from av.stream import Disposition, Stream
-from av.video.codeccontext import VideoCodecContext
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from avmae_jax.data.decode.choice import Streams, check_pixels, choose, count_packets, demuxed, is_flush
 from avmae_jax.data.decode.clock import Clock
-from avmae_jax.data.decode.media import opened, refuse, reported
+from avmae_jax.data.decode.media import failed, opened, refuse, reported
 from avmae_jax.data.decode.pixels import Deinterlacer, shrink
 
 _MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.1  # a stream that lacks more than both of what was promised counts as truncated
 _LOOK_AHEAD = 64 << 20  # bytes that are read while a stream hasn't shown its beginning
-_PADDING = 1 << 20  # pixels that a decoder adds at the edges
 _STALL = 30  # seconds that one stream may lag behind the other before the file is searched for its end; containers interleave within 1
 _UNKNOWN_FRAME = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
 _REORDERED = 2  # frames by which encoders of AVI delay
@@ -45,76 +43,6 @@ class Piece(NamedTuple):
     stage: str  # "audio" | "video"
     frame: AudioFrame | VideoFrame | None  # None: the stream has ended
     time: Fraction | float  # seconds on the clock; exact for images
-
-
-class Streams(NamedTuple):
-    """Holds what of a file is used."""
-
-    audio: AudioStream | None
-    video: VideoStream | None
-    max_pixels: int  # of an image
-
-
-def choose(path: str | Path, container: InputContainer, *, allow_missing: bool, max_pixels: int) -> Streams:
-    """Chooses the streams of a file.
-
-    Raises:
-      ClipError: if it has neither, or lacks one that may not be missing, or one can't be decoded here, or its images are too large.
-    """
-    audios = sorted(container.streams.audio, key=lambda stream: not stream.disposition & Disposition.default)
-    videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not audios and not videos and allow_missing:
-        refuse(path, "open", "has neither audio nor moving images")
-    if not videos and not allow_missing:
-        refuse(path, "video", "has no moving images")
-    if not audios and not allow_missing:
-        refuse(path, "audio", "has no audio")
-    audio = next((stream for stream in audios if stream.codec_context), None)
-    video = _moving(path, [stream for stream in videos if stream.codec_context])
-    if audios and audio is None:
-        refuse(path, "audio", "has audio in a coding that can't be decoded here")
-    if videos and video is None:
-        refuse(path, "video", "has images in a coding that can't be decoded here")
-    if video is not None:
-        _check_pixels(path, video.codec_context, max_pixels)
-        video.codec_context.options = {"max_pixels": str(2 * max_pixels + _PADDING)}  # for a size that grows half-way
-    return Streams(audio, video, max_pixels)
-
-
-def _check_pixels(path: str | Path, image: VideoFrame | VideoCodecContext, max_pixels: int) -> None:
-    """Refuses images that are too large."""
-    if image.width * image.height > max_pixels:
-        refuse(path, "video", f"has images of {image.width} x {image.height} pixels; max_pixels is {max_pixels}")
-
-
-def _moving(path: str | Path, videos: list[VideoStream]) -> VideoStream | None:
-    """Returns the first stream with more than one frame, or else the first one."""
-    if len(videos) < 2:
-        return videos[0] if videos else None
-    counts = count_packets(path, [stream.index for stream in videos], enough=2)
-    return next((stream for stream in videos if counts[stream.index] > 1), videos[0])
-
-
-def count_packets(path: str | Path, indices: list[int], enough: int | None = None) -> dict[int, int]:
-    """Counts the packets of streams without decoding them, up to `enough` of each."""
-    counts = dict.fromkeys(indices, 0)
-    with opened(path) as container, reported(path, "open"):
-        for packet in _demuxed(container, [container.streams[index] for index in indices]):
-            counts[packet.stream.index] += not _is_flush(packet)
-            if enough is not None and min(counts.values()) >= enough:
-                break
-    return counts
-
-
-def _demuxed(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
-    """Yields the packets of streams. Where others have appeared since the file was opened, PyAV fails at its end, behind all of them."""
-    with suppress(IndexError):
-        yield from container.demux(*streams)
-
-
-def _is_flush(packet: Packet) -> bool:
-    """Returns whether a packet only marks the end of its stream."""
-    return packet.size == 0 and packet.dts is None and packet.pts is None
 
 
 class Reader:
@@ -134,7 +62,8 @@ class Reader:
             stage: stream for stage, stream in (("audio", streams.audio), ("video", streams.video)) if stream
         }
         self._stages = {stream.index: stage for stage, stream in self._used.items()}
-        self.clock = Clock(restarts=container.format.name in _RESTARTING)
+        self._format = container.format.name
+        self.clock = Clock(restarts=self._format in _RESTARTING)
         self._deinterlacer = Deinterlacer()
         self._lost = dict.fromkeys(self._used, Fraction(0))
         self._fed = dict.fromkeys(self._used, 0)
@@ -150,20 +79,19 @@ class Reader:
 
     def pieces(self) -> Iterator[Piece]:
         """Yields the pieces, and an end of each stream that isn't dropped before."""
-        with reported(self._path, "open"):
-            packets = _demuxed(self._container, list(self._used.values()))
+        packets = self._packets()
         first, held = self._beginnings(packets)
         for stage, frame in first:
             yield from self._placed(stage, frame)
-        for packet in self._read(packets, held):
+        for packet in itertools.chain(_emptied(held), packets):
             stage = self._stages[packet.stream.index]
-            if stage in self.ended:
+            if stage in self.ended or is_flush(packet):
                 continue
-            if not _is_flush(packet):
-                for frame in self._decode(stage, packet):
-                    yield from self._placed(stage, frame)
-                self._fed[stage] += 1
-                self._search_end()
+            for frame in self._decode(stage, packet):
+                yield from self._placed(stage, frame)
+            self._fed[stage] += 1
+            self._search_end()
+            if self._totals:
                 for used in self._used:
                     if used not in self.ended and self._fed[used] == self._totals.get(used):
                         yield from self._end(used)
@@ -171,11 +99,15 @@ class Reader:
             if stage not in self.ended:
                 yield from self._end(stage)
 
+    def _packets(self) -> Iterator[Packet]:
+        with reported(self._path, next(iter(self._used))):
+            yield from demuxed(self._container, list(self._used.values()))
+
     def _beginnings(self, packets: Iterator[Packet]) -> tuple[list[tuple[str, Any]], deque[Packet]]:
         """Decodes until each stream has shown something, and starts the clock there."""
         waiting, size, held, first = set(self._used), 0, deque[Packet](), list[tuple[str, Any]]()
         while waiting and size < _LOOK_AHEAD:
-            packet = self._next(packets)
+            packet = next(packets, None)
             if packet is None:
                 break
             size += packet.size
@@ -183,8 +115,8 @@ class Reader:
             if stage not in waiting:
                 held.append(packet)
                 continue
-            frames = self._flush(stage) if _is_flush(packet) else self._decode(stage, packet)
-            self._fed[stage] += not _is_flush(packet)
+            frames = self._flush(stage) if is_flush(packet) else self._decode(stage, packet)
+            self._fed[stage] += not is_flush(packet)
             first += [(stage, frame) for frame in frames]
             if frames:
                 waiting.discard(stage)
@@ -199,34 +131,25 @@ class Reader:
         self.clock.start(firsts, audio_frame)
         return first, held
 
-    def _read(self, packets: Iterator[Packet], held: deque[Packet]) -> Iterator[Packet]:
-        while held:
-            yield held.popleft()
-        while (packet := self._next(packets)) is not None:
-            yield packet
-
-    def _next(self, packets: Iterator[Packet]) -> Packet | None:
-        with reported(self._path, next(iter(self._used))):
-            return next(packets, None)
-
     def _decode(self, stage: str, packet: Packet) -> list[Any]:
         """Decodes a packet. An empty one, which repeats a frame in Theora, gives nothing: a frame is shown until the next one comes."""
         if packet.size == 0:
             return []
-        number = packet.dts if stage == "video" and self._container.format.name == "avi" else None
+        number = packet.dts if stage == "video" and self._format == "avi" else None
         if number is not None:
             self._count(number, Fraction(packet.time_base or 0))
-        with reported(self._path, stage):
-            try:
-                return cast(list[Any], packet.decode())
-            except InvalidDataError:
-                if number is not None:
-                    self._moments.pop()
-                lasts = Fraction(packet.duration or 0) * (packet.time_base or 0)
-                self._lost[stage] += lasts or _frame_seconds(self._used[stage])
-                if self._lost[stage] > max(_MISSING_SECONDS, _MISSING_SHARE * self._needed):
-                    raise
-                return []
+        try:
+            return cast(list[Any], packet.decode())
+        except InvalidDataError as error:
+            if number is not None:
+                self._moments.pop()
+            lasts = Fraction(packet.duration or 0) * (packet.time_base or 0)
+            self._lost[stage] += lasts or _frame_seconds(self._used[stage])
+            if self._lost[stage] > max(_MISSING_SECONDS, _MISSING_SHARE * self._needed):
+                raise failed(self._path, stage, error) from error
+            return []
+        except FFmpegError as error:
+            raise failed(self._path, stage, error) from error
 
     def _count(self, number: int, lasts: Fraction) -> None:
         """Keeps when a packet of AVI is decoded. Encoders that may reorder leave numbers out behind the first frame, which is no pause."""
@@ -250,24 +173,24 @@ class Reader:
         for frame in self._flush(stage):
             yield from self._placed(stage, frame)
         if stage == "video":
-            yield from self._pieces(stage, self._deinterlacer.finish())
+            yield from self._images(self._deinterlacer.finish())
         self.ended.add(stage)
         yield Piece(stage, None, self.clock.ends.get(stage, 0.0))
 
-    def _placed(self, stage: str, frame: Any) -> Iterator[Piece]:
+    def _placed(self, stage: str, frame: Any) -> Iterable[Piece]:
         if stage == "audio":
-            yield self._piece(stage, frame)
-            return
-        _check_pixels(self._path, frame, self._streams.max_pixels)
-        yield from self._pieces(stage, self._deinterlacer.add(frame))
+            return (self._piece(stage, frame, frame.samples / frame.sample_rate),)
+        check_pixels(self._path, frame, self._streams.max_pixels)
+        return self._images(self._deinterlacer.add(frame))
 
-    def _pieces(self, stage: str, frames: Iterator[Any]) -> Iterator[Piece]:
-        with reported(self._path, stage):
+    def _images(self, frames: Iterable[VideoFrame]) -> Iterator[Piece]:
+        try:
             for frame in frames:
-                yield self._piece(stage, frame)
+                yield self._piece("video", frame, self._frame_lasts)
+        except FFmpegError as error:
+            raise failed(self._path, "video", error) from error
 
-    def _piece(self, stage: str, frame: Any) -> Piece:
-        lasts = frame.samples / frame.sample_rate if stage == "audio" else self._frame_lasts
+    def _piece(self, stage: str, frame: Any, lasts: Fraction | float) -> Piece:
         try:
             time = self.clock.place(stage, self._stamp(stage, frame), lasts)
         except ValueError as error:
@@ -278,17 +201,20 @@ class Reader:
 
     def _stamp(self, stage: str, frame: Any) -> Fraction | float | None:
         """Returns when a frame is shown by the file: of AVI, the n-th frame is shown when the n-th packet is decoded."""
-        if stage == "video" and self._container.format.name == "avi":
-            return self._moments[0] if self._moments else None
-        if stage == "audio" and frame.pts is not None and frame.time_base is not None:
-            return frame.pts * frame.time_base.numerator / frame.time_base.denominator  # exact times would be slow, and aren't needed
-        return frame_stamp(frame)
+        if stage == "video":
+            return frame_stamp(frame) if self._format != "avi" else self._moments[0] if self._moments else None
+        unit = frame.time_base
+        if frame.pts is None or unit is None:
+            return None
+        return frame.pts * unit.numerator / unit.denominator  # exact times would be slow, and aren't needed
 
     def _search_end(self) -> None:
         """Counts the packets of a stream that lags far behind the other one: it may have ended long before the file."""
         ends = self.clock.ends
+        if len(self._used) < 2 or abs(ends.get("audio", 0) - ends.get("video", 0)) <= _STALL:
+            return
         for stage, stream in self._used.items():
-            if stage not in self.ended and stage not in self._totals and max(ends.values(), default=0) - ends.get(stage, 0) > _STALL:
+            if stage not in self.ended and stage not in self._totals and max(ends.values()) - ends.get(stage, 0) > _STALL:
                 self._totals[stage] = count_packets(self._path, [stream.index])[stream.index]
 
     def frame_seconds(self) -> Fraction:
@@ -298,21 +224,20 @@ class Reader:
     def promised(self, stage: str) -> float:
         """Returns up to which second the index of the container promises the stream; 0 where it says nothing of it."""
         stream = self._used[stage]
-        if self._container.format.name not in _INDEXED or stream.duration is None or stream.time_base is None:
+        if self._format not in _INDEXED or stream.duration is None or stream.time_base is None:
             return 0.0
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base - self.clock.origin)
 
     def promised_file(self) -> float:
         """Returns up to which second the header promises the longer one of the streams; 0 where it is only estimated."""
-        name = self._container.format.name
-        if name in _GUESSED:
+        if self._format in _GUESSED:
             return 0.0
-        if name == "asf":  # FFmpeg gives each stream the length of the file, and adds its beginning
+        if self._format == "asf":  # FFmpeg gives each stream the length of the file, and adds its beginning
             return max(
                 0.0, *(float((stream.duration or 0) * (stream.time_base or 0) - self.clock.origin) for stream in self._used.values())
             )
         whole = (self._container.duration or 0) / av.time_base
-        return max(0.0, whole - float(self.clock.origin)) if name.startswith("matroska") else whole
+        return max(0.0, whole - float(self.clock.origin)) if self._format.startswith("matroska") else whole
 
     def check_stream(self, stage: str, end: float, needed: float) -> None:
         """Refuses a file in which a stream ends, at `end`, before the index of the container promises it."""
@@ -374,7 +299,14 @@ def decode_again(path: str | Path, wanted: dict[int, Fraction | None], size: int
 
 def frame_stamp(frame: Any) -> Fraction | None:
     """Returns the stamp of a frame in seconds, as the file has it."""
-    return None if frame.pts is None or frame.time_base is None else Fraction(frame.pts) * frame.time_base
+    unit = frame.time_base
+    return None if frame.pts is None or unit is None else Fraction(frame.pts * unit.numerator, unit.denominator)
+
+
+def _emptied(queue: deque[Packet]) -> Iterator[Packet]:
+    """Yields what a queue holds, and lets go of it."""
+    while queue:
+        yield queue.popleft()
 
 
 def _frame_seconds(stream: Stream) -> Fraction:

@@ -34,6 +34,16 @@ def test_silence_is_the_first_channels(tmp_path: Path) -> None:
     assert (clip.channel, clip.waveform.any()) == (0, False)
 
 
+@pytest.mark.parametrize(("begin", "channel"), [(0.5, 0), (1.2, 1)])
+def test_only_the_first_clip_decides_its_channel(tmp_path: Path, begin: float, channel: int) -> None:
+    sound = np.stack([tone(300, 3), tone(500, 3)])
+    sound[0, : int(begin * 16_000)] = 0
+    path = write_tracks(tmp_path / "x.wav", Audio(sound, codec="pcm_s16le", layout="stereo"))
+    clip = decode_clip(path, clip_id="x", form=HEARD)
+    assert clip.channel == channel
+    assert clip.waveform[:4000].any() == bool(channel)
+
+
 def test_each_window_takes_its_own_channel(tmp_path: Path) -> None:
     """The first channel sounds in the first second, the third in the second one, none in the third."""
     sound = np.zeros((6, 3 * 16_000), np.float32)
