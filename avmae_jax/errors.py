@@ -27,7 +27,7 @@ class WriteError(AvmaeError, OSError):
 
 
 class RemotePathError(AvmaeError, ValueError):
-    """A path lies on another machine, such as gs://bucket/run; names it."""
+    """Says that a path lies on another machine, such as gs://bucket/run; names it."""
 
 
 class LockedError(AvmaeError):
@@ -73,7 +73,7 @@ class DatasetError(AvmaeError):
 
 
 class EmptySplitError(DatasetError):
-    """A split of a data set has no clip, or none with what is needed."""
+    """Says that a split of a data set has no clip, or none with what is needed."""
 
 
 class CorruptRecordError(AvmaeError):

@@ -88,7 +88,7 @@ def draw_explanation(plot: Path, explainer: Explainer, medium: Medium, found: Pr
     from avmae_jax.inference.explain import subject
     from avmae_jax.plots.heatmap import draw_heatmap
 
-    heat, constant, row = explainer(medium, found, flags.FLAGS.frames)
+    heat, constant, row = explainer(medium, found, flags.FLAGS.frames, flags.FLAGS.short_audio)
     draw_heatmap(plot, heat, constant, row.arrays, start=row.start, title=f"{subject(found)}: {medium.name}")
 
 

@@ -1,14 +1,16 @@
 """Sets up the comparisons: options, short compile times, and a summary of the largest errors at the end of `pytest parity`."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
+from avmae_jax.weights.io import write
 from parity import rows
+from parity.pth_files import made
 
 _PROPERTY = "compared"  # of a test's report: [tolerance, number of rows, largest relative error] of each call of rows.assert_all
 
@@ -73,3 +75,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("largest relative errors")
         for (test, tolerance), (count, error) in sorted(table.items()):
             terminalreporter.write_line(f"{error:8.1e} of {tolerance:5.0e}, {count:5d} compared  {test}")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Mapping[str, Any]:
+    """Writes a small model to state.pth and returns its state dict."""
+    torch = pytest.importorskip("torch")
+    write(made(), tmp_path / "state.pth")
+    return torch.load(tmp_path / "state.pth", weights_only=True)

@@ -1,18 +1,12 @@
 """Tests weights in PyTorch files: conversion to and from every other format, and damaged, hostile or foreign files."""
 
 # pyright: reportMissingImports=false
-import argparse
-import collections
 import dataclasses
-import datetime
-import enum
 import logging
 import os
-import pickle
 import re
 import subprocess
 import sys
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +22,6 @@ pytest.importorskip("timm", reason='files of PyTorch and its reference model nee
 import torch
 
 from avmae_jax import load_pretrained, save_torch
-from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
@@ -39,16 +32,8 @@ from avmae_jax.weights.io import Weights, read, write
 from avmae_jax.weights.official import is_unused
 from avmae_jax.weights.tensor_files import read_tensors
 from parity import reference
-from tests.weights.files import HEADS, assert_same
-
-
-def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
-    """Makes weights of distinct random values, so that a swap shows. A classifier's config has no decoder."""
-    if classes:
-        config = dataclasses.replace(config, kind="cavmae_classifier", decoder_depth=None, decoder_width=None, decoder_heads=None)
-    rng = np.random.default_rng(seed)
-    shapes = flatten(described(config, classes))
-    return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+from parity.pth_files import made
+from tests.weights.files import HEADS, assert_same, message
 
 
 def sizes(weights: Weights) -> dict[str, int]:
@@ -63,25 +48,10 @@ def stored(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def message(path: Path, **given: int) -> str:
-    """Returns the error message of a bad file, which must name the file."""
-    with pytest.raises(WeightsError) as error:
-        read(path, **given)
-    assert str(path) in str(error.value)
-    return str(error.value)
-
-
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.INFO, logger="absl")
     return caplog
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Mapping[str, Any]:
-    """Writes the small model and returns its state dict."""
-    write(made(), tmp_path / "state.pth")
-    return stored(tmp_path / "state.pth")
 
 
 VARIANTS = {
@@ -169,166 +139,6 @@ def test_what_a_pth_does_not_keep_is_said(tmp_path: Path, logged: Any) -> None:
     assert "norm_eps" not in logged.text
     write(made(dataclasses.replace(ODD, learned_positions=True, norm_eps=1e-6)), tmp_path / "other.pth")
     assert re.search(r"other\.pth.*norm_eps=1e-06, learned_positions=True", logged.text)
-
-
-class Precision(enum.Enum):
-    HALF = 16
-
-
-class Named(enum.StrEnum):
-    YES = "yes"
-
-
-HARMLESS: dict[str, Any] = {
-    "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.95), out=Path("runs"), nested=argparse.Namespace(a=[1, {"b"}])),
-    "simple": types.SimpleNamespace(a=1),
-    "float": np.float64(0.5),
-    "int": np.int64(3),
-    "half": np.float16(2),
-    "flag": np.bool_(True),
-    "array": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "random": np.random.RandomState(0).get_state(),  # as training programs save it
-    "enum": Precision.HALF,
-    "named": Named.YES,
-    "when": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
-    "sets": ({1, 2}, frozenset("ab"), collections.deque([1]), collections.Counter("aab"), collections.defaultdict(list, a=[1])),
-    "complex": 1j,
-    "bytes": bytearray(b"abc"),
-    "device": torch.device("cpu"),
-    "dtype": torch.bfloat16,
-    "size": torch.Size([1, 2]),
-    "rng": torch.get_rng_state(),
-    "sparse": torch.eye(2).to_sparse(),
-    "class": Precision,
-}
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_what_lies_beside_the_tensors_is_left_out(protocol: int, zipped: bool, state: Mapping[str, Any], tmp_path: Path) -> None:
-    content = {"model": {**state, "more": HARMLESS["args"]}, **HARMLESS}
-    torch.save(content, tmp_path / "w.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    assert_same(read(tmp_path / "w.pth", **HEADS), made())
-
-
-@pytest.mark.parametrize("name", HARMLESS)
-def test_each_harmless_type_is_read_alone(name: str, tmp_path: Path) -> None:
-    for protocol in (2, 4):
-        torch.save({"w": torch.ones(2), "x": HARMLESS[name], name: {"y": [HARMLESS[name]]}}, tmp_path / "w.pth", pickle_protocol=protocol)
-        assert read_tensors(tmp_path / "w.pth").keys() == {"w"}
-
-
-def test_tensors_are_what_torch_makes_of_them(tmp_path: Path) -> None:
-    grown = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
-    tensors = {
-        "transposed": grown.permute(2, 0, 1),
-        "part": grown[1, 1:, ::2],
-        "column": grown[:, :, 3],
-        "repeated": torch.ones(1, 3).expand(2, 3),
-        "scalar": torch.tensor(3.5),
-        "empty": torch.zeros(0, 3),
-        "parameter": torch.nn.Parameter(grown * 2),
-        "float8": torch.tensor([0.5, 448.0]).to(torch.float8_e4m3fn),
-        "wider float8": torch.tensor([0.5, 448.0, 1]).to(torch.float8_e5m2),
-        "double": torch.tensor([1e-3, 2], dtype=torch.float64),
-    }
-    tensors["parameter"].tag = "an attribute"  # changes how torch saves it
-    torch.save(tensors, tmp_path / "w.pth")
-    for name, found in read_tensors(tmp_path / "w.pth").items():
-        np.testing.assert_array_equal(found, torch.load(tmp_path / "w.pth")[name].detach().float().numpy(), strict=True)
-    assert read_tensors(tmp_path / "w.pth").keys() == tensors.keys()
-
-
-class Code:
-    """Creates a folder when it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("how", ["zip", "legacy", "pickle", "pickle 2", "wrapped"])
-def test_code_in_a_file_is_never_run(how: str, state: Mapping[str, Any], tmp_path: Path) -> None:
-    path, made_by_it = tmp_path / "w.pth", tmp_path / "made"
-    content = {"model": dict(state), "args": Code(made_by_it)} if how == "wrapped" else {**state, "x": Code(made_by_it)}
-    if how.startswith("pickle"):
-        path.write_bytes(pickle.dumps({"x": Code(made_by_it)}, protocol=2 if how == "pickle 2" else 5))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=how != "legacy")
-    said = message(path, **HEADS)
-    assert "posix.mkdir" in said
-    assert "\n" not in said
-    assert not made_by_it.exists()
-    with path.open("rb") as file:
-        (torch.load if not how.startswith("pickle") else lambda file, **_: pickle.load(file))(file, weights_only=False)  # noqa: S301  # it would
-    assert made_by_it.exists()
-
-
-def test_a_file_that_is_no_weights_gives_one_line(state: Mapping[str, Any], tmp_path: Path) -> None:
-    whole = (tmp_path / "state.pth").read_bytes()
-    damaged = "damaged"
-    files: dict[str, tuple[bytes | Any, str]] = {
-        "empty": (b"", "empty"),
-        "text": (b"hello, this is a text\n", damaged),
-        "page": (b"<!DOCTYPE html><html></html>", damaged),
-        "cut": (whole[: len(whole) // 2], damaged),
-        "stub": (whole[:40], damaged),
-        "module": (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
-        "tensor": (torch.ones(3), "Tensor"),
-        "list": ([torch.ones(3)], "list"),
-        "none": ({"epoch": 3, "steps": torch.arange(3)}, "floating-point"),
-        "nothing": ({}, "floating-point"),
-        "twice": ({"a": torch.ones(1), "module.a": torch.ones(1)}, "module.a"),
-        "claim": ({"pos_embed_a": torch.ones(1).expand(10**12)}, "pos_embed_a"),
-        "vit": (
-            {"cls_token": torch.ones(1, 1, 8), "blocks.0.attn.qkv.weight": torch.ones(24, 8)},
-            "cls_token, blocks.0.attn.qkv.weight",
-        ),
-    }  # fmt: skip
-    for name, (content, expected) in files.items():
-        path = tmp_path / f"{name}.pth"
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            torch.save(content, path)
-        said = message(path, **HEADS)
-        assert expected in said, said
-        assert "\n" not in said
-        assert "weights_only" not in said  # torch's own message explains how to run the code anyway
-
-
-def test_a_file_cut_anywhere_or_with_any_bit_flipped_is_the_same_weights_or_refused(state: Mapping[str, Any], tmp_path: Path) -> None:
-    """The flips that change nothing hit the padding before the values, or what no reader of archives uses."""
-    whole, rng = (tmp_path / "state.pth").read_bytes(), np.random.default_rng(0)
-    path, refused = tmp_path / "w.pth", 0
-    for _ in range(120):
-        path.write_bytes(whole[: rng.integers(len(whole))])
-        message(path)
-        changed = bytearray(whole)
-        changed[rng.integers(len(whole))] ^= 1 << rng.integers(8)
-        path.write_bytes(changed)
-        try:
-            found = read_tensors(path)
-        except WeightsError:
-            refused += 1
-        else:
-            assert {name: x.tobytes() for name, x in found.items()} == {name: x.numpy().tobytes() for name, x in state.items()}
-    assert refused > 60
-
-
-def test_every_flipped_bit_of_the_values_is_refused(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    torch.save({"w": torch.from_numpy(values)}, tmp_path / "whole.pth")
-    whole, rng = (tmp_path / "whole.pth").read_bytes(), np.random.default_rng(1)
-    start = whole.index(values.tobytes())
-    for _ in range(60):
-        changed = bytearray(whole)
-        changed[start + rng.integers(values.nbytes)] ^= 1 << rng.integers(8)
-        (tmp_path / "w.pth").write_bytes(changed)
-        with pytest.raises(WeightsError, match="CRC"):
-            read_tensors(tmp_path / "w.pth")
 
 
 def test_every_missing_unexpected_and_misshapen_tensor_is_listed(state: Mapping[str, Any], tmp_path: Path) -> None:

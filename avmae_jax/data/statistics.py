@@ -1,7 +1,6 @@
 """Computes what must be known of a training set before training on it: mean and deviation of its log-mel, and sampling weights."""
 
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.records import weights_file
-from avmae_jax.errors import DatasetError
+from avmae_jax.data.text_files import read_json
+from avmae_jax.errors import DatasetError, first_line
 from avmae_jax.files import OnProgress, write_bytes, write_json
 
 STATISTICS = "statistics.json"  # in the data set's folder
@@ -61,16 +61,17 @@ def read_statistics(folder: Path) -> dict[str, float] | None:
       DatasetError: if the file is damaged.
     """
     path = folder / STATISTICS
+    if not path.exists():
+        return None
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         found = {name: float(content[name]) for name in ("audio_mean", "audio_std")}
         if not all(map(math.isfinite, found.values())) or found["audio_std"] <= 0:
             raise ValueError(f"it has {found}")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DatasetError(f"{path} can't be used ({reason:.120}); run launch.data_statistics again, or remove the file") from error
+    except (DatasetError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DatasetError(
+            f"{path} can't be used ({first_line(error):.120}); run launch.data_statistics again, or remove the file"
+        ) from error
     return found
 
 

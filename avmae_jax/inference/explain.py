@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from avmae_jax.config import Fill
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.predict import Prediction, Predictor
-from avmae_jax.inference.windows import Medium, Row, rows_of
+from avmae_jax.inference.windows import FILL, Medium, Row, rows_of
 from avmae_jax.models.classifier import Head
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.modes import Mode
@@ -84,13 +85,16 @@ class Explainer:
         self._trained = trained
         self._compiled = nnx.jit(self._outputs, static_argnames="mode")
 
-    def __call__(self, medium: Medium, prediction: Prediction, frames: Literal["first", "middle"] = "middle") -> Explanation:
+    def __call__(
+        self, medium: Medium, prediction: Prediction, frames: Literal["first", "middle"] = "middle", fill: Fill = FILL
+    ) -> Explanation:
         """Explains the first class of a prediction, or else its match, in the window that contributes most to it.
 
         Args:
           medium: of the prediction.
           prediction: by the same model.
           frames: the frame that it was computed from.
+          fill: how audio that is too short was filled up for it.
 
         Raises:
           ValueError: if the prediction has neither class nor match.
@@ -99,7 +103,7 @@ class Explainer:
         if not prediction.top and prediction.match is None:
             raise ValueError(f"{medium.name}: there is no class and no match that could be explained")
         model = self._trained.config.model
-        rows = rows_of(medium, 0, self._trained.config, frames=frames)
+        rows = rows_of(medium, 0, self._trained.config, frames=frames, fill=fill)
         row = next((row for row in rows if row.start >= prediction.start), None)
         if row is None:
             raise ClipError(medium.name, "length", "has become shorter since it was predicted")

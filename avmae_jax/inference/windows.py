@@ -22,9 +22,10 @@ from avmae_jax.config import Config, Fill, Frames, Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.audio import as_int16, first_sounding
 from avmae_jax.data.decode.clock import JITTER
+from avmae_jax.data.decode.form import ClipForm, clip_seconds
 from avmae_jax.data.decode.many_clips import cut_timed
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
-from avmae_jax.data.decode.one_clip import ClipForm, clip_seconds, decode_clip
+from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
 from avmae_jax.errors import ClipError
@@ -144,9 +145,9 @@ def rows_of(
 
 
 def _warn_of_channel(name: str, clip: Clip) -> bool:
-    """Warns if another audio channel than the first one is used, and returns whether it is."""
+    """Warns if another audio channel than the first one is used in a window, and returns whether it is."""
     if clip.channel:
-        logging.warning("%s: its first audio channel is silent, channel %d is used instead", name, clip.channel + 1)
+        logging.warning("%s: its first audio channel is silent at %g s; channel %d is used there", name, clip.start, clip.channel + 1)
     return clip.channel > 0
 
 

@@ -5,8 +5,8 @@ How a run starts is decided here, and nowhere else. The order matters:
   1. The config is checked, before a file is written or a clip is generated.
   2. The folder is claimed and locked: nobody else trains in it, and it holds a run or nothing. environment.json and log.txt begin.
   3. Its newest checkpoint is looked up. If there is one, steps 5 and 7 leave the run's own files and weights alone.
-  4. The data is opened, and the task defined; a classifier's classes are those of the data. Where the config leaves mean and deviation of
-     the log-mel open, they are those of the checkpoint or of the data set.
+  4. The data is opened, and the task defined; a classifier's classes are those of the data. Where the config leaves mean, deviation or
+     channels of the audio open, they are those of the checkpoint or of the data set.
   5. Without a checkpoint, best/ and averaged/ of an earlier try are set aside.
   6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint (another one would mean other negatives), else what fits in
      memory.

@@ -110,7 +110,7 @@ def _command() -> str:
 
 
 class _LogFile(FileHandler):
-    """A log file that a full disk doesn't turn into tracebacks; the run's own files report it."""
+    """Drops the lines that a full disk can't take, instead of printing tracebacks; the run's own files report it."""
 
     def handleError(self, record: LogRecord) -> None:  # noqa: N802 - the name is logging's
         pass

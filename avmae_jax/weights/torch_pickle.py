@@ -46,7 +46,7 @@ class Tensor(NamedTuple):
 
 
 class _Other:
-    """The type of OTHER."""
+    """Marks what is left out."""
 
 
 OTHER = _Other()  # stands for each object that is neither a tensor nor a plain value

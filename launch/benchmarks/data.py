@@ -22,7 +22,8 @@ from avmae_jax.data.batches import TrainBatches, TrainOptions
 from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.decode.one_clip import ClipForm, decode_audio, decode_clip, frame_indices
+from avmae_jax.data.decode.form import ClipForm
+from avmae_jax.data.decode.one_clip import decode_audio, decode_clip, frame_indices
 from avmae_jax.data.decode.pixels import encode_jpeg, shrink
 from avmae_jax.data.sources import open_source
 from avmae_jax.data.store.jobs import Job

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from absl import flags
 from avmae_jax import config_files
 from avmae_jax.config import Config, DataConfig, ModelConfig
 from avmae_jax.config_history import config_from_dict, is_config
+from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import AvmaeError, DatasetError
 
 if TYPE_CHECKING:
@@ -121,9 +121,9 @@ def run_config(model_path: str) -> Config:
         raise DatasetError(f"{model_path} lies in no run, whose data could be taken; give --data, a folder written by launch.prepare")
     note = folder / "config.json"
     try:
-        saved = json.loads(note.read_text(encoding="utf-8"))
+        saved = read_json(note)
         if not is_config(saved):
             raise ValueError("it has no model, data or train")
         return config_from_dict(saved)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (DatasetError, ValueError, TypeError, AttributeError) as error:
         raise DatasetError(f"{note} is no config of a run: {error}") from error

@@ -53,7 +53,7 @@ def change_data(step: pathlib.Path) -> None:
 
 
 def mix_steps(step: pathlib.Path) -> None:
-    """Sound files with other numbers in them: nothing but the checksums can tell."""
+    """Puts other numbers into intact files, which only the checksums can tell."""
     shutil.rmtree(step / "params")
     shutil.copytree(step.with_name("1") / "params", step / "params")
 

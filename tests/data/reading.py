@@ -25,7 +25,7 @@ def ids(batches: list[Batch]) -> list[str]:
 
 
 def frames(batches: list[Batch]) -> dict[str, int]:
-    """Which frame of each clip was shown."""
+    """Returns which frame of each clip is in a batch."""
     return {str(name): int(image[0, 0, 1]) // 20 for batch in batches for name, image in zip(batch["id"], batch["image"], strict=True)}
 
 
@@ -74,5 +74,5 @@ LABELS = ((0,), (1, 3), (2,), (3,), (0, 2))
 
 
 def labelled() -> Listed:
-    """Clip n is filled with the number n + 1 and has LABELS[n]."""
+    """Offers clips whose values are all n + 1 for clip n, with LABELS[n]."""
     return Listed(*(Clips(5)[n]._replace(waveform=np.full(SAMPLES - 100 * n, n + 1, np.int16), labels=LABELS[n]) for n in range(5)))

@@ -157,7 +157,7 @@ def test_hosts_share_the_augmented_batch_that_one_host_would_read(monkeypatch: p
 
 
 def test_pictures_are_cut_and_mirrored_in_training_alone() -> None:
-    """A ramp from left to right: its mean tells where it was cut, its slope whether it was mirrored."""
+    """Makes a ramp from left to right: the mean of a piece tells where it was cut, and its slope whether it was mirrored."""
     ramp = np.repeat(np.repeat(np.linspace(0, 255, 64)[None, :, None], 64, axis=0), 3, axis=2).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(ramp).save(file, "png")

@@ -1,4 +1,4 @@
-"""Damaged lists, labels, manifests and data sets: each is read rightly, or refused in one line; nothing else is ever raised.
+"""Tests damaged lists, labels, manifests and data sets: each is read rightly, or refused in one line.
 
 `python -m tests.data.test_fuzz SEED COUNT` tries more.
 """

@@ -1,4 +1,4 @@
-"""Mean and deviation of the log-mel of clips, and sampling weights, computed and stored with a data set."""
+"""Tests the mean and deviation of the log-mel and the sampling weights, computed and stored with a data set."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Text that people and spreadsheets write is read, or refused in one line."""
+"""Tests that text which people and spreadsheets write is read, or refused in one line."""
 
 import os
 from pathlib import Path

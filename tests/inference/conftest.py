@@ -15,7 +15,7 @@ from tests.media import numbered, tone, write_clip, write_media
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models: a classifier and a pretraining model. Media: a film of 5 s, a sound, a picture, two that are broken."""
+    """Writes a classifier and a pretraining model, and media: a film of 5 s, audio, an image, and two broken files."""
     root = tmp_path_factory.mktemp("predict")
     write(weights(4, loss="ce", label_names=NAMES), root / "run.safetensors")
     write(weights(0, seed=1), root / "pre.safetensors")

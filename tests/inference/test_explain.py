@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
+from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.inference.explain import Explainer, Explanation, shares, subject
 from avmae_jax.inference.predict import Prediction, Predictor
@@ -48,6 +49,15 @@ def asked(model: Trained, **parts: Any) -> tuple[Prediction, Explanation]:
     ((_, prediction),) = Predictor(model)([medium])
     assert isinstance(prediction, Prediction)
     return prediction, Explainer(model)(medium, prediction)
+
+
+def test_the_explanation_is_of_the_audio_that_was_predicted(classifier: Trained) -> None:
+    medium = of_parts(SOUND, None)
+    for fill, samples in (("repeat", num_samples(48)), ("zeros", len(SOUND))):
+        ((_, prediction),) = Predictor(classifier)([medium], fill=fill)  # pyright: ignore[reportArgumentType]
+        assert isinstance(prediction, Prediction)
+        found = Explainer(classifier)(medium, prediction, fill=fill)  # pyright: ignore[reportArgumentType]
+        assert found.row.arrays["samples"] == samples
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,4 @@
-"""Media are cut into windows as long as a model's input, each with what it has of audio and image."""
+"""Tests how media are cut into windows as long as a model's input, each with the modalities that it has."""
 
 import logging
 from pathlib import Path

@@ -15,7 +15,7 @@ def command(program: Program, cache_dir: Path) -> Command:
 
 @pytest.fixture(scope="session")
 def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that went through; not to be changed."""
+    """Makes the folder of a finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     done = command(folder)
     assert done.returncode == 0, done.stderr

@@ -50,7 +50,7 @@ DISTURBED = """
 
 
 class Command:
-    """`python -m launch.pretrain` with RUN in a folder."""
+    """Runs `python -m launch.pretrain` with the settings RUN in a folder."""
 
     def __init__(self, program: Program, cache_dir: Path):
         self._program, self._cache_dir = program, cache_dir
@@ -69,12 +69,12 @@ class Command:
 
 
 def steps(workdir: Path) -> list[int]:
-    """The complete checkpoints."""
+    """Lists the steps that have a complete checkpoint."""
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
 
 
 def assert_one_message(done: Any, *parts: str) -> None:
-    """It failed with one message that has these parts, and no traceback."""
+    """Asserts that a program failed with one message that has these parts, and no traceback."""
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     for part in parts:

@@ -31,6 +31,12 @@ SHOWN = {  # options that must be in the help, those of common flags too
 }
 
 
+def started(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own."""
+    limit = time_limit(60)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.process
 def test_help_shows_the_options_of_a_program_and_imports_nothing_heavy(name: str) -> None:
@@ -38,7 +44,7 @@ def test_help_shows_the_options_of_a_program_and_imports_nothing_heavy(name: str
         f"import runpy, sys; sys.argv = [{name!r}, '--help']; runpy.run_module('launch.{name}', run_name='__main__', alter_sys=True); "
         "print(*{module.split('.')[0] for module in sys.modules}, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    done = started(code)
     assert done.returncode == 0, done.stderr
     assert not HEAVY & {*done.stderr.split()}
     assert f"python -m launch.{name} " in done.stdout
@@ -164,7 +170,7 @@ def test_ctrl_c_is_one_line_in_every_program() -> None:
         "import os, signal; from launch.common import cli; "
         "cli.run(lambda argv: os.kill(os.getpid(), signal.SIGINT), lambda: None, 'Does nothing.')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    done = started(code)
     assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
 
 
@@ -184,7 +190,7 @@ def test_ctrl_c_is_not_lost_where_python_drops_what_is_raised(name: str) -> None
         "def main(argv):\n  Kind()\n  time.sleep(20)\n"
         "cli.run(main, lambda: None, 'Does nothing.')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    done = started(code)
     assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
 
 
@@ -194,5 +200,5 @@ def test_what_cant_be_written_is_one_line_in_every_program() -> None:
         "from pathlib import Path\nfrom launch.common import cli\nfrom avmae_jax import files\n"
         "cli.run(lambda argv: files.write_text(Path('/dev/full/x'), 'x'), lambda: None, 'Does nothing.')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    done = started(code)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr

@@ -16,13 +16,13 @@ from tests.launch.pretraining import STEPS, Command, assert_one_message, steps
 
 
 def computed(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what they say of the machine."""
+    """Lists the rows of metrics.jsonl without what they say of the machine."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
 def assert_same_run(workdir: Path, undisturbed: Path) -> None:
-    """The same numbers to the last bit: every line of metrics.jsonl, the final parameters, the summary."""
+    """Asserts that every line of metrics.jsonl, the final parameters and the summary are equal to the last bit."""
     assert computed(workdir) == computed(undisturbed)
     got, want = (restore_params(folder / "checkpoints") for folder in (workdir, undisturbed))
     assert got.step == want.step == STEPS

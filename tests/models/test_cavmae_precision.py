@@ -29,7 +29,7 @@ _step = nnx.jit(nnx.value_and_grad(_loss, has_aux=True))
 
 @pytest.fixture(scope="module")
 def step(model: CAVMAE) -> tuple[Any, Any]:
-    """((loss, parts), gradients)"""
+    """Computes ((loss, parts), gradients)."""
     return _step(model, *make_inputs())
 
 

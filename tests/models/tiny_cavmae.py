@@ -48,7 +48,7 @@ def initial_model(seed: int = 0, **changes: Any) -> CAVMAE:
 
 
 def random_model(**changes: Any) -> CAVMAE:
-    """A model whose norms and biases are random too, so that a wrong stream or a forgotten bias shows."""
+    """Makes a model whose norms and biases are random too, so that a wrong stream or a forgotten bias shows."""
     model, rng = initial_model(**changes), np.random.default_rng(1)
     for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         if path[-1] in ("scale", "bias"):

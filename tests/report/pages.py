@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 def start(folder: Path, metrics: str = "", summary: dict[str, Any] | None = None, **config: Any) -> Path:
-    """A run's folder."""
+    """Makes the folder of a run."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(Config(**config))))
     (folder / "metrics.jsonl").write_text(metrics)

@@ -34,7 +34,7 @@ class Colours(nnx.Module):
 
 
 class ColourTask(Task):
-    """A task; `spoil` may change the loss of a batch."""
+    """Learns a colour; `spoil` may change the loss of a batch."""
 
     def __init__(self, spoil: Callable[[jax.Array, Any, Mapping[str, jax.Array]], jax.Array] = lambda loss, model, batch: loss):
         super().__init__(Config())

@@ -10,7 +10,7 @@ from tests.train.colours import make_trainer
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody stopped."""
+    """Makes the folder of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with jax.numpy_dtype_promotion("standard"):
         assert make_trainer(folder).run()

@@ -8,7 +8,7 @@ from avmae_jax.train.epochs import Epochs
 
 @given(st.floats(0.2, 50), st.integers(1, 12))
 def test_each_epoch_ends_once(steps_per_epoch: float, epochs: int) -> None:
-    """At the step nearest to its end; of epochs shorter than a step the last one counts."""
+    """Compares with the step nearest to an epoch's end; of epochs shorter than a step the last one counts."""
     steps = range(1, round(epochs * steps_per_epoch) + 1)
     ended = [(step, epoch) for step in steps if (epoch := Epochs(steps_per_epoch).ended_at(step))]
     expected = {round(epoch * steps_per_epoch): epoch for epoch in range(1, epochs + 20)}
@@ -16,5 +16,5 @@ def test_each_epoch_ends_once(steps_per_epoch: float, epochs: int) -> None:
 
 
 def test_an_epoch_that_ends_half_way_between_steps_isn_t_missed() -> None:
-    """65 clips in batches of 14: seven epochs are 32.5 steps, which floats put a bit below."""
+    """Takes 65 clips in batches of 14, so that seven epochs are 32.5 steps, which floats put slightly below."""
     assert (round(7 * (65 / 14)), Epochs(65 / 14).ended_at(32)) == (32, 7)

@@ -40,7 +40,7 @@ def steps(folder: Path) -> list[tuple[int, str]]:
 
 
 def board(folder: Path) -> list[tuple[str, int, float]]:
-    """(tag, step, value) of every scalar in TensorBoard's files."""
+    """Reads (tag, step, value) of every scalar in TensorBoard's files."""
     return [(value.tag, event.step, value.simple_value) for event in events(folder) for value in event.summary.value]
 
 

@@ -162,7 +162,7 @@ def test_a_stop_at_the_last_step_leaves_the_final_evaluation_to_the_next_start(t
 
 
 def test_checkpoints_come_by_time_too(tmp_path: Path, undisturbed: Path) -> None:
-    """20 clips in batches of 4: steps 1 to 4 lie within the first epoch."""
+    """Stops within the first epoch, which has 5 steps: 20 clips in batches of 4."""
     often = {"train__checkpoint_every": 100, "train__checkpoint_minutes": 1e-9, "train__keep_last": STEPS}
     assert make_trainer(tmp_path, **often).run()
     assert saved(tmp_path) == list(range(1, STEPS + 1))

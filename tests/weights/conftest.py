@@ -20,7 +20,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A .safetensors of random weights, with the official names; not to be changed."""
+    """Writes a .safetensors of random weights with the official names, which tests must not change."""
     path = tmp_path_factory.mktemp("official") / "w.safetensors"
     write(made(), path)
     return path

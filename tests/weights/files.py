@@ -43,7 +43,7 @@ def load(weights: Weights) -> CAVMAE:
 
 
 def save_bytes(path: Path, tensors: Mapping[str, np.ndarray], **notes: str) -> None:
-    """A safetensors file written by hand, since the library writes no bfloat16 from NumPy."""
+    """Writes a safetensors file by hand, since the library writes no bfloat16 from NumPy."""
     kinds = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64", "int64": "I64"}
     header: dict[str, Any] = {"__metadata__": notes}
     end = 0

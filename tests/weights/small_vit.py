@@ -35,7 +35,7 @@ def block(name: str, width: int, rng: np.random.Generator) -> Tensors:
 
 
 def image_mae(*, side: int = IMAGE // PATCH) -> Tensors:
-    """Made-up weights as facebookresearch/mae names them."""
+    """Makes random weights with the names of facebookresearch/mae."""
     rng = np.random.default_rng(0)
     pixels = 3 * PATCH**2
     shapes = {
@@ -57,7 +57,7 @@ def image_mae(*, side: int = IMAGE // PATCH) -> Tensors:
 
 
 def audio_transformer(classes: int = 5) -> Tensors:
-    """Made-up weights of an AST with patches every second pixel: 3 x 5 of them."""
+    """Makes random weights of an AST with a patch at every second pixel, 3 x 5 of them."""
     rng = np.random.default_rng(1)
     shapes = {
         "cls_token": (1, 1, WIDTH), "dist_token": (1, 1, WIDTH), "pos_embed": (1, 2 + 15, WIDTH),

@@ -17,7 +17,7 @@ from tests.weights.files import assert_same, message
 
 
 def test_every_flipped_bit_of_our_file_is_refused_or_changes_nothing(tmp_path: Path, official: Path) -> None:
-    """Only a flip in the checksum's own name or in "format", which nobody reads, leaves a file that is read."""
+    """Flips bits; only one in the checksum's own name or in "format", which nobody reads, leaves a file that is read."""
     content, rng = official.read_bytes(), np.random.default_rng(0)
     header = 8 + struct.unpack("<Q", content[:8])[0]
     names = [content.index(part.encode()) for part in ("avmae_jax.sha256", '"format":"pt"')]

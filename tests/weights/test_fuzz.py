@@ -52,7 +52,7 @@ def arrays(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def seeds(folder: Path) -> dict[str, bytes]:
-    """One small file of each kind, by name."""
+    """Writes one small file of each kind and returns them by name."""
     save_tensors(arrays(), folder / "w.safetensors", json.dumps({"config": {"model": {"width": 4}}}))
     rows = arrays()["a.weight"][:, :4]
     parts = [Part([f"clip {n}"], [n], [(0,)], {"audio": rows[n : n + 1]}) for n in range(3)]
@@ -124,7 +124,7 @@ def header(content: bytes, rng: random.Random) -> bytes:
 
 
 def pickled(rng: random.Random) -> bytes:
-    """A file of PyTorch whose pickle is nearly right."""
+    """Makes a file of PyTorch whose pickle is nearly right."""
     huge = [0, 1, -1, 2, 5, 2**31, 2**63, 2**70]
     entries = {}
     for name in "abc":
@@ -155,7 +155,7 @@ def pickled(rng: random.Random) -> bytes:
 
 
 def values(path: Path) -> Mapping[str, bytes]:
-    """What a file holds, to be compared."""
+    """Returns the content of a file in a form that can be compared."""
     if path.suffix in (".npz", ".array_record"):
         found = read_embeddings(path)
         return {kind: rows.tobytes() for kind, rows in found.vectors.items()} | {"ids": repr((found.ids, found.labels, found.has)).encode()}

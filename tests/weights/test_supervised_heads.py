@@ -7,7 +7,7 @@ from tests.weights.small_vit import WIDTH, Tensors, image_mae, pull
 
 
 def supervised(head: str) -> Tensors:
-    """The encoder of an MAE under a classification head, as timm, DeiT, the MAE's fine-tuning and transformers name it."""
+    """Makes the encoder of an MAE under a classification head, as timm, DeiT, the MAE's fine-tuning and transformers name it."""
     tensors = {name: tensor for name, tensor in image_mae().items() if not name.startswith(("decoder", "mask"))}
     tensors |= {f"{head}.weight": np.ones((7, WIDTH), np.float32), f"{head}.bias": np.zeros(7, np.float32)}
     if head == "fc_norm":

@@ -29,7 +29,7 @@ def named(name: str) -> bytes:
 
 
 def tensor(key: str, length: int, shape: Sequence[int], strides: Sequence[int], offset: int = 0, kind: str = "FloatStorage") -> bytes:
-    """The part of a pickle that describes a tensor."""
+    """Returns the part of a pickle that describes a tensor."""
     storage = b"(" + text("storage") + named(f"torch.{kind}") + text(key) + text("cpu") + number(length) + b"tQ"
     more = b"\x89" + named("collections.OrderedDict") + b")R"  # requires no gradient, has no hooks
     return named("torch._utils._rebuild_tensor_v2") + b"(" + storage + number(offset) + numbers(shape) + numbers(strides) + more + b"tR"
@@ -40,7 +40,7 @@ def mapping(entries: Mapping[str, bytes]) -> bytes:
 
 
 def archive(content: bytes, storages: Mapping[str, bytes], *, method: int = zipfile.ZIP_STORED, root: str = "w") -> bytes:
-    """A file of a pickle's content and of storages by key."""
+    """Makes a file of a pickle's content and of storages by key."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as members:
         members.writestr(f"{root}/data.pkl", b"\x80\x02" + content + b".")
@@ -52,7 +52,7 @@ def archive(content: bytes, storages: Mapping[str, bytes], *, method: int = zipf
 
 
 def described(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The part of a pickle that describes a state dict, with the storages 0, 1, ..."""
+    """Returns the part of a pickle that describes a state dict, with the storages 0, 1, ..."""
     entries = {}
     for key, (name, x) in enumerate(tensors.items()):
         strides = [stride // x.itemsize for stride in np.ascontiguousarray(x).strides]
@@ -65,5 +65,5 @@ def stored(tensors: Mapping[str, np.ndarray]) -> dict[str, bytes]:
 
 
 def torch_file(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """A state dict as torch.save writes it."""
+    """Makes the file that torch.save writes of a state dict."""
     return archive(described(tensors), stored(tensors))

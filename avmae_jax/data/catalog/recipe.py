@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from avmae_jax.config import Channels
 from avmae_jax.data.catalog.listings import Listing
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.decode.form import MAX_PIXELS, Channels, ClipForm, FrameRule
+from avmae_jax.data.decode.form import MAX_PIXELS, ClipForm, FrameRule
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.media import VIDEO_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_clip

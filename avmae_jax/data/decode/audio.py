@@ -14,9 +14,10 @@ import numpy as np
 import soxr
 from av.audio.frame import AudioFrame
 
+from avmae_jax.config import Channels
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.decode.clock import JITTER
-from avmae_jax.data.decode.form import SPECTROGRAM_WINDOW, Channels
+from avmae_jax.data.decode.form import SPECTROGRAM_WINDOW
 from avmae_jax.data.decode.media import refuse
 
 _SILENT = 4 / 32768  # the loudest sample of a channel that counts as silent: what lossy codecs make of zeros

@@ -18,19 +18,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.audio import AudioLine, check_long_enough
+from avmae_jax.data.decode.choice import Streams, choose
 from avmae_jax.data.decode.clock import JITTER
 from avmae_jax.data.decode.form import SPECTROGRAM_WINDOW, ClipForm, clip_samples
 from avmae_jax.data.decode.frames import Frame, FrameLine, chosen
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES, opened, refuse
 from avmae_jax.data.decode.one_clip import decode_image_file
 from avmae_jax.data.decode.pixels import encode_jpeg
-from avmae_jax.data.decode.streams import Piece, Reader, Streams, choose, decode_again
+from avmae_jax.data.decode.streams import Piece, Reader, decode_again
 
 Rest = Literal["short", "whole"]
 
@@ -94,7 +96,7 @@ class _Cutter:
     def __init__(self, path: str | Path, container: InputContainer, streams: Streams, form: ClipForm, step: Fraction, rest: Rest) -> None:
         self._path, self._form, self._step, self._whole = path, form, step, rest == "whole"
         self._length, self._samples = Fraction(form.seconds), clip_samples(form.seconds)
-        self._reader = Reader(path, container, streams, (container.duration or 0) / 1e6)
+        self._reader = Reader(path, container, streams, (container.duration or 0) / av.time_base)
         self._audio = AudioLine(path, form.channels) if streams.audio else None
         aspect = streams.video.sample_aspect_ratio if streams.video else None
         self._video = FrameLine(step, form, aspect, remembers=self._whole) if streams.video else None

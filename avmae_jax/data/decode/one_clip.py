@@ -22,16 +22,15 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from avmae_jax.config import Modality
+from avmae_jax.config import Channels, Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.audio import AudioLine, check_long_enough
-from avmae_jax.data.decode.form import SPECTROGRAM_WINDOW, Channels, ClipForm, clip_samples, clip_seconds
+from avmae_jax.data.decode.choice import Streams, choose
+from avmae_jax.data.decode.form import SPECTROGRAM_WINDOW, ClipForm, clip_samples
 from avmae_jax.data.decode.frames import chosen
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES, opened, refuse
 from avmae_jax.data.decode.pixels import encode_jpeg, shrink, shrink_image
-from avmae_jax.data.decode.streams import Piece, Reader, Streams, choose, decode_again
-
-__all__ = ["ClipForm", "clip_samples", "clip_seconds", "decode_audio", "decode_clip", "decode_image_file", "frame_indices"]
+from avmae_jax.data.decode.streams import Piece, Reader, decode_again
 
 _MAX_RATE = 240  # frames/s; a higher "rate" is the container's clock
 _SAME_RATE = 0.02  # by how much the rate of a header may differ from that of the frames

@@ -1,4 +1,4 @@
-"""A data set is listed by its name and options; what is missing or can't be meant is named by its option."""
+"""Tests that a data set is listed by its name and options, and that an error names the option that is missing or makes no sense."""
 
 import dataclasses
 from pathlib import Path

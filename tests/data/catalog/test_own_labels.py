@@ -1,4 +1,4 @@
-"""A CSV of one's own labels the files of a folder; what doesn't fit together is counted and named."""
+"""Tests that a user's CSV labels the files of a folder, and that rows without a file and files without a row are counted and named."""
 
 import errno
 import os

@@ -1,12 +1,13 @@
-"""Which channel is heard."""
+"""Tests which audio channel is used."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips
-from avmae_jax.data.decode.one_clip import ClipForm, decode_audio, decode_clip
+from avmae_jax.data.decode.one_clip import decode_audio, decode_clip
 from tests.data.decode.tracks import Audio, write_tracks
 from tests.media import tone
 
@@ -45,7 +46,7 @@ def test_only_the_first_clip_decides_its_channel(tmp_path: Path, begin: float, c
 
 
 def test_each_window_takes_its_own_channel(tmp_path: Path) -> None:
-    """The first channel sounds in the first second, the third in the second one, none in the third."""
+    """Makes three channels: the first has a tone in the first second, the third in the next one, and the last second is silent."""
     sound = np.zeros((6, 3 * 16_000), np.float32)
     sound[0, :12_000] = sound[2, 22_000:28_000] = tone(500, 1)[:6_000].max()
     sound[4, 22_000:28_000] = 0.9

@@ -1,4 +1,4 @@
-"""Audio and images meet at the moment that the time stamps give, in every reader."""
+"""Tests that audio and images meet at the moment that the time stamps give, in every reader."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -8,8 +8,9 @@ import pytest
 
 from avmae_jax.data.decode import streams
 from avmae_jax.data.decode.clock import Clock
+from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
-from avmae_jax.data.decode.one_clip import ClipForm, decode_clip
+from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.errors import ClipError
 from tests.data.decode.tracks import Audio, Move, Video, write_tracks
 from tests.media import number_of, numbered, tone, write_clip
@@ -18,14 +19,14 @@ RATE = 16_000
 
 
 def beeping(seconds: float, at: float) -> np.ndarray:
-    """A quiet tone with a loud tenth of a second."""
+    """Makes a quiet tone that is loud for a tenth of a second."""
     sound = tone(300, seconds, amplitude=0.05)
     sound[int(at * RATE) : int((at + 0.1) * RATE)] = tone(1000, 0.1, amplitude=0.8)
     return sound
 
 
 def beep(waveform: np.ndarray) -> float:
-    """Second of the loud tone."""
+    """Finds the second at which the loud tone begins."""
     return int(np.argmax(np.abs(waveform.astype(int)) > 16_000)) / RATE
 
 
@@ -38,7 +39,7 @@ def later(by: float, since: float = 0.0) -> Move:
 
 
 def whole(path: Path) -> np.ndarray:
-    """The audio of all of a file, from windows that follow each other."""
+    """Joins the audio of windows that follow each other to that of the whole file."""
     clips = list(cut_clips(path, clip_id="x", stride=1, form=ClipForm(seconds=1, frame_size=96, allow_missing=True)))
     parts = [clip.waveform if len(clip.waveform) else np.zeros(RATE, np.int16) for clip in clips]
     return np.concatenate([*(part[:RATE] for part in parts[:-1]), parts[-1]])
@@ -172,7 +173,7 @@ def test_nothing_is_repeated_where_the_last_window_ends_with_the_file(tmp_path: 
 
 
 def test_times_choose_frames_where_the_rate_varies(tmp_path: Path) -> None:
-    """Four frames in 4 s, then twenty a second."""
+    """Writes four frames in 4 s, then twenty a second."""
     path = write_tracks(
         tmp_path / "x.mkv",
         Video([numbered(i) for i in range(44)], move=lambda t: 10 * t if t < 0.4 else 4 + (t - 0.4) / 2),
@@ -189,7 +190,7 @@ def test_times_choose_frames_where_the_rate_varies(tmp_path: Path) -> None:
 
 
 def test_restarted_stamps_go_on(tmp_path: Path) -> None:
-    """Two transport streams, one behind the other, with the same stamps."""
+    """Joins two transport streams with the same time stamps."""
     part = write_tracks(tmp_path / "x.ts", film(3)._replace(codec="mpeg2video"), Audio(tone(300, 3), codec="aac")).read_bytes()
     (tmp_path / "y.ts").write_bytes(part + part)
     clips = list(cut_clips(tmp_path / "y.ts", clip_id="x", stride=1, form=ClipForm(seconds=1, frame_size=96)))
@@ -214,7 +215,7 @@ def test_what_lies_beyond_the_first_clip_is_told(tmp_path: Path) -> None:
 
 
 def test_frames_that_an_avi_dropped_leave_their_time(tmp_path: Path) -> None:
-    """AVI stores them as empty packets, which only move the stamps of those that follow."""
+    """Reads an AVI with dropped frames, which are empty packets that only move the stamps of the following ones."""
     film_with_gap = Video([numbered(number) for number in (*range(30), *range(70, 120))], move=later(4, since=3))
     path = write_tracks(tmp_path / "x.avi", film_with_gap, Audio(tone(300, 12), codec="mp3"))
     form = ClipForm(frame_size=96)
@@ -226,7 +227,7 @@ def test_frames_that_an_avi_dropped_leave_their_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.flv", "x.wmv"])
 def test_a_stream_that_begins_late_is_cut_to_its_end(tmp_path: Path, name: str) -> None:
-    """FLV can't be searched without an index; ASF gives each stream the length of the whole file."""
+    """Cuts files whose streams begin late. FLV can't be searched without an index; ASF gives each stream the length of the whole file."""
     frames, sound = [numbered(number) for number in range(30, 90)], tone(300, 9, rate=44_100)
     audio = Audio(sound, rate=44_100, codec="aac" if name == "x.flv" else "wmav2")
     path = write_tracks(tmp_path / name, Video(frames, codec="flv" if name == "x.flv" else "wmv2", move=later(3)), audio)

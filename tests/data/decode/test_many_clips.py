@@ -8,8 +8,9 @@ from PIL import Image
 
 from avmae_jax.data.decode import many_clips
 from avmae_jax.data.decode.audio import AudioLine
+from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips
-from avmae_jax.data.decode.one_clip import ClipForm, decode_clip
+from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.errors import ClipError
 from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media
 

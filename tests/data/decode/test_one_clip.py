@@ -16,7 +16,8 @@ from PIL import Image
 
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.decode import one_clip
-from avmae_jax.data.decode.one_clip import ClipForm, clip_samples, decode_audio, decode_clip, frame_indices
+from avmae_jax.data.decode.form import ClipForm, clip_samples
+from avmae_jax.data.decode.one_clip import decode_audio, decode_clip, frame_indices
 from avmae_jax.data.decode.streams import Reader
 from avmae_jax.errors import ClipError
 from tests.media import loudest_hertz, number_of, numbered, tone, write_clip, write_media

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
-from avmae_jax.data.decode.one_clip import ClipForm, decode_clip
+from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.decode.pixels import Deinterlacer, shrink
 from avmae_jax.errors import ClipError
 from tests.data.decode.tracks import Audio, Video, write_tracks
@@ -28,7 +29,7 @@ def image_of(clip: Clip, number: int = 0) -> np.ndarray:
 
 
 def disc(height: int, width: int, aspect: float) -> np.ndarray:
-    """A circle as pixels of that shape hold it."""
+    """Draws what a circle looks like when it is stored in pixels that aren't square."""
     y, x = np.mgrid[0:height, 0:width]
     inside = (y - height / 2) ** 2 + ((x - width / 2) * aspect) ** 2 < (0.35 * min(height, width * aspect)) ** 2
     return np.repeat((inside * 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -48,13 +49,13 @@ def test_a_circle_is_a_circle(tmp_path: Path, height: int, width: int, aspect: s
 
 
 def perceptual(nits: float) -> float:
-    """The curve of SMPTE ST 2084, from light to a code in [0, 1]."""
+    """Computes the PQ curve of SMPTE ST 2084, from light to a code in [0, 1]."""
     y = (nits / 10_000) ** 0.1593017578125
     return ((0.8359375 + 18.8515625 * y) / (1 + 18.6875 * y)) ** 78.84375
 
 
 def hybrid(share: float) -> float:
-    """The curve of hybrid log-gamma."""
+    """Computes the curve of hybrid log-gamma, from light to a code in [0, 1]."""
     return (3 * share) ** 0.5 if share <= 1 / 12 else 0.17883277 * np.log(12 * share - 0.28466892) + 0.55991073
 
 
@@ -68,7 +69,7 @@ def deep(code: float, transfer: int) -> av.VideoFrame:
 
 @pytest.mark.parametrize("transfer", [16, 18])
 def test_high_dynamic_range_is_mapped_to_the_standard_one(transfer: int) -> None:
-    """Mid grey is darker, and white brighter, than the codes read as standard video; blacks stay; brighter stays brighter."""
+    """Compares with the codes read as standard video: mid grey is darker, white brighter, black is the same, and the order stays."""
     light = (0, 5, 26, 203, 1000) if transfer == 16 else (0, 0.01, 0.05, 0.26, 1)
     codes = [(perceptual if transfer == 16 else hybrid)(value) for value in light]
     mapped = [int(shrink(deep(code, transfer), 16).mean()) for code in codes]
@@ -81,7 +82,7 @@ def test_high_dynamic_range_is_mapped_to_the_standard_one(transfer: int) -> None
 
 
 def fields(step: int) -> av.VideoFrame:
-    """A bar that moves by 8 pixels from field to field: uint8[64, 64], the second field a moment later."""
+    """Makes an interlaced frame, uint8[64, 64], of a bar that moves by 8 pixels from one field to the next."""
     image = np.full((64, 64), 16, np.uint8)
     for parity in (0, 1):
         left = (16 * step + 8 * parity) % 48

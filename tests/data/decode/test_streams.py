@@ -1,4 +1,4 @@
-"""What decodes is used: the right tracks, of files that are joined, damaged a little, or end unevenly."""
+"""Tests which tracks are used, and that files are read that are joined, slightly damaged, or whose streams end at different times."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 
+from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, RANK, VIDEO_SUFFIXES
-from avmae_jax.data.decode.one_clip import ClipForm, decode_audio, decode_clip
+from avmae_jax.data.decode.one_clip import decode_audio, decode_clip
 from avmae_jax.errors import ClipError
 from tests.data.decode.tracks import Audio, Video, write_tracks
 from tests.media import loudest_hertz, number_of, numbered, tone
