@@ -26,6 +26,7 @@ from avmae_jax.errors import AvmaeError
 from avmae_jax.inference.embed import Part
 from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights.tensor_files import read_tensors, save_tensors
+from tests.damage import CHANGES
 from tests.support import ROOT
 from tests.weights.torch_file import archive, described, mapping, number, stored, tensor, text, torch_file
 
@@ -41,7 +42,6 @@ NOTE = {
     "split": "",
     "needs": "both",
 }
-Change = Callable[[bytes, random.Random], bytes]
 
 
 def arrays(seed: int = 0) -> dict[str, np.ndarray]:
@@ -64,42 +64,6 @@ def seeds(folder: Path) -> dict[str, bytes]:
 
 
 # --- changes -----------------------------------------------------------------------------------------------------------------------------
-
-
-def cut(content: bytes, rng: random.Random) -> bytes:
-    return content[: rng.randrange(len(content))]
-
-
-def flip(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    changed[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def noise(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    for _ in range(rng.randrange(1, 40)):
-        changed[rng.randrange(len(content))] = rng.randrange(256)
-    return bytes(changed)
-
-
-def splice(content: bytes, rng: random.Random) -> bytes:
-    first, second = sorted(rng.randrange(len(content)) for _ in range(2))
-    return content[:second] + content[first:]
-
-
-def extremes(content: bytes, rng: random.Random) -> bytes:
-    value = rng.choice([b"\xff" * 4, b"\xff" * 8, b"\x7f" + b"\xff" * 7, bytes(8), struct.pack("<Q", 1 << 40), struct.pack("<I", 1 << 31)])
-    at = rng.randrange(len(content))
-    return content[:at] + value + content[at + len(value) :]
-
-
-def inserted(content: bytes, rng: random.Random) -> bytes:
-    at = rng.randrange(len(content))
-    return content[:at] + rng.choice([b"(", b"[", b"{", b'"', b"\x00", b"9", b"}"]) * rng.choice([1, 8, 50_000]) + content[at:]
-
-
-CHANGES: tuple[Change, ...] = (cut, flip, noise, splice, extremes, inserted)
 
 
 def inside(content: bytes, rng: random.Random) -> bytes:

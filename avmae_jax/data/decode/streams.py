@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 
 from avmae_jax.data.decode.choice import Streams, check_pixels, choose, count_packets, demuxed, is_flush
 from avmae_jax.data.decode.clock import Clock
+from avmae_jax.data.decode.headers import missing_share, promised_seconds
 from avmae_jax.data.decode.media import failed, opened, refuse, reported
 from avmae_jax.data.decode.pixels import Deinterlacer, shrink
 
@@ -33,7 +34,8 @@ _STALL = 30  # seconds that one stream may lag behind the other before the file 
 _UNKNOWN_FRAME = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
 _REORDERED = 2  # frames by which encoders of AVI delay
 _RESTARTING = ("mpegts", "mpeg")  # containers without an index, whose stamps may restart
-_GUESSED = (*_RESTARTING, "mp3", "aac", "ac3", "eac3", "amr")  # their length is estimated, from a bit rate or from the end of the file
+# FFmpeg estimates their length from a bit rate, from the end of the file, or, of ASF, as that of the file for each stream.
+_GUESSED = (*_RESTARTING, "mp3", "aac", "ac3", "eac3", "amr", "asf")
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")  # containers that give the length of each stream
 
 
@@ -231,11 +233,7 @@ class Reader:
     def promised_file(self) -> float:
         """Returns up to which second the header promises the longer one of the streams; 0 where it is only estimated."""
         if self._format in _GUESSED:
-            return 0.0
-        if self._format == "asf":  # FFmpeg gives each stream the length of the file, and adds its beginning
-            return max(
-                0.0, *(float((stream.duration or 0) * (stream.time_base or 0) - self.clock.origin) for stream in self._used.values())
-            )
+            return max(0.0, promised_seconds(self._path, self._format) - float(self.clock.origin))
         whole = (self._container.duration or 0) / av.time_base
         return max(0.0, whole - float(self.clock.origin)) if self._format.startswith("matroska") else whole
 
@@ -255,7 +253,8 @@ class Reader:
                 self.check_stream(stage, ends[stage], needed)
         if ends:
             last = max(ends, key=lambda stage: (ends[stage], stage == "video"))
-            self._check("video" if "video" in ends else last, ends[last], self.promised_file(), needed)
+            promised = max(self.promised_file(), ends[last] * missing_share(self._path, self._format))
+            self._check("video" if "video" in ends else last, ends[last], promised, needed)
 
     def _check(self, stage: str, end: float, promised: float, needed: float) -> None:
         needed = min(promised, needed)

@@ -171,3 +171,48 @@ def test_video_of_every_suffix_is_decoded(tmp_path: Path, suffix: str) -> None:
     clip = decode_clip(path, clip_id="x")
     assert len(clip.frames) == 10
     assert loudest_hertz(clip.waveform) == pytest.approx(440, abs=2)
+
+
+PROMISING = {
+    "x.wav": "pcm_s16le",
+    "x.aiff": "pcm_s16be",
+    "x.au": "pcm_s16be",
+    "x.w64": "pcm_s16le",
+    "x.caf": "pcm_s16be",
+    "x.mp3": "libmp3lame",
+    "x.wma": "wmav2",
+}
+
+
+@pytest.mark.parametrize("name", PROMISING)
+def test_audio_that_ends_before_its_header_says_is_truncated(tmp_path: Path, name: str) -> None:
+    """FFmpeg computes the length of most of these from what is left."""
+    rate = 44_100 if name == "x.wma" else 16_000
+    track = Audio(sound(rate, 4)[:1], rate=rate, codec=PROMISING[name])
+    path = write_tracks(tmp_path / name, track, container="asf" if name == "x.wma" else None)
+    form = ClipForm(allow_missing=True)
+    assert len(decode_clip(path, clip_id="x", form=form).waveform) / 16_000 == pytest.approx(4, abs=0.1)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    for read in (lambda: decode_clip(path, clip_id="x", form=form), lambda: list(cut_clips(path, clip_id="x", form=form))):
+        with pytest.raises(ClipError, match=r"truncated.*2\.\d.* (4\.0|3\.9)"):
+            read()
+    assert len(decode_clip(path, clip_id="x", form=ClipForm(seconds=2, allow_missing=True)).waveform) / 16_000 == pytest.approx(2, abs=0.1)
+
+
+def test_an_avi_that_ends_before_its_header_says_is_truncated(tmp_path: Path) -> None:
+    path = write_tracks(tmp_path / "x.avi", film(4), Audio(tone(300, 4), codec="pcm_s16le"))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(ClipError, match="truncated"):
+        decode_clip(path, clip_id="x")
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_size_that_its_writer_did_not_know_is_no_promise(tmp_path: Path, size: int) -> None:
+    path = write_tracks(tmp_path / "x.wav", Audio(tone(300, 2), codec="pcm_s16le"))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[4:8] = content[at : at + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(decode_audio(path)) == pytest.approx(32_000, abs=20)

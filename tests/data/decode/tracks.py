@@ -39,9 +39,9 @@ class Audio(NamedTuple):
     layout: str = "mono"
 
 
-def write_tracks(path: Path, *tracks: Video | Audio, container: str | None = None) -> Path:
-    """Writes the tracks, their packets in the order of time."""
-    with av.open(str(path), "w", format=container) as opened:
+def write_tracks(path: Path, *tracks: Video | Audio, container: str | None = None, options: dict[str, str] | None = None) -> Path:
+    """Writes the tracks, their packets in the order of time, with options of the container."""
+    with av.open(str(path), "w", format=container, options=options or {}) as opened:
         streams = [_stream(opened, track) for track in tracks]
         packets: list[tuple[float, Any]] = []
         for track, stream in zip(tracks, streams, strict=True):
