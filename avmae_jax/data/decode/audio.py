@@ -23,6 +23,7 @@ from avmae_jax.data.decode.media import refuse
 _SILENT = 4 / 32768  # the loudest sample of a channel that counts as silent: what lossy codecs make of zeros
 _MARGIN = 1600  # samples at 16 kHz around a window that is resampled by itself
 _NOTHING = np.zeros(0, np.float32)
+_CODED = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}  # FFmpeg's names
 
 
 class _Block(NamedTuple):
@@ -152,9 +153,15 @@ class AudioLine:
 
 
 def _samples(frame: AudioFrame) -> np.ndarray:
-    """Returns the samples of a frame as they are coded: [channels, N]."""
-    samples = frame.to_ndarray()
-    return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+    """Returns the samples of a frame as they are coded: [channels, N].
+
+    PyAV counts the planes of 8 and more channels by what lies behind them in memory; its to_ndarray reads there, and crashes.
+    """
+    channels, name = frame.layout.nb_channels, frame.format.name
+    coded = _CODED[name.removesuffix("p")]
+    if frame.format.is_planar:
+        return np.stack([np.frombuffer(plane, coded, frame.samples) for plane in frame.planes[:channels]])
+    return np.frombuffer(frame.planes[0], coded, frame.samples * channels).reshape(-1, channels).T.copy()
 
 
 def _scaled(samples: np.ndarray) -> np.ndarray:

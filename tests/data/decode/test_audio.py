@@ -1,7 +1,9 @@
 """Tests which audio channel is used."""
 
+import dataclasses
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.one_clip import decode_audio, decode_clip
 from tests.data.decode.tracks import Audio, write_tracks
-from tests.media import tone
+from tests.media import loudest_hertz, tone
 
 HEARD = ClipForm(seconds=1, allow_missing=True)
 
@@ -61,3 +63,23 @@ def test_the_mean_is_of_all_channels(tmp_path: Path) -> None:
     path = write_tracks(tmp_path / "x.wav", Audio(sound, codec="pcm_s16le", layout="stereo"))
     clip = decode_clip(path, clip_id="x", form=ClipForm(seconds=1, allow_missing=True, channels="mean"))
     np.testing.assert_allclose(clip.waveform / 32_768, sound[0] / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize("codec", ["aac", "flac", "pcm_s16le", "pcm_s64le"])
+@pytest.mark.parametrize(("layout", "count"), [("stereo", 2), ("7.1", 8)])
+def test_audio_of_any_depth_and_many_channels_is_read(tmp_path: Path, codec: str, layout: str, count: int) -> None:
+    """Writes frames of packed samples, since PyAV writes no planes of 8 channels; it crashes where it reads them."""
+    sound = np.zeros((32_000, count), np.float32)
+    sound[:, 1] = tone(500, 2)
+    path = tmp_path / ("x.wav" if codec.startswith("pcm") else "x.mkv")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16_000, layout=layout)
+        frame = av.AudioFrame.from_ndarray(sound.reshape(1, -1), format="flt", layout=layout)
+        frame.sample_rate, frame.pts = 16_000, 0
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    clip = decode_clip(path, clip_id="x", form=HEARD)
+    assert clip.channel == 1
+    assert loudest_hertz(clip.waveform) == pytest.approx(500, abs=2)
+    mean = decode_clip(path, clip_id="x", form=dataclasses.replace(HEARD, channels="mean")).waveform
+    assert mean[8000:].std() == pytest.approx(16_384 / np.sqrt(2) / count, rel=0.1)

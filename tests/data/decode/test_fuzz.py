@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
@@ -61,7 +60,7 @@ AUDIOS = {
     "aac": "aac adts",
 }
 IMAGES = ("png", "jpg", "gif", "webp", "bmp", "tiff")
-AT_BEGIN = dict.fromkeys(("mp4", "mov", "m4a"), {"movflags": "faststart"})  # a file whose index is cut off can't be opened
+AT_BEGIN = {key: {"movflags": "faststart"} for key in ("mp4", "mov", "m4a")}  # a file whose index is cut off can't be opened
 PROMISED = {*VIDEOS, *AUDIOS} - {"ts", "mpg", "ogv", "ogg", "aac"}  # their headers say how long they are
 HEADER = 4096  # bytes
 LACKING = 0.6  # seconds that may be missing without a word: half a second, and a frame
