@@ -1,26 +1,26 @@
 """Opens the sources of clips: the built-in set, a data set written by launch.prepare, or an official JSON manifest.
 
-A source is opened cheaply, gives clips by index, can be pickled for reader processes, and never decodes images: frames stay JPEGs.
+A source is opened cheaply, gives clips by index, can be pickled for reader processes, and leaves frames encoded. Those of a manifest
+are decoded once, to know that they are whole.
 """
 
 import functools
 import hashlib
-import io
 import json
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from absl import logging
-from PIL import Image
 
 from avmae_jax.config import Channels, DataConfig
 from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource, even_times
-from avmae_jax.data.decode.images import IMAGE_FORMATS
+from avmae_jax.data.decode.images import decode_image
 from avmae_jax.data.decode.one_clip import decode_audio
 from avmae_jax.data.store.plan import is_complete
 from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant, number_of
@@ -34,7 +34,8 @@ MANIFEST_FRAMES = 10  # frames of a clip in the official layout: frame_0 ... fra
 
 _MANIFEST_SECONDS = 10.0  # that these frames divide evenly
 _NAMED_AT_ONCE = 10  # missing files listed in one error
-_JPEG_END, _TAIL = b"\xff\xd9", 1024  # some cameras put bytes behind the end
+_JPEG_BEGIN, _JPEG_END, _TAIL = b"\xff\xd8\xff", b"\xff\xd9", 1024  # some cameras put bytes behind the end
+_SMALLEST = 8  # pixels a side
 _LOGGED = 100  # entries that lack files and are named in the log
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no name of a file has these, and most can't be written
 
@@ -87,7 +88,8 @@ class ManifestSource:
     """Reads clips that an official manifest lists, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
 
     Opening the source checks that every file exists and lies inside `root`; entries of which a file is missing are left out, and named in
-    the log, up to a limit. Audio is decoded at access, at 16 kHz. An entry with an empty `labels` has none.
+    the log, up to a limit. Audio is decoded at access, at 16 kHz; frames are checked when they are first read. An entry with an empty
+    `labels` has none.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class ManifestSource:
         if not entries:
             raise DatasetError(f"{self._path}: its list of clips is empty")
         self._entries = _with_files(self._path, root.resolve(), entries, max_missing)
+        self._whole: set[int] = set()  # checksums of the frames of clips that are known to be whole
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -124,8 +127,11 @@ class ManifestSource:
             frames = tuple(Path(file).read_bytes() for file in _frame_files(entry))
         except OSError as error:
             raise ClipError(str(error.filename), "open", f"can't be read ({error.strerror})") from error
-        if damaged := [file for file, frame in zip(_frame_files(entry), frames, strict=True) if not _is_whole(frame)]:
-            raise ClipError(damaged[0], "open", f"is no image, or is cut off (clip {entry.id!r})")
+        checksum = zlib.crc32(b"".join(frames), index)
+        if checksum not in self._whole:
+            if damaged := [file for file, frame in zip(_frame_files(entry), frames, strict=True) if not _is_whole(frame)]:
+                raise ClipError(damaged[0], "open", f"is no image, or is damaged or cut off (clip {entry.id!r})")
+            self._whole.add(checksum)
         waveform = decode_audio(entry.wav, channels=self._channels)
         times = even_times(MANIFEST_FRAMES, min(_MANIFEST_SECONDS, len(waveform) / SAMPLE_RATE))
         return Clip(entry.id, waveform, frames, entry.labels, frame_times=times)
@@ -170,12 +176,12 @@ def _frame_files(entry: _Entry) -> list[str]:
 
 
 def _is_whole(encoded: bytes) -> bool:
-    """Returns whether an image begins and ends as it should, without decoding it."""
+    """Returns whether an image can be decoded, and a JPEG has its end; decodes it as small as it can be."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as opened:
-            return opened.format != "JPEG" or _JPEG_END in encoded[-_TAIL:]
-    except Exception:  # Pillow lets pass whatever a damaged header makes it raise
+        decode_image(encoded, _SMALLEST, reduced=True)
+    except ValueError:
         return False
+    return not encoded.startswith(_JPEG_BEGIN) or _JPEG_END in encoded[-_TAIL:]
 
 
 def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: float) -> list[_Entry]:

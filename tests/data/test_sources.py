@@ -294,7 +294,7 @@ def test_a_clip_of_a_manifest_that_dies_later_is_skipped(manifest: Manifest) -> 
     whole = frame.read_bytes()
     frame.unlink()
     assert source[0].id == "two"
-    for damaged in (b"", whole[:-20], b"no image"):
+    for damaged in (b"", whole[:-20], b"no image", whole[: len(whole) // 2] + whole[-2:], whole[:100] + whole[200:]):
         frame.write_bytes(damaged)
         assert source[0].id == "two"
         with pytest.raises(ClipError, match=r"one\.jpg .*'one'"):

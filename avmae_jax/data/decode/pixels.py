@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps
 
 from avmae_jax.data.decode.form import MAX_PIXELS
 from avmae_jax.data.decode.images import IMAGE_FORMATS, rgb
 from avmae_jax.data.decode.media import check_regular, refuse
+from avmae_jax.errors import ClipError
 
 _JPEG_QUALITY = 95
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ISO/IEC 23091-2
@@ -149,7 +150,9 @@ def shrink_image(path: str | Path, size: int, max_pixels: int = MAX_PIXELS) -> n
             if width * height > max_pixels:
                 refuse(path, "video", f"is an image of {width} x {height} pixels; max_pixels is {max_pixels}")
             image = rgb(ImageOps.exif_transpose(opened_image))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, MemoryError) as error:
+    except ClipError:
+        raise
+    except Exception as error:  # Pillow lets pass whatever a damaged header makes it raise
         refuse(path, "video", f"can't be decoded as an image ({error})")
     return shrink(VideoFrame.from_image(image), size)
 
