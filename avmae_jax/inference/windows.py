@@ -104,7 +104,7 @@ def decode_beginning(path: str | Path, config: Config, needs: Modality | None = 
     _warn_of_channel(clip.id, clip)
     if needs and clip.modality not in (needs, "both"):
         stage, missing = ("audio", "audio") if needs == "audio" else ("video", "images")
-        raise ClipError(str(path), stage, f"has no {missing}, which the model is for")
+        raise ClipError(str(path), stage, f"has no {missing} within its first {form.seconds:g} s; the model is for {missing}")
     return clip
 
 

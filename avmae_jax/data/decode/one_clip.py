@@ -118,6 +118,7 @@ class _First:
         self._samples = clip_samples(form.seconds)
         self.line = AudioLine(path, form.channels, self._samples) if streams.audio else None
         self.shots = Shots(streams.video, form) if streams.video else None
+        self._begins: dict[str, float] = {}  # when the streams that have shown something begin
 
     def read(self) -> None:
         """Reads as much as the clip needs.
@@ -129,13 +130,16 @@ class _First:
         for piece in self.reader.pieces():
             if piece.frame is None:
                 whole[piece.stage] = self._end(piece.stage)
-            elif self._full(piece):
-                self.reader.drop(piece.stage)
+            else:
+                self._begins.setdefault(piece.stage, float(piece.time))
+                if self._full(piece):
+                    self.reader.drop(piece.stage)
             if self._done():
                 break
         lacking = self.line is not None and not self.line.end, self.shots is not None and not self.shots.times
         for stage, lacks, what in zip(("video", "audio"), reversed(lacking), ("image", "audio"), strict=True):
             if lacks and not (self._form.allow_missing and not all(lacking) and self.has == "both"):
+                self._check_begin(stage)
                 refuse(self._path, stage, f"has no {what} that can be decoded")
         if self.shots is not None and not self.shots.times:
             self.shots = None
@@ -148,8 +152,16 @@ class _First:
         waveform, channel = self.line.window(0, self._samples)
         if self.shots is not None and self._form.allow_missing and len(waveform) < SPECTROGRAM_WINDOW:
             return waveform[:0], 0
+        if not len(waveform):
+            self._check_begin("audio")
         check_long_enough(self._path, waveform)
         return waveform, channel
+
+    def _check_begin(self, stage: str) -> None:
+        """Refuses a file in which a stream begins behind the clip."""
+        begin, seconds = self._begins.get(stage, 0.0), self._form.seconds
+        if begin >= seconds:
+            refuse(self._path, stage, f"has no {stage} within the first {seconds:g} s: it begins after {begin:.2f} s; cut off what is before")
 
     def _full(self, piece: Piece) -> bool:
         """Takes a piece, and returns whether the clip has enough of its stream."""

@@ -236,3 +236,27 @@ def test_a_stream_that_begins_late_is_cut_to_its_end(tmp_path: Path, name: str) 
     *_, (last, _) = cut_timed(path, clip_id="x", stride=5, form=form, rest="whole")
     assert clip.frames
     assert number_of(last.frames[-1]) == pytest.approx(85, abs=2)
+
+
+@pytest.mark.parametrize("late", ["audio", "video"])
+def test_what_begins_behind_the_clip_is_named_with_its_time(tmp_path: Path, late: str) -> None:
+    moves = {late: later(3.5)}
+    tracks = film(2)._replace(move=moves.get("video", later(0))), Audio(tone(300, 2), move=moves.get("audio", later(0)))
+    path = write_tracks(tmp_path / "x.mkv", *tracks)
+    with pytest.raises(ClipError, match=rf"{late} within the first 2 s.* 3\.5"):
+        decode_clip(path, clip_id="x", form=ClipForm(seconds=2))
+    assert decode_clip(path, clip_id="x", form=ClipForm(seconds=2, allow_missing=True)).modality != "both"
+
+
+def test_frames_behind_a_gap_in_a_program_stream_have_their_time_from_its_next_stamp_on(tmp_path: Path) -> None:
+    """Such a stream has one stamp a packet; of the frames that share it, those behind the gap can't be told from those before."""
+    noise = np.random.default_rng(0).integers(-60, 60, (48, 192, 192, 3))
+    frames = [np.clip(numbered(n // 2, 192) + noise[n % 48], 0, 255).astype(np.uint8) for n in range(100)]
+    video = Video(frames, rate=25, codec="mpeg2video", move=later(4, since=2))
+    path = write_tracks(tmp_path / "x.mpg", video, Audio(tone(300, 8, 48_000), rate=48_000, codec="mp2"))
+    clips = list(cut_clips(path, clip_id="x", stride=1, form=ClipForm(seconds=1, frame_size=96)))
+    for clip, second in zip(clips, range(8), strict=False):
+        seen = [number_of(frame) * 2 / 25 for frame in clip.frames]
+        if second not in (2, 3, 4, 5, 6):
+            right = [second - (4 if second > 6 else 0) + moment for moment in clip.frame_times]
+            assert seen == pytest.approx(right, abs=0.09)
