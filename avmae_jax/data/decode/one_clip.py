@@ -161,7 +161,9 @@ class _First:
         """Refuses a file in which a stream begins behind the clip."""
         begin, seconds = self._begins.get(stage, 0.0), self._form.seconds
         if begin >= seconds:
-            refuse(self._path, stage, f"has no {stage} within the first {seconds:g} s: it begins after {begin:.2f} s; cut off what is before")
+            refuse(
+                self._path, stage, f"has no {stage} within the first {seconds:g} s: it begins after {begin:.2f} s; cut off what is before"
+            )
 
     def _full(self, piece: Piece) -> bool:
         """Takes a piece, and returns whether the clip has enough of its stream."""

@@ -71,8 +71,9 @@ class Reader:
         self._fed = dict.fromkeys(self._used, 0)
         self._totals: dict[str, int] = {}
         self._frame_lasts = _frame_seconds(streams.video) if streams.video else Fraction(0)
-        self._moments = deque[Fraction]()  # of AVI, which numbers frames in the order of decoding: when the next ones are shown
-        self._late = Fraction(0)  # of AVI: by how much all frames but the first are numbered too high
+        self._numbers = deque[int]()  # of AVI, which numbers packets in the order of decoding: of those whose frames aren't there yet
+        self._delay: int | None = None  # of AVI: how many packets the decoder holds back
+        self._late = 0  # of AVI: by how much all packets but the first are numbered too high
         self.ended: set[str] = set()
 
     def drop(self, stage: str) -> None:
@@ -139,12 +140,12 @@ class Reader:
             return []
         number = packet.dts if stage == "video" and self._format == "avi" else None
         if number is not None:
-            self._count(number, Fraction(packet.time_base or 0))
+            self._count(number)
         try:
-            return cast(list[Any], packet.decode())
+            frames = cast(list[Any], packet.decode())
         except InvalidDataError as error:
             if number is not None:
-                self._moments.pop()
+                self._numbers.pop()
             lasts = Fraction(packet.duration or 0) * (packet.time_base or 0)
             self._lost[stage] += lasts or _frame_seconds(self._used[stage])
             if self._lost[stage] > max(_MISSING_SECONDS, _MISSING_SHARE * self._needed):
@@ -152,12 +153,27 @@ class Reader:
             return []
         except FFmpegError as error:
             raise failed(self._path, stage, error) from error
+        if number is not None and frames:
+            self._number(frames)
+        return frames
 
-    def _count(self, number: int, lasts: Fraction) -> None:
-        """Keeps when a packet of AVI is decoded. Encoders that may reorder leave numbers out behind the first frame, which is no pause."""
+    def _count(self, number: int) -> None:
+        """Keeps the number of a packet of AVI. Encoders that may reorder leave numbers out behind the first frame, which is no pause."""
         if self._fed["video"] == 1 and number <= _REORDERED + 1:
-            self._late = (number - 1) * lasts
-        self._moments.append(number * lasts - self._late)
+            self._late = number - 1
+        self._numbers.append(number - self._late)
+
+    def _number(self, frames: list[Any]) -> None:
+        """Stamps frames of AVI: each is shown when the packet is decoded that lies as far back as the decoder's delay.
+
+        Packets that only repeat the frame before have none of their own.
+        """
+        if self._delay is None:
+            self._delay = len(self._numbers) - len(frames)
+        while len(self._numbers) > self._delay + len(frames):
+            self._numbers.popleft()
+        for frame in frames:
+            frame.pts = self._numbers.popleft() if self._numbers else None
 
     def _flush(self, stage: str) -> list[Any]:
         """Decodes what the decoder holds back."""
@@ -169,6 +185,9 @@ class Reader:
                 return []
         for frame in frames:
             frame.time_base = frame.time_base or stream.time_base  # PyAV takes it from a packet
+        if stage == "video" and self._format == "avi":
+            self._delay = max(0, len(self._numbers) - len(frames))
+            self._number(frames)
         return frames
 
     def _end(self, stage: str) -> Iterator[Piece]:
@@ -197,14 +216,11 @@ class Reader:
             time = self.clock.place(stage, self._stamp(stage, frame), lasts)
         except ValueError as error:
             refuse(self._path, stage, str(error))
-        if stage == "video" and self._moments:
-            self._moments.popleft()
         return Piece(stage, frame, time)
 
     def _stamp(self, stage: str, frame: Any) -> Fraction | float | None:
-        """Returns when a frame is shown by the file: of AVI, the n-th frame is shown when the n-th packet is decoded."""
         if stage == "video":
-            return frame_stamp(frame) if self._format != "avi" else self._moments[0] if self._moments else None
+            return frame_stamp(frame)
         unit = frame.time_base
         if frame.pts is None or unit is None:
             return None

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -260,3 +261,37 @@ def test_frames_behind_a_gap_in_a_program_stream_have_their_time_from_its_next_s
         if second not in (2, 3, 4, 5, 6):
             right = [second - (4 if second > 6 else 0) + moment for moment in clip.frame_times]
             assert seen == pytest.approx(right, abs=0.09)
+
+
+def not_coded(packet: bytes) -> bytes:
+    """Returns the packet of MPEG-4 that repeats the frame before: the header of a frame whose content is left out, at 10 frames/s."""
+    at = packet.index(b"\x00\x00\x01\xb6") + 4
+    bits = "".join(f"{byte:08b}" for byte in packet[at : at + 4])
+    end = bits.index("0", 2) + 1 + 1 + 4 + 1  # seconds, a marker, tenths, a marker
+    bits = f"01{bits[2:end]}00"
+    bits += "1" * (-len(bits) % 8)
+    return packet[at - 4 : at] + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("name", ["x.avi", "x.mkv", "x.mp4"])
+def test_repeated_frames_take_their_time(tmp_path: Path, name: str, empty: bool) -> None:
+    """Repeats every second frame of three seconds, as encoders do where nothing moves: by packets that are empty or say so."""
+    shown = [number - number % 2 * (4 < number < 30) for number in range(60)]
+    source = write_tracks(tmp_path / f"source{name}", Video([numbered(number) for number in shown]))
+    path = tmp_path / name
+    with av.open(str(source)) as whole, av.open(str(path), "w") as changed:
+        stream = changed.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(packet for packet in whole.demux(video=0) if packet.size):
+            repeats = number % 2 and 4 < number < 30
+            content = bytes(packet)
+            new = av.Packet((b"" if empty else not_coded(content)) if repeats else content)
+            new.pts, new.dts, new.time_base, new.duration, new.is_keyframe = (
+                packet.pts, packet.dts, packet.time_base, packet.duration, packet.is_keyframe
+            )  # fmt: skip
+            new.stream = stream
+            changed.mux(new)
+    form = ClipForm(frame_size=96, seconds=6, frames=20, allow_missing=True)
+    for clip in (decode_clip(path, clip_id="x", form=form), *cut_clips(path, clip_id="x", form=form)):
+        assert [number_of(frame) for frame in clip.frames] == [shown[round(10 * time)] for time in clip.frame_times]
+        assert clip.frame_times[-1] == pytest.approx(5.7, abs=0.21)

@@ -40,7 +40,11 @@ def disc(height: int, width: int, aspect: float) -> np.ndarray:
 )
 def test_a_circle_is_a_circle(tmp_path: Path, height: int, width: int, aspect: str) -> None:
     shape = Fraction(aspect)
-    path = write_tracks(tmp_path / "x.mp4", Video([disc(height, width, float(shape))] * 3, aspect=shape))
+    for name, rotation in (("x.mp4", 0), ("x.mp4", 90), ("x.mov", 180), ("x.mp4", 270), ("x.mkv", 0), ("x.mkv", 90), ("x.avi", 0)):
+        check_disc(write_tracks(tmp_path / name, Video([disc(height, width, float(shape))] * 3, aspect=shape, rotation=rotation)))
+
+
+def check_disc(path: Path) -> None:
     for clip in (decode_clip(path, clip_id="x", form=ANY), *cut_clips(path, clip_id="x", form=ANY)):
         bright = image_of(clip).mean(axis=2) > 128
         wide, high = (np.ptp(np.nonzero(bright.any(axis=axis))[0]) + 1 for axis in (0, 1))

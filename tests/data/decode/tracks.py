@@ -25,7 +25,7 @@ class Video(NamedTuple):
     move: Move = same
     default: bool = True
     aspect: Fraction | None = None
-    options: dict[str, str] = {"qmin": "1", "qmax": "2"}  # noqa: RUF012
+    rotation: int = 0  # degrees, counter-clockwise
 
 
 class Audio(NamedTuple):
@@ -64,7 +64,9 @@ def _stream(opened: Any, track: Video | Audio) -> Any:
     else:
         stream = opened.add_stream(track.codec, rate=track.rate)
         stream.height, stream.width = track.frames[0].shape[:2]
-        stream.pix_fmt, stream.options = "yuv420p", track.options if track.codec == "mpeg4" else {}
+        stream.pix_fmt, stream.options = "yuv420p", {"qmin": "1", "qmax": "2"} if track.codec == "mpeg4" else {}
+        if track.rotation:
+            stream.set_display_rotation(track.rotation)
         if track.aspect:
             stream.codec_context.sample_aspect_ratio = track.aspect
     stream.disposition = Disposition.default if track.default else Disposition(0)
