@@ -162,7 +162,7 @@ class _First:
         begin, seconds = self._begins.get(stage, 0.0), self._form.seconds
         if begin >= seconds:
             refuse(
-                self._path, stage, f"has no {stage} within the first {seconds:g} s: it begins after {begin:.2f} s; cut off what is before"
+                self._path, stage, f"has no {stage} within the first {seconds:g} s: it begins after {begin:.2f} s; cut off what is earlier"
             )
 
     def _full(self, piece: Piece) -> bool:

@@ -1,6 +1,5 @@
 """Makes stored pixels of decoded frames: as they look on a screen, scaled and cropped to a square."""
 
-import functools
 import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -9,18 +8,15 @@ from pathlib import Path
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 
 from avmae_jax.data.decode.form import MAX_PIXELS
 from avmae_jax.data.decode.images import IMAGE_FORMATS, rgb
 from avmae_jax.data.decode.media import check_regular, refuse
+from avmae_jax.data.decode.tones import HIGH_RANGE, to_standard_range
 from avmae_jax.errors import ClipError
 
 _JPEG_QUALITY = 95
-_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ISO/IEC 23091-2
-# FFmpeg's scaler maps tones and colours to those of standard video.
-_TO_SDR = "out_transfer=bt709:out_primaries=bt709:intent=perceptual"
-_TABLE = 33  # colours a side of a table; between them it is interpolated
 _BT2020, _UNKNOWN = 9, 2  # colour primaries, or the matrix, of high dynamic range; what a file leaves open
 _OLDEST, _NARROWEST = Fraction(1, 10), 16  # sane shapes of a pixel and of an image; beyond, a pixel is square, an image is cropped first
 
@@ -38,13 +34,13 @@ def shrink(frame: VideoFrame, size: int, aspect: Fraction | None = None) -> np.n
     wide = frame.width * float(aspect)
     scale = size / min(wide, frame.height)
     width, height = max(size, round(wide * scale)), max(size, round(frame.height * scale))
-    matrix = _BT2020 if frame.color_trc in _HDR and frame.colorspace in (_BT2020, _UNKNOWN) else None
+    matrix = _BT2020 if frame.color_trc in HIGH_RANGE and frame.colorspace in (_BT2020, _UNKNOWN) else None
     small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR", src_colorspace=matrix).to_ndarray()
     top, left = (height - size) // 2, (width - size) // 2
     square = small[top : top + size, left : left + size]
-    if frame.color_trc in _HDR:
+    if frame.color_trc in HIGH_RANGE:
         primaries = _BT2020 if frame.color_primaries == _UNKNOWN else int(frame.color_primaries)
-        square = np.asarray(Image.fromarray(square).filter(_to_standard_range(int(frame.color_trc), primaries)))
+        square = np.asarray(Image.fromarray(square).filter(to_standard_range(int(frame.color_trc), primaries)))
     return np.ascontiguousarray(_upright(square, frame))
 
 
@@ -53,25 +49,6 @@ def _middle(frame: VideoFrame) -> VideoFrame:
     pixels, side = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), _NARROWEST // 2 * min(frame.width, frame.height)
     top, left = max(0, frame.height - side) // 2, max(0, frame.width - side) // 2
     return VideoFrame.from_ndarray(np.ascontiguousarray(pixels[top : top + side, left : left + side]), format="rgb24")
-
-
-@functools.lru_cache(maxsize=8)
-def _to_standard_range(transfer: int, primaries: int) -> ImageFilter.Color3DLUT:
-    """Returns FFmpeg's mapping of high dynamic range to standard video as a table.
-
-    Its scaler takes seconds to compute such a table, for every file anew; here it maps all colours once a process.
-    """
-    steps = np.linspace(0, 65_535, _TABLE).round().astype(np.uint16)
-    blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
-    colours = VideoFrame.from_ndarray(np.stack([red, green, blue], axis=-1).reshape(_TABLE, _TABLE**2, 3), format="rgb48le")
-    colours.color_trc, colours.color_primaries, colours.colorspace, colours.color_range = transfer, primaries, 0, 2
-    colours.pts, colours.time_base = 0, Fraction(1, 25)
-    graph = Graph()
-    source = graph.add_buffer(width=colours.width, height=colours.height, format=colours.format, time_base=colours.time_base)
-    graph.link_nodes(source, graph.add("scale", _TO_SDR), graph.add("format", "rgb24"), graph.add("buffersink")).configure()
-    graph.push(colours)
-    mapped = graph.vpull().to_ndarray(format="rgb24")
-    return ImageFilter.Color3DLUT(_TABLE, (mapped.reshape(-1, 3) / 255).ravel().tolist())
 
 
 class Deinterlacer:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.decode import tones
 from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
@@ -182,3 +183,13 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path, name: str) -> N
         with pytest.raises(ClipError) as caught:
             decode_clip(path, clip_id="x", form=ANY)
         assert caught.value.stage == "open"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transfer", tones.HIGH_RANGE)
+def test_the_stored_tables_of_high_dynamic_range_are_those_of_ffmpeg(transfer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets FFmpeg compute the whole table, which takes some 10 s."""
+    computed = tones.computed(transfer, 9).reshape(-1) / 255
+    monkeypatch.setattr(tones, "computed", lambda *_: pytest.fail("computed"))
+    stored = np.asarray(tones.to_standard_range(transfer, 9).table)
+    assert np.abs(stored - computed).max() <= 1.01 / 255
