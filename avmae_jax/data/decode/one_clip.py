@@ -241,7 +241,8 @@ class Shots:
         n = len(self.times)
         time = max(time, self.end)
         past = time >= self._seconds
-        if n and past and (self._limit is None or (self._form.frame_rule == "time" and not self._regular([*self.times, time]))):
+        enough = self._limit is None or n >= self._limit
+        if n and past and (enough or (self._form.frame_rule == "time" and not self._regular([*self.times, time]))):
             self.end = time
             return True
         if not n and past and self._form.frame_rule == "time":

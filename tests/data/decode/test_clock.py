@@ -11,7 +11,7 @@ from avmae_jax.data.decode import streams
 from avmae_jax.data.decode.clock import Clock
 from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
-from avmae_jax.data.decode.one_clip import decode_clip
+from avmae_jax.data.decode.one_clip import Shots, decode_clip
 from avmae_jax.errors import ClipError
 from tests.data.decode.tracks import Audio, Move, Video, write_tracks
 from tests.media import number_of, numbered, tone, write_clip
@@ -295,3 +295,17 @@ def test_repeated_frames_take_their_time(tmp_path: Path, name: str, empty: bool)
     for clip in (decode_clip(path, clip_id="x", form=form), *cut_clips(path, clip_id="x", form=form)):
         assert [number_of(frame) for frame in clip.frames] == [shown[round(10 * time)] for time in clip.frame_times]
         assert clip.frame_times[-1] == pytest.approx(5.7, abs=0.21)
+
+
+def test_a_rate_on_the_verge_of_constant_reads_no_frame_behind_the_clip() -> None:
+    """Shows all frames but the first 20 half a frame early: at 25 frames the rate varies, at 26 it doesn't."""
+
+    class Stream:
+        average_rate = guessed_rate = 25
+        frames, duration, time_base, sample_aspect_ratio = 0, None, None, None
+
+    shots = Shots(Stream(), ClipForm(seconds=1, frames=4, frame_size=8))  # pyright: ignore[reportArgumentType]
+    times = [Fraction(number, 25) - (Fraction(1, 50) if number >= 20 else 0) for number in range(75)]
+    taken = next(number for number, time in enumerate(times) if shots.add(av.VideoFrame(8, 8, "rgb24"), time))
+    assert times[taken] < Fraction(11, 10)
+    assert max(times[index] for index in shots.indices()) < 1
