@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -159,9 +159,10 @@ def _samples(frame: AudioFrame) -> np.ndarray:
     """
     channels, name = frame.layout.nb_channels, frame.format.name
     coded = _CODED[name.removesuffix("p")]
+    planes: tuple[Any, ...] = frame.planes  # they have the buffer protocol, which their types don't say
     if frame.format.is_planar:
-        return np.stack([np.frombuffer(plane, coded, frame.samples) for plane in frame.planes[:channels]])
-    return np.frombuffer(frame.planes[0], coded, frame.samples * channels).reshape(-1, channels).T.copy()
+        return np.stack([np.frombuffer(plane, coded, frame.samples) for plane in planes[:channels]])
+    return np.frombuffer(planes[0], coded, frame.samples * channels).reshape(-1, channels).T.copy()
 
 
 def _scaled(samples: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -73,7 +74,7 @@ def test_audio_of_any_depth_and_many_channels_is_read(tmp_path: Path, codec: str
     sound[:, 1] = tone(500, 2)
     path = tmp_path / ("x.wav" if codec.startswith("pcm") else "x.mkv")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=16_000, layout=layout)
+        stream: Any = container.add_stream(codec, rate=16_000, layout=layout)
         frame = av.AudioFrame.from_ndarray(sound.reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate, frame.pts = 16_000, 0
         for packet in [*stream.encode(frame), *stream.encode(None)]:

@@ -20,9 +20,11 @@ from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.form import ClipForm, clip_samples
+from avmae_jax.data.decode.images import decode_image
 from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
 from avmae_jax.data.decode.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, RANK, VIDEO_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_audio, decode_clip
+from avmae_jax.data.decode.pixels import encode_jpeg
 from avmae_jax.errors import ClipError
 from tests.damage import CHANGES, Change, cut
 from tests.data.decode.tracks import Audio, Video, write_tracks
@@ -89,7 +91,9 @@ def seeds(folder: Path) -> dict[str, bytes]:
     rng = np.random.default_rng(0)
     for suffix in IMAGES:
         image = Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8))
-        (image.convert("P") if suffix == "gif" else image).save(folder / f"x.{suffix}")
+        turned = Image.Exif()
+        turned[0x0112] = 6  # the orientation
+        (image.convert("P") if suffix == "gif" else image).save(folder / f"x.{suffix}", exif=turned)
         made[suffix] = (folder / f"x.{suffix}").read_bytes()
     return made
 
@@ -211,7 +215,16 @@ def heard(path: Path) -> list[Clip]:
     return [Clip("x", decode_audio(path), (), ())]
 
 
-READERS: Sequence[Callable[[Path], list[Clip]]] = (predicted, timeline, prepared, prepared_long, prepared_both, cut_up, heard)
+def shown(path: Path) -> list[Clip]:
+    """Decodes a file as a manifest's frame."""
+    try:
+        image = decode_image(path.read_bytes(), SIDE, reduced=True)
+    except ValueError as error:
+        raise ClipError(str(path), "video", str(error)) from error
+    return [Clip("x", np.zeros(0, np.int16), (encode_jpeg(image),), (), frame_times=(0.0,))]
+
+
+READERS: Sequence[Callable[[Path], list[Clip]]] = (predicted, timeline, prepared, prepared_long, prepared_both, cut_up, heard, shown)
 
 
 def check(clips: list[Clip], most: float) -> None:
@@ -262,7 +275,8 @@ def tried(folder: Path, count: int, seed: int, isolate: bool = False) -> Iterato
     whole = seeds(folder)
     for number in range(seed, seed + count):
         rng = random.Random(number)  # noqa: S311 - no secret
-        given, read = damaged(whole, rng), rng.choice(READERS)
+        given = damaged(whole, rng)
+        read = rng.choice(READERS if given.source in IMAGES else READERS[:-1])
         wrong = (alone if isolate else fault)(folder / given.name, given, read)
         yield f"{number} {read.__name__} {given.name} of {given.source}: {given.what}", given, wrong
 
@@ -291,7 +305,7 @@ def test_each_kind_of_file_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_damaged_media_are_read_sanely_or_refused_in_a_line(tmp_path: Path) -> None:
-    assert [(what, wrong) for what, _, wrong in tried(tmp_path, 250, 0) if wrong] == []
+    assert [(what, wrong) for what, _, wrong in tried(tmp_path, 200, 0) if wrong] == []
 
 
 def main(seed: int, count: int) -> None:
