@@ -51,18 +51,6 @@ def _read(file: BinaryIO, layout: str) -> tuple[int, ...]:
     return struct.unpack(layout, file.read(struct.calcsize(layout)))
 
 
-def _riff(file: BinaryIO, size: int) -> int:
-    """Returns where the last of the chunks of an AVI should end; large files have several."""
-    end = 0
-    while end + 8 <= size:
-        file.seek(end)
-        name, length = file.read(4), _read(file, "<I")[0]
-        if name != b"RIFF" or length == 0 or length >= _OPEN:
-            break
-        end += 8 + length
-    return end
-
-
 def _chunk(wanted: bytes, header: int, layout: str) -> Callable[[BinaryIO, int], int]:
     """Returns a function that computes where a chunk should end, of a file whose chunks begin behind a header."""
 
@@ -110,7 +98,6 @@ def _mp3(file: BinaryIO) -> float:
 
 _SECONDS: dict[str, Callable[[BinaryIO], float]] = {"asf": _asf, "mp3": _mp3}
 _DECLARED: dict[str, Callable[[BinaryIO, int], int]] = {
-    "avi": _riff,
     "wav": _chunk(b"data", 12, "<I"),
     "caf": _chunk(b"data", 8, ">q"),
     "w64": _w64,

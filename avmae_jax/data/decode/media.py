@@ -56,7 +56,7 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
     with reported(path, "open"):
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
         container = av.open(str(file.absolute()), options=options, metadata_errors="replace")  # titles in any encoding
-    with container:
+    with container, reported(path, "video"):  # whatever else FFmpeg refuses, such as to scale an image
         yield container
 
 

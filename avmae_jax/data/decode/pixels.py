@@ -1,5 +1,6 @@
 """Makes stored pixels of decoded frames: as they look on a screen, scaled and cropped to a square."""
 
+import functools
 import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -35,7 +36,12 @@ def shrink(frame: VideoFrame, size: int, aspect: Fraction | None = None) -> np.n
     scale = size / min(wide, frame.height)
     width, height = max(size, round(wide * scale)), max(size, round(frame.height * scale))
     matrix = _BT2020 if frame.color_trc in HIGH_RANGE and frame.colorspace in (_BT2020, _UNKNOWN) else None
-    small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR", src_colorspace=matrix).to_ndarray()
+    scaled = functools.partial(frame.reformat, width=width, height=height, format="rgb24", interpolation="BILINEAR")
+    try:
+        small = scaled(src_colorspace=matrix).to_ndarray()
+    except OSError:  # reserved or damaged numbers of colours, which FFmpeg refuses; players take the usual ones
+        frame.colorspace = frame.color_trc = frame.color_primaries = _UNKNOWN
+        small = scaled().to_ndarray()
     top, left = (height - size) // 2, (width - size) // 2
     square = small[top : top + size, left : left + size]
     if frame.color_trc in HIGH_RANGE:

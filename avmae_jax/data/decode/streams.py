@@ -242,9 +242,11 @@ class Reader:
     def promised(self, stage: str) -> float:
         """Returns up to which second the index of the container promises the stream; 0 where it says nothing of it."""
         stream = self._used[stage]
-        if self._format not in _INDEXED or stream.duration is None or stream.time_base is None:
+        if self._format not in _INDEXED or stream.time_base is None:
             return 0.0
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base - self.clock.origin)
+        # The header of an AVI gives the length in these units; of a file that is cut, FFmpeg's duration is that of what is left.
+        length = max(stream.duration or 0, stream.frames if self._format == "avi" else 0)
+        return float(((stream.start_time or 0) + length) * stream.time_base - self.clock.origin) if length else 0.0
 
     def promised_file(self) -> float:
         """Returns up to which second the header promises the longer one of the streams; 0 where it is only estimated."""

@@ -65,7 +65,7 @@ IMAGES = ("png", "jpg", "gif", "webp", "bmp", "tiff")
 AT_BEGIN = {key: {"movflags": "faststart"} for key in ("mp4", "mov", "m4a")}  # a file whose index is cut off can't be opened
 PROMISED = {*VIDEOS, *AUDIOS} - {"ts", "mpg", "ogv", "ogg", "aac"}  # their headers say how long they are
 HEADER = 4096  # bytes
-LACKING = 0.6  # seconds that may be missing without a word: half a second, and a frame
+LACKING = 0.7  # seconds that may be missing without a word: half a second, and two frames
 
 
 # --- whole media -------------------------------------------------------------------------------------------------------------------------

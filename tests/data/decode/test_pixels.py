@@ -193,3 +193,13 @@ def test_the_stored_tables_of_high_dynamic_range_are_those_of_ffmpeg(transfer: i
     monkeypatch.setattr(tones, "computed", lambda *_: pytest.fail("computed"))
     stored = np.asarray(tones.to_standard_range(transfer, 9).table)
     assert np.abs(stored - computed).max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("field", ["color_trc", "color_primaries", "colorspace"])
+@pytest.mark.parametrize("value", [0, 3, 200])
+def test_colours_of_reserved_numbers_are_the_usual_ones(field: str, value: int) -> None:
+    plain, odd = deep(0.5, 1), deep(0.5, 1)
+    for frame in (plain, odd):
+        frame.color_trc = frame.color_primaries = frame.colorspace = 2
+    setattr(odd, field, value)
+    assert np.abs(shrink(odd, 16).astype(int) - shrink(plain, 16)).max() <= 6
