@@ -206,7 +206,7 @@ def test_an_avi_that_ends_before_its_header_says_is_truncated(tmp_path: Path, sh
     content = path.read_bytes()
     path.write_bytes(content[: round(len(content) * share)])
     for read in (decode_clip, lambda *args, **options: list(cut_clips(*args, **options))):
-        with pytest.raises(ClipError, match="truncated|nothing"):
+        with pytest.raises(ClipError, match=r"truncated|nothing"):
             read(path, clip_id="x", form=ClipForm(allow_missing=True))
 
 
