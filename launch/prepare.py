@@ -85,8 +85,7 @@ def main(argv: list[str]) -> None:
     except AvmaeError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        print(f"stopped by Ctrl-C; the finished shards are kept in {args.out}, and the same command continues", file=sys.stderr)
-        sys.exit(cli.INTERRUPTED)
+        raise KeyboardInterrupt(f"the finished shards are kept in {args.out}, and the same command continues") from None
     _report(out, summary, listing.ignored, left_out, recipe.clip_seconds)
     sys.exit(0 if any(summary.clips.values()) else 1)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,36 @@ def test_ctrl_c_is_one_line_in_every_program() -> None:
     )
     done = started(code)
     assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["predict", "prepare"])
+def test_ctrl_c_is_one_line_from_the_first_import_on(name: str) -> None:
+    """Stops programs after imports that -X importtime reports, of which `launch` is the first one that is ours to change."""
+    for last in ("launch", "absl.flags", "absl.app", "launch.common.cli", "rich.console"):
+        command, imported = [sys.executable, "-X", "importtime", "-m", f"launch.{name}", "--help"], {""}
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            for line in process.stderr:
+                imported.add(line.split("|")[-1].strip())
+                if {last, "launch"} <= imported:
+                    process.send_signal(signal.SIGINT)
+                    break
+            rest = [line for line in process.stderr if not line.startswith("import time:")]
+        assert rest in (["stopped by Ctrl-C\n"], []), rest
+        assert process.returncode == (130 if rest else 0)  # 0: the program was done before
+
+
+@pytest.mark.process
+def test_ctrl_c_leaves_libraries_no_time_to_complain() -> None:
+    """As nanobind does, whose check for leaked objects runs at exit, where the traceback of the KeyboardInterrupt still holds some."""
+    code = (
+        "import atexit, os, signal, sys\nfrom launch.common import cli\n"
+        "atexit.register(print, 'leaked 1 instances', file=sys.stderr)\nprint('before')\n"
+        "cli.run(lambda argv: os.kill(os.getpid(), signal.SIGINT), lambda: None, 'Does nothing.')"
+    )
+    done = started(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "before\n", "stopped by Ctrl-C\n")
 
 
 def test_frames_have_one_definition() -> None:
