@@ -32,7 +32,7 @@ from absl import flags
 from avmae_jax.errors import AvmaeError
 from avmae_jax.files import printable
 
-from .common import cli
+from .common import cli, unused
 from .common.runtime import progress_bar
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def main(argv: list[str]) -> None:
     from avmae_jax.data.store.writer import write_dataset
 
     cli.no_arguments(argv)
+    unused.require_used("prepare", argv)
     args = flags.FLAGS
     root, out = Path(args.videos).resolve(), Path(args.out)
     if not root.is_dir():
@@ -65,8 +66,6 @@ def main(argv: list[str]) -> None:
     if out.resolve().is_relative_to(root):
         sys.exit(f"--out {args.out} lies inside --videos {args.videos}; give a folder elsewhere")
     recipe = Recipe(**options_of(Recipe))
-    if args.beam_options and not args.beam_runner:
-        sys.exit("--beam_options are for --beam_runner, which isn't given")
     try:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
         listing = list_clips(Choice(**options_of(Choice)), root)

@@ -26,6 +26,7 @@ from avmae_jax.files import printable, require_local
 
 from . import help_page, overrides
 
+DONE, FAILED, SOME_FAILED = 0, 1, 3  # exit states; ctrl_c.STATUS is another one, and help_page.py describes them all
 _BACKENDS = "xla_bridge.py"  # file of JAX that raises where a platform has no plugin or no device
 _SWALLOWING = ("_xla_gc_callback", "__del__")  # Python drops what is raised in these
 _SOON = 0.01  # seconds
@@ -129,13 +130,18 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
         sys.exit(_line(error))
 
 
+def status_of(failed: int, count: int) -> int:
+    """Returns the exit status of a program that was given several files."""
+    return DONE if not failed else SOME_FAILED if failed < count else FAILED
+
+
 def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.get_absl_handler().addFilter(_make_printable)
     try:
         main(argv)
     except app.UsageError as error:
         print(printable(f"{error}\n{_hint()}"), file=sys.stderr)
-        sys.exit(error.exitcode or 1)
+        sys.exit(FAILED)
     except SystemExit as end:
         sys.exit(printable(end.code) if isinstance(end.code, str) else end.code)
     except (RuntimeError, AssertionError) as error:

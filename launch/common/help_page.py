@@ -17,6 +17,7 @@ from avmae_jax.settings import Settings, field_types
 
 _WIDTH = 140  # of a line, at most
 _COLUMN = 40  # where explanations begin
+_STATES = "Exit status: 0 done, 1 not done for a reason that is printed, 3 some of several files failed, 130 stopped by Ctrl-C."
 _FIELDS = "Fields of --config, each set by --config.FIELD=VALUE (None opens one again that may be None), with their defaults:"
 
 
@@ -29,7 +30,7 @@ def text(doc: str, options: Sequence[flags.Flag]) -> str:
     if any(option.name == "config" for option in options):
         lines += ["", _FIELDS]
         lines += _fields(Config())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _STATES])
 
 
 def comments(group: type[Settings]) -> dict[str, str]:

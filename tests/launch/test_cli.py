@@ -16,7 +16,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.batches import Frames as BatchFrames
 from avmae_jax.errors import DatasetError
 from avmae_jax.settings import field_types
-from launch.common import help_page, model_flags
+from launch.common import cli, help_page, model_flags
 from tests.support import ROOT, Program, time_limit
 from tests.test_config import EVERY_FIELD
 
@@ -49,6 +49,10 @@ def test_help_shows_the_options_of_a_program_and_imports_nothing_heavy(name: str
     assert done.returncode == 0, done.stderr
     assert not HEAVY & {*done.stderr.split()}
     assert f"python -m launch.{name} " in done.stdout
+    states = re.search(r"^Exit status: (.*)$", done.stdout, re.MULTILINE)
+    assert states
+    assert re.findall(r"\d+", states[1]) == ["0", "1", "3", "130"]
+    assert not re.search(r"exit status is [02-9]", done.stdout.replace("exit status is 0 as long", ""))
     options = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.MULTILINE)
     assert {*SHOWN.get(name, [])} <= {*options}
     assert not {"logtostderr", "verbosity", "helpfull"} & {*options}  # absl's own
@@ -141,13 +145,11 @@ def test_a_platform_without_its_plugin_is_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("program_name", "last"), [("pretrain", 26), ("finetune", 31)])
-def test_an_average_past_the_end_is_refused_before_anything_is_read(program: Program, program_name: str, last: int) -> None:
-    config = "base" if program_name == "pretrain" else "finetune_instruments"
-    average = ["--config.tune.average_first=1", f"--config.tune.average_last={last}"]
-    done = program("-m", f"launch.{program_name}", f"--config={config}", *average)
+def test_an_average_past_the_end_is_refused_before_anything_is_read(program: Program) -> None:
+    average = ["--config.tune.average_first=1", "--config.tune.average_last=31"]
+    done = program("-m", "launch.finetune", "--config=finetune_instruments", *average)
     assert done.returncode == 1
-    assert re.search(rf"tune\.average_last.*{last}.*train\.epochs.*{last - 1}", done.stderr)
+    assert re.search(r"tune\.average_last.*31.*train\.epochs.*30", done.stderr)
 
 
 def test_a_run_with_a_field_that_no_longer_exists_is_refused_by_name(tmp_path: Path) -> None:
@@ -163,6 +165,21 @@ def test_a_config_json_that_is_no_config_is_named(tmp_path: Path, content: str) 
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(DatasetError, match=f"{tmp_path}/config.json is no config"):
         model_flags.run_config(str(tmp_path))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_wrong_command_line_has_the_same_exit_status(name: str) -> None:
+    for arguments in (["--nothing=1"], ["too", "many", "arguments"]):
+        run = f"runpy.run_module('launch.{name}', run_name='__main__', alter_sys=True)"
+        code = f"import runpy, sys; sys.argv = [{name!r}, *{arguments!r}]; {run}"
+        done = started(code)
+        assert done.returncode == cli.FAILED, done.stderr
+        assert done.stdout == ""
+
+
+def test_the_exit_status_of_several_files() -> None:
+    assert [cli.status_of(failed, 3) for failed in range(4)] == [cli.DONE, cli.SOME_FAILED, cli.SOME_FAILED, cli.FAILED]
 
 
 @pytest.mark.process
