@@ -1,13 +1,18 @@
 """Tests that options which would do nothing beside the others are refused by name, in every program, before anything is loaded."""
 
+import dataclasses
 import importlib
+import json
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from absl import app, flags
 
-from launch.common import cli, unused
-from tests.support import Program, called_here
+from avmae_jax.config import Config
+from launch.common import cli, model_flags, unused
+from tests.support import Program, apply, called_here
 from tests.test_config import EVERY_FIELD
 
 CASES = {
@@ -130,3 +135,11 @@ def test_every_rule_names_options_and_fields_that_there_are() -> None:
     for program, rules in unused.RULES.items():
         with called_here(importlib.import_module(f"launch.{program}")):
             assert {name for rule in rules for name in rule.options} <= {*flags.FLAGS}
+
+
+def test_the_command_that_a_program_advises_is_not_refused(tmp_path: Path) -> None:
+    config = apply(Config(), {"data.source": "prepared", "data.path": "/prepared", "data.builtin_train": 7, "model.depth": 3})
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    command = shlex.split(model_flags.finetune_command(str(tmp_path), config.model))
+    assert {"--config.data.path=/prepared", "--config.model.depth=3"} <= {*command}
+    require_used("finetune", command[3:])
