@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from avmae_jax import config_files, ctrl_c
 from avmae_jax.config import Config
 from avmae_jax.errors import ConfigError, RemotePathError, WriteError
-from avmae_jax.files import printable, require_local
+from avmae_jax.files import full_disk, printable, require_local
 
 from . import help_page, overrides
 
@@ -139,6 +139,7 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.get_absl_handler().addFilter(_make_printable)
     try:
         main(argv)
+        sys.stdout.flush()
     except app.UsageError as error:
         print(printable(f"{error}\n{_hint()}"), file=sys.stderr)
         sys.exit(FAILED)
@@ -149,8 +150,22 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
             raise
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""
         sys.exit(f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}{reason}; unset it or install that plugin")
-    except WriteError as error:
-        sys.exit(printable(str(error)))
+    except OSError as error:
+        full = full_disk(error)
+        if not isinstance(error, WriteError | BrokenPipeError) and full is None:
+            raise
+        _let_go_of_output()
+        if isinstance(error, BrokenPipeError):
+            sys.exit("the program that reads the output has ended")
+        sys.exit(printable(str(WriteError(*full, error.filename or "the output") if full else error)))
+
+
+def _let_go_of_output() -> None:
+    """Sends what can't be written to the standard output nowhere, or Python would try again at exit and complain in lines of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _make_printable(record: LogRecord) -> bool:

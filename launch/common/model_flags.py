@@ -17,6 +17,7 @@ from avmae_jax.config import Config, DataConfig, ModelConfig
 from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import AvmaeError, DatasetError
+from avmae_jax.files import full_disk
 
 from .unused import unused_fields
 
@@ -36,6 +37,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) or (full_disk(error) and not isinstance(error, AvmaeError)):
+            raise  # cli.run has words for it
         sys.exit(f"{type(error).__name__}: {error}")
 
 
