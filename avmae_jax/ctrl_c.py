@@ -15,7 +15,11 @@ STATUS = 128 + signal.SIGINT  # exit status of a program that Ctrl-C stopped
 
 def install() -> None:
     """Makes Ctrl-C end this process at once."""
-    signal.signal(signal.SIGINT, lambda *_: end())
+
+    def stop(_: int, __: FrameType | None) -> None:
+        end()
+
+    signal.signal(signal.SIGINT, stop)
 
 
 def end(more: str = "") -> None:

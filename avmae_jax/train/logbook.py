@@ -18,7 +18,7 @@ from absl import logging
 from PIL import Image
 
 from avmae_jax.files import write_bytes
-from avmae_jax.train.event_files import Event, EventsWriter, SessionLog, Summary, scalar
+from avmae_jax.train.event_files import Event, EventsWriter, SessionLog, Summary, scalar  # pyright: ignore[reportAttributeAccessIssue]
 
 METRICS_FILE = "metrics.jsonl"
 GAP, EDITED = "gap", "edited"  # splits of lines that mark damage

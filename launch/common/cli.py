@@ -124,7 +124,7 @@ def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
         kept, opened = overrides.without_opened(argv)
         rest = values(kept)
         for field in opened:
-            setattr(values["config"].value.holder(field), field.rpartition(".")[2], None)
+            setattr(cast(Config, values["config"].value).holder(field), field.rpartition(".")[2], None)
         return rest
     except (flags.Error, ConfigError, RemotePathError, KeyError, TypeError) as error:
         sys.exit(_line(error))
