@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from avmae_jax import __version__
+from avmae_jax import __version__, ctrl_c
 
 _INSTALLED, _CLONE = Path(__file__).parent / "launch", Path(__file__).parents[1] / "launch"
 _FOLDER = _INSTALLED if _INSTALLED.is_dir() else _CLONE  # of the programs
@@ -19,6 +19,7 @@ _USAGE = "avmae PROGRAM [arguments], avmae PROGRAM --help, avmae --version"
 
 def main() -> None:
     """Runs the program that the first argument names, with the arguments after it."""
+    ctrl_c.install()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may stop before the end

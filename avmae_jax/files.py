@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from avmae_jax.errors import LockedError, RemotePathError, WriteError
+from avmae_jax.errors import AvmaeError, LockedError, RemotePathError, WriteError
 
 OnProgress = Callable[[int, int, int], None]  # (files done, failures among them, files in all)
 
@@ -26,6 +26,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one slash of
 # Control characters, marks and overrides of the reading direction, line separators, and halves of characters, which can't be written.
 _ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NAME = 80  # letters of a file's name
+_SYSTEM_CALL = re.compile(r"\b(?:open|write|flush|fsync|close)\(\) failed: ([^;\n]+)")  # ArrayRecord's words
 # What a system reports about a write without naming a file: no space, quota used up, file size limit, disk turned read-only.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -67,9 +68,10 @@ def replacing(path: Path) -> Generator[Path]:
 
 @contextmanager
 def write_errors(path: Path, *parts: Path) -> Generator[None]:
-    """Turns an OSError of the block into a WriteError that names `path`, where writing it is what failed.
+    """Turns an error of the block into a WriteError that names `path`, where writing it is what failed.
 
-    An error that names another file belongs to something that the block reads, and passes unchanged.
+    An OSError that names another file belongs to something that the block reads, and passes unchanged, as do errors of ours. Libraries
+    raise other errors with the system's words.
 
     Args:
       path: the file or folder that the block writes.
@@ -77,12 +79,23 @@ def write_errors(path: Path, *parts: Path) -> Generator[None]:
     """
     try:
         yield
-    except WriteError:
+    except AvmaeError:
         raise
-    except OSError as error:
-        if error.errno is None or not _is_about(error, (path, *parts)):
+    except Exception as error:
+        reason = _failed_write(error, (path, *parts))
+        if reason is None:
             raise
-        raise WriteError(error.errno, error.strerror or "unknown error", os.fspath(path)) from error
+        raise WriteError(*reason, os.fspath(path)) from error
+
+
+def full_disk(error: BaseException | None) -> tuple[int, str] | None:
+    """Returns the system's number and words if an error, or one that it came from, says that a disk is full or can't be written."""
+    while error is not None:
+        for code in _FULL:
+            if (isinstance(error, OSError) and error.errno == code) or os.strerror(code) in str(error):
+                return code, os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -190,6 +203,14 @@ def _flush(file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _failed_write(error: Exception, written: Sequence[Path]) -> tuple[int, str] | None:
+    """Returns the system's number and words if writing some files is what failed."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return (error.errno, error.strerror or "unknown error") if _is_about(error, written) else None
+    said = _SYSTEM_CALL.search(str(error))
+    return full_disk(error) or ((errno.EIO, said[1].strip()) if said else None)
 
 
 def _is_about(error: OSError, written: Sequence[Path]) -> bool:

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from avmae_jax.config import Config, ModelConfig, TrainConfig
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 
 _COMPARED = [Config(name=size, model=ModelConfig(size=size), train=TrainConfig(batch_size=4)) for size in ("base", "small")]
 
@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give --config FILE, --against torch or --data")
     if (args.data == "prepare") != bool(args.media):
         raise app.UsageError("--data prepare and --media FILE need each other")
+    unused.require_used("benchmark", argv)
     runtime.start()
     from avmae_jax.train.run import device_line
 

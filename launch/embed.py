@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Defines the options of this program."""
-    model_flags.define_model_flags()
+    model_flags.define_model_flags(classes=False)
     model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "the file to write, .npz or .array_record")
     flags.DEFINE_list("what", ["audio", "image", "joint"], "kinds of vector: of the audio, of the image, of both together")

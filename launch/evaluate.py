@@ -24,7 +24,7 @@ from absl import app, flags, logging
 
 from avmae_jax.config import Frames
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 
 
 def define_flags() -> None:
@@ -45,7 +45,7 @@ def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]
     """Collects the values of an option that may be repeated and may hold commas, each once; raises UsageError."""
     values = list(dict.fromkeys(value.strip() for text in given for value in text.split(",") if value.strip()))
     if unknown := [value for value in values if value not in choices]:
-        raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}", exitcode=2)
+        raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}")
     return values
 
 
@@ -75,7 +75,8 @@ def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[
 def main(argv: list[str]) -> None:
     """Evaluates RUN."""
     if len(argv) != 2:
-        raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}", exitcode=2)
+        raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}")
+    unused.require_used("evaluate", argv)
     args, path = flags.FLAGS, argv[1]
     given = chosen("given", args.given, model_flags.GIVEN)
     frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]

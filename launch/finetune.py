@@ -10,12 +10,13 @@ tune.average_first to tune.average_last.
 
 from pathlib import Path
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 
 
 def main(argv: list[str]) -> None:
     """Runs --config."""
     cli.no_arguments(argv)
+    unused.require_used("finetune", argv)
     runtime.start()
     with model_flags.one_line_errors():
         config = cli.config()

@@ -9,7 +9,6 @@ input; --clips ID,ID uses clips of a prepared data set instead (--data and --spl
   NAME_reconstructed.wav   the reconstructed audio
   NAME_original_mel.wav    the audio of the unmasked spectrogram, which shows the loss of Griffin-Lim without that of the model
 
-The exit status is 3 if some of the files or clips can't be used, and 1 if none can.
 
 A spectrogram has no phases, so both waveforms are approximations by Griffin-Lim. One factor scales both, and the louder one peaks at 0.9 of
 full scale.
@@ -29,12 +28,12 @@ from absl import app, flags, logging
 from avmae_jax.errors import ClipError, CorruptRecordError
 from avmae_jax.files import printable
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 
 
 def define_flags() -> None:
     """Defines the options of this program."""
-    model_flags.define_model_flags()
+    model_flags.define_model_flags(classes=False)
     model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "folder for the results; required")
     flags.DEFINE_bool("overwrite", False, "replace existing files")
@@ -83,7 +82,7 @@ def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
         print(f"the audio is approximate, as Griffin-Lim guesses the phases; both files of a clip are scaled alike, to a peak of {LOUDEST}")
     for reason in failed:
         print(printable(f"can't be used: {reason}"), file=sys.stderr)
-    return 0 if not failed else 1 if len(failed) == len(places) else 3
+    return cli.status_of(len(failed), len(places))
 
 
 def main(argv: list[str]) -> None:
@@ -93,6 +92,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give a model, and then either media files or --clips with ids of a data set")
     if not args.out:
         raise app.UsageError("give --out, the folder to write into")
+    unused.require_used("inpaint", argv)
     runtime.start()
     runtime.cache_programs()
     with model_flags.one_line_errors():

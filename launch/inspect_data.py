@@ -16,7 +16,7 @@ from absl import app, flags
 
 from avmae_jax.errors import CorruptRecordError, DatasetError
 
-from .common import cli, runtime
+from .common import cli, runtime, unused
 
 _NAMED = 20  # silent clips
 
@@ -68,6 +68,7 @@ def main(argv: list[str]) -> None:
     """Inspects one data set."""
     if len(argv) != 2:
         raise app.UsageError("give one data set, the folder that launch.prepare wrote")
+    unused.require_used("inspect_data", argv)
     runtime.start()
     args, folder = flags.FLAGS, Path(argv[1]).expanduser()
     out = Path(args.out) if args.out else Path(f"{os.path.normpath(folder)}_contact_sheet.png")

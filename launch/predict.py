@@ -12,8 +12,7 @@ of audio and image that contrastive pretraining learned, and its rank is the pla
 for its audio. Fine-tuning may change it: --match_with computes it with a pretraining checkpoint. A pretraining checkpoint as RUN has no
 classes but gives matches. --explain draws which parts of the frame and of the spectrogram contribute to the first class of each file.
 
-A file that can't be read or lacks what the model needs is listed with its reason, on the screen and in what is written. The exit status is
-0 if every file was predicted, 3 if some failed, 1 if all did or the model can't be read, and 2 for a wrong usage.
+A file that can't be read or lacks what the model needs is listed with its reason, on the screen and in what is written.
 """
 
 from __future__ import annotations
@@ -31,14 +30,12 @@ from avmae_jax.config import Fill, Frames
 from avmae_jax.errors import ClipError
 from avmae_jax.files import file_names
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 
 if TYPE_CHECKING:
     from avmae_jax.inference.explain import Explainer
     from avmae_jax.inference.predict import Prediction, Predictor
     from avmae_jax.inference.windows import Medium
-
-SOME_FAILED = 3  # exit status
 
 
 def open_predictor() -> Predictor:
@@ -51,6 +48,7 @@ def open_predictor() -> Predictor:
     matcher = open_matcher(trained, args.match_with, **sizes) if args.match_with else None
     predictor = Predictor(trained, match_with=matcher, given=args.given, batch_size=args.batch_size)
     if not trained.classes:
+        unused.require_left_out(["top"], f"with {args.model}, a pretraining model without classes")
         words = "is a pretraining model without classes, so that only the match of audio and image is reported"
         command = model_flags.finetune_command(args.model, trained.config.model)
         logging.warning("%s %s; for classes fine-tune it: %s", args.model, words, command)
@@ -96,19 +94,18 @@ def check_usage(argv: Sequence[str]) -> None:
     """Raises UsageError for what can't be meant, before anything takes time."""
     args = flags.FLAGS
     if len(argv) < 2:
-        raise app.UsageError("give media files or folders of them", exitcode=2)
+        raise app.UsageError("give media files or folders of them")
     if not args.model:
-        raise app.UsageError("give --model, a run of launch.finetune or a file of weights", exitcode=2)
-    if args.raw_csv and not args.csv:
-        raise app.UsageError("--raw_csv is for --csv, which isn't given", exitcode=2)
+        raise app.UsageError("give --model, a run of launch.finetune or a file of weights")
+    unused.require_used("predict", argv)
     if args.json == args.csv == "-":
-        raise app.UsageError("--json and --csv can't both be written to the standard output", exitcode=2)
+        raise app.UsageError("--json and --csv can't both be written to the standard output")
     if args.explain and args.frames == "all":
-        raise app.UsageError("--explain draws one frame of a file, so --frames must be first or middle", exitcode=2)
+        raise app.UsageError("--explain draws one frame of a file, so --frames must be first or middle")
     for name, value in (("json", args.json), ("csv", args.csv)):
         path = Path(value).expanduser()
         if value not in ("", "-") and (path.is_dir() or not path.parent.is_dir()):
-            raise app.UsageError(f"--{name} {path}: it must be a file in a folder that exists", exitcode=2)
+            raise app.UsageError(f"--{name} {path}: it must be a file in a folder that exists")
 
 
 def main(argv: list[str]) -> None:
@@ -130,7 +127,7 @@ def main(argv: list[str]) -> None:
         predictions.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline, raw=args.raw_csv)
     tables.show_predictions(runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout), records)
     failed = sum("error" in record for record in records)
-    sys.exit(0 if not failed else SOME_FAILED if failed < len(records) else 1)
+    sys.exit(cli.status_of(failed, len(records)))
 
 
 def define_flags() -> None:

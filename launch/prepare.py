@@ -6,9 +6,10 @@
 
 Without --dataset, DIR/<class>/<any>.mp4, nested deeper too, gives labelled clips; a flat folder gives clips without labels. A clip's id is
 its path under DIR. One video in ten is held out for testing, chosen by a hash of its id, so that the choice stays when files are added, and
-at least one of each class that has two; --test_pattern chooses by name instead, and --test_percent=0 holds none out. With --labels my.csv,
-rows file,label[;label...] label the files instead of the folders. With --dataset, the lists name the clips, and DIR is the folder of the
-downloaded files; missing files are counted and listed.
+at least one of each class that has two; --test_pattern chooses by name instead, and --test_percent=0 holds none out. Files ID_START or
+ID_START_END, where ID is a YouTube id with small and capital letters, are pieces of one video, which that hash doesn't divide; names whose
+starts only count (1, 2, 3) are not. With --labels my.csv, rows file,label[;label...] label the files instead of the folders. With
+--dataset, the lists name the clips, and DIR is the folder of the downloaded files; missing files are counted and listed.
 
 Each file gives its first --clip_seconds, or with --clip_stride a clip every so many seconds. After a run was killed, the same command
 continues it. Files that give no clip are left out, counted, and listed with the reason in OUT/failures.jsonl; the exit status is 0 as long
@@ -24,6 +25,7 @@ import dataclasses
 import functools
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,7 @@ from absl import flags
 from avmae_jax.errors import AvmaeError
 from avmae_jax.files import printable
 
-from .common import cli
+from .common import cli, unused
 from .common.runtime import progress_bar
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> None:
     from avmae_jax.data.store.writer import write_dataset
 
     cli.no_arguments(argv)
+    unused.require_used("prepare", argv)
     args = flags.FLAGS
     root, out = Path(args.videos).resolve(), Path(args.out)
     if not root.is_dir():
@@ -65,8 +68,6 @@ def main(argv: list[str]) -> None:
     if out.resolve().is_relative_to(root):
         sys.exit(f"--out {args.out} lies inside --videos {args.videos}; give a folder elsewhere")
     recipe = Recipe(**options_of(Recipe))
-    if args.beam_options and not args.beam_runner:
-        sys.exit("--beam_options are for --beam_runner, which isn't given")
     try:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
         listing = list_clips(Choice(**options_of(Choice)), root)
@@ -85,13 +86,18 @@ def main(argv: list[str]) -> None:
     except AvmaeError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        print(f"stopped by Ctrl-C; the finished shards are kept in {args.out}, and the same command continues", file=sys.stderr)
-        sys.exit(cli.INTERRUPTED)
-    _report(out, summary, listing.ignored, left_out, recipe.clip_seconds)
+        raise KeyboardInterrupt(f"the finished shards are kept in {args.out}, and the same command continues") from None
+    ignored = {
+        "that are no media": listing.ignored,
+        "that are media, but of no clip that is used": listing.unused,
+        "that have only audio or only images, which --allow_missing accepts": left_out,
+    }
+    _report(out, summary, ignored, recipe.clip_seconds)
     sys.exit(0 if any(summary.clips.values()) else 1)
 
 
-def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str], clip_seconds: float) -> None:
+def _report(out: Path, summary: Summary, ignored: Mapping[str, Sequence[str]], clip_seconds: float) -> None:
+    """Prints what was written, and what wasn't; `ignored` is why -> files."""
     from avmae_jax.data.store.plan import FAILURES
 
     by_stage = collections.Counter(failure.stage for failure in summary.failures)
@@ -101,9 +107,9 @@ def _report(out: Path, summary: Summary, ignored: list[str], left_out: list[str]
     if len(summary.failures) > _FAILURES_SHOWN:
         stages = ", ".join(f"{count} [{stage}]" for stage, count in by_stage.most_common())
         print(f"... and {len(summary.failures) - _FAILURES_SHOWN} more in {out / FAILURES}; of all, {stages}")
-    for files, why in ((ignored, "are no media"), (left_out, "have only audio or only images, which --allow_missing accepts")):
+    for why, files in ignored.items():
         if files:
-            print(printable(f"ignored {len(files)} files that {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}"))
+            print(printable(f"ignored {len(files)} files {why}: {', '.join(files[:_NAMED])}{', ...' if len(files) > _NAMED else ''}"))
     notes = summary.notes
     if notes.other_channel:
         print(f"{notes.other_channel} files have a silent first audio channel, and another one was taken")

@@ -9,7 +9,7 @@ resumes a run that was stopped or killed.
 
 from typing import Any
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 
 
 def report(summary: dict[str, Any], workdir: str) -> None:
@@ -28,6 +28,7 @@ def report(summary: dict[str, Any], workdir: str) -> None:
 def main(argv: list[str]) -> None:
     """Runs --config."""
     cli.no_arguments(argv)
+    unused.require_used("pretrain", argv)
     runtime.start()
     with model_flags.one_line_errors():
         config = cli.config()

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from avmae_jax.files import replacing
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 
 if TYPE_CHECKING:
     from avmae_jax.config import Frames
@@ -46,6 +46,12 @@ def make_missing(run: RunFolder) -> None:
 
     single = run.config["model"].get("modality") in ("audio", "image")
     if run.evaluation if run.is_classifier else run.retrieval or single:
+        why = (
+            "for a pretraining run of one modality"
+            if single and not run.is_classifier
+            else "as the results are there; delete them for new ones"
+        )
+        unused.require_left_out(unused.COMPUTING, why)
         return
     path = str(run.recommended)
     trained = model_flags.load(path)
@@ -65,6 +71,7 @@ def main(argv: list[str]) -> None:
     """Writes the page of RUN."""
     if len(argv) != 2:
         raise app.UsageError(f"give one RUN, the folder of a run; there are {len(argv) - 1}")
+    unused.require_used("report", argv)
     runtime.start()
     runtime.cache_programs()
     from avmae_jax.report.build import report

@@ -10,7 +10,6 @@ A second call replaces both.
 The second lists the nearest clips of an index for each --query FILE: its audio among the images of the index, and its image among the audio
 of the index. INDEX is a folder written by launch.prepare or a file written by launch.embed with the same model. --out is a PNG here, which
 shows the results. Of a file the beginning is used, as long as the model's input, and its middle frame; a file may lack audio or images.
-The exit status is 3 if some of the files can't be used, and 1 if none can.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from avmae_jax.config import DataConfig
 from avmae_jax.errors import ClipError
 from avmae_jax.files import printable
 
-from .common import cli, model_flags, runtime
+from .common import cli, model_flags, runtime, unused
 from .common.screen import escape
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def from_files(model_path: str, files: Sequence[str]) -> int:
         failed += search_index(trained, clips)
     for reason in failed:
         print(printable(f"can't be used: {reason}"), file=sys.stderr)
-    return 0 if not failed else 1 if len(failed) == len(files) else 3
+    return cli.status_of(len(failed), len(files))
 
 
 def search_index(trained: Trained, clips: Sequence[Clip]) -> list[str]:
@@ -122,6 +121,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--query and --index belong together: give both, or neither")
     if args.query and args.out and not args.out.lower().endswith(".png"):
         raise app.UsageError(f"--out is {args.out}; with --query it is a PNG, whose name ends in .png")
+    unused.require_used("retrieve", argv)
     runtime.start()
     runtime.cache_programs()
     status = 0
@@ -135,7 +135,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Defines the options of this program."""
-    model_flags.define_model_flags()
+    model_flags.define_model_flags(classes=False)
     model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "folder of retrieval.json and gallery.png, empty: MODEL/retrieval; with --query a PNG, empty: none")
     flags.DEFINE_integer("per_class", 0, "clips drawn from each class; 0: all clips", lower_bound=0)

@@ -2,13 +2,21 @@
 
 # pyright: reportMissingImports=false
 import argparse
+import array
 import collections
 import datetime
+import decimal
 import enum
+import fractions
+import functools
 import os
+import pathlib
 import pickle
+import random
+import re
+import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +49,17 @@ HARMLESS: dict[str, Any] = {
     "flag": np.bool_(True),
     "array": np.arange(6, dtype=np.float32).reshape(2, 3),
     "random": np.random.RandomState(0).get_state(),  # as training programs save it
+    "random state": np.random.RandomState(0),
+    "generators": [np.random.default_rng(0), *(np.random.Generator(kind(1)) for kind in (np.random.Philox, np.random.SFC64))],
+    "seeds": [np.random.SeedSequence(3), np.random.MT19937(1)],
+    "python's random": [random.Random(1), random.getstate()],  # noqa: S311
+    "torch's generator": torch.Generator(),
+    "version": torch.__version__,
+    "matrices": [np.ma.array([1.0, 2.0], mask=[0, 1]), np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]), np.datetime64("2026")],
+    "times": [datetime.date(2026, 1, 1), datetime.timedelta(1), time.gmtime(0)],
+    "paths": [Path("x"), pathlib.PureWindowsPath("c:/x")],
+    "numbers": [decimal.Decimal("1.5"), fractions.Fraction(1, 2), np.complex64(1j), array.array("f", [1])],
+    "containers": [collections.ChainMap({"a": 1}), collections.UserDict(a=1), collections.defaultdict(collections.OrderedDict, a=1), ...],
     "enum": Precision.HALF,
     "named": Named.YES,
     "when": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
@@ -90,6 +109,31 @@ def test_tensors_are_what_torch_makes_of_them(tmp_path: Path) -> None:
     for name, found in read_tensors(tmp_path / "w.pth").items():
         np.testing.assert_array_equal(found, torch.load(tmp_path / "w.pth")[name].detach().float().numpy(), strict=True)
     assert read_tensors(tmp_path / "w.pth").keys() == tensors.keys()
+
+
+def called(path: str) -> None:
+    Path(path).touch()
+
+
+class Settings(collections.OrderedDict[str, int]):
+    """Stands for a class of a user's, which may do anything when it is made."""
+
+
+CALLABLES: dict[str, Callable[[Path], Any]] = {
+    "functools.partial": lambda path: functools.partial(called, str(path)),
+    "parity.test_pth_contents.called": lambda path: [called, str(path)],
+    "parity.test_pth_contents.Settings": lambda _: Settings(a=1),
+    "numpy.mean": lambda _: np.mean,
+}
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_a_callable_is_refused_by_name_and_never_called(name: str, tmp_path: Path) -> None:
+    for protocol in (2, 4):
+        torch.save({"w": torch.ones(2), "x": CALLABLES[name](tmp_path / "made")}, tmp_path / "w.pth", pickle_protocol=protocol)
+        with pytest.raises(WeightsError, match=f"holds {re.escape(name)}, "):
+            read_tensors(tmp_path / "w.pth")
+    assert not (tmp_path / "made").exists()
 
 
 class Code:

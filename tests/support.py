@@ -151,7 +151,7 @@ def completed(program: ModuleType, *arguments: object) -> subprocess.CompletedPr
         try:
             main(*arguments)
         except app.UsageError as error:
-            status = error.exitcode or 1
+            status = 1
             err.write(f"{error}\n")
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1

@@ -120,7 +120,7 @@ def _write_npz(path: Path, parts: Iterable[Part], note: Mapping[str, Any]) -> in
             labels += part.labels
             for kind in kinds:
                 has[kind] += [kind in part.vectors] * len(part.ids)
-                _rows(part, kind, width).astype("<f4").tofile(raw[kind])
+                raw[kind].write(_rows(part, kind, width).astype("<f4").tobytes())  # tofile loses what a full disk has no room for
         if not ids:
             return 0
         arrays = {

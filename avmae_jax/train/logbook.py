@@ -16,12 +16,9 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 from PIL import Image
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue] - generated
-from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - generated
-from tensorboardX.summary import scalar
 
 from avmae_jax.files import write_bytes
+from avmae_jax.train.event_files import Event, EventsWriter, SessionLog, Summary, scalar  # pyright: ignore[reportAttributeAccessIssue]
 
 METRICS_FILE = "metrics.jsonl"
 GAP, EDITED = "gap", "edited"  # splits of lines that mark damage

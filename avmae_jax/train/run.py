@@ -35,7 +35,7 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.sources import open_source
 from avmae_jax.errors import DatasetError, EmptySplitError
 from avmae_jax.evals.few_clips import few_in
-from avmae_jax.files import LOCK, OnProgress, locked, write_json
+from avmae_jax.files import LOCK, OnProgress, full_disk, locked, write_errors, write_json
 from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of
@@ -144,9 +144,10 @@ def claimed(config: Config) -> Iterator[Path]:
     Raises:
       ValueError: if the folder can't be created or written, or holds something that is no run.
       LockedError: if another process trains in it.
+      WriteError: if the disk is full.
     """
     workdir = Path(config.train.workdir).expanduser()
-    with ExitStack() as stack:
+    with write_errors(workdir), ExitStack() as stack:  # what appends to files of the run names none
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:  # of several hosts' processes, which share the folder
@@ -159,6 +160,8 @@ def claimed(config: Config) -> Iterator[Path]:
                 (workdir / "pictures").mkdir(exist_ok=True)
                 stack.enter_context(log_file(workdir))
         except OSError as error:
+            if full_disk(error):
+                raise
             raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
         yield workdir
 

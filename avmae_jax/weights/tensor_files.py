@@ -6,6 +6,7 @@ appears under its name only when it is complete, and nothing that exists is over
 
 import hashlib
 import importlib
+import io
 import json
 import math
 import os
@@ -20,8 +21,8 @@ from absl import logging
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
-from avmae_jax.errors import CheckpointError, WeightsError, first_line, some
-from avmae_jax.files import replacing, require_local
+from avmae_jax.errors import CheckpointError, WeightsError, WriteError, first_line, some
+from avmae_jax.files import full_disk, replacing, require_local
 from avmae_jax.weights.tensor_names import own_names
 from avmae_jax.weights.torch_files import load_torch
 from avmae_jax.weights.torch_pickle import Tensor
@@ -200,6 +201,7 @@ def write_new(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises:
       WeightsError: if the path exists or can't be written; nothing is left there then.
+      WriteError: if the disk is full or the folder can't be written; nothing is left there then.
     """
     require_new(path)
     try:
@@ -210,7 +212,11 @@ def write_new(path: Path, write: Callable[[Path], object]) -> None:
             except BaseException:
                 shutil.rmtree(unfinished, ignore_errors=True)  # a folder; a file is removed by `replacing`
                 raise
-    except (OSError, RuntimeError, CheckpointError) as error:  # RuntimeError is torch's
+    except WriteError:
+        raise
+    except (OSError, CheckpointError) as error:
+        if reason := full_disk(error):
+            raise WriteError(*reason, os.fspath(path)) from error
         raise WeightsError(f"{path}: can't be written, and nothing was left there: {first_line(error)}") from error
 
 
@@ -233,11 +239,9 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "") -> None:
     torch = _torch(path)
     copies = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
 
-    def write(unfinished: Path) -> None:
-        with unfinished.open("wb") as file:  # given a path, torch stores its name inside the file
-            torch.save(copies, file)
-
-    write_new(path, write)
+    content = io.BytesIO()  # torch would hide the system's error behind one of its own, and stores the name of a file inside it
+    torch.save(copies, content)
+    write_new(path, lambda unfinished: unfinished.write_bytes(content.getbuffer()))
 
 
 def _torch(path: Path) -> Any:

@@ -30,6 +30,7 @@ _REPEATED = 2  # values for each byte of a file, in views that share a storage
 _DTYPES = {
     "Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1",
     "Byte": "u1", "Bool": "?", "ComplexFloat": "c8", "ComplexDouble": "c16", "Untyped": "u1",
+    "QInt8": "i1", "QUInt8": "u1", "QInt32": "i4",
 }  # fmt: skip
 _FLOATS = ("Float", "Double", "Half", "BFloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _DTYPES |= {name: name for name in _FLOATS[4:]}

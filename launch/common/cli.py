@@ -3,6 +3,7 @@
 A program imports jax, Orbax and the like in the functions that use them, so that its help and its complaints come at once.
 """
 
+import multiprocessing
 import os
 import re
 import signal
@@ -18,19 +19,18 @@ from typing import cast
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from avmae_jax import config_files
+from avmae_jax import config_files, ctrl_c
 from avmae_jax.config import Config
 from avmae_jax.errors import ConfigError, RemotePathError, WriteError
-from avmae_jax.files import printable, require_local
+from avmae_jax.files import full_disk, printable, require_local
 
-from . import help_page
+from . import help_page, overrides
 
+DONE, FAILED, SOME_FAILED = 0, 1, 3  # exit states; ctrl_c.STATUS is another one, and help_page.py describes them all
 _BACKENDS = "xla_bridge.py"  # file of JAX that raises where a platform has no plugin or no device
 _SWALLOWING = ("_xla_gc_callback", "__del__")  # Python drops what is raised in these
 _SOON = 0.01  # seconds
-INTERRUPTED = 128 + signal.SIGINT  # exit status of a program that Ctrl-C stopped
 _OPTION = re.compile(r"--?[\w.]+=")  # what stands before an option's value
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:
@@ -44,17 +44,23 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
     try:
         with interruptible():
             _run(main, define_flags, doc)
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stopped:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        ctrl_c.end(*stopped.args)  # not sys.exit: libraries would complain on their way out that the traceback holds their objects
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Lets the first Ctrl-C raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback."""
+    """Lets the first Ctrl-C raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback.
+
+    So does the first one during an import, of which nothing has to be cleaned up and which libraries written in C can't be stopped in.
+    """
 
     def interrupt(_: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if ctrl_c.is_importing(frame):
+            ctrl_c.end()
         if frame and frame.f_code.co_name in _SWALLOWING:
             signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, _SOON)
@@ -74,7 +80,7 @@ def _run(main: Callable[[list[str]], None], define_flags: Callable[[], None], do
     before = {*flags.FLAGS}
     try:
         if not helps:
-            require_known_fields(options)
+            overrides.require_known_fields(options)
         define_flags()
     except (ConfigError, flags.Error, KeyError, TypeError) as error:
         sys.exit(_line(error))
@@ -110,30 +116,33 @@ def no_arguments(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]!r}; options begin with --, settings are given as --config.train.batch_size=4")
 
 
-def require_known_fields(arguments: list[str]) -> None:
-    """Raises ConfigError, with the nearest fields, if an argument --config.FIELD sets something that is no field."""
-    for argument in arguments:
-        if match := _OVERRIDE.match(argument):
-            Config().holder(match[1])
-
-
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line for app.run; a wrong option or a path of another machine ends the program with a line."""
     try:
         for part in (part for argument in argv[1:] for part in _OPTION.sub("", argument).split(",")):
             require_local(part)
-        return flags.FLAGS(argv)
+        kept, opened = overrides.without_opened(argv)
+        rest = values(kept)
+        for field in opened:
+            setattr(cast(Config, values["config"].value).holder(field), field.rpartition(".")[2], None)
+        return rest
     except (flags.Error, ConfigError, RemotePathError, KeyError, TypeError) as error:
         sys.exit(_line(error))
+
+
+def status_of(failed: int, count: int) -> int:
+    """Returns the exit status of a program that was given several files."""
+    return DONE if not failed else SOME_FAILED if failed < count else FAILED
 
 
 def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.get_absl_handler().addFilter(_make_printable)
     try:
         main(argv)
+        sys.stdout.flush()
     except app.UsageError as error:
         print(printable(f"{error}\n{_hint()}"), file=sys.stderr)
-        sys.exit(error.exitcode or 1)
+        sys.exit(FAILED)
     except SystemExit as end:
         sys.exit(printable(end.code) if isinstance(end.code, str) else end.code)
     except (RuntimeError, AssertionError) as error:
@@ -141,8 +150,22 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
             raise
         reason = f": {str(error).splitlines()[0]}" if str(error) else ""
         sys.exit(f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}{reason}; unset it or install that plugin")
-    except WriteError as error:
-        sys.exit(printable(str(error)))
+    except OSError as error:
+        full = full_disk(error)
+        if not isinstance(error, WriteError | BrokenPipeError) and full is None:
+            raise
+        _let_go_of_output()
+        if isinstance(error, BrokenPipeError):
+            sys.exit("the program that reads the output has ended")
+        sys.exit(printable(str(WriteError(*full, error.filename or "the output") if full else error)))
+
+
+def _let_go_of_output() -> None:
+    """Sends what can't be written to the standard output nowhere, or Python would try again at exit and complain in lines of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _make_printable(record: LogRecord) -> bool:

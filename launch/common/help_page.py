@@ -17,6 +17,8 @@ from avmae_jax.settings import Settings, field_types
 
 _WIDTH = 140  # of a line, at most
 _COLUMN = 40  # where explanations begin
+_STATES = "Exit status: 0 done, 1 not done for a reason that is printed, 3 some of several files failed, 130 stopped by Ctrl-C."
+_FIELDS = "Fields of --config, each set by --config.FIELD=VALUE (None opens one again that may be None), with their defaults:"
 
 
 def text(doc: str, options: Sequence[flags.Flag]) -> str:
@@ -26,9 +28,9 @@ def text(doc: str, options: Sequence[flags.Flag]) -> str:
     lines = [inspect.cleandoc(doc), "", "Options:", *(line for option in options for line in _entry(_usage(option), _explained(option)))]
     lines += _entry("--help, -h", "print this page")
     if any(option.name == "config" for option in options):
-        lines += ["", "Fields of --config, each set by --config.FIELD=VALUE, with the defaults of avmae_jax/config.py:"]
+        lines += ["", _FIELDS]
         lines += _fields(Config())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _STATES])
 
 
 def comments(group: type[Settings]) -> dict[str, str]:

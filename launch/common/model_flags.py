@@ -17,6 +17,9 @@ from avmae_jax.config import Config, DataConfig, ModelConfig
 from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import AvmaeError, DatasetError
+from avmae_jax.files import full_disk
+
+from .unused import unused_fields
 
 if TYPE_CHECKING:
     from avmae_jax.data.clip import ClipSource
@@ -34,12 +37,15 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) or (full_disk(error) and not isinstance(error, AvmaeError)):
+            raise  # cli.run has words for it
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def define_model_flags() -> None:
-    """Defines options for what a model's file doesn't contain."""
-    flags.DEFINE_string("labels_csv", "", "CSV with the names of the classes (index,mid,display_name), if the model's file has none")
+def define_model_flags(*, classes: bool = True) -> None:
+    """Defines options for what a model's file doesn't contain; `classes` says whether the program names them."""
+    if classes:
+        flags.DEFINE_string("labels_csv", "", "CSV with the names of the classes (index,mid,display_name), if the model's file has none")
     flags.DEFINE_integer("heads", 0, "encoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
     flags.DEFINE_integer("decoder_heads", 0, "decoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
 
@@ -55,7 +61,8 @@ def load(path: str) -> Trained:
     from avmae_jax.weights.trained import load_trained
 
     given = flags.FLAGS
-    return load_trained(path, labels_csv=given.labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
+    labels_csv = given.labels_csv if "labels_csv" in given else ""
+    return load_trained(path, labels_csv=labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
 
 
 def open_clips(model_path: str, needs: Needs) -> ClipSource:
@@ -100,7 +107,10 @@ def finetune_command(path: str, model: ModelConfig) -> str:
     for group, (own, given) in groups.items():
         names = [field.name for field in dataclasses.fields(own) if field.name != "kind"]
         changed |= {f"{group}.{name}": getattr(own, name) for name in names if getattr(own, name) != getattr(given, name)}
-    options = [f"--config.{name}={value}" for name, value in changed.items() if value is not None]
+    for name, value in changed.items():
+        setattr(recipe.holder(name), name.rpartition(".")[2], value)
+    idle = {name for name, _ in unused_fields("finetune", recipe, changed)}
+    options = [f"--config.{name}={value}" for name, value in changed.items() if name not in idle]
     return shlex.join(["python", "-m", "launch.finetune", "--config", "finetune_instruments", *options])
 
 

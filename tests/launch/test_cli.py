@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.batches import Frames as BatchFrames
 from avmae_jax.errors import DatasetError
 from avmae_jax.settings import field_types
-from launch.common import help_page, model_flags
+from launch.common import cli, help_page, model_flags
 from tests.support import ROOT, Program, time_limit
 from tests.test_config import EVERY_FIELD
 
@@ -48,6 +49,10 @@ def test_help_shows_the_options_of_a_program_and_imports_nothing_heavy(name: str
     assert done.returncode == 0, done.stderr
     assert not HEAVY & {*done.stderr.split()}
     assert f"python -m launch.{name} " in done.stdout
+    states = re.search(r"^Exit status: (.*)$", done.stdout, re.MULTILINE)
+    assert states
+    assert re.findall(r"\d+", states[1]) == ["0", "1", "3", "130"]
+    assert not re.search(r"exit status is [02-9]", done.stdout.replace("exit status is 0 as long", ""))
     options = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.MULTILINE)
     assert {*SHOWN.get(name, [])} <= {*options}
     assert not {"logtostderr", "verbosity", "helpfull"} & {*options}  # absl's own
@@ -140,13 +145,11 @@ def test_a_platform_without_its_plugin_is_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("program_name", "last"), [("pretrain", 26), ("finetune", 31)])
-def test_an_average_past_the_end_is_refused_before_anything_is_read(program: Program, program_name: str, last: int) -> None:
-    config = "base" if program_name == "pretrain" else "finetune_instruments"
-    average = ["--config.tune.average_first=1", f"--config.tune.average_last={last}"]
-    done = program("-m", f"launch.{program_name}", f"--config={config}", *average)
+def test_an_average_past_the_end_is_refused_before_anything_is_read(program: Program) -> None:
+    average = ["--config.tune.average_first=1", "--config.tune.average_last=31"]
+    done = program("-m", "launch.finetune", "--config=finetune_instruments", *average)
     assert done.returncode == 1
-    assert re.search(rf"tune\.average_last.*{last}.*train\.epochs.*{last - 1}", done.stderr)
+    assert re.search(r"tune\.average_last.*31.*train\.epochs.*30", done.stderr)
 
 
 def test_a_run_with_a_field_that_no_longer_exists_is_refused_by_name(tmp_path: Path) -> None:
@@ -165,6 +168,21 @@ def test_a_config_json_that_is_no_config_is_named(tmp_path: Path, content: str) 
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_wrong_command_line_has_the_same_exit_status(name: str) -> None:
+    for arguments in (["--nothing=1"], ["too", "many", "arguments"]):
+        run = f"runpy.run_module('launch.{name}', run_name='__main__', alter_sys=True)"
+        code = f"import runpy, sys; sys.argv = [{name!r}, *{arguments!r}]; {run}"
+        done = started(code)
+        assert done.returncode == cli.FAILED, done.stderr
+        assert done.stdout == ""
+
+
+def test_the_exit_status_of_several_files() -> None:
+    assert [cli.status_of(failed, 3) for failed in range(4)] == [cli.DONE, cli.SOME_FAILED, cli.SOME_FAILED, cli.FAILED]
+
+
+@pytest.mark.process
 def test_ctrl_c_is_one_line_in_every_program() -> None:
     code = (
         "import os, signal; from launch.common import cli; "
@@ -172,6 +190,36 @@ def test_ctrl_c_is_one_line_in_every_program() -> None:
     )
     done = started(code)
     assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["predict", "prepare"])
+def test_ctrl_c_is_one_line_from_the_first_import_on(name: str) -> None:
+    """Stops programs after imports that -X importtime reports, of which `launch` is the first one that is ours to change."""
+    for last in ("launch", "absl.flags", "absl.app", "launch.common.cli", "rich.console"):
+        command, imported = [sys.executable, "-X", "importtime", "-m", f"launch.{name}", "--help"], {""}
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            for line in process.stderr:
+                imported.add(line.split("|")[-1].strip())
+                if {last, "launch"} <= imported:
+                    process.send_signal(signal.SIGINT)
+                    break
+            rest = [line for line in process.stderr if not line.startswith("import time:")]
+        assert rest in (["stopped by Ctrl-C\n"], []), rest
+        assert process.returncode == (130 if rest else 0)  # 0: the program was done before
+
+
+@pytest.mark.process
+def test_ctrl_c_leaves_libraries_no_time_to_complain() -> None:
+    """As nanobind does, whose check for leaked objects runs at exit, where the traceback of the KeyboardInterrupt still holds some."""
+    code = (
+        "import atexit, os, signal, sys\nfrom launch.common import cli\n"
+        "atexit.register(print, 'leaked 1 instances', file=sys.stderr)\nprint('before')\n"
+        "cli.run(lambda argv: os.kill(os.getpid(), signal.SIGINT), lambda: None, 'Does nothing.')"
+    )
+    done = started(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "before\n", "stopped by Ctrl-C\n")
 
 
 def test_frames_have_one_definition() -> None:

@@ -130,7 +130,7 @@ def test_wrong_usage_is_told(call: Call) -> None:
         call("run", "--frames=last")
     with pytest.raises(app.UsageError, match="RUN") as error:
         call()
-    assert error.value.exitcode == 2
+    assert error.value.exitcode == 1
 
 
 def test_of_many_classes_the_best_and_the_worst_are_listed() -> None:

@@ -195,7 +195,7 @@ def test_each_side_of_a_file_finds_clips_of_a_data_set(call: Call, run: Path, da
 def test_a_file_of_vectors_finds_what_its_data_set_finds(
     call: Call, run: Path, data: Path, vectors: Path, queries: dict[str, Path], tmp_path: Path
 ) -> None:
-    sound = (f"--query={queries['sound']}", "--top=3", "--batch_size=4")
+    sound = (f"--query={queries['sound']}", "--top=3")
     found = [call(retrieve, run, *sound, "--index", index)[1] for index in (data, vectors)]
     assert cells(found[0]) == cells(found[1])
     assert call(retrieve, run, *sound, "--index", vectors, "--out", tmp_path / "q.png")[0] == 0

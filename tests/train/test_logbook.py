@@ -4,15 +4,18 @@ import json
 import logging
 import math
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] - generated
 
+from avmae_jax.train.event_files import Event
 from avmae_jax.train.logbook import METRICS_FILE, Logbook
+from tests.support import ROOT, time_limit
 
 
 def events(folder: Path) -> Iterator[Any]:
@@ -193,3 +196,19 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("jax.process_index", lambda: 1)
     write_steps(tmp_path, 2, 3, resumed_at=1)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.process
+def test_the_writer_leaves_pytorch_alone() -> None:
+    """PyTorch is replaced by a module that says when it is imported."""
+    code = (
+        "import sys, types\n"
+        "class Finder:\n"
+        "  def find_spec(self, name, path=None, target=None):\n"
+        "    if name == 'torch': print('torch is imported')\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from avmae_jax.train import event_files\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=time_limit(60), check=True)
+    assert done.stdout == "False\n"

@@ -20,6 +20,7 @@ from avmae_jax.data.catalog.holding_out import held_out
 from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.catalog.media_folder import TIME, Entry, Listed, Listing, look_up, walk
 from avmae_jax.data.catalog.own_labels import own_labels
+from avmae_jax.data.catalog.pieces import first_pieces
 from avmae_jax.data.decode.media import RANK
 from avmae_jax.data.store.jobs import Failure
 from avmae_jax.data.text_files import damage, read_json, read_rows, read_text, shown
@@ -37,13 +38,14 @@ def av_folder(
 ) -> Listing:
     """Lists every media file under a folder: root/<class>/<any depth>/<file>, or flat and without labels, or labelled by a CSV file.
 
-    A file's id, and its video's, is its path under root. A link to a folder is listed as if it were a video, since whoever made it meant
-    its content; it isn't followed, and reading it fails. A folder that can't be read is listed as missing.
+    A file's id is its path under root, and so is its video's; the pieces of one video have the id of the first, see pieces.py. A link to a
+    folder is listed as if it were a video, since whoever made it meant its content; it isn't followed, and reading it fails. A folder that
+    can't be read is listed as missing.
 
     Args:
       root: the folder.
       labels: CSV with rows file,label[;label...], which then define the classes instead of the folders; see own_labels.
-      is_test: video -> whether it is held out; if None, by hash.
+      is_test: id of a file -> whether it is held out; if None, by a hash of its video's id.
       test_percent: share held out by hash, at least one video of each class that has two; see holding_out.
 
     Raises:
@@ -65,10 +67,17 @@ def av_folder(
         label_names, labels_of, unmatched = own_labels(labels, root, media)
     else:
         label_names, labels_of, unmatched = *_folder_labels(root, media), []
-    is_test = is_test or held_out(labels_of, test_percent).__contains__
+    first_of = first_pieces(labels_of)
+    if is_test is None:
+        together: dict[str, tuple[int, ...]] = {}
+        for name, found in labels_of.items():
+            video = first_of.get(name, name)
+            together[video] = tuple(dict.fromkeys((*together.get(video, ()), *found)))
+        chosen = held_out(together, test_percent)
+        is_test = {name for name in labels_of if first_of.get(name, name) in chosen}.__contains__
     splits: dict[str, list[Entry]] = {"train": [], "test": []}
     for name, found in sorted(labels_of.items(), key=lambda item: media[item[0]][0]):
-        splits["test" if is_test(name) else "train"].append(Entry(name, media[name][0], found, name, 0.0))
+        splits["test" if is_test(name) else "train"].append(Entry(name, media[name][0], found, first_of.get(name, name), 0.0))
     missing += unmatched
     return Listing("av_folder", label_names, splits, missing, [()] * len(missing), sorted(ignored))
 
@@ -216,10 +225,12 @@ def only_instruments(listing: Listing, kind: Literal["audioset", "vggsound"]) ->
 
     splits = listing.splits.items()
     missing = [(failure, new(labels)) for failure, labels in zip(listing.missing, listing.missing_labels, strict=True) if new(labels)]
+    kept_clips = {split: [clip._replace(labels=new(clip.labels)) for clip in clips if new(clip.labels)] for split, clips in splits}
     return listing._replace(
         name=f"{listing.name}_instruments",
         label_names=tuple(listing.label_names[old[name]] for name in kept),
-        splits={split: [clip._replace(labels=new(clip.labels)) for clip in clips if new(clip.labels)] for split, clips in splits},
+        splits=kept_clips,
+        unwanted=sum(map(len, listing.splits.values())) + len(listing.missing) - sum(map(len, kept_clips.values())) - len(missing),
         missing=[failure for failure, _ in missing],
         missing_labels=[labels for _, labels in missing],
     )

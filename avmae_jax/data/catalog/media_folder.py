@@ -39,7 +39,9 @@ class Listing(NamedTuple):
     splits: dict[str, list[Entry]]  # "train" and "test", in the order of the list
     missing: list[Failure]  # clips without a file, stage "missing"; lines of lists that can't be used, "list"; unreadable folders, "open"
     missing_labels: list[tuple[int, ...]]  # of each clip in `missing`
-    ignored: list[str]  # files under the folder that became no entry, and links to folders, which aren't followed
+    ignored: list[str]  # files under the folder that are no media, and links to folders, which aren't followed
+    unused: Sequence[str] = ()  # media under the folder that became no entry, as no usable line of a list means them
+    unwanted: int = 0  # clips that were left out as they have none of the wanted labels
 
 
 class Listed(NamedTuple):
@@ -101,8 +103,9 @@ def look_up(name: str, label_names: tuple[str, ...], listed: Sequence[Listed], r
         listing.missing_labels.append(clip.labels)
     listing.missing.extend(unreadable)
     listing.missing_labels.extend([tuple(range(len(label_names)))] * len(unreadable))  # whichever labels are wanted, clips may be in there
-    listing.ignored.extend(sorted(as_text(path) for path, _ in paths if uses[path] != 1))
-    return listing
+    rest = sorted((as_text(path), is_link) for path, is_link in paths if uses[path] != 1)
+    listing.ignored.extend(name for name, is_link in rest if is_link or not _is_media(name))
+    return listing._replace(unused=[name for name, is_link in rest if not is_link and _is_media(name)])
 
 
 def _check_list(listed: Iterable[Listed]) -> tuple[list[Listed], dict[str, set[float | None]]]:
@@ -173,6 +176,10 @@ def media_files(paths: Iterable[str | Path]) -> list[Path]:
             raise DatasetError(f"{path} has no media files, which end in {', '.join(RANK)}")
         found |= dict.fromkeys(path / name for name in inside)
     return list(found)
+
+
+def _is_media(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in RANK  # noqa: PTH122 - a Path for each is slow
 
 
 def _readings(path: str) -> Iterator[tuple[str, _File]]:

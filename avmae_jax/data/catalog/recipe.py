@@ -1,7 +1,7 @@
 """Turns listed files into clips, as launch.prepare and the TFDS builders do."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from avmae_jax.config import Channels
@@ -13,6 +13,7 @@ from avmae_jax.data.decode.media import VIDEO_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.errors import ClipError, DatasetError
+from avmae_jax.files import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, l
     A job's args are (path, size, time of change, labels, video, start): a file that has changed makes another plan.
 
     Raises:
-      DatasetError: if the recipe contradicts itself.
+      DatasetError: if the recipe contradicts itself, or nothing is left to be made.
     """
     if recipe.frames < 1:
         raise DatasetError(f"frames is {recipe.frames}; a clip needs at least 1")
@@ -70,7 +71,27 @@ def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, l
             status = file.lstat()
             args = (entry.path, status.st_size, status.st_mtime_ns, list(entry.labels), entry.video, entry.start)
             jobs[split].append(Job(entry.id, args))
+    if not any(jobs.values()):
+        raise DatasetError(f"{listing.name}: there are no clips to write; {_why_empty(listing, left_out)}")
     return jobs, left_out
+
+
+def _why_empty(listing: Listing, left_out: Sequence[str]) -> str:
+    """Says what became of the listed clips, with counts and an example of each."""
+    reasons = {
+        "missing": "have no media file",
+        "list": "are of lines that can't be used",
+        "open": "lie in folders that can't be read",
+    }
+    parts: list[str] = []
+    for stage, reason in reasons.items():
+        if of_stage := [failure for failure in listing.missing if failure.stage == stage]:
+            parts.append(f"{len(of_stage)} {reason} ({of_stage[0].file} {of_stage[0].reason})")
+    if listing.unwanted:
+        parts.append(f"{listing.unwanted} have none of the wanted labels ({', '.join(listing.label_names[:3])}, ...)")
+    if left_out:
+        parts.append(f"{len(left_out)} have only audio or only images, which allow_missing accepts ({left_out[0]})")
+    return printable(f"of {len(listing.missing) + listing.unwanted + len(left_out)} listed clips, {', '.join(parts)}")
 
 
 def make_clips(job: Job, *, root: str, recipe: Recipe) -> Iterator[Clip]:

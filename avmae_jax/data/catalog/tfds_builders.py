@@ -114,7 +114,8 @@ class _ListedBuilder(_ClipBuilder, skip_registration=True):
     def _spec(self) -> DatasetSpec:
         listing = self._list_clips(self._root)
         jobs, left_out = plan_jobs(listing, self._root, self._recipe)
-        logging.info("%s: %d files are no media, %d lack audio or images", self._root, len(listing.ignored), len(left_out))
+        counts = len(listing.ignored), len(listing.unused), len(left_out)
+        logging.info("%s: %d files are no media, %d of no clip that is used, %d lack audio or images", self._root, *counts)
         make = functools.partial(make_clips, root=str(self._root), recipe=self._recipe)
         return DatasetSpec(self.name, jobs, make, listing.label_names, dataclasses.asdict(self._recipe), listing.missing)
 

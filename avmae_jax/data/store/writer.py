@@ -14,17 +14,15 @@ A file that gives no clip is no reason to stop: it becomes a line of `failures.j
 """
 
 import dataclasses
-import errno
 import functools
 import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,7 @@ from avmae_jax.data.store.plan import (
 )
 from avmae_jax.data.store.records import FEATURES, Facts, index_file, write_index
 from avmae_jax.data.store.workers import run_ordered
-from avmae_jax.errors import DatasetError, WriteError
+from avmae_jax.errors import DatasetError
 from avmae_jax.files import OnProgress, locked, write_errors, write_json, write_text
 
 _CRASH = ("crash", "killed the process that worked on it, twice: a codec crashed or memory ran out")  # stage and reason
@@ -147,7 +145,7 @@ def _write_shard(shard: Shard, results: Iterable[Made | Failure]) -> None:
     partial = shard.record.parent / SPOOL / uuid.uuid4().hex  # its own, should another process be at the same shard
     facts: list[Facts] = []
     failures, written, size, notes = [], 0, 0, Notes()
-    with _record_errors(shard.path):
+    with write_errors(shard.path, partial):
         writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")  # zstd would save 3 to 20 %, and treble the time of a read
         try:
             for result in results:
@@ -183,20 +181,6 @@ def _read_record(shard: Shard) -> dict[str, Any]:
 
 def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _record_errors(path: Path) -> Iterator[None]:
-    """Turns what ArrayRecord raises when a write fails (a RuntimeError with the system's words) into a WriteError that names `path`."""
-    try:
-        yield
-    except RuntimeError as error:
-        found = re.search(r"\b(?:open|write|flush|fsync|close)\(\) failed: ([^;\n]+)", str(error))
-        if not found:
-            raise
-        reason = found[1].strip()
-        code = next((code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(code) == reason), errno.EIO)
-        raise WriteError(code, reason, os.fspath(path)) from error
 
 
 def _finish(out: Path, plan: Mapping[str, Any], shards: list[Shard], missing: Sequence[Failure]) -> None:

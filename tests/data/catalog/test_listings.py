@@ -70,7 +70,7 @@ def test_links_to_folders_are_listed_not_followed(tmp_path: Path) -> None:
     assert paths(av_folder(root)) == {name: name for name in ("harp/a.mp4", "harp/link", "top")}
     listing = music21(write(tmp_path / "list.json", json.dumps({"videos": {"harp": [X]}})), root)
     assert listing.missing == [Failure(X, "missing", NO_FILE)]
-    assert listing.ignored == ["harp/a.mp4", "harp/link", "top"]
+    assert (listing.ignored, listing.unused) == (["harp/link", "top"], ["harp/a.mp4"])
 
 
 def test_names_of_any_bytes_become_valid_ids_of_existing_paths(tmp_path: Path) -> None:
@@ -81,6 +81,44 @@ def test_names_of_any_bytes_become_valid_ids_of_existing_paths(tmp_path: Path) -
     assert (root / entry.path).is_file()
     with pytest.raises(DatasetError, match=r"media.*xe9\.mp4.*udce9\.mp4"):
         av_folder(touch(root, os.fsdecode(b"h\xff/\\xe9.mp4")))
+
+
+ID, OTHER = "K_EsxukdNXM", "aBc-dEf_123k"[:10] + "g"
+
+
+def test_pieces_of_a_video_are_not_divided(tmp_path: Path) -> None:
+    pieces = [f"{folder}/{video}_{start}.mp4" for video in (ID, OTHER) for folder, start in (("a", "000030"), ("b", "60"), ("a", "90_100"))]
+    root = touch(tmp_path / "m", *pieces, *(f"{folder}/{n}.mp4" for n in range(40) for folder in "ab"))
+    for percent in range(0, 101, 7):
+        listing = av_folder(root, test_percent=percent)
+        split_of = {entry.id: split for split, entries in listing.splits.items() for entry in entries}
+        for video in (ID, OTHER):
+            assert len({split for name, split in split_of.items() if video in name}) == 1
+    videos = {entry.id: entry.video for entries in listing.splits.values() for entry in entries}
+    assert {videos[name] for name in pieces} == {f"a/{ID}_000030.mp4", f"a/{OTHER}_000030.mp4"}
+
+
+NOT_PIECES = [
+    [f"guitar_{n:03}.mp4" for n in (1, 2, 3)],
+    [f"guitar_solo_{n}.mp4" for n in (10, 20, 30)],  # 11 letters
+    [f"GuitarSolos_{n}.mp4" for n in (1, 2, 3)],  # could be an id, but the numbers count
+    [f"PianoLesson_{n}.mp4" for n in (30, 60)],  # ends as no id does
+    [f"IMG_20230101_{n}.jpg" for n in (120000, 130000)],
+    [f"{ID}.mp4", f"{ID}_30.mp4"],
+    [f"{ID}x_30.mp4", f"{ID}x_60.mp4"],
+]
+
+
+@pytest.mark.parametrize("names", NOT_PIECES, ids=[names[0] for names in NOT_PIECES])
+def test_files_that_are_numbered_are_not_one_video(tmp_path: Path, names: list[str]) -> None:
+    listing = av_folder(touch(tmp_path / "m", *names))
+    assert all(entry.video == entry.id for entries in listing.splits.values() for entry in entries)
+
+
+def test_a_pattern_still_chooses_single_pieces(tmp_path: Path) -> None:
+    root = touch(tmp_path / "m", f"{ID}_30.mp4", f"{ID}_60.mp4")
+    listing = av_folder(root, is_test=lambda name: name.endswith("_60.mp4"))
+    assert [entry.id for entry in listing.splits["test"]] == [f"{ID}_60.mp4"]
 
 
 SEGMENTS = ("# Segments csv created Sun Mar  5 10:54:25 2017", "# num_ytids=2", "# YTID, start_seconds, end_seconds, positive_labels")
@@ -102,7 +140,7 @@ def test_audioset_reads_segments_and_manifests(tmp_path: Path) -> None:
         "test": [Entry(Z, f"{Z}_7.wav", (), Z, 0.0)],
     }
     assert (listing.missing, listing.missing_labels) == ([Failure(f"{X}_50", "missing", NO_FILE)], [(1,)])
-    assert (listing.ignored, listing.label_names) == ([f"{X}_51.mp4"], ("Speech", "Harp", "Violin, fiddle"))
+    assert (listing.unused, listing.label_names) == ([f"{X}_51.mp4"], ("Speech", "Harp", "Violin, fiddle"))
 
 
 @pytest.mark.parametrize(

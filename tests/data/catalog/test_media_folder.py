@@ -52,7 +52,7 @@ def test_a_file_that_could_be_one_of_several_clips_is_none_of_them(tmp_path: Pat
     clips = [Listed(str(start), "train", X, start, None, (), "list", "") for start in (1.0, 1000.0)]
     listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}.mp4"))
     assert [failure.file for failure in listing.missing] == ["1.0", "1000.0"]
-    assert listing.ignored == [f"{X}.mp4"]
+    assert (listing.ignored, listing.unused) == ([], [f"{X}.mp4"])
     listing = look_up("some", (), clips, touch(tmp_path / "m", f"{X}_1000.mp4"))  # 1 s in ms, or 1000 s
     assert [failure.reason for failure in listing.missing] == [
         f"{X}_1000.mp4 could be this clip or another; name it after video and start"
@@ -75,4 +75,4 @@ def test_listed_is_found_and_missing_and_files_are_used_once(
     files = paths(listing)
     assert sorted([*files, *(failure.file for failure in listing.missing)]) == sorted(clip.id for clip in clips)
     assert len(listing.missing_labels) == len(listing.missing)
-    assert sorted([*files.values(), *listing.ignored]) == sorted(f"{name}.mp4" for name in present)
+    assert sorted([*files.values(), *listing.unused]) == sorted(f"{name}.mp4" for name in present)

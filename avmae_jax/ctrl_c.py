@@ -1,0 +1,42 @@
+# pyright: strict
+"""Ends a program on Ctrl-C with one line, from its first import on.
+
+Python's own handler raises KeyboardInterrupt, whose traceback is printed until a program can catch it, and which crashes libraries written
+in C when it comes while they are imported. This module imports next to nothing, so that it can be the first of a program.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+STATUS = 128 + signal.SIGINT  # exit status of a program that Ctrl-C stopped
+
+
+def install() -> None:
+    """Makes Ctrl-C end this process at once."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        end()
+
+    signal.signal(signal.SIGINT, stop)
+
+
+def end(more: str = "") -> None:
+    """Ends this process with a line on standard error; nothing else of it runs, so what it must clean up has to be done before."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, RuntimeError):  # closed, without a reader, or just being written to
+            continue
+    os.write(2, f"stopped by Ctrl-C{more and '; '}{more}\n".encode(errors="replace"))
+    os._exit(STATUS)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Returns whether the code that runs in a frame is part of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,122 @@
+"""Refuses options that would do nothing beside the others: the one list of all programs, so that none is ignored without a word."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from absl import app, flags
+
+from avmae_jax.config import Config
+
+COMPUTING = ("data", "split", "labels_csv", "heads", "decoder_heads")  # options of launch.report for what it computes
+_AUDIO = {"audio", "audioonly", "missingaudioonly"}  # what a classifier is given, where it is audio alone ...
+_IMAGE = {"image", "videoonly", "missingvideoonly"}  # ... and images alone
+
+
+class _Rule(NamedTuple):
+    """Says when options do nothing; `why` ends the sentence "--OPTION does nothing ..."."""
+
+    options: tuple[str, ...]
+    when: Callable[[Any, Sequence[str]], object]  # of flags.FLAGS and the arguments that are no options, the model or data set first
+    why: str
+
+
+class _FieldRule(NamedTuple):
+    """Says when fields of a config do nothing; a name that ends in a dot or an underscore stands for all that begin so."""
+
+    fields: tuple[str, ...]
+    when: Callable[[str, Config], object]  # of the program and the config
+    why: str
+
+
+def _all_given(args: Any, kinds: set[str]) -> bool:
+    given = {value.strip() for text in args.given for value in text.split(",") if value.strip()}
+    return bool(given) and given <= kinds
+
+
+RULES: dict[str, tuple[_Rule, ...]] = {
+    "prepare": (
+        _Rule(("workers",), lambda args, _: args.beam_runner, "with --beam_runner, whose own options say how many processes there are"),
+        _Rule(("beam_options",), lambda args, _: not args.beam_runner, "without --beam_runner"),
+    ),
+    "predict": (_Rule(("raw_csv",), lambda args, _: not args.csv, "without --csv"),),
+    "evaluate": (
+        _Rule(("frames",), lambda args, _: _all_given(args, _AUDIO), "where the classifier is given audio alone"),
+        _Rule(("crops",), lambda args, _: _all_given(args, _IMAGE), "where the classifier is given images alone"),
+    ),
+    "retrieve": (
+        _Rule(("top",), lambda args, _: not args.query, "without --query"),
+        _Rule(("per_class", "seed"), lambda args, _: args.query, "with --query"),
+        _Rule(("seed",), lambda args, _: not args.per_class, "without --per_class, whose clips it draws"),
+        _Rule(
+            ("split", "batch_size"),
+            lambda args, _: args.query and not Path(args.index).expanduser().is_dir(),
+            "where --index is a file, whose clips are embedded already",
+        ),
+        _Rule(
+            ("data",),
+            lambda args, _: args.query and Path(args.index).expanduser().is_dir(),
+            "where --index is a data set, which is searched",
+        ),
+        _Rule(("data",), lambda args, _: args.query and not args.out, "without --out, for which it gives the images that are drawn"),
+    ),
+    "inpaint": (_Rule(("data", "split"), lambda _, arguments: len(arguments) > 1, "with files; it chooses the data set of --clips"),),
+    "inspect_data": (_Rule(("out",), lambda args, _: not args.clips, "with --clips=0, which draws no contact sheet"),),
+    "report": (_Rule(COMPUTING, lambda args, _: not args.make, "with --nomake, which computes nothing"),),
+    "benchmark": (
+        _Rule(("against",), lambda args, _: args.data, "with --data, which is another measurement"),
+        _Rule(("steps",), lambda args, _: args.data == "scale", "with --data scale"),
+        _Rule(("config",), lambda args, _: args.data == "prepare", "with --data prepare"),
+    ),
+}
+
+FIELD_RULES = (
+    _FieldRule(("tune.",), lambda program, _: program == "pretrain", "in pretraining; it is for launch.finetune"),
+    _FieldRule(("loss.",), lambda program, _: program == "finetune", "in fine-tuning, whose loss tune.loss chooses"),
+    _FieldRule(("augment.label_smoothing",), lambda program, _: program == "pretrain", "in pretraining, which has no targets"),
+    _FieldRule(("train.retrieval_clips",), lambda program, _: program == "finetune", "in fine-tuning, after which nothing is retrieved"),
+    _FieldRule(("train.epochs",), lambda _, config: config.train.steps, "where train.steps is given"),
+    _FieldRule(("data.path",), lambda _, config: config.data.source == "builtin", "with the built-in set; give data.source=prepared"),
+    _FieldRule(("data.builtin_", "data.cache_dir"), lambda _, config: config.data.source != "builtin", "where data.source isn't builtin"),
+    _FieldRule(
+        ("data.eval_path", "data.labels_csv", "data.root"),
+        lambda _, config: config.data.source != "manifest",
+        "where data.source isn't manifest",
+    ),
+    _FieldRule(
+        ("tune.audio_weight", "tune.image_weight", "tune.swap_pictures"),
+        lambda _, config: config.tune.mode != "multimodal",
+        "where tune.mode isn't multimodal",
+    ),
+    _FieldRule(("augment.mixup_alpha",), lambda _, config: not config.augment.mixup, "where augment.mixup is 0"),
+    _FieldRule(("augment.specaug_", "augment.noise"), lambda _, config: config.model.modality == "image", "for a model of images alone"),
+    _FieldRule(("augment.crop_area", "augment.flip"), lambda _, config: config.model.modality == "audio", "for a model of audio alone"),
+)
+
+
+def require_used(program: str, argv: Sequence[str], args: Any = flags.FLAGS) -> None:
+    """Raises UsageError for an option of a program that was given and does nothing beside the others; the first of argv is its name."""
+    for rule in RULES.get(program, ()):
+        for name in rule.options:
+            if rule.when(args, argv[1:]):
+                require_left_out([name], rule.why, args)
+    if "config" in args and not args["config"].using_default_value:
+        config = cast(Config, args["config"].value)
+        for name, why in unused_fields(program, config, cast(Any, args["config"]).override_values):
+            raise app.UsageError(f"--config.{name} does nothing {why}; leave it out")
+
+
+def require_left_out(names: Iterable[str], why: str, args: Any = flags.FLAGS) -> None:
+    """Raises UsageError for an option of these that was given; for combinations that show only once a model or a run is open."""
+    for name in names:
+        if not args[name].using_default_value:
+            raise app.UsageError(f"--{name} does nothing {why}; leave it out")
+
+
+def unused_fields(program: str, config: Config, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields those of some fields that do nothing in a program with this config, and why."""
+    for name in names:
+        for rule in FIELD_RULES:
+            if any(name == field or (field[-1] in "._" and name.startswith(field)) for field in rule.fields) and rule.when(program, config):
+                yield name, rule.why
+                break

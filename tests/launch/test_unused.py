@@ -1,0 +1,145 @@
+"""Tests that options which would do nothing beside the others are refused by name, in every program, before anything is loaded."""
+
+import dataclasses
+import importlib
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from absl import app, flags
+
+from avmae_jax.config import Config
+from launch.common import cli, model_flags, unused
+from tests.support import Program, apply, called_here
+from tests.test_config import EVERY_FIELD
+
+CASES = {
+    "prepare": [
+        ("workers", ["--beam_runner=DirectRunner", "--workers=2"]),
+        ("beam_options", ["--beam_options=direct_num_workers=2"]),
+    ],
+    "predict": [("raw_csv", ["clip.mp4", "--raw_csv"]), ("raw_csv", ["clip.mp4", "--raw_csv", "--json=x.json"])],
+    "evaluate": [
+        ("frames", ["run", "--given=audio", "--frames=all"]),
+        ("frames", ["run", "--mode=audioonly,missingaudioonly", "--frames=first"]),
+        ("crops", ["run", "--given=image", "--crops=3"]),
+    ],
+    "retrieve": [
+        ("top", ["run", "--top=3"]),
+        ("seed", ["run", "--seed=3"]),
+        ("per_class", ["run", "--query=a.mp4", "--index=index.npz", "--per_class=3"]),
+        ("split", ["run", "--query=a.mp4", "--index=index.npz", "--split=train"]),
+        ("batch_size", ["run", "--query=a.mp4", "--index=index.npz", "--batch_size=3"]),
+        ("data", ["run", "--query=a.mp4", "--index=index.npz", "--data=prepared"]),
+        ("data", ["run", "--query=a.mp4", "--index=.", "--data=prepared", "--out=x.png"]),
+    ],
+    "inpaint": [("data", ["run", "a.mp4", "--data=prepared"]), ("split", ["run", "a.mp4", "--split=train"])],
+    "inspect_data": [("out", ["prepared", "--clips=0", "--out=x.png"])],
+    "report": [(name, ["run", "--nomake", f"--{name}={value}"]) for name, value in (("data", "x"), ("split", "train"), ("heads", "3"))],
+    "benchmark": [
+        ("against", ["--against=torch", "--data=loader"]),
+        ("steps", ["--data=scale", "--steps=3"]),
+        ("config", ["--data=prepare", "--media=a.mp4", "--config=tiny"]),
+    ],
+    "pretrain": [
+        ("config.tune.loss", ["--config=tiny", "--config.tune.loss=ce"]),
+        ("config.augment.label_smoothing", ["--config=tiny", "--config.augment.label_smoothing=0.1"]),
+        ("config.data.path", ["--config=tiny", "--config.data.path=prepared"]),
+        ("config.data.builtin_seed", ["--config=tiny", "--config.data.source=prepared", "--config.data.builtin_seed=2"]),
+        ("config.data.root", ["--config=tiny", "--config.data.root=x"]),
+        ("config.train.epochs", ["--config=tiny", "--config.train.steps=3", "--config.train.epochs=2"]),
+        ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
+    ],
+    "finetune": [
+        ("config.loss.temperature", ["--config=finetune_instruments", "--config.loss.temperature=1"]),
+        ("config.train.retrieval_clips", ["--config=finetune_instruments", "--config.train.retrieval_clips=7"]),
+        (
+            "config.tune.swap_pictures",
+            ["--config=finetune_instruments", "--config.tune.mode=audioonly", "--config.tune.swap_pictures=0.2"],
+        ),
+    ],
+}
+USED = {
+    "prepare": [["--workers=2"], ["--beam_runner=DirectRunner", "--beam_options=direct_num_workers=2"]],
+    "predict": [["clip.mp4", "--raw_csv", "--csv=x.csv"]],
+    "evaluate": [["run", "--given=audio,both", "--frames=all"], ["run", "--frames=all", "--crops=2"]],
+    "retrieve": [
+        ["run", "--per_class=2", "--seed=3", "--data=prepared", "--split=train"],
+        ["run", "--query=a.mp4", "--index=.", "--split=train", "--batch_size=2", "--top=3"],
+        ["run", "--query=a.mp4", "--index=x.npz", "--data=prepared", "--out=x.png"],
+    ],
+    "inpaint": [["run", "--clips=a,b", "--data=prepared"]],
+    "inspect_data": [["prepared", "--out=x.png"]],
+    "report": [["run", "--data=x"], ["run", "--nomake", "--out=x.html"]],
+    "benchmark": [["--data=loader", "--steps=3", "--config=tiny"]],
+    "pretrain": [["--config=tiny", "--config.data.builtin_seed=2", "--config.loss.temperature=1"], ["--config=pretrain_instruments"]],
+    "finetune": [
+        ["--config=finetune_instruments", "--config.tune.mode=audioonly"],
+        ["--config=finetune_instruments", "--config.data.path=x"],
+    ],
+}
+
+
+TRAINING = ("pretrain", "finetune")
+PREPARE = ["--videos=absent", "--out=absent"]
+
+
+def require_used(program: str, arguments: Sequence[str]) -> None:
+    """Parses the command line of a program, and looks for options that do nothing."""
+    arguments = [program, *(PREPARE if program == "prepare" else ()), *arguments]
+    if program in TRAINING:
+        values = flags.FlagValues()
+        cli.define_config(values, arguments)
+        unused.require_used(program, cli.parse(arguments, values), values)
+        return
+    with called_here(importlib.import_module(f"launch.{program}")):
+        flags.FLAGS.unparse_flags()
+        unused.require_used(program, flags.FLAGS(arguments))
+
+
+@pytest.mark.parametrize(("program", "name", "arguments"), [(program, *case) for program, cases in CASES.items() for case in cases])
+def test_an_option_that_does_nothing_is_refused_by_name(program: str, name: str, arguments: list[str]) -> None:
+    with pytest.raises(app.UsageError, match=f"^--{name} does nothing"):
+        require_used(program, arguments)
+
+
+@pytest.mark.parametrize(("program", "arguments"), [(program, case) for program, cases in USED.items() for case in cases])
+def test_options_that_do_something_are_not_refused(program: str, arguments: list[str]) -> None:
+    require_used(program, arguments)
+
+
+@pytest.mark.parametrize("program", [name for name in CASES if name not in TRAINING])
+def test_every_program_refuses_them_before_anything_else(program: str) -> None:
+    name, arguments = CASES[program][0]
+    given = ["--model=absent", *arguments] if program == "predict" else [*PREPARE, *arguments] if program == "prepare" else arguments
+    with called_here(importlib.import_module(f"launch.{program}")) as main:
+        if program == "inpaint":
+            given = [*given, "--out=absent"]
+        with pytest.raises(app.UsageError, match=f"^--{name} does nothing"):
+            main(*given)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_refuses_them_too(program: Program, name: str) -> None:
+    field, arguments = CASES[name][0]
+    done = program("-m", f"launch.{name}", *arguments)
+    assert (done.returncode, done.stderr.split(" does nothing")[0]) == (1, f"--{field}")
+
+
+def test_every_rule_names_options_and_fields_that_there_are() -> None:
+    fields = [name for name, _, _ in EVERY_FIELD]
+    for rule in unused.FIELD_RULES:
+        assert all(any(name.startswith(field) for name in fields) for field in rule.fields)
+    for program, rules in unused.RULES.items():
+        with called_here(importlib.import_module(f"launch.{program}")):
+            assert {name for rule in rules for name in rule.options} <= {*flags.FLAGS}
+
+
+def test_the_command_that_a_program_advises_is_not_refused(tmp_path: Path) -> None:
+    config = apply(Config(), {"data.source": "prepared", "data.path": "/prepared", "data.builtin_train": 7, "model.depth": 3})
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    command = shlex.split(model_flags.finetune_command(str(tmp_path), config.model))
+    assert {"--config.data.path=/prepared", "--config.model.depth=3"} <= {*command}
+    require_used("finetune", command[3:])
