@@ -140,7 +140,7 @@ def _configuration(run: RunFolder) -> str:
         for name, value in own.items()
         if name not in defaults or defaults[name] != value
     ]
-    text = paragraph(f"{len(changed)} of {len(own)} fields differ from the defaults of avmae_jax/config.py.")
+    text = paragraph(f"{len(changed)} of {len(own)} fields differ from the defaults of avmae_jax/config.")
     rows = ([name, _shown(value), _shown(default)] for name, value, default in changed)
     everything = json.dumps(run.config, indent=1, ensure_ascii=False)
     return text + table(("field", "this run", "default"), rows) + folded("the whole config.json", preformatted(everything))

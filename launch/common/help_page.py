@@ -1,4 +1,4 @@
-"""Writes a program's help: its docstring, its options, and every field of its config with the comment in config.py."""
+"""Writes a program's help: its docstring, its options, and every field of its config with the comment in avmae_jax/config."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,7 @@ def text(doc: str, options: Sequence[flags.Flag]) -> str:
     lines = [inspect.cleandoc(doc), "", "Options:", *(line for option in options for line in _entry(_usage(option), _explained(option)))]
     lines += _entry("--help, -h", "print this page")
     if any(option.name == "config" for option in options):
-        lines += ["", "Fields of --config, each set by --config.FIELD=VALUE, with the defaults of avmae_jax/config.py:"]
+        lines += ["", "Fields of --config, each set by --config.FIELD=VALUE, with the defaults of avmae_jax/config:"]
         lines += _fields(Config())
     return "\n".join(lines)
 

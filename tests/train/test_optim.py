@@ -120,6 +120,11 @@ def test_the_rate_is_0_and_not_nan_after_any_number_of_steps() -> None:
 
 def test_the_defaults_are_the_recipes() -> None:
     expected = {
+        "kind": "adam",
+        "clip_norm": 0.0,
+        "layer_decay": 1.0,
+        "warmup_steps": 0,
+        "schedule": "steps",
         "learning_rate": 5e-5,
         "weight_decay": 5e-7,
         "beta1": 0.95,
