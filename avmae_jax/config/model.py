@@ -57,9 +57,7 @@ class ModelConfig(Settings, group="model"):
     image_mask_ratio: float = 0.75  # share of image patches hidden, in [0, 1)
     audio_mask_mode: str = "unstructured"  # unstructured | time | freq | tf
     unchained_contrastive: bool = False  # True: like the official code, apply only the last joint block to the contrastive streams
-    drop_path: float = (
-        0.0  # training: share of clips whose branches of the encoder's last block are left out, in [0, 1); earlier blocks: less
-    )
+    drop_path: float = 0.0  # training: share of clips that skip the encoder's last block, in [0, 1); earlier blocks are skipped less
     head_pool: str = "mean"  # mean | mean_std | attentive: what a CAV-MAE classifier's head takes of the tokens; the published one is mean
     head_dropout: float = 0.0  # training of a classifier: share of the values that its last layer is given and that are set to 0, in [0, 1)
     remat: bool = False  # recompute each block in the backward pass: less memory, more time on accelerators; no effect on a CPU

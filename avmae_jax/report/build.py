@@ -98,6 +98,8 @@ def _results(run: RunFolder) -> str:
         parts.append(missing(f"{words(warning)}."))
     if averaged := group(run.summary, "averaged"):
         parts.append(paragraph("The mean of the weights of several epochs (tune.average_first and average_last):") + _numbers(averaged))
+    if ema := group(run.summary, "ema"):
+        parts.append(paragraph("The moving average of the weights (train.ema):") + _numbers(ema))
     if (found := group(run.summary, "retrieval")) and not run.retrieval:
         parts.append(summarised_retrieval(found))
     return "".join(parts)
