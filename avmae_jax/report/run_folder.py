@@ -32,9 +32,8 @@ class RunFolder:
             reason = "; ".join(self.damaged) or f"{note} has no model, data or train"
             raise ValueError(f"{reason}: it is no config of a run, which writes this file when it starts")
         self.summary = self._read(folder / "summary.json")
-        self.recommended = next(
-            (folder / name for name in MEANS if steps_of(folder / name)), folder
-        )  # the weights that a classifier's user should take
+        means = (folder / name for name in MEANS if steps_of(folder / name))
+        self.recommended = next(means, folder)  # the weights that a classifier's user should take
         self.evaluation = self._read(self.recommended / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)

@@ -218,8 +218,8 @@ class Trainer:
     def mean_losses(self, state: State | None = None) -> dict[str, float]:
         """Computes the mean losses over the held-out clips, with the same masks every time; {} without such clips.
 
-        The weights are those of `state`, or the current ones. Batches are as large as in training, or as the held-out set. Clips left over at its end are not used, since the contrastive loss of
-        a smaller batch can't be compared.
+        The weights are those of `state`, or the current ones. Batches are as large as in training, or as the held-out set. Clips left over
+        at its end are not used, since the contrastive loss of a smaller batch can't be compared.
         """
         if self.test_source is None:
             return {}

@@ -104,8 +104,8 @@ def adam(
 ) -> optax.GradientTransformation:
     """Returns Adam as torch computes it, or AdamW.
 
-    L2 of "adam" is added to the gradient, so that it goes through the moments. The weight decay of "adamw" is added behind them, and only to
-    kernels: biases, norms, positions and tokens are left alone. A gradient that is too long is shortened before anything else.
+    L2 of "adam" is added to the gradient, so that it goes through the moments. The weight decay of "adamw" is added behind them, to kernels
+    alone: biases, norms, positions and tokens have none. A gradient that is too long is shortened before anything else.
 
     Args:
       config: decay and moments.

@@ -63,8 +63,8 @@ def pretrain(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      The content of summary.json: "steps", "seconds", "held_out", "retrieval", with train.ema the averaged weights' "ema", and, if there are few held-out clips, "warning"; None if the
-      run was stopped by SIGTERM or Ctrl-C.
+      The content of summary.json: "steps", "seconds", "held_out", "retrieval", with train.ema "ema" and, if there are few held-out clips,
+      "warning"; None if the run was stopped by SIGTERM or Ctrl-C.
 
     Raises:
       AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer
@@ -83,8 +83,8 @@ def finetune(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged" or "ema", and "warning" if there are
-      few held-out clips; None if the run was stopped by SIGTERM or Ctrl-C.
+      The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged" and "ema", and "warning" if
+      there are few held-out clips; None if the run was stopped by SIGTERM or Ctrl-C.
 
     Raises:
       AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer

@@ -77,9 +77,9 @@ def test_stages_are_the_blocks_and_tokens_of_a_real_pass(config: ModelConfig, mo
     seen: Counter[tuple[int, int]] = Counter()
     run = Block._run
 
-    def count(block: Block, tokens: jax.Array, stream: str) -> jax.Array:
+    def count(block: Block, tokens: jax.Array, stream: str, key: jax.Array | None) -> jax.Array:
         seen[tokens.shape[1], tokens.shape[2]] += 1
-        return run(block, tokens, stream)
+        return run(block, tokens, stream, key)
 
     monkeypatch.setattr(Block, "_run", count)
     _run(config, mode)
