@@ -74,6 +74,11 @@ class AugmentConfig(Settings, group="augment"):
     specaug_time: int = 0  # zero a span of fewer than this many frames; the original fine-tunes with F = 48 and 192 frames
     crop_area: float = 1.0  # smallest share of an image's area that a random crop keeps; 1: no crop
     flip: bool = False  # mirror half of the images; the original has neither crop_area nor flip
+    noise: bool = False  # add noise to the normalised spectrogram, then roll it in time
+    mixup: float = 0.0  # share of clips whose audio and image are both mixed with another clip's; in [0, 1]
+    mixup_alpha: float = 10.0  # the first clip's weight in a mixture is drawn from Beta(alpha, alpha)
+    label_smoothing: float = 0.0  # eps of the targets, in [0, 1); unused without targets
+    balanced: bool = False  # draw clips of rare classes more often, by the weights that launch.data_statistics stored
     gain: float = 0.0  # dB by which the level of a clip's audio is changed, at most, up or down
     equaliser: float = 0.0  # dB by which a smooth curve over the mel bins changes them, at most, up or down
     mel_shift: float = 0.0  # mel bins by which a clip's spectrogram is moved, at most, up or down, as another pitch would
@@ -83,11 +88,6 @@ class AugmentConfig(Settings, group="augment"):
     saturation: float = 0.0  # share by which an image's colours are made stronger or weaker, at most, in [0, 1]
     hue: float = 0.0  # share of a full turn of the colour circle by which an image's hues are turned, at most, in [0, 0.5]
     cutout: float = 0.0  # share of an image's area that one random rectangle hides, in [0, 1)
-    noise: bool = False  # add noise to the normalised spectrogram, then roll it in time
-    mixup: float = 0.0  # share of clips whose audio and image are both mixed with another clip's; in [0, 1]
-    mixup_alpha: float = 10.0  # the first clip's weight in a mixture is drawn from Beta(alpha, alpha)
-    label_smoothing: float = 0.0  # eps of the targets, in [0, 1); unused without targets
-    balanced: bool = False  # draw clips of rare classes more often, by the weights that launch.data_statistics stored
 
     @property
     def changes_audio(self) -> bool:
