@@ -187,7 +187,7 @@ def test_a_clip_that_is_louder_is_the_same_to_its_own_normalisation() -> None:
     first, second = (model_inputs(each, CLIP)["audio"] for each in (batch, louder))
     plain, loud = (model_inputs(each, CONFIG)["audio"] for each in (batch, louder))
     # not quite, as the lowest mel bins have no energy at all, whatever the level
-    assert 8 * np.abs(first - second)[:, :, 20:].max() < np.abs(plain - loud)[:, :48, 20:].min() > 0.5
+    assert 5 * np.abs(first - second)[:, :, 20:].max() < np.abs(plain - loud)[:, :48, 20:].min() > 0.5
 
 
 def test_silence_and_no_audio_are_finite() -> None:
