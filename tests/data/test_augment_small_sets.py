@@ -18,7 +18,15 @@ from tests.support import TINY, Clips, apply
 CONFIG = apply(Config(), TINY)
 CLIP = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, normalise="clip"))
 DECIBEL = np.log(10) / 10
-ALL_ON = {"gain": 6.0, "equaliser": 6.0, "mel_shift": 2.0, "noise_floor": 20.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+ALL_ON: dict[str, Any] = {
+    "gain": 6.0,
+    "equaliser": 6.0,
+    "mel_shift": 2.0,
+    "noise_floor": 20.0,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+}
 ALL_ON |= {"hue": 0.1, "cutout": 0.2, "specaug_freq": 8, "specaug_time": 8, "noise": True}
 RNG = np.random.default_rng(0)
 FBANK = jnp.asarray(RNG.standard_normal((40, 30, 16)), jnp.float32)

@@ -247,7 +247,7 @@ def test_layer_decay_without_layers_is_refused() -> None:
 
 def test_a_warm_up_rises_evenly_and_then_leaves_the_schedule_alone() -> None:
     config = OptimConfig(learning_rate=1e-3, warmup_steps=4)
-    rates = jax.vmap(learning_rate(config, 3))(np.arange(60))
+    rates = np.asarray(jax.vmap(learning_rate(config, 3))(np.arange(60)))
     np.testing.assert_allclose(rates[:5], np.array([0.25, 0.5, 0.75, 1, 1]) * 1e-3, rtol=1e-6)
     np.testing.assert_array_equal(rates[4:], jax.vmap(learning_rate(OptimConfig(learning_rate=1e-3), 3))(np.arange(4, 60)))
 
