@@ -8,7 +8,7 @@ from avmae_jax.config import Config
 
 
 def get_config() -> Config:
-    """Returns the defaults of avmae_jax/config.py, which are this recipe's."""
+    """Returns the defaults of avmae_jax/config, which are this recipe's."""
     config = Config(name="base")
     config.train.workdir = "runs/base"
     return config

@@ -2,7 +2,7 @@
 
     python -m launch.embed MODEL --out FILE [--data DATASET --split test --what audio,image,joint]
 
-MODEL is a run's folder, its best/ or averaged/, or a file of weights, of a CAV-MAE or its classifier. FILE ends in .npz or .array_record;
+MODEL is a run, its best/, averaged/, ema/, or a file of weights, of a CAV-MAE or its classifier. FILE ends in .npz or .array_record;
 avmae_jax/inference/embedding_files.py describes its content. It is written while clips are computed and gets its name once it is complete;
 existing files are never overwritten. Without --data the clips are those of the model's run.
 """

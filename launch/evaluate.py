@@ -2,7 +2,7 @@
 
     python -m launch.evaluate RUN [--data PREPARED] [--split test]
 
-RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. Each combination of two options is evaluated as one view:
+RUN is a run of launch.finetune, its best/, averaged/, ema/, or a file of weights. Each combination of two options is evaluated as one view:
 
     --given   both, audio or image. By default all that fit its training: a classifier of both gets both, and each of them alone. The
               official names of modes (multimodal, audioonly, missingvideoonly, ...) work too.

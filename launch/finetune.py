@@ -5,7 +5,7 @@
 `init_from` is a run of launch.pretrain, or a checkpoint of the original; if it is empty, the classifier starts from random weights. The
 classes are those of the data set. The run lives in `--config.train.workdir`, like a run of launch.pretrain, and the same command resumes
 it. Beside its checkpoints, best/ holds the weights of the best evaluation, and averaged/ the mean of the weights after the epochs from
-tune.average_first to tune.average_last.
+tune.average_first to tune.average_last. With train.ema, ema/ holds the moving average of the weights.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
             summary = finetune(config, reporter=bar, on_progress=bar.generating)
     if summary:
         print(f"{summary['steps']} steps in {summary['seconds']:.0f} s")
-        for name, key in (("held out", "held_out"), ("held out, mean of epochs", "averaged")):
+        for name, key in (("held out", "held_out"), ("held out, mean of epochs", "averaged"), ("held out, moving average", "ema")):
             if found := summary.get(key):
                 print(f"{name}: {', '.join(f'{field} {value:.4g}' for field, value in found.items())}")
         runtime.print_warning(summary)

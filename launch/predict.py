@@ -3,7 +3,7 @@
     python -m launch.predict FILE_OR_FOLDER [more ...] --model RUN
 
 Files are videos, audio (wav, flac, mp3, ...) or images (jpg, png) of any length; a folder stands for all such files in it and below it.
-RUN is a run of launch.finetune, its best/ or averaged/, or a file of weights. A file is cut into windows as long as the model's input,
+RUN is a run of launch.finetune, its best/, averaged/, ema/, or a file of weights. A file is cut into windows as long as the model's input,
 whose probabilities are averaged; --timeline adds the classes of each second. For a file without audio or without images, a multimodal
 classifier uses what there is.
 
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the options of this program."""
     model_flags.define_model_flags()
-    flags.DEFINE_string("model", "", "a run of launch.finetune, its best/ or averaged/, or a file of weights")
+    flags.DEFINE_string("model", "", "a run of launch.finetune, its best/, averaged/, ema/, or a file of weights")
     flags.DEFINE_string("match_with", "", "a pretraining checkpoint that the match is taken from; empty: the model itself")
     flags.DEFINE_integer("top", 5, "classes listed for each file", lower_bound=1)
     flags.DEFINE_enum("frames", "middle", list(get_args(Frames)), "the frame of each window that is used, or all ten, averaged")

@@ -8,7 +8,7 @@ retrieval with a gallery, and reconstructions.
 
 A missing evaluation or retrieval is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate and launch.retrieve
 do, if the run has checkpoints and its data (or --data) can be opened. Of a classifier with averaged weights these are evaluated, into
-RUN/averaged/evaluation. With --nomake the page names the command that computes it instead.
+RUN/averaged/evaluation or RUN/ema/evaluation. With --nomake the page names the command that computes it instead.
 """
 
 from __future__ import annotations

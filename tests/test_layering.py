@@ -150,7 +150,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         ("avmae_jax/weights/io.py", "importlib.import_module('torch')", "torch", "only .*tensor_files and parity"),
         ("avmae_jax/train/loop.py", "import orbax.checkpoint as ocp", "orbax.checkpoint", "only avmae_jax.checkpoint"),
         ("avmae_jax/report/html.py", "from matplotlib import cm", "matplotlib", "only avmae_jax.plots"),
-        ("avmae_jax/config.py", "import avmae_jax", "avmae_jax", "config is below avmae_jax"),
+        ("avmae_jax/config/run.py", "import avmae_jax", "avmae_jax", "config is below avmae_jax"),
         ("avmae_jax/utils/x.py", "import avmae_jax.config", "avmae_jax.config", "utils has no place"),
         ("launch/report.py", "from launch import evaluate", "launch.evaluate", "programs don't import each other"),
         ("launch/common/tables.py", "from .. import evaluate", "launch.evaluate", "programs don't import each other"),

@@ -1,8 +1,8 @@
 """Changes training examples at random; each change is an option of AugmentConfig that is off by default.
 
 Spectrograms are masked, and audio and images mixed, on the device, inside the jitted step; targets and sampling weights are made on the
-host. All of it follows Gong et al., arXiv 2210.07839, and their code, except for random pieces of images and mirrored ones: they have
-neither.
+host. SpecAugment, noise with a roll, mixtures, targets and weights follow Gong et al., arXiv 2210.07839, and their code; they have none of
+the others, which are for small sets: random pieces of images and mirrored ones, other levels and timbres, other colours, hidden rectangles.
 
 Axis letters: B batch, S samples, T frames, M mel bins, H W image, N clips, C classes.
 """
@@ -15,9 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avmae_jax.config import AugmentConfig
 from avmae_jax.data.decode.images import Piece
 
-_SHAPE = math.log(4 / 3)  # of the widest piece of an image
+_SHAPE = math.log(4 / 3)  # of the widest piece of an image, or hidden rectangle
+_DECIBEL = math.log(10) / 10  # in the natural logarithm of a power
+_BANDS = 6  # points of an equaliser's curve
+_FLOOR_RANGE = 30.0  # dB between the loudest noise floor and the softest
+_GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue
+_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))  # brightness and two axes of colour
 
 
 def spec_augment(fbank: jax.Array, keys: jax.Array, freq: int, time: int) -> jax.Array:
@@ -54,6 +60,106 @@ def _spans(keys: jax.Array, size: int, widest: int) -> jax.Array:
         return (places >= start) & (places < start + jnp.floor(width))
 
     return jax.vmap(span)(keys)
+
+
+def alter_audio(fbank: jax.Array, held: jax.Array, keys: jax.Array, options: AugmentConfig) -> jax.Array:
+    """Changes pitch, timbre and level of each clip, and adds noise: another recording of the same.
+
+    In this order: the clip is moved along its mel bins (values between two bins are interpolated, the outermost one repeated); a smooth
+    random curve over the bins and one random number are added, both even in decibels; and noise of one random power is added, white in the
+    spectrogram as in a waveform: each value has an exponential distribution.
+
+    Args:
+      fbank: float32[B, T, M] before normalisation.
+      held: bool[B, T], the frames that hold audio; the others become 0.
+      keys: key[B].
+      options: mel_shift, equaliser, gain and noise_floor; 0 leaves each out.
+    """
+    bins = fbank.shape[2]
+
+    def one(clip: jax.Array, inside: jax.Array, key: jax.Array) -> jax.Array:
+        shift_key, curve_key, gain_key, level_key, noise_key = jax.random.split(key, 5)
+        if options.mel_shift:
+            shift = jax.random.uniform(shift_key, minval=-options.mel_shift, maxval=options.mel_shift)
+            places = jnp.clip(jnp.arange(bins, dtype=jnp.float32) - shift, 0.0, bins - 1.0)
+            low = jnp.minimum(places.astype(jnp.int32), bins - 2)
+            above = (places - low.astype(jnp.float32))[None]
+            clip = clip[:, low] * (1 - above) + clip[:, low + 1] * above
+        if options.equaliser:
+            points = jax.random.uniform(curve_key, (_BANDS,), minval=-options.equaliser, maxval=options.equaliser)
+            clip += _DECIBEL * (jnp.asarray(_bumps(bins)) @ points)[None]
+        if options.gain:
+            clip += _DECIBEL * jax.random.uniform(gain_key, minval=-options.gain, maxval=options.gain)
+        if options.noise_floor:
+            count = jnp.maximum(inside.sum(), 1).astype(jnp.float32) * bins
+            power = jax.nn.logsumexp(jnp.where(inside[:, None], clip, -jnp.inf)) - jnp.log(count)
+            below = jax.random.uniform(level_key, minval=options.noise_floor, maxval=options.noise_floor + _FLOOR_RANGE)
+            noise = power - _DECIBEL * below + jnp.log(jax.random.exponential(noise_key, clip.shape))
+            clip = jnp.logaddexp(clip, noise)
+        return jnp.where(inside[:, None], clip, 0.0)
+
+    return jax.vmap(one)(fbank, held, keys)
+
+
+def _bumps(bins: int) -> np.ndarray:
+    """Returns how much each point of an equaliser's curve counts in each mel bin: float32[M, points], cosines that add up to 1."""
+    distance = np.abs(np.linspace(0, _BANDS - 1, bins)[:, None] - np.arange(_BANDS))
+    return (0.5 + 0.5 * np.cos(np.pi * np.minimum(distance, 1))).astype(np.float32)
+
+
+def alter_colours(image: jax.Array, keys: jax.Array, options: AugmentConfig) -> jax.Array:
+    """Changes brightness, contrast, saturation and hue of each image, in this order, each by a random amount.
+
+    Args:
+      image: float32[B, H, W, 3] in [0, 1].
+      keys: key[B].
+      options: the largest amounts; 0 leaves each out.
+
+    Returns:
+      float32[B, H, W, 3] in [0, 1].
+    """
+
+    def one(pixels: jax.Array, key: jax.Array) -> jax.Array:
+        draws = jax.random.uniform(key, (4,), minval=-1.0)
+        if options.brightness:
+            pixels = jnp.clip(pixels * (1 + options.brightness * draws[0]), 0.0, 1.0)
+        if options.contrast:
+            mean = (pixels @ jnp.asarray(_GREY)).mean()
+            pixels = jnp.clip(mean + (1 + options.contrast * draws[1]) * (pixels - mean), 0.0, 1.0)
+        if options.saturation:
+            grey = (pixels @ jnp.asarray(_GREY))[..., None]
+            pixels = jnp.clip(grey + (1 + options.saturation * draws[2]) * (pixels - grey), 0.0, 1.0)
+        if options.hue:
+            angle = 2 * jnp.pi * options.hue * draws[3]
+            cos, sin, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros(()), jnp.ones(())
+            turn = jnp.stack([jnp.stack([one, zero, zero]), jnp.stack([zero, cos, -sin]), jnp.stack([zero, sin, cos])])
+            to_yiq, back = jnp.asarray(_TO_YIQ), jnp.asarray(np.linalg.inv(_TO_YIQ), jnp.float32)
+            pixels = jnp.clip(pixels @ (back @ turn @ to_yiq).T, 0.0, 1.0)
+        return pixels
+
+    return jax.vmap(one)(image, keys)
+
+
+def cut_out(image: jax.Array, keys: jax.Array, area: float) -> jax.Array:
+    """Sets one random rectangle of each image to 0: DeVries and Taylor, arXiv 1708.04552.
+
+    Args:
+      image: float32[B, H, W, 3], normalised, so that 0 is the mean colour.
+      keys: key[B].
+      area: share of the image that the rectangle covers, in (0, 1); its shape is from 3:4 to 4:3 where it fits.
+    """
+    height, width = image.shape[1:3]
+
+    def one(pixels: jax.Array, key: jax.Array) -> jax.Array:
+        shape, top, left = jax.random.uniform(key, (3,))
+        tall = jnp.clip(jnp.sqrt(area * jnp.exp(_SHAPE * (2 * shape - 1))), area, 1.0)
+        wide = area / tall
+        rows, columns = (jnp.arange(size, dtype=jnp.float32) / size for size in (height, width))
+        top, left = top * (1 - tall), left * (1 - wide)
+        hidden = ((rows >= top) & (rows < top + tall))[:, None] & ((columns >= left) & (columns < left + wide))[None]
+        return jnp.where(hidden[..., None], 0.0, pixels)
+
+    return jax.vmap(one)(image, keys)
 
 
 def noise_and_roll(fbank: jax.Array, keys: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ of one modality are left out where only the other is needed:
   targets       float32[B, C], where a number of classes is given
   mix           float32[B], where clips are mixed: each clip's own share, 1 for those that stay alone ...
   waveform_b, samples_b, image_b    ... and their partners, zeros for those that stay alone
-  augment_seed  uint32[B], where spectrograms are changed at random: all random choices for the clip follow from it
+  augment_seed  uint32[B], where spectrograms or images are changed at random: all random choices for the clip follow from it
 
 Rows of `example` with F frames have image uint8[F, H, W, 3], and with audio="per_frame" waveform int16[F, S] and samples int32[F]; batches
 of them have [B, F, ...].
@@ -92,7 +92,7 @@ class _TrainExamples:
                 made |= {f"{name}_b": np.zeros_like(value) for name, value in own.items()} | {"mix": np.float32(1)}
         if self.classes:
             made["targets"] = _targets(clip, self.classes, options.label_smoothing, mixed)
-        if options.specaug_freq or options.specaug_time or options.noise:
+        if options.changes_audio or options.changes_images:
             made["augment_seed"] = np.uint32(rng.integers(2**32))
         return made
 

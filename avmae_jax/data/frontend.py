@@ -7,14 +7,19 @@ import jax.numpy as jnp
 
 from avmae_jax.config import Config
 from avmae_jax.data import augment
-from avmae_jax.data.fbank import padded_fbank
+from avmae_jax.data.fbank import num_frames, padded_fbank
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LEAST = 1e-3  # deviation of a clip's log-mel, at least: that of digital silence is 0
+_AUDIO, _COLOURS, _CUTOUT = 0x61756469, 0x636F6C6F, 0x63757420  # far from the small numbers by which a clip's key is split for the others
 
 
 def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> dict[str, jax.Array]:
     """Computes what a model sees of a batch of data/batches.py.
+
+    The log-mel is normalised by the numbers of the data set or, with data.normalise "clip", by each clip's own (normalisation); what holds
+    no audio, and what SpecAugment hides, is 0 before the former and after the latter.
 
     Returns:
       "audio" -> normalised log-mel float32[B, T, M] and "image" -> normalised float32[B, H, W, 3], as far as the batch carries them.
@@ -23,7 +28,28 @@ def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> dict[str, ja
       batches carry neither.
     """
     inputs = {"audio": _fbank(batch, config)} if "waveform" in batch else {}
-    return inputs | ({"image": _image(batch)} if "image" in batch else {})
+    return inputs | ({"image": _image(batch, config)} if "image" in batch else {})
+
+
+def normalisation(batch: Mapping[str, jax.Array], config: Config) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and deviation by which the log-mel of each clip of an evaluation batch is normalised: float32[B, 1, 1] each.
+
+    With data.normalise "clip" they are those of all its values in frames that hold audio.
+    """
+    fbank, held = _log_mel(batch, config)
+    if config.data.normalise == "clip":
+        return _own_statistics(fbank, held)
+    mean, std = (jnp.full((len(fbank), 1, 1), value, jnp.float32) for value in config.data.normalisation)
+    return mean, std
+
+
+def _own_statistics(fbank: jax.Array, held: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Computes mean and deviation of each row's values in the frames `held`: float32[B, 1, 1] each."""
+    inside = held[..., None]
+    count = jnp.maximum(held.sum(axis=1), 1).astype(jnp.float32)[:, None, None] * fbank.shape[2]
+    mean = jnp.where(inside, fbank, 0.0).sum(axis=(1, 2), keepdims=True) / count
+    variance = jnp.where(inside, jnp.square(fbank - mean), 0.0).sum(axis=(1, 2), keepdims=True) / count
+    return mean, jnp.maximum(jnp.sqrt(variance), _LEAST)
 
 
 def _rows(value: jax.Array, lead: tuple[int, ...]) -> jax.Array:
@@ -32,23 +58,46 @@ def _rows(value: jax.Array, lead: tuple[int, ...]) -> jax.Array:
     return value.reshape(-1, *value.shape[len(lead) :])
 
 
-def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
-    model, data, options = config.model, config.data, config.augment
-    mean, std = data.normalisation
-    lead = batch["samples"].shape  # (B,) or (B, F)
+def _log_mel(batch: Mapping[str, jax.Array], config: Config) -> tuple[jax.Array, jax.Array]:
+    """Computes the log-mel before normalisation, float32[rows, T, M], and which frames hold audio, bool[rows, T]."""
+    model, lead = config.model, batch["samples"].shape  # (B,) or (B, F)
     waveform, samples = _rows(batch["waveform"], lead), _rows(batch["samples"], lead)
     if "mix" in batch:
         partner, partner_samples, share = (_rows(batch[name], lead) for name in ("waveform_b", "samples_b", "mix"))
         waveform = augment.mix_waveforms(waveform, partner, share, samples, partner_samples)
-    fbank = padded_fbank(waveform, samples, model.audio_frames, model.mel_bins)
-    if "augment_seed" in batch:
-        span_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(_keys(batch["augment_seed"], lead))
-        fbank = augment.spec_augment(fbank, span_keys, options.specaug_freq, options.specaug_time)
-        fbank = (fbank - mean) / std
-        fbank = augment.noise_and_roll(fbank, noise_keys) if options.noise else fbank
+    held = jnp.arange(model.audio_frames)[None] < num_frames(samples)[:, None]
+    return padded_fbank(waveform, samples, model.audio_frames, model.mel_bins), held
+
+
+def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
+    options, lead = config.augment, batch["samples"].shape
+    fbank, held = _log_mel(batch, config)
+    if "augment_seed" not in batch:
+        return _normalise(fbank, held, config).reshape(*lead, *fbank.shape[1:])
+    keys = _keys(batch["augment_seed"], lead)
+    span_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    if any((options.mel_shift, options.equaliser, options.gain, options.noise_floor)):
+        fbank = augment.alter_audio(fbank, held, _part(keys, _AUDIO), options)
+    spans = options.specaug_freq, options.specaug_time
+    if config.data.normalise == "clip":
+        fbank = augment.spec_augment(_normalise(fbank, held, config), span_keys, *spans)
     else:
-        fbank = (fbank - mean) / std
+        fbank = _normalise(augment.spec_augment(fbank, span_keys, *spans), held, config)
+    fbank = augment.noise_and_roll(fbank, noise_keys) if options.noise else fbank
     return fbank.reshape(*lead, *fbank.shape[1:])
+
+
+def _normalise(fbank: jax.Array, held: jax.Array, config: Config) -> jax.Array:
+    if config.data.normalise == "clip":
+        mean, std = _own_statistics(fbank, held)
+        return jnp.where(held[..., None], (fbank - mean) / std, 0.0)
+    mean, std = config.data.normalisation
+    return (fbank - mean) / std
+
+
+def _part(keys: jax.Array, number: int) -> jax.Array:
+    """Derives from each clip's key the one of a further random change."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _keys(seeds: jax.Array, lead: tuple[int, ...]) -> jax.Array:
@@ -59,11 +108,18 @@ def _keys(seeds: jax.Array, lead: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.vmap(lambda window: jax.random.fold_in(key, window))(jnp.arange(lead[1])))(keys).reshape(-1)
 
 
-def _image(batch: Mapping[str, jax.Array]) -> jax.Array:
+def _image(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
+    options = config.augment
     lead = batch["image"].shape[:-3]
     image = _rows(batch["image"], lead)
     if "mix" in batch:
         image = augment.mix_images(image, _rows(batch["image_b"], lead), _rows(batch["mix"], lead))
     mean, std = (jnp.array(values)[None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    image = (image.astype(jnp.float32) / 255 - mean) / std
+    image = image.astype(jnp.float32) / 255
+    keys = _keys(batch["augment_seed"], lead) if "augment_seed" in batch and options.changes_images else None
+    if keys is not None:
+        image = augment.alter_colours(image, _part(keys, _COLOURS), options)
+    image = (image - mean) / std
+    if keys is not None and options.cutout:
+        image = augment.cut_out(image, _part(keys, _CUTOUT), options.cutout)
     return image.reshape(*lead, *image.shape[1:])

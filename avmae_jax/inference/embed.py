@@ -116,7 +116,8 @@ def fingerprint(trained: Trained) -> str:
     """Identifies an encoder: SHA-256 of its parameters and of the settings that its vectors depend on."""
     require_vectors(trained)
     config, module = trained.config, cast(Any, trained.module)
-    settings = (config.model.patch, config.model.shape.heads, config.model.norm_eps, *config.data.normalisation)
+    scale = config.data.normalisation if config.data.normalise == "dataset" else ("clip",)
+    settings = (config.model.patch, config.model.shape.heads, config.model.norm_eps, *scale)
     digest = hashlib.sha256(json.dumps(settings).encode())
     for name, leaf in sorted(flatten(nnx.state(module.encoder, nnx.Param)).items()):
         values = np.ascontiguousarray(leaf)

@@ -1,9 +1,9 @@
 """Computes which patches of the audio and of the image a model's answer comes from; plots/heatmap.py draws them.
 
-Of a classifier: the head is a LayerNorm and a linear layer on the mean of L tokens. With the LayerNorm's own mean m and standard deviation
-s of that mean held fixed, it is linear in the tokens x_i, so that
+Of a classifier: the head is a LayerNorm and a linear layer on a sum over L tokens, of which token i adds p_i: x_i / L where the mean is
+pooled (Head.summands). With the LayerNorm's own mean m and standard deviation s of that sum held fixed, it is linear in them, so that
 
-    logit of a class = sum over i of w . (x_i - m) / (s L)  +  constant,      w = scale of the norm * column of the linear layer
+    logit of a class = sum over i of w . (p_i - m / L) / s  +  constant,      w = scale of the norm * column of the linear layer
 
 holds exactly; a summand is the token's share. Attention has mixed the tokens before, so a share shows where the evidence is stored, which
 need not be where it was found.
@@ -47,7 +47,7 @@ def shares(head: Head, tokens: jax.Array, labels: jax.Array) -> tuple[jax.Array,
 
     Args:
       head: of a classifier.
-      tokens: float32[B, L, D], whose mean the head is given.
+      tokens: float32[B, L, D], which the head pools.
       labels: int32[B], the class.
 
     Returns:
@@ -55,11 +55,12 @@ def shares(head: Head, tokens: jax.Array, labels: jax.Array) -> tuple[jax.Array,
     """
     norm: Any = head.norm
     linear: Any = head.linear
-    columns = linear.kernel[...].T[labels]  # [B, D]
-    pooled = tokens.mean(axis=1)
+    columns = linear.kernel[...].T[labels]  # [B, P]
+    summands = head.summands(tokens)
+    pooled = summands.sum(axis=1)
     mean, deviation = pooled.mean(axis=-1), jnp.sqrt(pooled.var(axis=-1) + norm.epsilon)
-    parts = jnp.einsum("bld,bd->bl", tokens - mean[:, None, None], columns * norm.scale[...][None])
-    return parts / (deviation[:, None] * tokens.shape[1]), columns @ norm.bias[...] + linear.bias[...][labels]
+    parts = jnp.einsum("bld,bd->bl", summands - mean[:, None, None] / tokens.shape[1], columns * norm.scale[...][None])
+    return parts / deviation[:, None], columns @ norm.bias[...] + linear.bias[...][labels]
 
 
 def similarities(encoder: Encoder, tokens: Tokens) -> dict[str, jax.Array]:

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_frames
+from avmae_jax.data.frontend import normalisation
 from avmae_jax.inference.embed import row_of
 from avmae_jax.inference.griffin_lim import mel_to_waveform
 from avmae_jax.inference.masked import MaskedPass, compose_all
@@ -30,6 +32,7 @@ class Inpainted(NamedTuple):
 
     panels: dict[str, Panels]  # under "image" and "audio", or one of these; one clip each
     frames: int  # spectrogram frames that belong to the clip, at most T; 0 for a model of images alone
+    scale: tuple[float, float]  # mean and deviation by which its log-mel is normalised
 
 
 class Waveforms(NamedTuple):
@@ -87,7 +90,11 @@ class Inpainter:
         out, inputs = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
         panels = compose_all(out, inputs, self.config)
         frames = min(sizes.audio_frames, int(num_frames(made["samples"]))) if "audio" in inputs else 0
-        return Inpainted(panels, frames)
+        scale = self.config.data.normalisation
+        if self.config.data.normalise == "clip" and "audio" in inputs:
+            mean, std = jax.device_get(normalisation({name: jnp.asarray(value) for name, value in batch.items()}, self.config))
+            scale = float(mean.squeeze()), float(std.squeeze())
+        return Inpainted(panels, frames, scale)
 
     def waveforms(self, found: Inpainted) -> Waveforms | None:
         """Converts the spectrograms before and after to audio, as far as the clip reaches; None for a model of images alone.
@@ -97,7 +104,7 @@ class Inpainter:
         """
         if "audio" not in found.panels:
             return None
-        (mean, std), panels = self.config.data.normalisation, found.panels["audio"]
+        (mean, std), panels = found.scale, found.panels["audio"]
         before, after = (
             mel_to_waveform(panel[0, :, : found.frames, 0].T.astype(np.float64) * std + mean)
             for panel in (panels.original, panels.reconstructed)

@@ -38,15 +38,15 @@ class MaskedPass:
             for own, (modality, values) in zip(keys, inputs.items(), strict=True)
         }
 
-    def __call__(self, model: Any, batch: Arrays, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """Runs the masked pass on a batch; the key decides the masks.
+    def __call__(self, model: Any, batch: Arrays, key: jax.Array, drop_key: jax.Array | None = None) -> tuple[Any, dict[str, jax.Array]]:
+        """Runs the masked pass on a batch; `key` decides the masks, and `drop_key` in training which blocks are skipped.
 
         Returns:
           The model's result (with .predictions and .masks by modality) and its inputs, as frontend.model_inputs computes them.
         """
         given, wanted = model_inputs(batch, self.config), kind_of(self.config.model).inputs(self.config.model)
         inputs = {modality: given[modality] for modality in wanted}
-        return model(inputs, self.noise(inputs, key)), inputs
+        return model(inputs, self.noise(inputs, key), drop_key), inputs
 
 
 def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str, Panels]:

@@ -6,6 +6,7 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L t
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
@@ -50,19 +51,20 @@ class CAVMAE(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, MODALITIES, rngs=rngs)
 
-    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]]) -> Pretraining:
+    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]], key: jax.Array | None = None) -> Pretraining:
         """Runs the masked pretraining pass.
 
         Args:
           inputs: "audio" -> normalised log-mel, float[B, T, M]; "image" -> normalised image, float[B, H, W, 3].
           noise: "audio" and "image" -> float[B, L]; the patches with the smallest values are kept (models/masking.py draws such noise).
+          key: of drop-path in training; None: evaluation.
         """
         ratios = {"audio": self.audio_mask_ratio, "image": self.image_mask_ratio}
         masks = {modality: mask_from_noise(noise[modality], ratio) for modality, ratio in ratios.items()}
         encoder = self.encoder
-        tokens = encoder.separate(inputs, masks)
-        latent = encoder.joint(tokens)
-        contrast = {modality: encoder.joint(tokens, modality, unchained=self.unchained_contrastive) for modality in MODALITIES}
+        tokens = encoder.separate(inputs, masks, key)
+        latent = encoder.joint(tokens, key=key)
+        contrast = {modality: encoder.joint(tokens, modality, unchained=self.unchained_contrastive, key=key) for modality in MODALITIES}
         return Pretraining(
             latent=latent,
             predictions=self.decoder(latent, masks),

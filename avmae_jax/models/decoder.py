@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.layers import MAIN, Block, Position, linear, stream_norms, token_init
+from avmae_jax.models.layers import MAIN, Block, Position, linear, run_blocks, stream_norms, token_init
 from avmae_jax.models.masking import Mask, restore
 from avmae_jax.models.patches import sincos_positions
 from avmae_jax.models.tokens import PATCHES, Tokens, name_of, through
@@ -67,9 +67,7 @@ class Decoder(nnx.Module):
             tokens[name] = end.fill(tokens[name], masks[modality], self.mask_token[...])
 
         def run(sequence: Array) -> Array:
-            for block in self.blocks:
-                sequence = block(sequence)
-            return self.norm[MAIN](sequence)
+            return self.norm[MAIN](run_blocks(self.blocks, sequence))
 
         tokens = through(run, tokens)
         return {modality: end.head(tokens[name_of(modality, PATCHES)]).astype(jnp.float32) for modality, end in self.ends.items()}

@@ -18,7 +18,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.layers import ALL_STREAMS, MAIN, Block, Position, linear, stream_norms, token_init
+from avmae_jax.models.layers import (
+    ALL_STREAMS,
+    MAIN,
+    Block,
+    Position,
+    branch_key,
+    drop_rate,
+    linear,
+    run_blocks,
+    stream_norms,
+    token_init,
+)
 from avmae_jax.models.masking import Mask, keep
 from avmae_jax.models.patches import as_image, grid_of, patchify, sincos_positions
 from avmae_jax.models.pooling import pool, unit_length
@@ -64,7 +75,9 @@ class Tower(nnx.Module):
         self.positions = Position(jnp.asarray(sincos_positions(grid_of(height, length, config.patch, stride), width)))
         self.modality = nnx.Param(token_init(rngs.params(), (width,))) if shared else None
         self.prefix = nnx.Param(token_init(rngs.params(), (prefix, width))) if prefix else None
-        self.blocks = nnx.List(Block(config, width, config.shape.heads, rngs=rngs) for _ in range(depth))
+        self.blocks = nnx.List(
+            Block(config, width, config.shape.heads, drop=drop_rate(config, number), rngs=rngs) for number in range(depth)
+        )
 
     def embed(self, inputs: Float[Array, "B T M"] | Float[Array, "B H W 3"], mask: Mask | None = None) -> Tokens:
         """Turns patches into tokens; hidden patches are dropped before anything is computed on them.
@@ -96,15 +109,9 @@ class Tower(nnx.Module):
         prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))
         return {name_of(self.name, GLOBAL): prefix, **embedded}
 
-    def separate(self, tokens: Tokens) -> Tokens:
-        """Runs the modality's own blocks on its segments."""
-
-        def run(sequence: Array) -> Array:
-            for block in self.blocks:
-                sequence = block(sequence)
-            return sequence
-
-        return through(run, tokens)
+    def separate(self, tokens: Tokens, key: jax.Array | None = None) -> Tokens:
+        """Runs the modality's own blocks on its segments; `key` is that of drop-path in training."""
+        return through(lambda sequence: run_blocks(self.blocks, sequence, key=key), tokens)
 
 
 class Encoder(nnx.Module):
@@ -115,15 +122,19 @@ class Encoder(nnx.Module):
         separate = shape.depth - config.joint_depth
         self.audio = Tower(config, "audio", depth=separate, shared=True, rngs=rngs)
         self.image = Tower(config, "image", depth=separate, shared=True, rngs=rngs)
-        self.blocks = nnx.List(Block(config, shape.width, shape.heads, streams=ALL_STREAMS, rngs=rngs) for _ in range(config.joint_depth))
+        self.blocks = nnx.List(
+            Block(config, shape.width, shape.heads, streams=ALL_STREAMS, drop=drop_rate(config, separate + number), rngs=rngs)
+            for number in range(config.joint_depth)
+        )
         self.norm = stream_norms(shape.width, ALL_STREAMS, config.norm_eps, rngs)
 
-    def separate(self, inputs: Inputs, masks: Mapping[str, Mask] | None = None) -> Tokens:
+    def separate(self, inputs: Inputs, masks: Mapping[str, Mask] | None = None, key: jax.Array | None = None) -> Tokens:
         """Runs each given modality through its own tower, audio first.
 
         Args:
           inputs: "audio" -> float[B, T, M] and "image" -> float[B, H, W, 3], both normalised; either may be missing.
           masks: which patches of each to keep; None keeps all.
+          key: of drop-path in training; None: evaluation.
 
         Returns:
           The segments of all given modalities, before the joint blocks.
@@ -137,26 +148,27 @@ class Encoder(nnx.Module):
         tokens: Tokens = {}
         for modality in filter(inputs.__contains__, towers):
             tower = towers[modality]
-            tokens |= tower.separate(tower.embed(inputs[modality], masks[modality] if masks else None))
+            embedded = tower.embed(inputs[modality], masks[modality] if masks else None)
+            tokens |= tower.separate(embedded, branch_key(key, ALL_STREAMS.index(modality)))
         return tokens
 
-    def joint(self, tokens: Tokens, stream: str = MAIN, *, unchained: bool = False) -> Tokens:
+    def joint(self, tokens: Tokens, stream: str = MAIN, *, unchained: bool = False, key: jax.Array | None = None) -> Tokens:
         """Runs the joint blocks and the final norm of a stream.
 
         Args:
           tokens: of separate; the streams "audio" and "image" take that modality's segments alone.
           stream: whose norms are used: "main", "audio" or "image".
           unchained: give every block the unchanged input, so that only the last one counts; the original's contrastive pass does this.
+          key: of drop-path in training; None: evaluation.
 
         Returns:
           float32 segments.
         """
         blocks = list(self.blocks)[-1:] if unchained else self.blocks
+        own = branch_key(key, len(ALL_STREAMS) + ALL_STREAMS.index(stream))
 
         def run(sequence: Array) -> Array:
-            for block in blocks:
-                sequence = block(sequence, stream)
-            return self.norm[stream](sequence)
+            return self.norm[stream](run_blocks(blocks, sequence, stream, own))
 
         return through(run, tokens if stream == MAIN else of_modality(tokens, stream))
 

@@ -104,6 +104,32 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
+def branch_key(key: jax.Array | None, number: int) -> jax.Array | None:
+    """Derives the key of one part of a pass in training; None, which means evaluation, stays None."""
+    return None if key is None else jax.random.fold_in(key, number)
+
+
+def drop_path(branch: Float[Array, "B L D"], rate: float, key: jax.Array | None) -> Float[Array, "B L D"]:
+    """Leaves a residual branch out for a share of the examples, and scales it up for the others: Huang et al., arXiv 1603.09382.
+
+    Args:
+      branch: what a block would add to its tokens.
+      rate: the share, in [0, 1]; 0 returns the branch as it is.
+      key: decides which examples; None: evaluation, which leaves nothing out.
+    """
+    if key is None or not rate:
+        return branch
+    kept = jax.random.bernoulli(key, 1 - rate, (len(branch), 1, 1))
+    return jnp.where(kept, branch / max(1 - rate, 1e-6), 0)
+
+
+def dropout(values: Float[Array, "*shape"], rate: float, key: jax.Array | None) -> Float[Array, "*shape"]:
+    """Sets a share of the values to 0 and scales the others up; with the rate 0 or without a key it returns them as they are."""
+    if key is None or not rate:
+        return values
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, values.shape), values / max(1 - rate, 1e-6), 0)
+
+
 class Attention(nnx.Module):
     """Computes multi-head self-attention with one fused projection."""
 
@@ -132,21 +158,40 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Implements a pre-norm transformer block."""
+    """Implements a pre-norm transformer block; in training each of its two branches is left out for a share `drop` of the examples."""
 
-    def __init__(self, config: ModelConfig, width: int, heads: int, *, streams: Sequence[str] = (MAIN,), rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, width: int, heads: int, *, streams: Sequence[str] = (MAIN,), drop: float = 0.0, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
-        self.remat = config.remat
+        self.remat, self.drop = config.remat, drop
         self.norm1 = stream_norms(width, streams, config.norm_eps, rngs)
         self.attn = Attention(width, heads, dtype, rngs=rngs)
         self.norm2 = stream_norms(width, streams, config.norm_eps, rngs)
         self.mlp = Mlp(width, int(width * config.mlp_ratio), dtype, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "B L D"], stream: str = MAIN) -> Float[Array, "B L D"]:
-        """Runs the block with the norms of one stream; with `model.remat` the backward pass recomputes its inside."""
-        run = nnx.remat(Block._run, static_argnums=2) if self.remat else Block._run
-        return run(self, tokens, stream)
+    def __call__(self, tokens: Float[Array, "B L D"], stream: str = MAIN, key: jax.Array | None = None) -> Float[Array, "B L D"]:
+        """Runs the block with the norms of one stream; with `model.remat` the backward pass recomputes its inside.
 
-    def _run(self, tokens: jax.Array, stream: str) -> jax.Array:
-        tokens = tokens + self.attn(self.norm1[stream](tokens))
-        return tokens + self.mlp(self.norm2[stream](tokens))
+        Args:
+          tokens: of the stream.
+          stream: whose norms are used.
+          key: decides in training which examples skip a branch; None: evaluation.
+        """
+        run = nnx.remat(Block._run, static_argnums=2) if self.remat else Block._run
+        return run(self, tokens, stream, key)
+
+    def _run(self, tokens: jax.Array, stream: str, key: jax.Array | None) -> jax.Array:
+        first, second = (branch_key(key, number) if self.drop else None for number in range(2))
+        tokens = tokens + drop_path(self.attn(self.norm1[stream](tokens)), self.drop, first)
+        return tokens + drop_path(self.mlp(self.norm2[stream](tokens)), self.drop, second)
+
+
+def drop_rate(config: ModelConfig, block: int) -> float:
+    """Returns the rate of drop-path of an encoder block, counted from 0 over separate and joint ones: it rises evenly to the config's."""
+    return config.drop_path * (block + 1) / config.shape.depth
+
+
+def run_blocks(blocks: Sequence[Block], tokens: Float[Array, "B L D"], stream: str = MAIN, key: jax.Array | None = None) -> jax.Array:
+    """Runs a stack of blocks on one sequence; each block has a key of its own in training."""
+    for number, block in enumerate(blocks):
+        tokens = block(tokens, stream, branch_key(key, number))
+    return tokens

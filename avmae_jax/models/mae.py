@@ -7,6 +7,7 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L t
 
 from collections.abc import Mapping
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -39,16 +40,17 @@ class MAE(nnx.Module):
         self.norm = stream_norms(config.shape.width, (MAIN,), config.norm_eps, rngs)
         self.decoder = Decoder(config, (config.modality,), rngs=rngs)
 
-    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]]) -> Reconstruction:
+    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]], key: jax.Array | None = None) -> Reconstruction:
         """Runs the masked pass.
 
         Args:
           inputs: the modality -> normalised log-mel float[B, T, M], or normalised image float[B, H, W, 3].
           noise: the modality -> float[B, L]; the patches with the smallest values are kept.
+          key: of drop-path in training; None: evaluation.
         """
         masks = {self.modality: mask_from_noise(noise[self.modality], self.mask_ratio)}
         tokens = self.tower.embed(inputs[self.modality], masks[self.modality])
-        latent = through(self.norm[MAIN], self.tower.separate(tokens))
+        latent = through(self.norm[MAIN], self.tower.separate(tokens, key))
         return Reconstruction(latent, self.decoder(latent, masks), masks)
 
     def features(self, inputs: Inputs) -> Tokens:

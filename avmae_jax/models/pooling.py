@@ -3,6 +3,7 @@
 Axis letters: B batch, L tokens, D width.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -28,6 +29,20 @@ def pool(tokens: Tokens, how: Pooling = "mean") -> Float32[Array, "B D"]:
     if not counted:
         raise ValueError(f"pooling {how!r} finds none of its tokens among {', '.join(tokens)}; give them or choose the other pooling")
     return join(counted).mean(axis=1, dtype=jnp.float32)
+
+
+def attention_weights(sequence: Float32[Array, "B L D"], query: Float32[Array, " D"]) -> Float32[Array, "B L"]:
+    """Computes how much each token counts for one learned query: the softmax over the tokens of their products with it."""
+    return jax.nn.softmax(jnp.einsum("bld,d->bl", sequence, query) / math.sqrt(sequence.shape[-1]), axis=-1)
+
+
+def deviation_summands(sequence: Float32[Array, "B L D"]) -> Float32[Array, "B L D"]:
+    """Computes what each token adds to the standard deviation over the tokens: its squared distance from their mean over L times it.
+
+    Over no distance at all the deviation is 0.001, so that it has a gradient there.
+    """
+    squares = jnp.square(sequence - sequence.mean(axis=1, keepdims=True)) + 1e-6
+    return squares / (jnp.sqrt(squares.mean(axis=1, keepdims=True)) * sequence.shape[1])
 
 
 def unit_length(rows: Float[Array, "*leading D"]) -> Float32[Array, "*leading D"]:

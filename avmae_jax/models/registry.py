@@ -20,6 +20,8 @@ from avmae_jax.models.layers import Stage
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.modes import MODES, Mode, find_mode
 
+_HEAD = ("head_pool", "head_dropout")  # fields that say how a classifier's head works
+
 Model = CAVMAE | CAVMAEClassifier | MAE | AST
 
 
@@ -36,6 +38,7 @@ class Kind:
     vectors: tuple[str, ...] = ()  # kinds of vector that its `embed` computes of a clip
     modes: tuple[Mode, ...] = ()  # ways in which a classifier can be applied
     tuned_as: str = ""  # the kind that fine-tuning turns a pretraining model into; "": none
+    head: tuple[str, ...] = ()  # fields of ModelConfig about a classifier's head that it has
     stride: int | None = None  # pixels between patches where they overlap
 
 
@@ -59,6 +62,7 @@ KINDS: Mapping[str, Kind] = {
         names="cavmae",
         vectors=VECTORS,
         modes=MODES,
+        head=_HEAD,
     ),
     "mae": Kind(
         title="masked autoencoder of one modality",
@@ -76,6 +80,7 @@ KINDS: Mapping[str, Kind] = {
         task="classification",
         names="vit",
         modes=(ast.AUDIO,),
+        head=("head_dropout",),
         stride=ast.STRIDE,
     ),
 }
@@ -108,6 +113,9 @@ def build(config: ModelConfig, classes: int = 0, *, rngs: nnx.Rngs) -> Model:
       rngs: `nnx.Rngs(seed)`.
 
     Raises:
-      ValueError: if there is no such kind, or the sizes don't fit each other.
+      ValueError: if there is no such kind, the sizes don't fit each other, or the kind has no head to which a field could apply.
     """
-    return kind_of(config).build(config, classes, rngs=rngs)
+    spec = kind_of(config)
+    for name in _HEAD:
+        config.require(name, name in spec.head or getattr(config, name) == getattr(ModelConfig, name), f"a {spec.title} has no such option")
+    return spec.build(config, classes, rngs=rngs)

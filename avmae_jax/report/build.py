@@ -98,6 +98,8 @@ def _results(run: RunFolder) -> str:
         parts.append(missing(f"{words(warning)}."))
     if averaged := group(run.summary, "averaged"):
         parts.append(paragraph("The mean of the weights of several epochs (tune.average_first and average_last):") + _numbers(averaged))
+    if ema := group(run.summary, "ema"):
+        parts.append(paragraph("The moving average of the weights (train.ema):") + _numbers(ema))
     if (found := group(run.summary, "retrieval")) and not run.retrieval:
         parts.append(summarised_retrieval(found))
     return "".join(parts)
@@ -140,7 +142,7 @@ def _configuration(run: RunFolder) -> str:
         for name, value in own.items()
         if name not in defaults or defaults[name] != value
     ]
-    text = paragraph(f"{len(changed)} of {len(own)} fields differ from the defaults of avmae_jax/config.py.")
+    text = paragraph(f"{len(changed)} of {len(own)} fields differ from the defaults of avmae_jax/config.")
     rows = ([name, _shown(value), _shown(default)] for name, value, default in changed)
     everything = json.dumps(run.config, indent=1, ensure_ascii=False)
     return text + table(("field", "this run", "default"), rows) + folded("the whole config.json", preformatted(everything))

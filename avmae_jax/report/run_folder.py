@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.plots import curves
 from avmae_jax.train.logbook import METRICS_FILE
-from avmae_jax.train.snapshots import AVERAGED
+from avmae_jax.train.snapshots import MEANS
 
 EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
 
@@ -32,13 +32,13 @@ class RunFolder:
             reason = "; ".join(self.damaged) or f"{note} has no model, data or train"
             raise ValueError(f"{reason}: it is no config of a run, which writes this file when it starts")
         self.summary = self._read(folder / "summary.json")
-        averaged = folder / AVERAGED
-        self.recommended = averaged if steps_of(averaged) else folder  # the weights that a classifier's user should take
+        means = (folder / name for name in MEANS if steps_of(folder / name))
+        self.recommended = next(means, folder)  # the weights that a classifier's user should take
         self.evaluation = self._read(self.recommended / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
         self.meta = newest_meta(folder / "checkpoints") or {}
-        weights = averaged if self.recommended == averaged else folder / "checkpoints"
+        weights = folder / "checkpoints" if self.recommended == folder else self.recommended
         self.step = next((step for step, _ in steps_of(weights)), None)  # of the recommended weights
         self.is_classifier = bool(self.meta.get("label_names")) or any("map" in row for row in self.rows)
 

@@ -77,7 +77,7 @@ class FinetuningTask(Task):
         if self.mode.given == "both" and self.config.tune.swap_pictures:
             inputs["image"] = swap(inputs["image"], self.config.tune.swap_pictures, context.key)
         cross_entropy = optax.sigmoid_binary_cross_entropy if self.config.tune.loss == "bce" else optax.softmax_cross_entropy
-        logits = model.each(inputs, self._weights)
+        logits = model.each(inputs, self._weights, context.drop_key)
         return {self._loss_name(mode): cross_entropy(own, batch["targets"]).mean() for mode, own in logits.items()}, {}
 
     def trainable(self) -> Any:
@@ -96,7 +96,7 @@ class FinetuningTask(Task):
 
     def optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """Returns the optimizer of pretraining, with a rate of its own for the head."""
-        return optim.adam(self.config.optim, schedule, head_ratio=self.config.tune.head_lr_ratio)
+        return optim.adam(self.config.optim, schedule, head_ratio=self.config.tune.head_lr_ratio, layers=optim.Layers.of(self.config.model))
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Computes the loss, "map", "classes" (the number of classes averaged in it), and "accuracy" where each clip has one class.

@@ -76,7 +76,7 @@ class Trainer:
         seed = config.train.seed  # a restored key takes the place of the one made here; device_put can't give a key to several processes
         self.key = jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
-        schedule = task.schedule(self.epochs.steps)
+        schedule = task.schedule(self.epochs.steps, self.total_steps)
         optimizer = task.optimizer(schedule)
         params, frozen = (jax.device_put(tree, sharding.shardings(tree, self.mesh)) for tree in (params, frozen))
         opt_state, extra = (sharding.initialise(make, params, self.mesh) for make in (optimizer.init, task.init_extra))
@@ -102,6 +102,17 @@ class Trainer:
     def params(self) -> Any:
         """Returns all current parameters, trained or not."""
         return nnx.merge_state(self.state.params, self.state.frozen)
+
+    @property
+    def averaged_model(self) -> Any:
+        """Returns the model with the averaged weights of train.ema; None without them."""
+        state = self._averaged
+        return nnx.merge(self.graph, state.params, state.frozen) if state else None
+
+    @property
+    def _averaged(self) -> State | None:
+        """Returns the state with the averaged weights in place of the current ones; None without them."""
+        return self.state._replace(params=self.state.extra["ema"]) if "ema" in self.state.extra else None
 
     def run(self, reporter: Reporter | None = None, on_restored: Callable[[], None] = lambda: None) -> bool:
         """Restores the newest checkpoint, if there is one, and trains until the last step; SIGTERM and Ctrl-C save and return earlier.
@@ -166,10 +177,10 @@ class Trainer:
             if epoch:
                 snapshots.epoch_ended(epoch, self.step, self.params)
             if saves:
-                self._save(checkpoints, logbook)
+                self._save(checkpoints, logbook, snapshots)
         log.settle()
         if stop and checkpoints.newest() != self.step:
-            self._save(checkpoints, logbook)
+            self._save(checkpoints, logbook, snapshots)
         if stop or agreed(bool(stopped()), False)[0]:
             cause = stopped() or "a signal to another process"
             logging.info("stopped by %s after step %d, which is saved; the same command resumes there", cause, self.step)
@@ -187,6 +198,7 @@ class Trainer:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
         if not (held_out := self.evaluate()):
             return
+        held_out |= {f"ema_{name}": value for name, value in self.evaluate_averaged().items()}
         logbook.write(self.step, "eval", {**held_out, **progress})
         shown = ", ".join(f"{name} {held_out[name]:.4g}" for name in sorted(held_out, key="loss".__ne__))  # the loss first
         logging.info("step %d of %d, epoch %.2f, held out: %s", self.step, self.total_steps, progress["epoch"], shown)
@@ -197,11 +209,17 @@ class Trainer:
         """Evaluates the model on the held-out clips, as the task defines it; returns {} without such clips."""
         return self.task.evaluate(self.model, self.mean_losses)
 
-    def mean_losses(self) -> dict[str, float]:
+    def evaluate_averaged(self) -> dict[str, float]:
+        """Evaluates the averaged weights of train.ema in the same way; returns {} without them."""
+        if (state := self._averaged) is None:
+            return {}
+        return self.task.evaluate(self.averaged_model, lambda: self.mean_losses(state))
+
+    def mean_losses(self, state: State | None = None) -> dict[str, float]:
         """Computes the mean losses over the held-out clips, with the same masks every time; {} without such clips.
 
-        Batches are as large as in training, or as the held-out set. Clips left over at its end are not used, since the contrastive loss of
-        a smaller batch can't be compared.
+        The weights are those of `state`, or the current ones. Batches are as large as in training, or as the held-out set. Clips left over
+        at its end are not used, since the contrastive loss of a smaller batch can't be compared.
         """
         if self.test_source is None:
             return {}
@@ -217,7 +235,7 @@ class Trainer:
         batches = eval_batches(self.test_source, config.model, config.data, size, EvalOptions(limit=count * size))
         for index, batch in enumerate(batches):
             share = sharding.put_batch(sharding.host_share(batch), self.mesh)
-            metrics = self._eval_loss(self.state, share, jax.random.key(index))
+            metrics = self._eval_loss(state or self.state, share, jax.random.key(index))
             for name, value in jax.device_get(metrics).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
         return sums
@@ -226,8 +244,10 @@ class Trainer:
         own = {"label_names": list(self.task.label_names), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
         return {"config": dataclasses.asdict(self.config), **own}
 
-    def _save(self, checkpoints: Checkpoints, logbook: Logbook) -> None:
+    def _save(self, checkpoints: Checkpoints, logbook: Logbook, snapshots: Snapshots) -> None:
         logbook.flush()
+        if (averaged := self._averaged) is not None:  # first: a run that is killed in between comes here again
+            snapshots.ema(self.step, nnx.merge_state(averaged.params, averaged.frozen))
         checkpoints.save(
             self.step,
             params=self.params,
@@ -259,7 +279,8 @@ class Trainer:
         )
         if saved["data"]["channels"] is None:  # the run is older than the field
             saved["data"]["channels"] = now["data"]["channels"]
-        require_same_config(saved, now, ignore=_FREE_FIELDS)
+        bound = ("train.epochs", "train.steps") if self.config.optim.schedule == "cosine" else ()  # its rates follow from the run's length
+        require_same_config(saved, now, ignore=tuple(name for name in _FREE_FIELDS if name not in bound))
         if meta["micro_batch"] != self.micro_batch:
             logging.warning(
                 "micro-batches had %d pairs and now have %d, so the contrastive loss has other negatives",

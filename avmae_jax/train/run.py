@@ -7,7 +7,7 @@ How a run starts is decided here, and nowhere else. The order matters:
   3. Its newest checkpoint is looked up. If there is one, steps 5 and 7 leave the run's own files and weights alone.
   4. The data is opened, and the task defined; a classifier's classes are those of the data. Where the config leaves mean, deviation or
      channels of the audio open, they are those of the checkpoint or of the data set.
-  5. Without a checkpoint, best/ and averaged/ of an earlier try are set aside.
+  5. Without a checkpoint, best/, averaged/ and ema/ of an earlier try are set aside.
   6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint (another one would mean other negatives), else what fits in
      memory.
   7. The model is initialised at random and, without a checkpoint, with the weights of `init_from`.
@@ -63,8 +63,8 @@ def pretrain(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      The content of summary.json: "steps", "seconds", "held_out", "retrieval" and, if there are few held-out clips, "warning"; None if the
-      run was stopped by SIGTERM or Ctrl-C.
+      The content of summary.json: "steps", "seconds", "held_out", "retrieval", with train.ema "ema" and, if there are few held-out clips,
+      "warning"; None if the run was stopped by SIGTERM or Ctrl-C.
 
     Raises:
       AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer
@@ -83,8 +83,8 @@ def finetune(config: Config, *, reporter: Reporter | None = None, on_progress: O
       on_progress: is called while the built-in set is generated.
 
     Returns:
-      The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged", and "warning" if there are
-      few held-out clips; None if the run was stopped by SIGTERM or Ctrl-C.
+      The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged" and "ema", and "warning" if
+      there are few held-out clips; None if the run was stopped by SIGTERM or Ctrl-C.
 
     Raises:
       AvmaeError: if data, checkpoints or initial weights can't be used, another process trains in the folder, or the loss is no longer
@@ -119,6 +119,8 @@ def _run(
         if not finished:
             return None
         summary = {"steps": trainer.step, "held_out": trainer.evaluate(), **task.summary(trainer.model)}  # 9
+        if averaged := trainer.evaluate_averaged():
+            summary["ema"] = averaged
         if test is not None and (warning := few_in(test)):
             summary["warning"] = warning
         summary["seconds"] = round(time.monotonic() - begin, 1)

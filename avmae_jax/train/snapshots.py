@@ -1,7 +1,8 @@
-"""Keeps weights of a run beside its checkpoints: the best ones, and the mean over some epochs.
+"""Keeps weights of a run beside its checkpoints: the best ones, and two kinds of mean.
 
     best/       the weights of the evaluation that a task finds best
     averaged/   the plain mean of the weights at the ends of the epochs that config.tune names, as in Gong et al., arXiv 2210.07839
+    ema/        the exponential moving average of train.ema, as of the newest checkpoint, which holds it too
 
 Each is a folder of checkpoints with one step and `params` alone, which avmae_jax.load reads. A run that resumes from an older checkpoint
 repeats steps that these folders already cover; since the result is the same bit for bit, their content stays.
@@ -19,11 +20,12 @@ from jax.experimental import multihost_utils
 
 from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, restore_params, steps_of
 
-BEST, AVERAGED = "best", "averaged"
+BEST, AVERAGED, EMA = "best", "averaged", "ema"
+MEANS = (AVERAGED, EMA)  # folders of averaged weights, those that a classifier's user should take first
 
 
 class Snapshots:
-    """Writes both folders of a run; on several hosts every process calls every method."""
+    """Writes these folders of a run; on several hosts every process calls every method."""
 
     def __init__(self, folder: Path, meta: Callable[[], dict[str, Any]], first_epoch: int = 0, last_epoch: int = 0):
         """Reads the best result so far from an existing folder.
@@ -43,6 +45,10 @@ class Snapshots:
         if self._best is None or measured > self._best:
             self._save(BEST, step, params, {"measured": measured})
             self._best = measured
+
+    def ema(self, step: int, params: Any) -> None:
+        """Keeps the averaged weights of a step that is about to be saved."""
+        self._save(EMA, step, params, {})
 
     def epoch_ended(self, epoch: int, step: int, params: Any) -> None:
         """Adds the weights at the end of an epoch, counted from 1, to the mean if the epoch is one of those averaged.
@@ -79,8 +85,8 @@ class Snapshots:
 
 
 def set_aside(folder: Path) -> None:
-    """Renames both folders of a run without a checkpoint: an earlier try left them, or the run was killed before its first checkpoint."""
-    for name in (BEST, AVERAGED) if jax.process_index() == 0 else ():
+    """Renames these folders of a run without a checkpoint: an earlier try left them, or the run was killed before its first checkpoint."""
+    for name in (BEST, *MEANS) if jax.process_index() == 0 else ():
         if (folder / name).is_dir():
             free = next(path for n in itertools.count(1) if not (path := folder / f"{name}.before-{n}").exists())
             (folder / name).rename(free)

@@ -10,6 +10,8 @@ from flax import nnx
 
 from avmae_jax.train.losses import weighted_sum
 
+_DROP = 0x64726F70  # far from the small numbers by which a step's key is split for the masks
+
 Metrics = dict[str, jax.Array]
 
 
@@ -28,6 +30,12 @@ class Context(NamedTuple):
     key: jax.Array  # of this step and micro-batch
     groups: int  # number of parts into which the mesh cuts the batch
     extra: Any  # State.extra
+    training: bool = False  # whether blocks and values are dropped at random; evaluation never does it
+
+    @property
+    def drop_key(self) -> jax.Array | None:
+        """Returns the key of drop-path and dropout, another than that of the masks; None in evaluation."""
+        return jax.random.fold_in(self.key, _DROP) if self.training else None
 
 
 class Objective(Protocol):
@@ -86,7 +94,7 @@ def make_step(
         step_key = jax.random.fold_in(key, index)
 
         def one(number: Any, part: Any) -> tuple[Any, Metrics]:
-            context = Context(jax.random.fold_in(step_key, number), groups, state.extra)
+            context = Context(jax.random.fold_in(step_key, number), groups, state.extra, training=True)
             (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, state.frozen, part, context)
             return gradients, metrics
 

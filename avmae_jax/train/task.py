@@ -31,14 +31,14 @@ class Task(ABC):
         """Computes the losses of a batch on the device by name, not weighted, and further metrics."""
 
     def init_extra(self, params: Any) -> Any:
-        """Returns the task's own state at the start of a run, such as averaged weights or a teacher; {} if it has none.
+        """Returns the task's own state at the start of a run: the averaged weights under "ema" where train.ema asks for them.
 
-        It is a pytree of jax arrays, and is checkpointed with the run.
+        It is a pytree of jax arrays, and is checkpointed with the run. A task that keeps more, such as a teacher, adds it.
 
         Args:
           params: nnx.State of the trained parameters.
         """
-        return {}
+        return {"ema": params} if self.config.train.ema else {}
 
     def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
         """Computes the task's own state after a step, inside the jitted step.
@@ -48,7 +48,7 @@ class Task(ABC):
           params: the trained parameters after it.
           step: counted from 0.
         """
-        return extra
+        return extra | {"ema": optim.averaged(extra["ema"], params, self.config.train.ema)} if self.config.train.ema else extra
 
     @property
     def needs(self) -> Modality:
@@ -68,13 +68,13 @@ class Task(ABC):
         """Returns the nnx filter of the parameters that training changes."""
         return optim.trainable(self.config.model)
 
-    def schedule(self, steps_per_epoch: float) -> optax.Schedule:
+    def schedule(self, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
         """Returns the learning rate of each step."""
-        return optim.learning_rate(self.config.optim, steps_per_epoch)
+        return optim.learning_rate(self.config.optim, steps_per_epoch, total_steps)
 
     def optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """Returns the optimizer with that learning rate."""
-        return optim.adam(self.config.optim, schedule)
+        return optim.adam(self.config.optim, schedule, layers=optim.Layers.of(self.config.model))
 
     def evaluate(self, model: Any, mean_losses: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Evaluates the model on the held-out clips; by default with `mean_losses`, the loop's means of the losses."""

@@ -52,7 +52,7 @@ _RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "decod
 _RANKS |= {"pos_embed_a": 3, "pos_embed_v": 3}
 _AUDIO_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
 _CLEANUPS = 20  # removals of a folder after a failed save, a tenth of a second apart
-_SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch")
+_SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch", "head_pool")
 
 
 class Weights(NamedTuple):

@@ -5,13 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
-from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Channels, Config, DataConfig, LossConfig, ModelConfig, TuneConfig
+from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Channels, Config, DataConfig, LossConfig, ModelConfig, Normalise, TuneConfig
 from avmae_jax.config_history import older_kind
 from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
 
 _FIELDS = {
-    "data": ("audio_mean", "audio_std", "channels"),
+    "data": ("audio_mean", "audio_std", "channels", "normalise"),
     "loss": ("norm_pix",),
     "tune": ("mode", "loss"),
 }  # fields stored, by their group in Config
@@ -24,6 +24,7 @@ class Notes:
     audio_mean: float = AUDIO_MEAN  # of the log-mel; see DataConfig
     audio_std: float = AUDIO_STD
     channels: str = "first"  # of audio
+    normalise: str = DataConfig.normalise  # the log-mel by those two values, or by each clip's own
     norm_pix: bool = LossConfig.norm_pix  # predictions are of patches normalised one by one
     mode: str = TuneConfig.mode  # in which a classifier was tuned
     loss: str = TuneConfig.loss  # bce: several classes a clip; ce: one
@@ -33,7 +34,7 @@ class Notes:
         """Returns a config of the model with these fields set; its fields about a run have no meaning."""
         return Config(
             model=model,
-            data=DataConfig(audio_mean=self.audio_mean, audio_std=self.audio_std, channels=self.channels),
+            data=DataConfig(audio_mean=self.audio_mean, audio_std=self.audio_std, channels=self.channels, normalise=self.normalise),
             loss=LossConfig(norm_pix=self.norm_pix),
             tune=TuneConfig(mode=self.mode, loss=self.loss),
         )
@@ -104,8 +105,9 @@ def from_meta(meta: Mapping[str, Any], classes: int) -> Notes:
             values[name] = value
     if not (math.isfinite(values["audio_mean"]) and math.isfinite(values["audio_std"]) and values["audio_std"] > 0):
         raise ValueError(f"its config says that data.audio_mean is {values['audio_mean']} and data.audio_std {values['audio_std']}")
-    if values["channels"] not in get_args(Channels):
-        raise ValueError(f"its config says that data.channels is {values['channels'][:40]!r}; it can be {' or '.join(get_args(Channels))}")
+    for name, choices in (("channels", get_args(Channels)), ("normalise", get_args(Normalise))):
+        if values[name] not in choices:
+            raise ValueError(f"its config says that data.{name} is {values[name][:40]!r}; it can be {' or '.join(choices)}")
     TuneConfig(mode=values["mode"], loss=values["loss"]).validate()
     names = meta.get("label_names") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) not in (0, classes):

@@ -39,6 +39,7 @@ _LAYERS = {
 }
 _TENSORS = {
     "mask_token": "decoder.mask_token",
+    "mlp_head.query": "head.query",  # ours: the original's head has no attention
     **{f"pos_embed_{m}": f"encoder.{modality}.positions" for m, modality in _MODALITIES.items()},
     **{f"modality_{m}": f"encoder.{modality}.modality" for m, modality in _MODALITIES.items()},
     **{f"decoder_pos_embed_{m}": f"decoder.ends.{modality}.positions" for m, modality in _MODALITIES.items()},
@@ -204,8 +205,16 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
         mel_bins=mel_bins,
         image_size=math.isqrt(tensors["pos_embed_v"].shape[1]) * patch,
         patch=patch,
+        head_pool=_head_pool(tensors, width),
         **decoder,
     )
+
+
+def _head_pool(tensors: Mapping[str, np.ndarray], width: int) -> str:
+    """Finds what a classifier's head pools: it has a query of its own, or is twice as wide as the tokens."""
+    if "mlp_head.query" in tensors:
+        return "attentive"
+    return "mean_std" if "mlp_head.1.weight" in tensors and tensors["mlp_head.1.weight"].shape[1] == 2 * width else "mean"
 
 
 def published_heads(width: int, kind: str) -> int:

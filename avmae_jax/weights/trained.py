@@ -59,7 +59,7 @@ def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames:
     """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
-      path: a run's folder, its best/ or averaged/, one step of it; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
+      path: a run's folder, its best/, averaged/, ema/ or one step; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.

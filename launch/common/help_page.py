@@ -1,4 +1,4 @@
-"""Writes a program's help: its docstring, its options, and every field of its config with the comment in config.py."""
+"""Writes a program's help: its docstring, its options, and every field of its config with the comment in avmae_jax/config."""
 
 import dataclasses
 import inspect

@@ -272,6 +272,7 @@ def test_a_fingerprint_tells_encoders_apart_and_nothing_else(trained: Trained) -
     assert of(classifier, tuned) == same
     louder = dataclasses.replace(tuned, data=dataclasses.replace(tuned.data, audio_mean=-4.0))
     assert of(classifier, louder) != same
+    assert of(classifier, dataclasses.replace(tuned, data=dataclasses.replace(tuned.data, normalise="clip"))) != same
     norm = classifier.encoder.norm["audio"]
     norm.bias[...] = norm.bias[...].at[0].add(jnp.float32(1e-6))
     assert of(classifier, tuned) != same

@@ -1,5 +1,6 @@
 """Explanations: shares that add up to the logit, cosines that are those of the vectors."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -60,18 +61,19 @@ def test_the_explanation_is_of_the_audio_that_was_predicted(classifier: Trained)
         assert found.row.arrays["samples"] == samples
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("head_pool", ["mean", "mean_std", "attentive"])
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.slow
-def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int) -> None:
+def test_the_shares_and_the_constant_add_up_to_the_logit(seed: int, head_pool: str) -> None:
     rng = np.random.default_rng(seed)
-    head = Head(ODD, 7, rngs=nnx.Rngs(seed))
+    head = Head(dataclasses.replace(ODD, head_pool=head_pool), 7, rngs=nnx.Rngs(seed))
     for _, param in nnx.iter_graph(head):
         if isinstance(param, nnx.Param):
             param[...] = jnp.asarray(rng.standard_normal(param[...].shape), jnp.float32)
     tokens = jnp.asarray(rng.standard_normal((3, 11, ODD.shape.width)) * 4 + 1, jnp.float32)
     labels = jnp.asarray(rng.integers(0, 7, 3), jnp.int32)
     found, constant = shares(head, tokens, labels)
-    logits = head(tokens.mean(axis=1))
+    logits = head(head.pool({"audio.patches": tokens}))
     assert found.shape == (3, 11)
     np.testing.assert_allclose(found.sum(axis=1) + constant, np.asarray(logits)[np.arange(3), labels], rtol=1e-4, atol=1e-4)
     # What is left where no token says anything: the norm's shift and the bias.

@@ -141,3 +141,13 @@ def test_no_two_clips_share_a_file() -> None:
     assert file_names(["x", "X", "x", "x_2", "y"]) == ["x", "X_2", "x_3", "x_2_2", "y"]
     assert file_names(["../../etc/a b", ".hidden", "", "日"]) == ["_.._etc_a_b", "hidden", "clip", "_"]
     assert all(len(name) <= 90 and Path(name).name == name for name in file_names(["long" * 100] * 3))
+
+
+def test_a_clip_normalised_by_its_own_numbers_sounds_as_loud_as_it_is(inpaint: Inpainter) -> None:
+    own = trained(inpaint.model)
+    own = dataclasses.replace(own, config=dataclasses.replace(own.config, data=dataclasses.replace(own.config.data, normalise="clip")))
+    sounds, expected = (found.waveforms(found(CLIP, seed=0)) for found in (Inpainter(own), inpaint))
+    assert sounds is not None
+    assert expected is not None
+    before, after = (found.original / np.abs(found.original).max() for found in (sounds, expected))
+    np.testing.assert_allclose(before, after, atol=1e-2)

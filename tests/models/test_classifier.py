@@ -11,6 +11,7 @@ from flax import nnx
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.modes import MODES, MULTIMODAL, Mode, find_mode
+from avmae_jax.models.pooling import deviation_summands
 from avmae_jax.models.tokens import join
 
 pytestmark = pytest.mark.usefixtures("unpolished")
@@ -85,3 +86,59 @@ def test_a_missing_input_is_named(model: CAVMAEClassifier, inputs: dict[str, jax
 def test_one_modality_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.modality.*audio.*cavmae_classifier"):
         CAVMAEClassifier(dataclasses.replace(CONFIG, modality="audio"), 5, rngs=nnx.Rngs(0))
+
+
+POOLS = ("mean", "mean_std", "attentive")
+
+
+def pooling(head_pool: str, **settings: float) -> CAVMAEClassifier:
+    """Makes a classifier whose query, if it has one, isn't 0."""
+    model = CAVMAEClassifier(dataclasses.replace(CONFIG, head_pool=head_pool, **settings), 5, rngs=nnx.Rngs(0))
+    if model.head.query is not None:
+        model.head.query[...] = jnp.asarray(np.random.default_rng(3).standard_normal(16) * 3, jnp.float32)
+    return model
+
+
+@pytest.mark.parametrize("head_pool", POOLS)
+@all_modes
+@pytest.mark.slow
+def test_the_head_is_given_what_the_config_says_in_every_mode(head_pool: str, inputs: dict[str, jax.Array], mode: Mode) -> None:
+    model = pooling(head_pool)
+    tokens = np.asarray(join(model.final(model.separate({name: inputs[name] for name in mode.inputs}), mode)), np.float64)
+    if head_pool == "mean":
+        expected = tokens.mean(axis=1)
+    elif head_pool == "mean_std":
+        expected = np.concatenate([tokens.mean(axis=1), tokens.std(axis=1)], axis=-1)
+    else:
+        assert model.head.query is not None
+        weights = np.exp(tokens @ np.asarray(model.head.query[...], np.float64) / 4)
+        expected = (tokens * (weights / weights.sum(axis=1, keepdims=True))[..., None]).sum(axis=1)
+    found = nnx.jit(lambda model, inputs: model.head.pool(model.final(model.separate(inputs), mode)))
+    np.testing.assert_allclose(found(model, {name: inputs[name] for name in mode.inputs}), expected, atol=1e-4)
+    logits = _logits(model, inputs, mode)
+    assert logits.shape == (3, 5)
+    np.testing.assert_allclose(logits, model.head(jnp.asarray(expected, jnp.float32)), atol=1e-3)
+
+
+def test_attention_begins_as_the_mean(inputs: dict[str, jax.Array]) -> None:
+    attentive, mean = (CAVMAEClassifier(dataclasses.replace(CONFIG, head_pool=pool), 5, rngs=nnx.Rngs(0)) for pool in ("attentive", "mean"))
+    np.testing.assert_allclose(_logits(attentive, inputs, MULTIMODAL), _logits(mean, inputs, MULTIMODAL), atol=1e-5)
+
+
+def test_equal_tokens_have_a_deviation_with_a_gradient() -> None:
+    gradient = jax.grad(lambda tokens: deviation_summands(tokens).sum())(jnp.ones((2, 5, 3)))
+    np.testing.assert_allclose(deviation_summands(jnp.ones((2, 5, 3))).sum(axis=1), 1e-3, rtol=1e-3)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("settings", [{"drop_path": 0.5}, {"head_dropout": 0.5}])
+@pytest.mark.slow
+def test_dropping_follows_its_key_and_is_off_in_evaluation(settings: dict[str, float], inputs: dict[str, jax.Array]) -> None:
+    model, plain = pooling("mean", **settings), pooling("mean")
+    each = nnx.jit(lambda model, key: list(model.each(inputs, MODES, key).values()))
+    first, again, other = (each(model, jax.random.key(seed)) for seed in (0, 0, 1))
+    for number, mode in enumerate(MODES):
+        np.testing.assert_array_equal(first[number], again[number])
+        assert (first[number] != other[number]).any()
+        np.testing.assert_array_equal(_logits(model, inputs, mode), _logits(plain, inputs, mode))
+        np.testing.assert_array_equal(each(plain, jax.random.key(0))[number], each(plain, None)[number])

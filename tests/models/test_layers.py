@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.layers import ALL_STREAMS, Attention, Block, Mlp, layer_norm
+from avmae_jax.models.layers import ALL_STREAMS, Attention, Block, Mlp, drop_path, drop_rate, layer_norm
 from avmae_jax.trees import flatten
 
 WIDTH, HEADS, LENGTH = 16, 4, 5
@@ -192,3 +192,41 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters() -> None:
     reference = np.asarray(_run(exact, _tokens()))
     error = np.abs(np.asarray(out, np.float32) - reference).max() / np.abs(reference).max()
     assert 0 < error < 0.03
+
+
+def test_drop_path_at_0_and_in_evaluation_is_the_block_without_it() -> None:
+    plain, dropping = _fresh(), Block(ModelConfig(), WIDTH, HEADS, drop=0.9, rngs=nnx.Rngs(0))
+    key, expected = jax.random.key(0), plain(_tokens())
+    np.testing.assert_array_equal(plain(_tokens(), "main", key), expected)
+    np.testing.assert_array_equal(dropping(_tokens()), expected)
+    assert (dropping(_tokens(), "main", key) != expected).any()
+
+
+def test_drop_path_at_1_skips_the_block() -> None:
+    block = Block(ModelConfig(), WIDTH, HEADS, drop=1.0, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(block(_tokens(), "main", jax.random.key(0)), _tokens())
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_drop_path_leaves_whole_branches_out_by_its_key(remat: bool) -> None:
+    block = Block(ModelConfig(remat=remat), WIDTH, HEADS, drop=0.5, rngs=nnx.Rngs(0))
+    run = nnx.jit(lambda block, tokens, key: block(tokens, "main", key))
+    tokens = jnp.tile(_tokens()[:1], (200, 1, 1))
+    found = np.asarray(run(block, tokens, jax.random.key(1)))
+    np.testing.assert_array_equal(found, run(block, tokens, jax.random.key(1)))
+    assert (found != run(block, tokens, jax.random.key(2))).any()
+    kinds = np.unique(found.round(4).reshape(200, -1), axis=0, return_counts=True)[1]
+    assert len(kinds) == 4  # neither branch, one of the two, or both
+    assert kinds.min() > 25
+
+
+def test_drop_path_keeps_the_mean_of_a_branch() -> None:
+    branch = jnp.ones((4000, 1, 1))
+    found = np.asarray(drop_path(branch, 0.2, jax.random.key(0)))
+    assert set(np.unique(found)) == {np.float32(0.0), np.float32(1.25)}
+    assert found.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_drop_path_rises_with_depth_to_the_configs_rate() -> None:
+    config = ModelConfig(depth=4, drop_path=0.4)
+    assert [drop_rate(config, block) for block in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
+from avmae_jax.errors import ConfigError
 from avmae_jax.models import registry
 from avmae_jax.models.ast import AST
 from avmae_jax.models.layers import Block, Stage
@@ -77,9 +78,9 @@ def test_stages_are_the_blocks_and_tokens_of_a_real_pass(config: ModelConfig, mo
     seen: Counter[tuple[int, int]] = Counter()
     run = Block._run
 
-    def count(block: Block, tokens: jax.Array, stream: str) -> jax.Array:
+    def count(block: Block, tokens: jax.Array, stream: str, key: jax.Array | None) -> jax.Array:
         seen[tokens.shape[1], tokens.shape[2]] += 1
-        return run(block, tokens, stream)
+        return run(block, tokens, stream, key)
 
     monkeypatch.setattr(Block, "_run", count)
     _run(config, mode)
@@ -134,3 +135,13 @@ def test_a_new_row_is_enough_for_a_new_kind(monkeypatch: pytest.MonkeyPatch) -> 
     assert _run(config, None).shape == (2, CLASSES)
     with pytest.raises(ValueError, match="ast_plain"):
         registry.kind_of(_config("ast_plan", "audio"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("cavmae", {"head_pool": "attentive"}), ("cavmae", {"head_dropout": 0.1}), ("ast", {"head_pool": "mean_std"})],
+)
+def test_an_option_of_a_head_that_a_kind_lacks_is_refused(kind: str, changes: dict[str, Any]) -> None:
+    config = ModelConfig(kind=kind, modality="audio" if kind == "ast" else "both", **changes)
+    with pytest.raises(ConfigError, match=rf"model\.{next(iter(changes))} is .*{next(iter(changes.values()))}"):
+        registry.build(config, 3, rngs=nnx.Rngs(0))

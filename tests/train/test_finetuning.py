@@ -20,6 +20,7 @@ from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
 from avmae_jax.data.batches import example
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.sources import open_source
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
@@ -27,6 +28,8 @@ from avmae_jax.errors import DatasetError
 from avmae_jax.inference.forward import Classify, probabilities
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.modes import MULTIMODAL, Mode, find_mode
+from avmae_jax.report.build import report
+from avmae_jax.report.run_folder import RunFolder
 from avmae_jax.train import optim
 from avmae_jax.train.finetuning import FinetuningTask, swap
 from avmae_jax.train.losses import weighted_sum
@@ -294,3 +297,56 @@ def test_clips_without_classes_are_refused(tmp_path: Path) -> None:
     write_tones(tmp_path, 8, 1, label_names=())
     with pytest.raises(DatasetError, match="labels"):
         finetune(small_run(tmp_path))
+
+
+TUNERS = {
+    "optim__kind": "adamw", "optim__weight_decay": 0.05, "optim__schedule": "cosine", "optim__warmup_steps": 4, "optim__clip_norm": 1.0,
+    "optim__layer_decay": 0.8, "model__drop_path": 0.1, "model__head_dropout": 0.1, "train__ema": 0.9, "data__normalise": "clip",
+    "augment__gain": 3.0, "augment__noise_floor": 30.0, "augment__brightness": 0.2, "augment__cutout": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("unpolished")
+@pytest.mark.parametrize("head_pool", ["mean_std", "attentive"])
+@pytest.mark.slow
+def test_a_classifier_is_tuned_with_everything_on_and_its_average_is_a_model(tmp_path: Path, head_pool: str) -> None:
+    write_tones(tmp_path, 32, 8)
+    changes = {"tune__average_first": 0, "tune__average_last": 0, "train__epochs": 10, "train__checkpoint_every": 20}
+    config = small_run(tmp_path, optim__learning_rate=0.003, model__head_pool=head_pool, **changes, **TUNERS)
+    summary = finetune(config)
+    assert summary is not None
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    averaged = load_trained(tmp_path / "run/ema")
+    assert (averaged.config.model.head_pool, averaged.config.data.normalise, averaged.step) == (head_pool, "clip", 40)
+    tuning = FinetuningTask(config, open_source(config.data, "test", "both"), ["low", "high"], tmp_path)
+    assert tuning.evaluate(averaged.module, dict) == summary["ema"] != summary["held_out"]
+    assert RunFolder(tmp_path / "run").recommended == tmp_path / "run/ema"
+    assert "(train.ema)" in report(tmp_path / "run")
+
+
+@pytest.mark.parametrize("settings", [{"drop_path": 0.5}, {"head_dropout": 0.5}])
+@pytest.mark.slow
+def test_dropping_changes_the_loss_of_training_alone(settings: dict[str, float]) -> None:
+    config = Config(model=dataclasses.replace(TINY, **settings))
+    tuning, model = FinetuningTask(config, None, "abc", Path("unused")), CAVMAEClassifier(config.model, 3, rngs=nnx.Rngs(0))
+    plain = CAVMAEClassifier(TINY, 3, rngs=nnx.Rngs(0))
+
+    def loss(model: Any, seed: int, training: bool) -> float:
+        losses, _ = tuning.losses(model, batch(), Context(jax.random.key(seed), 1, {}, training))
+        return float(losses["loss"])
+
+    expected = loss(plain, 0, False)
+    assert loss(plain, 0, True) == loss(model, 0, False) == loss(model, 1, False) == expected
+    assert loss(model, 0, True) == loss(model, 0, True)
+    assert len({loss(model, 0, True), loss(model, 1, True), expected}) == 3
+
+
+@pytest.mark.slow
+def test_an_ast_is_tuned_with_drop_path_and_dropout(tmp_path: Path) -> None:
+    write_tones(tmp_path, 8, 2, make=make_heard)
+    changes = {"model__kind": "ast", "model__modality": "audio", "model__drop_path": 0.2, "model__head_dropout": 0.2, "train__epochs": 1}
+    summary = finetune(small_run(tmp_path, **changes, tune__average_first=0, tune__average_last=0))
+    assert summary is not None
+    assert summary["steps"] == 1

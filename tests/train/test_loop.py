@@ -27,7 +27,7 @@ BAD_CLIP = 7
 class WarmingUp(ColourTask):
     """Has a schedule of its own."""
 
-    def schedule(self, steps_per_epoch: float) -> optax.Schedule:
+    def schedule(self, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
         return optax.linear_schedule(0.0, 0.02, 2 * round(steps_per_epoch))
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from avmae_jax.config import ModelConfig, OptimConfig
 from avmae_jax.models.layers import Position
-from avmae_jax.train.optim import adam, learning_rate, trainable
+from avmae_jax.train.optim import Layers, adam, averaged, learning_rate, trainable
 from avmae_jax.trees import flatten
+from avmae_jax.weights.build import described
 
 STRONG = OptimConfig(learning_rate=0.01, weight_decay=0.1, decay_start=2, decay_every=1)  # so strong that mistakes show
 
@@ -120,6 +121,11 @@ def test_the_rate_is_0_and_not_nan_after_any_number_of_steps() -> None:
 
 def test_the_defaults_are_the_recipes() -> None:
     expected = {
+        "kind": "adam",
+        "clip_norm": 0.0,
+        "layer_decay": 1.0,
+        "warmup_steps": 0,
+        "schedule": "steps",
         "learning_rate": 5e-5,
         "weight_decay": 5e-7,
         "beta1": 0.95,
@@ -155,3 +161,122 @@ def test_positions_are_trained_only_when_learned(learned: bool, expected: set[st
     assert np.all(model.kernel[...] != 1)
     # also not by weight decay
     assert np.all((model.positions[...] != 1) == learned)
+
+
+def _update(config: OptimConfig, params: Any, gradients: Any, **options: Any) -> Any:
+    """Returns the updates of a first step whose rate is 1."""
+    optimizer = adam(config, optax.constant_schedule(1.0), **options)
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+
+def test_adamw_decays_kernels_alone_and_apart_from_the_moments() -> None:
+    params: Any = nnx.state(described(ModelConfig(kind="cavmae_classifier", head_pool="attentive", **SMALL), 3), nnx.Param)
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 3.0), params)
+    found = flatten(_update(OptimConfig(kind="adamw", weight_decay=0.1), params, jax.tree.map(jnp.zeros_like, params)))
+    kernels = {name for name in found if name.endswith(".kernel")}
+    assert {"head.query", "encoder.audio.positions", "encoder.image.modality", "encoder.norm.main.scale"} <= found.keys() - kernels
+    assert {"head.linear.kernel", "encoder.audio.patch_embed.kernel", "encoder.blocks.0.attn.qkv.kernel"} <= kernels
+    for name, update in found.items():
+        np.testing.assert_allclose(update, -0.3 if name in kernels else 0.0, rtol=1e-6, err_msg=name)
+
+
+def test_adamw_is_optaxs() -> None:
+    config, rng = OptimConfig(kind="adamw", weight_decay=0.1), np.random.default_rng(0)
+    params: Any = {"kernel": jnp.asarray(rng.standard_normal((3, 2)), jnp.float32)}
+    gradients: Any = {"kernel": jnp.asarray(rng.standard_normal((3, 2)), jnp.float32)}
+    theirs = optax.adamw(1.0, config.beta1, config.beta2, config.eps, weight_decay=0.1)
+    with jax.numpy_dtype_promotion("standard"):
+        expected: Any = theirs.update(gradients, theirs.init(params), params)[0]
+    np.testing.assert_allclose(_update(config, params, gradients)["kernel"], expected["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(100.0, 0.02), (0.1, 1.0)])
+def test_clipping_shortens_a_gradient_that_is_too_long_and_no_other(scale: float, factor: float) -> None:
+    # eps dominates the second moment, so that the update is in proportion to the gradient
+    config = OptimConfig(weight_decay=0.0, eps=1e6, clip_norm=10.0)
+    params: Any = {"a": jnp.zeros(1), "b": jnp.zeros(2)}
+    gradients: Any = {"a": jnp.array([3.0]) * scale, "b": jnp.array([4.0, 0.0]) * scale}
+    clipped, plain = (_update(dataclasses.replace(config, clip_norm=norm), params, gradients) for norm in (10.0, 0.0))
+    for name in params:
+        np.testing.assert_allclose(clipped[name], plain[name] * factor, rtol=1e-3)
+
+
+SMALL: Any = {"depth": 3, "joint_depth": 1, "width": 8, "heads": 2, "audio_frames": 32, "mel_bins": 32, "image_size": 32}
+DEEP: Any = {"decoder_depth": 1, "decoder_width": 8, "decoder_heads": 2, "learned_positions": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors"),
+    [
+        (
+            "cavmae_classifier",
+            {
+                "encoder.audio.patch_embed.kernel": 0.5**4,
+                "encoder.image.positions": 0.5**4,
+                "encoder.audio.modality": 0.5**4,
+                "encoder.audio.blocks.0.attn.qkv.kernel": 0.5**3,
+                "encoder.image.blocks.1.norm1.main.scale": 0.5**2,
+                "encoder.blocks.0.mlp.fc2.bias": 0.5,
+                "encoder.norm.audio.scale": 1.0,
+                "head.linear.kernel": 4.0,
+            },
+        ),
+        ("cavmae", {"encoder.blocks.0.mlp.fc1.kernel": 0.5, "decoder.blocks.0.mlp.fc1.kernel": 1.0, "decoder.ends.audio.positions": 1.0}),
+        (
+            "ast",
+            {"tower.prefix": 0.5**4, "tower.blocks.0.mlp.fc1.kernel": 0.5**3, "tower.blocks.2.mlp.fc1.kernel": 0.5, "norm.main.bias": 1.0},
+        ),
+    ],
+)
+def test_each_layer_below_the_head_has_a_lower_rate(kind: str, factors: dict[str, float]) -> None:
+    model = ModelConfig(kind=kind, modality="audio" if kind == "ast" else "both", **SMALL, **DEEP)
+    params: Any = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), nnx.state(described(model, 3), nnx.Param))
+    layers = Layers.of(model)
+    config, plain = OptimConfig(layer_decay=0.5), OptimConfig()
+    found, whole = (flatten(_update(each, params, params, head_ratio=4.0, layers=layers)) for each in (config, plain))
+    for name, factor in factors.items():
+        np.testing.assert_allclose(found[name], whole[name] * (factor / 4 if name.startswith("head.") else factor), rtol=1e-6, err_msg=name)
+    assert {float(np.ravel(found[name] / whole[name])[0]) for name in found} <= {0.5**n for n in range(5)}
+
+
+def test_layer_decay_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layer_decay.*0\.5"):
+        adam(OptimConfig(layer_decay=0.5), optax.constant_schedule(1.0))
+
+
+def test_a_warm_up_rises_evenly_and_then_leaves_the_schedule_alone() -> None:
+    config = OptimConfig(learning_rate=1e-3, warmup_steps=4)
+    rates = np.asarray(jax.vmap(learning_rate(config, 3))(np.arange(60)))
+    np.testing.assert_allclose(rates[:5], np.array([0.25, 0.5, 0.75, 1, 1]) * 1e-3, rtol=1e-6)
+    np.testing.assert_array_equal(rates[4:], jax.vmap(learning_rate(OptimConfig(learning_rate=1e-3), 3))(np.arange(4, 60)))
+
+
+def test_the_cosine_falls_from_the_end_of_the_warm_up_to_0_at_the_end_of_the_run() -> None:
+    config = OptimConfig(learning_rate=2.0, warmup_steps=4, schedule="cosine")
+    rates = np.asarray(jax.vmap(learning_rate(config, 3, 24))(np.arange(25)))
+    assert rates.dtype == np.float32
+    np.testing.assert_allclose(rates[:4], [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(rates[4:], 1 + np.cos(np.pi * np.arange(21) / 20), atol=1e-6)
+    assert rates[14] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "match"),
+    [
+        (OptimConfig(warmup_steps=11), 10, r"optim\.warmup_steps is 11.* 10 steps"),
+        (OptimConfig(schedule="cosine"), 0, r"optim\.schedule is cosine.* 0 steps"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_the_run_is_refused(config: OptimConfig, steps: int, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        learning_rate(config, 5, steps)
+
+
+def test_the_moving_average_is_its_formula_over_three_steps() -> None:
+    values, average = [np.float32(x) for x in (1.0, -2.0, 5.0, 11.0)], {"w": jnp.float32(1.0)}
+    expected = values[0]
+    for value in values[1:]:
+        average = averaged(average, {"w": jnp.float32(value)}, 0.75)
+        expected = 0.75 * expected + 0.25 * value
+        assert float(average["w"]) == expected

@@ -73,3 +73,16 @@ def test_another_encoder_is_refused_with_every_reason(tmp_path: Path) -> None:
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"missing\.pth"):
         initialise_from(config(), CAVMAE(config(), rngs=nnx.Rngs(0)), tmp_path / "missing.pth")
+
+
+def test_a_head_with_another_pooling_stays_fresh() -> None:
+    given = params_of(CAVMAEClassifier(config(), 5, rngs=nnx.Rngs(2)))
+    for head_pool in ("mean_std", "attentive"):
+        model = CAVMAEClassifier(config(head_pool=head_pool), 5, rngs=nnx.Rngs(0))
+        before = params_of(model)
+        assert [line.split(",")[0] for line in take(model, given)] == ["all of encoder", "fresh: head"]
+        for place, value in params_of(model).items():
+            np.testing.assert_array_equal(value, (before if place.startswith("head") else given)[place])
+    del given["head.linear.bias"]
+    with pytest.raises(WeightsError, match=r"missing: head\.linear\.bias"):
+        take(CAVMAEClassifier(config(), 5, rngs=nnx.Rngs(0)), given)

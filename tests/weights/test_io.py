@@ -203,3 +203,45 @@ print(len(names), sorted(asked))
     count, found = done.stdout.split(" ", 1)
     assert int(count) > 40
     assert found.strip() == "[]"
+
+
+POOLING = dataclasses.replace(ODD, kind="cavmae_classifier")
+
+
+@pytest.mark.parametrize("head_pool", ["mean_std", "attentive"])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "run"])
+def test_a_head_with_another_pooling_keeps_it(name: str, head_pool: str, tmp_path: Path) -> None:
+    want = made(dataclasses.replace(POOLING, head_pool=head_pool), 5)
+    assert ("head.query" in want.params) == (head_pool == "attentive")
+    write(want, tmp_path / name)
+    sizes = HEADS | {"decoder_heads": 0} if name == "w.pth" else {}
+    found = read(tmp_path / name, **sizes)
+    assert (found.config.head_pool, found.classes) == (head_pool, 5)
+    assert found.params.keys() == want.params.keys()
+    for path, value in want.params.items():
+        np.testing.assert_array_equal(found.params[path], value)
+    load_pretrained(tmp_path / name, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("stored", "written", "said"),
+    [
+        ("attentive", "mean", r"model\.head_pool is mean, by its tensors attentive"),
+        ("mean", "attentive", r"model\.head_pool is attentive, by its tensors mean"),
+        ("mean_std", "mean", r"model\.head_pool is mean, by its tensors mean_std"),
+    ],
+)
+def test_a_head_that_contradicts_the_config_is_refused(stored: str, written: str, said: str, tmp_path: Path) -> None:
+    write(made(dataclasses.replace(POOLING, head_pool=stored), 5), tmp_path / "w.safetensors")
+    meta = to_meta(dataclasses.replace(POOLING, head_pool=written), Notes())
+    save_file(read_tensors(tmp_path / "w.safetensors"), tmp_path / "other.safetensors", {"avmae_jax.meta": json.dumps(meta)})
+    assert re.search(said, message(tmp_path / "other.safetensors"))
+
+
+def test_a_head_as_wide_as_no_pooling_is_refused(tmp_path: Path) -> None:
+    write(made(POOLING, 5), tmp_path / "w.safetensors")
+    tensors = {
+        name: value[:, :12] if name == "mlp_head.1.weight" else value for name, value in read_tensors(tmp_path / "w.safetensors").items()
+    }
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, tmp_path / "other.safetensors")
+    assert re.search(r"mlp_head\.1\.weight.*\(5, 12\).*\(5, 16\)", message(tmp_path / "other.safetensors", **HEADS | {"decoder_heads": 0}))

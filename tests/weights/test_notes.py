@@ -49,11 +49,13 @@ def test_a_noted_config_is_held_against_the_tensors(
 @pytest.mark.parametrize("name", ["w.safetensors", "run"])
 def test_what_a_user_must_know_stays_with_the_weights(name: str, tmp_path: Path) -> None:
     notes = Notes(audio_mean=-5.5, audio_std=4.0, norm_pix=False, mode="audioonly", loss="ce", label_names=("a", "b", "Trommel, groß"))
+    notes = dataclasses.replace(notes, normalise="clip")
     write(made(classes=3)._replace(notes=notes), tmp_path / name)
     assert read(tmp_path / name).notes == notes
     trained = load_trained(tmp_path / name)
     assert trained.label_names == notes.label_names
     assert (trained.config.data.audio_mean, trained.config.tune.mode, trained.config.loss.norm_pix) == (-5.5, "audioonly", False)
+    assert trained.config.data.normalise == "clip"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,7 @@ def test_what_a_user_must_know_stays_with_the_weights(name: str, tmp_path: Path)
         ({"data": {"audio_std": 0}}, r"data\.audio_std.*0"),
         ({"data": {"audio_mean": "5"}}, r"data\.audio_mean.*'5'"),
         ({"data": [5]}, r"data\.audio_mean.*\[5\]"),
+        ({"data": {"normalise": "batch"}}, r"data\.normalise.*'batch'"),
         ({"tune": {"mode": "both"}}, r"tune\.mode.*'both'"),
         ({"loss": {"norm_pix": 1}}, r"loss\.norm_pix.*'1'"),
     ],

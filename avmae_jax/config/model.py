@@ -1,0 +1,105 @@
+"""Defines the settings of a model: its kind, sizes, positions and masking."""
+
+import dataclasses
+from typing import Literal, NamedTuple, get_args
+
+from avmae_jax.errors import ConfigError
+from avmae_jax.settings import Settings
+
+MaskMode = Literal["unstructured", "time", "freq", "tf"]
+Modality = Literal["both", "audio", "image"]
+HeadPool = Literal["mean", "mean_std", "attentive"]
+
+
+class Size(NamedTuple):
+    """Holds one row of the table of model sizes; the decoder has its own size, as in He et al., arXiv 2111.06377."""
+
+    depth: int  # encoder blocks a token goes through, joint ones included
+    width: int  # D
+    heads: int
+    decoder_depth: int
+    decoder_width: int
+    decoder_heads: int
+
+
+SIZES = {
+    "tiny": Size(12, 192, 3, 4, 128, 4),
+    "small": Size(12, 384, 6, 4, 256, 8),
+    "base": Size(12, 768, 12, 8, 512, 16),
+    "large": Size(24, 1024, 16, 8, 512, 16),
+    "huge": Size(32, 1280, 16, 8, 512, 16),
+}
+
+
+@dataclasses.dataclass
+class ModelConfig(Settings, group="model"):
+    """Defines the model: sizes, positions, masking."""
+
+    kind: str = "cavmae"  # cavmae | cavmae_classifier | mae | ast: a row of models/registry.py
+    modality: str = "both"  # both | audio | image: which modalities the model has; mae takes one of them, ast audio
+    size: str = "base"  # a row of SIZES; the six fields below replace single values of that row
+    depth: int | None = None  # encoder blocks a token goes through, joint ones included
+    width: int | None = None  # D, channels of a token in the encoder
+    heads: int | None = None  # attention heads in the encoder
+    decoder_depth: int | None = None  # decoder blocks
+    decoder_width: int | None = None  # channels of a token in the decoder
+    decoder_heads: int | None = None  # attention heads in the decoder
+    joint_depth: int = 1  # how many of the `depth` blocks process both modalities; unused for one modality
+    mlp_ratio: float = 4.0  # hidden width of the MLP divided by the width of its block
+    norm_eps: float = 1e-5  # epsilon of every LayerNorm, as in CAV-MAE; ViT, MAE and AST use 1e-6 or 1e-12
+    class_token: bool = False  # one modality only: add a token that belongs to no patch, as the image MAE does
+    audio_frames: int = 1024  # T, 10 ms each; divisible by patch
+    mel_bins: int = 128  # M; divisible by patch
+    image_size: int = 224  # H = W in pixels; divisible by patch
+    patch: int = 16  # P, side of a square patch in both modalities
+    learned_positions: bool = False  # True: train the positions, starting from sin-cos; False: keep sin-cos
+    audio_mask_ratio: float = 0.75  # share of audio patches hidden, in [0, 1)
+    image_mask_ratio: float = 0.75  # share of image patches hidden, in [0, 1)
+    audio_mask_mode: str = "unstructured"  # unstructured | time | freq | tf
+    unchained_contrastive: bool = False  # True: like the official code, apply only the last joint block to the contrastive streams
+    drop_path: float = 0.0  # training: share of clips that skip the encoder's last block, in [0, 1); earlier blocks are skipped less
+    head_pool: str = "mean"  # mean | mean_std | attentive: what a CAV-MAE classifier's head takes of the tokens; the published one is mean
+    head_dropout: float = 0.0  # training of a classifier: share of the values that its last layer is given and that are set to 0, in [0, 1)
+    remat: bool = False  # recompute each block in the backward pass: less memory, more time on accelerators; no effect on a CPU
+    compute_dtype: str = "float32"  # float32 | bfloat16; parameters, norms, softmax and losses are always float32
+
+    @property
+    def shape(self) -> Size:
+        """Returns the row of SIZES with this config's replacements; raises ConfigError for an unknown size."""
+        self.require_choice("size", SIZES)
+        replaced = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
+        return SIZES[self.size]._replace(**replaced)
+
+    def input_shape(self, modality: str) -> tuple[int, int, int]:
+        """Returns (height, width, channels) of the input that a modality's patches are cut from; for audio (mel bins, frames, 1)."""
+        sides = (self.mel_bins, self.audio_frames) if modality == "audio" else (self.image_size, self.image_size)
+        return *sides, 1 if modality == "audio" else 3
+
+    def grid(self, modality: str) -> tuple[int, int]:
+        """Returns the number of patches as (rows, columns); for audio (mel rows, time columns)."""
+        height, width, _ = self.input_shape(modality)
+        return height // self.patch, width // self.patch
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_choice("modality", get_args(Modality))
+        self.require("class_token", not self.class_token or self.modality != "both", "set model.modality to audio or image for it")
+        shape = self.shape
+        sizes = {**shape._asdict(), "patch": self.patch, "mlp_ratio": self.mlp_ratio, "norm_eps": self.norm_eps}
+        for name, value in sizes.items():
+            if value < 0 or (value == 0 and name != "decoder_depth"):
+                raise ConfigError(f"model.{name} is {value}; it must be positive")
+        for name in ("audio_frames", "mel_bins", "image_size"):
+            size = getattr(self, name)
+            self.require(name, size > 0 and size % self.patch == 0, f"it must be a positive multiple of model.patch = {self.patch}")
+        self.require_share("audio_mask_ratio", "image_mask_ratio", "drop_path", "head_dropout", one=False)
+        self.require_choice("head_pool", get_args(HeadPool))
+        self.require_choice("audio_mask_mode", get_args(MaskMode))
+        for name in ("", "decoder_"):
+            width, heads = getattr(shape, f"{name}width"), getattr(shape, f"{name}heads")
+            if width % heads:
+                raise ConfigError(f"model.{name}width is {width}; it must be a multiple of model.{name}heads = {heads}")
+            if width % 4:
+                raise ConfigError(f"model.{name}width is {width}; 2-D sin-cos positions need a multiple of 4")
+        self.require("joint_depth", 1 <= self.joint_depth <= shape.depth, f"it must be between 1 and the depth {shape.depth}")
+        self.require_choice("compute_dtype", ("float32", "bfloat16"))

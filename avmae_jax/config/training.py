@@ -1,0 +1,135 @@
+"""Defines the settings of training: losses, fine-tuning, optimizer, devices and the loop."""
+
+import dataclasses
+
+from avmae_jax.errors import ConfigError
+from avmae_jax.settings import Settings
+
+
+@dataclasses.dataclass
+class LossConfig(Settings, group="loss"):
+    """Weighs the parts of the pretraining loss."""
+
+    mae_weight: float = 1.0  # weight of audio + image reconstruction
+    contrast_weight: float = 0.01  # weight of the contrastive loss
+    temperature: float = 0.05  # fixed temperature of the contrastive softmax
+    bidirectional: bool = False  # False: softmax over audio for each image; True: the mean of both directions
+    norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
+    negatives: str = "global"  # global | shard: take negatives from all devices, or from each device's share of the batch
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_not_negative("mae_weight", "contrast_weight")
+        self.require("mae_weight", self.mae_weight + self.contrast_weight > 0, "it must be positive where loss.contrast_weight is 0")
+        self.require_positive("temperature")
+        self.require_finite("mae_weight", "contrast_weight", "temperature")
+        self.require_choice("negatives", ("global", "shard"))
+
+
+@dataclasses.dataclass
+class TuneConfig(Settings, group="tune"):
+    """Configures fine-tuning: a classifier on the pretrained encoder. Pretraining ignores it."""
+
+    mode: str = "multimodal"  # multimodal | audioonly | videoonly: the classifier's inputs
+    loss: str = "bce"  # bce | ce: several classes a clip, each decided by itself, or exactly one
+    head_lr_ratio: float = 1.0  # the head's learning rate divided by that of the other layers
+    freeze_base: bool = False  # True: train only the head, a linear probe
+    average_first: int = 0  # first epoch, counted from 1, whose weights are averaged into the run's averaged/; 0: no average
+    average_last: int = 0  # last epoch of that average
+    audio_weight: float = 0.0  # multimodal only: weight of an additional loss of the classifier given the audio alone
+    image_weight: float = 0.0  # the same for the image alone; the original has neither loss
+    swap_pictures: float = 0.0  # multimodal only: share of clips that get another clip's image and keep their label, in [0, 1]
+    eval_crops: int = 1  # pieces of an audio longer than the model's input whose predictions are averaged; 1: its centre
+    eval_frames: str = "middle"  # middle | all: evaluate on the middle frame, or average over all frames
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_choice("mode", ("multimodal", "audioonly", "videoonly"))
+        self.require_choice("loss", ("bce", "ce"))
+        self.require_choice("eval_frames", ("middle", "all"))
+        self.require_positive("head_lr_ratio", "eval_crops")
+        self.require_not_negative("audio_weight", "image_weight")
+        self.require_share("swap_pictures")
+        if not (0 < self.average_first <= self.average_last or self.average_first == self.average_last == 0):
+            raise ConfigError(
+                f"tune.average_first is {self.average_first} and tune.average_last {self.average_last}; give the first and the last epoch "
+                "of the mean, counted from 1, or 0 twice for none"
+            )
+
+
+@dataclasses.dataclass
+class OptimConfig(Settings, group="optim"):
+    """Configures Adam and the schedule of its rate; the defaults are the published L2 inside the gradient and decay in steps."""
+
+    kind: str = "adam"  # adam | adamw: weight_decay as L2, or apart from the gradient and on weight matrices alone
+    learning_rate: float = 5e-5  # of the first epochs, before any decay and after the warm-up
+    weight_decay: float = 5e-7  # adam: L2 added to the gradient before the moments; adamw: times the rate, the share taken off (0.05, say)
+    beta1: float = 0.95  # decay of Adam's first moment, in [0, 1)
+    beta2: float = 0.999  # decay of Adam's second moment, in [0, 1)
+    eps: float = 1e-8  # added to the root of the second moment
+    clip_norm: float = 0.0  # largest norm of the whole gradient; a longer one is shortened to it. 0: off
+    layer_decay: float = 1.0  # factor from each encoder block's rate to that of the block below it, in (0, 1]; the head has the full rate
+    warmup_steps: int = 0  # first steps, over which the rate rises evenly from 0
+    schedule: str = "steps"  # steps | cosine: the three fields below, or half a cosine down to 0 at the run's end
+    decay_start: int = 10  # epochs after which the rate is first multiplied by decay_rate
+    decay_every: int = 5  # epochs between further decays
+    decay_rate: float = 0.5  # factor of each decay
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require_choice("kind", ("adam", "adamw"))
+        self.require_choice("schedule", ("steps", "cosine"))
+        self.require_not_negative("learning_rate", "weight_decay", "eps", "decay_start", "decay_rate", "clip_norm", "warmup_steps")
+        self.require_finite("learning_rate", "weight_decay", "eps", "decay_rate", "clip_norm")
+        self.require("layer_decay", 0 < self.layer_decay <= 1, "it must lie in (0, 1]")
+        self.require_share("beta1", "beta2", one=False)
+        self.require_positive("decay_every")
+
+
+@dataclasses.dataclass
+class MeshConfig(Settings, group="mesh"):
+    """Lays out the devices; the product must be the number of devices. One of the three may be -1: the devices that are left."""
+
+    data: int = -1  # copies of the model, each with its share of the batch
+    fsdp: int = 1  # parts into which parameters, moments and the batch are cut
+    tensor: int = 1  # parts into which heads and MLP channels are cut
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work; the number of devices is compared when the mesh is made."""
+        sizes = (self.data, self.fsdp, self.tensor)
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            self.require(name, size >= 1 or (size == -1 and sizes.count(-1) == 1), "give at least 1, or -1 for one of the three")
+
+
+@dataclasses.dataclass
+class TrainConfig(Settings, group="train"):
+    """Configures the loop: length, intervals, folder."""
+
+    workdir: str = "runs/default"  # folder of the run's checkpoints, metrics and images; starting again in it resumes the run
+    batch_size: int = 48  # pairs a step, over all devices
+    micro_batch: int = 0  # pairs computed at once; 0: as many as fit in memory. Negatives come from one micro-batch
+    epochs: float = 25.0  # passes over the training set; may be fractional
+    steps: int = 0  # > 0: train for this many steps, regardless of `epochs`
+    seed: int = 0  # of the initial weights, the order of clips, masks and augmentation
+    log_every: int = 10  # steps between flushes of metrics.jsonl to the disk, and between lines on the screen where it shows no bar
+    ema: float = 0.0  # of averaged weights, kept in the run's ema/: the share that stays at each step (0.99: about 100 steps); 0: none
+    eval_every: int = 0  # steps between evaluations; 0: after every epoch
+    picture_every: int = 0  # steps between images of reconstructions; 0: with every evaluation
+    checkpoint_every: int = 0  # steps between checkpoints; 0: after every epoch
+    checkpoint_minutes: float = 15.0  # also save when this many minutes have passed since the last checkpoint; 0: off
+    keep_last: int = 3  # newest checkpoints kept
+    keep_every: int = 0  # also keep every checkpoint whose step is a multiple of this; 0: none
+    eval_batches: int = 0  # batches of an evaluation; 0: the whole held-out set
+    retrieval_clips: int = 200  # held-out clips that the final retrieval is computed on; 0: none
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the first field that can't work."""
+        self.require("workdir", bool(self.workdir), "give a folder for the run")
+        self.require_positive("batch_size", "epochs", "log_every", "keep_last")
+        self.require_finite("epochs")
+        self.require_share("ema", one=False)
+        self.require_not_negative("micro_batch", "steps", "seed", "eval_every", "picture_every", "checkpoint_every", "keep_every")
+        self.require_not_negative("eval_batches", "retrieval_clips", "checkpoint_minutes")
+        fits = not self.micro_batch or self.batch_size % self.micro_batch == 0
+        self.require("micro_batch", fits, f"train.batch_size = {self.batch_size} must be a multiple of it")
