@@ -30,7 +30,9 @@ from avmae_jax.models.modes import find_mode
 BASELINE = "baseline.json"
 FIGURES = ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")  # of a baseline, as of a view
 FAMILIES = (LOGISTIC, FOREST)
-_WORDS = {"audio": "cosine coefficients of the log-mel", "image": "colours and gradients of the image"}
+_FEATURES = {"audio": "cosine coefficients of the log-mel", "image": "colours and gradients of the image"}
+_WORDS = {"map": "mAP", "accuracy": "accuracy"}
+_NO = "The model doesn't beat"
 _SHARES = tuple(share / 10 for share in range(11))
 
 
@@ -74,13 +76,15 @@ def measure(train: Labelled, held_out: Labelled, label_names: Sequence[str], see
         fit = Fit(values, train.targets, held_out.features[modality], exclusive, seed)
         found = {family.name: cross_validated(family, fit, folds) for family in FAMILIES}
         for name, chosen in found.items():
-            rows.append({"given": modality, "features": _WORDS[modality], "classifier": name, **figures(chosen)})
+            rows.append({"given": modality, "features": _FEATURES[modality], "classifier": name, **figures(chosen)})
         best[modality] = max(found.items(), key=lambda item: mean_precision(item[1].folds, train.targets))
     if len(best) == 2:
         (first, second), parts = (name for name, _ in best.values()), [chosen for _, chosen in best.values()]
         fit = Fit(train.targets, train.targets, held_out.targets, exclusive, seed)
         words = f"product of {first} (audio) and {second} (image)"
-        rows.append({"given": "both", "features": " and ".join(_WORDS.values()), "classifier": words, **figures(fused(parts, fit, _SHARES))})
+        rows.append(
+            {"given": "both", "features": " and ".join(_FEATURES.values()), "classifier": words, **figures(fused(parts, fit, _SHARES))}
+        )
     return [{"name": f"{row['given']}: {row['classifier']}", **row} for row in rows]
 
 
@@ -137,12 +141,6 @@ def baseline_into(
     return result
 
 
-def best_of(rows: Sequence[Mapping[str, Any]], given: str = "both") -> Mapping[str, Any] | None:
-    """Returns the baseline with the highest mAP among those that take nothing but what is `given`; None if there is none."""
-    fitting = [row for row in rows if given in ("both", row["given"]) and row["map"] is not None]
-    return max(fitting, key=lambda row: (row["map"], row["accuracy"] or 0), default=None)
-
-
 def read_baselines(data: str, run: Path | None, given: str = "") -> dict[str, Any] | None:
     """Reads what baseline_into wrote of a data set.
 
@@ -171,20 +169,29 @@ def read_baselines(data: str, run: Path | None, given: str = "") -> dict[str, An
         if not all(isinstance(name, str) for name in (*content["ids"], *content["label_names"])):
             raise TypeError("its ids or label_names are no texts")
     except (KeyError, TypeError) as error:
-        raise DatasetError(f"{path} isn't a file of launch.baseline, or is damaged: {first_line(error)}; run launch.baseline again") from error
+        raise DatasetError(
+            f"{path} isn't a file of launch.baseline, or is damaged: {first_line(error)}; run launch.baseline again"
+        ) from error
     return content
 
 
-def best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Returns the best baseline that is given what a view of a classifier is given; None unless clips and classes are the same."""
-    same = set(view["ids"]) == set(baselines["ids"]) and [*view["label_names"]] == [*baselines["label_names"]]
-    return best_of(baselines["baselines"], find_mode(view["mode"]).given) if same else None
+def best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Finds the best baselines that take nothing but what a view of a classifier is given.
+
+    Returns:
+      "map" and "accuracy" -> the baseline where it is highest, as far as it is known; {} unless clips and classes are the same.
+    """
+    given = find_mode(view["mode"]).given
+    if set(view["ids"]) != set(baselines["ids"]) or [*view["label_names"]] != [*baselines["label_names"]]:
+        return {}
+    fitting = [row for row in baselines["baselines"] if given in ("both", row["given"])]
+    known = {name: [row for row in fitting if row[name] is not None] for name in ("map", "accuracy")}
+    return {name: max(rows, key=lambda row: row[name]) for name, rows in known.items() if rows}
 
 
-def verdict(view: Mapping[str, Any], best: Mapping[str, Any]) -> str:
-    """Says whether a view of a classifier beats a baseline: its mAP must be higher, and its accuracy not lower."""
-    pairs = [(words, view[name], best[name]) for name, words in (("map", "mAP"), ("accuracy", "accuracy"))]
-    known = [(words, own, other) for words, own, other in pairs if own is not None and other is not None]
-    beats = bool(known) and known[0][1] > known[0][2] and all(own >= other for _, own, other in known)
-    figures = ", ".join(f"{words} {own:.3f} against {other:.3f}" for words, own, other in known)
-    return f"{view['mode']}: the model {'beats' if beats else "doesn't beat"} the best baseline ({best['name']}): {figures}"
+def verdict(view: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]]) -> str:
+    """Says whether a view of a classifier beats the baselines of best_for: its mAP must be above each, its accuracy below none."""
+    known = {name: (view[name], row[name], row["name"]) for name, row in best.items() if view[name] is not None}
+    beats = "map" in known and known["map"][0] > known["map"][1] and all(own >= other for own, other, _ in known.values())
+    figures = (f"{_WORDS[name]} {own:.3f} against {other:.3f} of {baseline}" for name, (own, other, baseline) in known.items())
+    return f"{'The model beats' if beats else _NO} the baselines ({view['mode']}): {', '.join(figures)}"

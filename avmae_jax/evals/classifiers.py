@@ -59,9 +59,7 @@ def _logistic(fit: Fit, setting: Setting) -> np.ndarray:
 
 def _forest(fit: Fit, setting: Setting) -> np.ndarray:
     targets = fit.targets.argmax(axis=1) if fit.exclusive else fit.targets.astype(int)
-    forest = scikit_learn().ensemble.RandomForestClassifier(
-        _TREES, min_samples_leaf=int(setting["leaf"]), random_state=fit.seed, n_jobs=-1
-    )
+    forest = scikit_learn().ensemble.RandomForestClassifier(_TREES, min_samples_leaf=int(setting["leaf"]), random_state=fit.seed, n_jobs=-1)
     forest.fit(fit.features, targets)
     found = forest.predict_proba(fit.others)
     if fit.exclusive:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from .screen import escape
@@ -27,6 +28,23 @@ def baselines(found: Mapping[str, Any]) -> Table:
 def classes(row: Mapping[str, Any]) -> Table:
     """Tabulates the classes of a baseline."""
     return class_figures({"view": row["name"], "per_class": row["per_class"]})
+
+
+def print_comparison(console: Console, views: Sequence[Mapping[str, Any]], found: Mapping[str, Any] | None) -> None:
+    """Prints the best baseline beside each view of an evaluation, and whether the view beats it; or how to measure baselines."""
+    from avmae_jax.evals.baseline import FIGURES, best_for, verdict
+
+    pairs = [(view, best) for view in views if found and (best := best_for(view, found))]
+    if not pairs:
+        why = "launch.baseline has measured other clips or classes" if found else "no baseline is known for these clips"
+        console.print(f"{why}; python -m launch.baseline DATASET measures what classical classifiers reach on them")
+        return
+    table = Table("best baseline", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title="launch.baseline on the same clips")
+    for best in {row["name"]: row for _, best in pairs for row in best.values()}.values():
+        table.add_row(escape(best["name"]), *(number(best[name]) for name in FIGURES))
+    console.print(table)
+    for view, best in pairs:
+        console.print(escape(verdict(view, best)), highlight=False)
 
 
 def number(value: float | None) -> str:
