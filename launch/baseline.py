@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
             name = labelled_data.name_of(data)
             found = baseline_into(out, train, held_out, given, data=name, seed=args.seed, on_progress=on_progress)
     console = runtime.console()
-    console.print(baseline_tables.baselines(found))
+    console.print(baseline_tables.fitted(found, found["baselines"]))
     console.print(baseline_tables.classes(max(found["baselines"], key=lambda row: row["cross_validation"]["map"])))
     console.print(f"all figures: {out}", markup=False)
 

@@ -33,7 +33,6 @@ FAMILIES = (LOGISTIC, FOREST)
 _FEATURES = {"audio": "cosine coefficients of the log-mel", "image": "colours and gradients of the image"}
 _WORDS = {"map": "mAP", "accuracy": "accuracy"}
 _NO = "The model doesn't beat"
-_SHARES = tuple(share / 10 for share in range(11))
 
 
 def modalities_of(given: Modality) -> tuple[str, ...]:
@@ -80,10 +79,14 @@ def measure(train: Labelled, held_out: Labelled, label_names: Sequence[str], see
         best[modality] = max(found.items(), key=lambda item: mean_precision(item[1].folds, train.targets))
     if len(best) == 2:
         (first, second), parts = (name for name, _ in best.values()), [chosen for _, chosen in best.values()]
-        fit = Fit(train.targets, train.targets, held_out.targets, exclusive, seed)
         words = f"product of {first} (audio) and {second} (image)"
         rows.append(
-            {"given": "both", "features": " and ".join(_FEATURES.values()), "classifier": words, **figures(fused(parts, fit, _SHARES))}
+            {
+                "given": "both",
+                "features": " and ".join(_FEATURES.values()),
+                "classifier": words,
+                **figures(fused(parts, train.targets, exclusive)),
+            }
         )
     return [{"name": f"{row['given']}: {row['classifier']}", **row} for row in rows]
 

@@ -15,7 +15,6 @@ from avmae_jax.evals.cross_validation import Family, Fit, Setting
 
 _TREES = 300
 _ITERATIONS = 2_000
-_LARGEST = 30  # neighbours at most
 
 
 class ScikitLearn(NamedTuple):
@@ -24,6 +23,7 @@ class ScikitLearn(NamedTuple):
     linear_model: ModuleType
     ensemble: ModuleType
     exceptions: ModuleType
+    threadpoolctl: ModuleType  # that scikit-learn depends on
 
 
 def scikit_learn() -> ScikitLearn:
@@ -33,6 +33,7 @@ def scikit_learn() -> ScikitLearn:
             importlib.import_module("sklearn.linear_model"),
             importlib.import_module("sklearn.ensemble"),
             importlib.import_module("sklearn.exceptions"),
+            importlib.import_module("threadpoolctl"),
         )
     except ImportError as error:
         raise AvmaeError(f"baselines and probes need scikit-learn ({error}); install it: pip install 'avmae-jax[baseline]'") from error
@@ -47,7 +48,11 @@ def _logistic(fit: Fit, setting: Setting) -> np.ndarray:
         if len(np.unique(targets)) == 1:
             return np.unique(targets), np.ones((len(others), 1))
         model = sklearn.linear_model.LogisticRegression(C=setting["C"], max_iter=_ITERATIONS)
-        with warnings.catch_warnings():  # it may stop before the optimum where it is hardly regularised, which wins no choice
+        # The matrices are small: threads that wait for each other would take longer, on a busy machine a hundred times as long.
+        with (
+            warnings.catch_warnings(),
+            sklearn.threadpoolctl.threadpool_limits(1),
+        ):  # it may stop before the optimum where it is hardly regularised, which wins no choice
             warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
             model.fit(features, targets)
         return model.classes_, model.predict_proba(others)
@@ -94,4 +99,4 @@ _FLAT = 1e-9  # a feature that varies less than this is the same for all clips
 _SOFTNESS = 0.1  # of the cosine
 LOGISTIC = Family("logistic regression", tuple({"C": c} for c in (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)), _logistic)
 FOREST = Family("random forest", tuple({"leaf": leaf} for leaf in (4, 2, 1)), _forest)
-NEIGHBOURS = Family("nearest neighbours", tuple({"k": k} for k in (_LARGEST, 20, 10, 5, 3, 1)), _neighbours)
+NEIGHBOURS = Family("nearest neighbours", tuple({"k": k} for k in (50, 30, 20, 10, 5, 3, 1)), _neighbours)

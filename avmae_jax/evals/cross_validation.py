@@ -14,6 +14,8 @@ from avmae_jax.evals.labelled import Labelled
 from avmae_jax.evals.metrics import average_precision
 
 FOLDS = 6
+_SMALLEST = 1e-6  # smaller probabilities are raised to this one before the logarithm
+_SHARES = tuple(share / 10 for share in range(11))
 
 Setting = Mapping[str, float]
 
@@ -83,10 +85,10 @@ def mean_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
     return round(float(np.nanmean(average_precision(probabilities, targets))), 9)
 
 
-def fused(parts: Sequence[Chosen], fit: Fit, shares: Sequence[float]) -> Chosen:
+def fused(parts: Sequence[Chosen], targets: np.ndarray, exclusive: bool) -> Chosen:
     """Multiplies two classifiers' probabilities, the second one's to the power of `share`, the first one's to that of 1 - share.
 
-    The share is chosen as the settings are in cross_validated.
+    The share is chosen as the settings are in cross_validated; `targets` are those of the training clips, bool[N, C].
     """
 
     def product(share: float, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -94,11 +96,8 @@ def fused(parts: Sequence[Chosen], fit: Fit, shares: Sequence[float]) -> Chosen:
             return np.exp((1 - share) * np.log(np.maximum(a, _SMALLEST)) + share * np.log(np.maximum(b, _SMALLEST)))
 
         having = powers(first, second)
-        return having / (having.sum(axis=1, keepdims=True) if fit.exclusive else having + powers(1 - first, 1 - second))
+        return having / (having.sum(axis=1, keepdims=True) if exclusive else having + powers(1 - first, 1 - second))
 
-    tried = [product(share, *(part.folds for part in parts)) for share in shares]
-    best = int(np.argmax([mean_precision(found, fit.targets) for found in tried]))
-    return Chosen({"share": shares[best]}, tried[best], product(shares[best], *(part.held_out for part in parts)))
-
-
-_SMALLEST = 1e-6  # smaller probabilities are raised to this one before the logarithm
+    tried = [product(share, *(part.folds for part in parts)) for share in _SHARES]
+    best = int(np.argmax([mean_precision(found, targets) for found in tried]))
+    return Chosen({"share": _SHARES[best]}, tried[best], product(_SHARES[best], *(part.held_out for part in parts)))

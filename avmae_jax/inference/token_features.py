@@ -55,7 +55,8 @@ class TokenFeatures:
           ValueError: for another kind of model.
         """
         require_vectors(trained)
-        self.trained, self.given, self._tokens, self._size = trained, given, tokens, batch_size
+        self.trained, self.given, self._size = trained, given, batch_size
+        self.settings = {"layer": layer, "given": given, "tokens": tokens}
         config = trained.config
 
         def compute(module: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -91,9 +92,7 @@ class TokenFeatures:
         spare = max(0, len(clip.waveform) - samples) if self.given != "image" else 0
         count = -(-spare // samples) + 1
         starts = [centre(clip, model), *(number * spare // (count - 1) for number in range(count) if count > 1)]
-        return [
-            example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=self.given, start=start) for start in starts
-        ]
+        return [example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=self.given, start=start) for start in starts]
 
 
 def _sequences(module: Any, tokens: Tokens, layer: Layer, given: Modality) -> dict[str, list[jax.Array]]:

@@ -12,22 +12,36 @@ from .screen import escape
 from .tables import class_figures
 
 
-def baselines(found: Mapping[str, Any]) -> Table:
-    """Tabulates the figures of baselines, on the held-out clips and inside the training clips."""
+def fitted(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Tabulates the figures of baselines or probes, on the held-out clips and inside the training clips.
+
+    Args:
+      found: what baseline.json or probe.json holds.
+      rows: its baselines or probes.
+    """
     table = Table("given", "classifier", "setting", title=f"{len(found['ids'])} held-out clips, {len(found['train_ids'])} to fit to")
     for name in ("mAP", "accuracy", "mAP, cross-validated", "accuracy, cross-validated"):
         table.add_column(name)
-    for row in found["baselines"]:
+    for row in rows:
         setting = ", ".join(f"{name} {value:g}" for name, value in row["setting"].items())
         inside = row["cross_validation"]
         figures = [number(value) for value in (row["map"], row["accuracy"], inside["map"], inside["accuracy"])]
-        table.add_row(row["given"], escape(row["classifier"]), setting, *figures)
+        table.add_row(row["given"], escape(row["name"].partition(": ")[2]), setting, *figures)
     return table
 
 
 def classes(row: Mapping[str, Any]) -> Table:
     """Tabulates the classes of a baseline."""
     return class_figures({"view": row["name"], "per_class": row["per_class"]})
+
+
+def views_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the best probe of each kind of features, by cross-validation, in the form of a view of an evaluation."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for row in sorted(found["probes"], key=lambda row: row["cross_validation"]["map"]):
+        best[row["given"]] = row
+    clips = {"ids": found["ids"], "label_names": found["label_names"]}
+    return [{"mode": given, "map": row["map"], "accuracy": row["accuracy"], **clips} for given, row in sorted(best.items())]
 
 
 def print_comparison(console: Console, views: Sequence[Mapping[str, Any]], found: Mapping[str, Any] | None) -> None:
@@ -40,8 +54,8 @@ def print_comparison(console: Console, views: Sequence[Mapping[str, Any]], found
         console.print(f"{why}; python -m launch.baseline DATASET measures what classical classifiers reach on them")
         return
     table = Table("best baseline", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title="launch.baseline on the same clips")
-    for best in {row["name"]: row for _, best in pairs for row in best.values()}.values():
-        table.add_row(escape(best["name"]), *(number(best[name]) for name in FIGURES))
+    for row in {row["name"]: row for _, best in pairs for row in best.values()}.values():
+        table.add_row(escape(row["name"]), *(number(row[name]) for name in FIGURES))
     console.print(table)
     for view, best in pairs:
         console.print(escape(verdict(view, best)), highlight=False)

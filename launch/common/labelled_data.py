@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from absl import logging
 
@@ -30,7 +33,14 @@ def name_of(data: DataConfig) -> str:
     return BUILTIN if data.source == "builtin" else data.eval_path if data.source == "manifest" else data.path
 
 
-def open_splits(data: DataConfig, given: Modality | str = "") -> tuple[Modality, ClipSource, ClipSource]:
+def edition(data: DataConfig) -> str:
+    """Returns a text that changes when a data set is prepared again or another one is chosen."""
+    note = Path(data.path).expanduser() / "metadata.json"
+    content = note.read_bytes() if data.source == "prepared" and note.is_file() else b""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(data)).encode() + content).hexdigest()
+
+
+def open_splits(data: DataConfig, given: str = "") -> tuple[Modality, ClipSource, ClipSource]:
     """Opens both splits, reduced to the clips that have what is given.
 
     Args:
@@ -45,8 +55,7 @@ def open_splits(data: DataConfig, given: Modality | str = "") -> tuple[Modality,
     """
     from avmae_jax.data.sources import open_source
 
-    choices: tuple[Modality, ...] = ("both", "audio", "image")
-    wanted = [choice for choice in choices if given in ("", choice)]
+    wanted: list[Modality] = [choice for choice in get_args(Modality) if given in ("", choice)]
     for number, choice in enumerate(wanted, start=1):
         try:
             return choice, open_source(data, "train", choice), open_source(data, "test", choice)
@@ -54,7 +63,7 @@ def open_splits(data: DataConfig, given: Modality | str = "") -> tuple[Modality,
             if number == len(wanted):
                 raise
             logging.info("%s", error)
-    raise ValueError(f"--given is {given!r}; choose {' or '.join(choices)}")
+    raise ValueError(f"--given is {given!r}; choose {' or '.join(get_args(Modality))}")
 
 
 def baseline_file(data: DataConfig, run: str) -> Path:
