@@ -9,14 +9,20 @@ once to the held-out clips. Prints mAP and accuracy, and writes RUN/probe/probe.
 has measured the same clips, its best baseline is printed too. Needs `pip install -e ".[baseline]"`.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from absl import app, flags
 
 from avmae_jax.files import write_json
 
 from .common import cli, labelled_data, model_flags, runtime
+
+if TYPE_CHECKING:
+    from avmae_jax.data.clip import ClipSource
+    from avmae_jax.evals.labelled import Labelled
 
 
 def measure(path: str, out: Path) -> dict[str, Any]:
@@ -33,16 +39,25 @@ def measure(path: str, out: Path) -> dict[str, Any]:
     probes = probes_of(args.probes)
     trained = model_flags.load(path)
     data = labelled_data.config_of(args.data) if args.data else model_flags.run_config(path).data
-    given, *sources = labelled_data.open_splits(data, args.given)
+    given, train, held_out = labelled_data.open_splits(data, args.given)
     compute = TokenFeatures(trained, cast(Layer, args.layer), given, tokens="attentive" in probes, batch_size=args.batch_size)
-    parts, edition = [], labelled_data.edition(data)
-    for split, source in zip(("train", "test"), sources, strict=True):
+    edition = labelled_data.edition(data)
+
+    def features(split: str, source: ClipSource) -> Labelled:
         with runtime.progress_bar(f"features, {split}") as on_progress:
-            parts.append(stored_features(out / f"{split}_{args.layer}.npz", compute, source, edition, on_progress))
-    names, chosen = tuple(sources[0].label_names), {name: getattr(args, name) for name in ("layer", "pool", "seed")}
-    rows = probe(*parts, names, pool=cast(Pool, args.pool), probes=probes, seed=args.seed)
+            return stored_features(out / f"{split}_{args.layer}.npz", compute, source, edition, on_progress)
+
+    fitted_to, others = features("train", train), features("test", held_out)
+    names, chosen = tuple(train.label_names), {name: getattr(args, name) for name in ("layer", "pool", "seed")}
+    rows = probe(fitted_to, others, names, pool=cast(Pool, args.pool), probes=probes, seed=args.seed)
     head = {"model": path, "data": labelled_data.name_of(data), **chosen, "label_names": names}
-    result = {**head, "warning": warning_of(*parts, names) or None, "probes": rows, "train_ids": parts[0].ids, "ids": parts[1].ids}
+    result = {
+        **head,
+        "warning": warning_of(fitted_to, others, names) or None,
+        "probes": rows,
+        "train_ids": fitted_to.ids,
+        "ids": others.ids,
+    }
     write_json(out / "probe.json", plain(result))
     return plain(result)
 

@@ -123,8 +123,9 @@ def baseline_into(
       DatasetError, ValueError: as measure and read_labelled.
       WriteError: if the file can't be written.
     """
-    parts = [read_statistics_of(source, given, on_progress) for source in (train, held_out)]
-    warning = warning_of(*parts, train.label_names)
+    names = tuple(train.label_names)
+    fitted_to, others = (read_statistics_of(source, given, on_progress) for source in (train, held_out))
+    warning = warning_of(fitted_to, others, names)
     if warning:
         logging.warning("%s", warning)
     result = plain(
@@ -132,11 +133,11 @@ def baseline_into(
             "data": data,
             "given": given,
             "seed": seed,
-            "label_names": tuple(train.label_names),
+            "label_names": names,
             "warning": warning or None,
-            "baselines": measure(*parts, train.label_names, seed),
-            "train_ids": parts[0].ids,
-            "ids": parts[1].ids,
+            "baselines": measure(fitted_to, others, names, seed),
+            "train_ids": fitted_to.ids,
+            "ids": others.ids,
             "versions": {name: importlib.metadata.version(name) for name in ("avmae-jax", "numpy", "scikit-learn", "scipy")},
         }
     )

@@ -69,8 +69,8 @@ def _forest(fit: Fit, setting: Setting) -> np.ndarray:
     found = forest.predict_proba(fit.others)
     if fit.exclusive:
         return _by_class(forest.classes_, found, fit)
-    columns = zip(forest.classes_, found, strict=True) if isinstance(found, list) else [(forest.classes_, found)]
-    return np.stack([_by_class(classes, column, fit, 2)[:, 1] for classes, column in columns], axis=1)
+    columns = [_by_class(classes, column, fit, 2)[:, 1] for classes, column in zip(forest.classes_, found, strict=True)]
+    return np.stack(columns, axis=1)
 
 
 def _by_class(classes: np.ndarray, found: np.ndarray, fit: Fit, count: int | None = None) -> np.ndarray:

@@ -53,11 +53,11 @@ def fold_of_clips(train: Labelled, seed: int, folds: int = FOLDS) -> np.ndarray:
     There are fewer folds where there are fewer videos.
     """
     first = {video: row for row, video in reversed([*enumerate(train.videos)])}
-    by_class = collections.defaultdict(list)
+    by_class: dict[int, list[str]] = collections.defaultdict(list)
     for video, row in sorted(first.items(), key=lambda item: item[1]):
         by_class[int(train.targets[row].argmax()) if train.targets[row].any() else -1].append(video)
     rng = np.random.default_rng(seed)
-    order = [video for _, videos in sorted(by_class.items()) for video in rng.permutation(np.array(videos, object)).tolist()]
+    order = [videos[int(place)] for _, videos in sorted(by_class.items()) for place in rng.permutation(len(videos))]
     fold = {video: place % min(folds, len(order)) for place, video in enumerate(order)}
     return np.array([fold[video] for video in train.videos])
 

@@ -6,8 +6,9 @@ Axis letters: N clips, C classes.
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -33,6 +34,15 @@ class Labelled:
         return Labelled([self.ids[row] for row in rows], [self.videos[row] for row in rows], self.targets[rows], features)
 
 
+class Row(NamedTuple):
+    """Holds what is known of one clip."""
+
+    id: str
+    video: str
+    labels: tuple[int, ...]
+    features: Mapping[str, np.ndarray]
+
+
 def read_labelled(source: ClipSource, describe: Callable[[Clip], Mapping[str, np.ndarray]], on_progress: OnProgress) -> Labelled:
     """Reads every clip of a source once, in threads; only its features are kept.
 
@@ -46,21 +56,27 @@ def read_labelled(source: ClipSource, describe: Callable[[Clip], Mapping[str, np
       ValueError: naming the clip, if it can't be described.
     """
     require_classes(source)
+
+    def read(index: int) -> Row:
+        clip = source[index]
+        try:
+            return Row(clip.id, clip.video or clip.id, clip.labels, describe(clip))
+        except ValueError as error:
+            raise ValueError(f"clip {clip.id}: {error}") from error
+
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        rows: dict[str, tuple[str, tuple[int, ...], Mapping[str, np.ndarray]]] = {}
-        for number, row in enumerate(threads.map(lambda index: _row(source[index], describe), range(len(source))), start=1):
-            rows.setdefault(row[0], row[1:])  # a source that skips a damaged clip returns another one twice
+        rows: dict[str, Row] = {}
+        for number, row in enumerate(threads.map(read, range(len(source))), start=1):
+            rows.setdefault(row.id, row)  # a source that skips a damaged clip returns another one twice
             on_progress(number, 0, len(source))
-    features = {name: np.stack([row[2][name] for row in rows.values()]) for name in next(iter(rows.values()))[2]}
-    labels = [row[1] for row in rows.values()]
-    return Labelled([*rows], [row[0] for row in rows.values()], indicator(labels, len(source.label_names)), features)
+    return gathered(rows.values(), len(source.label_names))
 
 
-def _row(clip: Clip, describe: Callable[[Clip], Mapping[str, np.ndarray]]) -> tuple[str, str, tuple[int, ...], Mapping[str, np.ndarray]]:
-    try:
-        return clip.id, clip.video or clip.id, clip.labels, describe(clip)
-    except ValueError as error:
-        raise ValueError(f"clip {clip.id}: {error}") from error
+def gathered(rows: Iterable[Row], classes: int) -> Labelled:
+    """Gathers the rows of clips into arrays."""
+    rows = [*rows]
+    features = {name: np.stack([row.features[name] for row in rows]) for name in rows[0].features}
+    return Labelled([row.id for row in rows], [row.video for row in rows], indicator([row.labels for row in rows], classes), features)
 
 
 def require_classes(source: ClipSource) -> None:
@@ -102,7 +118,7 @@ def for_fitting(train: Labelled, exclusive: bool) -> Labelled:
 def warning_of(train: Labelled, held_out: Labelled, label_names: Sequence[str]) -> str:
     """Describes what makes figures of these clips rough or doubtful, in one line; "" if nothing does."""
     labels = [np.flatnonzero(row).tolist() for row in held_out.targets]
-    spelt = collections.defaultdict(list)
+    spelt: dict[str, list[str]] = collections.defaultdict(list)
     for name in label_names:
         spelt[name.strip().casefold()].append(name)
     unseen = [name for name, here, there in zip(label_names, train.targets.T, held_out.targets.T, strict=True) if there.any() > here.any()]

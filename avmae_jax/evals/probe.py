@@ -8,14 +8,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from avmae_jax.evals.attentive import ATTENTIVE
 from avmae_jax.evals.baseline import rated
 from avmae_jax.evals.classifiers import LOGISTIC, NEIGHBOURS
-from avmae_jax.evals.cross_validation import Chosen, Family, Fit, cross_validated, fold_of_clips, fused, mean_precision
+from avmae_jax.evals.cross_validation import Chosen, Family, Fit, Setting, cross_validated, fold_of_clips, fused, mean_precision
 from avmae_jax.evals.labelled import Labelled, for_fitting, is_exclusive
+from avmae_jax.inference.attentive import attentive
 from avmae_jax.inference.token_features import TOKENS
 
 Pool = Literal["mean", "mean_std"]
+
+
+def _attentive(fit: Fit, setting: Setting) -> np.ndarray:
+    return attentive(fit.features, fit.targets, fit.others, decay=setting["decay"], exclusive=fit.exclusive, seed=fit.seed)
+
+
+ATTENTIVE = Family("attentive", tuple({"decay": decay} for decay in (3.0, 0.3, 0.03)), _attentive)
 PROBES: Mapping[str, Family] = {"linear": LOGISTIC, "neighbours": NEIGHBOURS, "attentive": ATTENTIVE}
 EXTENTS = ("whole", "centre")
 
@@ -57,8 +64,8 @@ def probe(
             fit = Fit(features, train.targets, others, exclusive, seed)
             add(given, name, extent, cross_validated(PROBES[name], fit, folds))
     if "both" in best:
-        names, parts = zip(best["audio"], best["image"], strict=True)
-        add("both", f"product of {names[0]} (audio) and {names[1]} (image)", EXTENTS[0], fused(parts, train.targets, exclusive))
+        (first, audio), (second, image) = best["audio"], best["image"]
+        add("both", f"product of {first} (audio) and {second} (image)", EXTENTS[0], fused([audio, image], train.targets, exclusive))
     return rows
 
 

@@ -4,6 +4,7 @@ A file is an .npz: the arrays of inference/token_features.py with a row for each
 JSON text that says of which model, clips and layer they are. Features of anything else are computed again and replace it.
 """
 
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -16,9 +17,9 @@ from absl import logging
 
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.store.reader import ids_of, labels_of
-from avmae_jax.evals.attentive import with_mask
-from avmae_jax.evals.labelled import Labelled, indicator, require_classes
+from avmae_jax.evals.labelled import Labelled, Row, gathered, require_classes
 from avmae_jax.files import OnProgress, replacing
+from avmae_jax.inference.attentive import with_mask
 from avmae_jax.inference.embed import fingerprint
 from avmae_jax.inference.token_features import TOKENS, TokenFeatures
 
@@ -77,11 +78,12 @@ def _read(path: Path, note: Mapping[str, Any]) -> Labelled | None:
 
 
 def _computed(compute: TokenFeatures, source: ClipSource, on_progress: OnProgress) -> Labelled:
-    rows: dict[str, tuple[str, tuple[int, ...], dict[str, np.ndarray]]] = {}
+    rows: dict[str, Row] = {}
     for number, (clip, arrays) in enumerate(compute(source), start=1):
-        rows.setdefault(clip.id, (clip.video or clip.id, clip.labels, arrays))  # a damaged clip has the next one in its place
+        rows.setdefault(clip.id, Row(clip.id, clip.video or clip.id, clip.labels, arrays))  # a damaged clip has the next one in its place
         on_progress(number, 0, len(source))
-    columns = {name: [row[2][name] for row in rows.values()] for name in next(iter(rows.values()))[2]}
-    features = {name: with_mask(column) if name.endswith(f".{TOKENS}") else np.stack(column) for name, column in columns.items()}
-    labels = [row[1] for row in rows.values()]
-    return Labelled([*rows], [row[0] for row in rows.values()], indicator(labels, len(source.label_names)), features)
+    names = [name for name in next(iter(rows.values())).features if name.endswith(f".{TOKENS}")]
+    tokens = {name: with_mask([row.features[name] for row in rows.values()]) for name in names}
+    others = [row._replace(features={name: value for name, value in row.features.items() if name not in names}) for row in rows.values()]
+    found = gathered(others, len(source.label_names))
+    return dataclasses.replace(found, features=found.features | tokens)

@@ -56,7 +56,7 @@ class TokenFeatures:
         """
         require_vectors(trained)
         self.trained, self.given, self._size = trained, given, batch_size
-        self.settings = {"layer": layer, "given": given, "tokens": tokens}
+        self.settings: dict[str, str | bool] = {"layer": layer, "given": given, "tokens": tokens}
         config = trained.config
 
         def compute(module: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Offers the attentive probe: one learned query weighs a clip's tokens, and a linear layer classifies their weighted mean.
+"""Fits the attentive probe: one learned query weighs a clip's tokens, and a linear layer classifies their weighted mean.
 
 Axis letters: N clips, L tokens, D width, C classes.
 """
@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from avmae_jax.evals.cross_validation import Family, Fit, Setting
-
+_BOUND = 1e4  # deviations, within float16
 _STEPS, _BATCH, _RATE = 300, 32, 1e-2
 
 Probe = dict[str, jax.Array]  # "query" [D], "weight" [D, C], "bias" [C]
@@ -61,13 +60,24 @@ def _applied(probe: Probe, features: jax.Array) -> jax.Array:
     return _logits(probe, features.astype(jnp.float32))
 
 
-def _predict(fit: Fit, setting: Setting) -> np.ndarray:
-    """Fits to tokens of with_mask, scaled by the training clips' mean and deviation."""
-    features, others = _scaled(fit.features, fit.others)
-    decay, key = jnp.float32(setting["decay"]), jax.random.key(fit.seed)
-    probe = _fitted(features, jnp.asarray(fit.targets, jnp.float32), decay, key, fit.exclusive)
+def attentive(features: np.ndarray, targets: np.ndarray, others: np.ndarray, *, decay: float, exclusive: bool, seed: int) -> np.ndarray:
+    """Fits a probe to the tokens of clips and computes the probabilities of other clips.
+
+    Args:
+      features: float16[N, L, D + 1], as of with_mask; they are scaled by their mean and deviation.
+      targets: [N, C], 1 or True where a clip has a class.
+      others: float16[M, L', D + 1].
+      decay: of the weights, as in AdamW.
+      exclusive: whether a clip has one class alone.
+      seed: of the order of the clips.
+
+    Returns:
+      float64[M, C].
+    """
+    features, others = _scaled(features, others)
+    probe = _fitted(features, jnp.asarray(targets, jnp.float32), jnp.float32(decay), jax.random.key(seed), exclusive)
     logits = jnp.concatenate([_applied(probe, others[start : start + _BATCH]) for start in range(0, len(others), _BATCH)])
-    return np.asarray(jax.nn.softmax(logits) if fit.exclusive else jax.nn.sigmoid(logits), np.float64)
+    return np.asarray(jax.nn.softmax(logits) if exclusive else jax.nn.sigmoid(logits), np.float64)
 
 
 def _scaled(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +91,3 @@ def _scaled(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nd
         return np.concatenate([moved.clip(-_BOUND, _BOUND).astype(np.float16), values[..., -1:]], axis=-1)
 
     return scaled(features), scaled(others)
-
-
-_BOUND = 1e4  # deviations, within float16
-ATTENTIVE = Family("attentive", tuple({"decay": decay} for decay in (3.0, 0.3, 0.03)), _predict)
