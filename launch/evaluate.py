@@ -84,12 +84,10 @@ def main(argv: list[str]) -> None:
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "evaluation")
     runtime.start()
     runtime.cache_programs()
-    from avmae_jax.evals.baseline import read_baselines
-
     from .common import baseline_tables, tables
 
     with model_flags.one_line_errors():
-        baselines = read_baselines(model_flags.data_name(path), model_flags.run_folder(path), args.baseline)
+        baselines = baseline_tables.known(model_flags.data_name(path), path, args.baseline)
         views = evaluate_model(path, out, given, frames)
     console = runtime.console()
     console.print(tables.views(views))

@@ -70,13 +70,11 @@ def main(argv: list[str]) -> None:
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "probe")
     runtime.start()
     runtime.cache_programs()
-    from avmae_jax.evals.baseline import read_baselines
-
     from .common import baseline_tables
 
     with model_flags.one_line_errors():
         found = measure(path, out)
-        baselines = read_baselines(found["data"], model_flags.run_folder(path))
+        baselines = baseline_tables.known(found["data"], path, args.baseline)
     console = runtime.console()
     console.print(baseline_tables.fitted(found, found["probes"]))
     baseline_tables.print_comparison(console, baseline_tables.views_of(found), baselines)
@@ -94,6 +92,7 @@ def define_flags() -> None:
     flags.DEFINE_list("probes", ["linear", "neighbours", "attentive"], "of linear, neighbours, attentive")
     flags.DEFINE_integer("seed", 0, "of the folds of the cross-validation, and of the attentive probe", lower_bound=0)
     flags.DEFINE_integer("batch_size", 32, "windows computed at once", lower_bound=1)
+    flags.DEFINE_string("baseline", "", "a file of launch.baseline; empty: baseline.json of the data set or the run, if there is one")
     flags.DEFINE_string("out", "", "folder of the results; empty: RUN/probe, or beside a file")
 
 

@@ -159,10 +159,11 @@ def read_baselines(data: str, run: Path | None, given: str = "") -> dict[str, An
     Raises:
       DatasetError: if it can't be used, or the one that is named isn't there.
     """
-    places = [Path(given).expanduser()] if given else [folder / BASELINE for folder in (Path(data).expanduser(), run) if folder]
-    path = next((place for place in places if place.is_file()), places[0])
-    if not path.is_file() and not given:
+    folders = [*([Path(data).expanduser()] if data else []), *([run] if run else [])]
+    places = [Path(given).expanduser()] if given else [path for folder in folders if (path := folder / BASELINE).is_file()]
+    if not places:
         return None
+    path = places[0]
     content = read_json(path)
     try:
         for row in content["baselines"]:

@@ -23,6 +23,7 @@ from avmae_jax.inference.attentive import with_mask
 from avmae_jax.inference.embed import fingerprint
 from avmae_jax.inference.token_features import TOKENS, TokenFeatures
 
+_MOST = 8 * 2**30  # bytes of features that are held in memory
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
@@ -64,7 +65,7 @@ def _note(compute: TokenFeatures, source: ClipSource, edition: str) -> dict[str,
 def _read(path: Path, note: Mapping[str, Any]) -> Labelled | None:
     """Reads a file of stored_features; None if there is none, it is damaged, or it is of something else."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if json.loads(str(arrays["note"])) != note:
                 return None
             ids, videos = ([name.decode() for name in arrays[name].tolist()] for name in ("id", "video"))
@@ -80,6 +81,8 @@ def _read(path: Path, note: Mapping[str, Any]) -> Labelled | None:
 def _computed(compute: TokenFeatures, source: ClipSource, on_progress: OnProgress) -> Labelled:
     rows: dict[str, Row] = {}
     for number, (clip, arrays) in enumerate(compute(source), start=1):
+        if number == 1:
+            _require_memory(sum(values.nbytes for values in arrays.values()) * len(source))
         rows.setdefault(clip.id, Row(clip.id, clip.video or clip.id, clip.labels, arrays))  # a damaged clip has the next one in its place
         on_progress(number, 0, len(source))
     names = [name for name in next(iter(rows.values())).features if name.endswith(f".{TOKENS}")]
@@ -87,3 +90,9 @@ def _computed(compute: TokenFeatures, source: ClipSource, on_progress: OnProgres
     others = [row._replace(features={name: value for name, value in row.features.items() if name not in names}) for row in rows.values()]
     found = gathered(others, len(source.label_names))
     return dataclasses.replace(found, features=found.features | tokens)
+
+
+def _require_memory(needed: int) -> None:
+    if needed > _MOST:
+        sizes = f"{needed / 2**30:.0f} GiB of features, and {_MOST / 2**30:.0f} are allowed"
+        raise ValueError(f"the clips have {sizes}; leave the tokens out with --probes=linear,neighbours")

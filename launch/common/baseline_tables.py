@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
 from rich.console import Console
 from rich.table import Table
 
+from avmae_jax.errors import DatasetError
+
+from . import model_flags
 from .screen import escape
 from .tables import class_figures
 
@@ -33,6 +37,19 @@ def fitted(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table
 def classes(row: Mapping[str, Any]) -> Table:
     """Tabulates the classes of a baseline."""
     return class_figures({"view": row["name"], "per_class": row["per_class"]})
+
+
+def known(data: str, model: str, given: str = "") -> dict[str, Any] | None:
+    """Reads the baselines of a data set or of a model's run; names a damaged file in the log, and raises DatasetError for a `given` one."""
+    from avmae_jax.evals.baseline import read_baselines
+
+    try:
+        return read_baselines(data, model_flags.run_folder(model), given)
+    except DatasetError as error:
+        if given:
+            raise
+        logging.warning("%s", error)
+        return None
 
 
 def views_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:

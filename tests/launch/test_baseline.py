@@ -75,6 +75,10 @@ def test_baselines_are_written_into_the_data_and_printed_beside_a_model(tmp_path
     assert "against 1.000 of audio: logistic regression" in after.stdout.replace("\n", " ")
     other = completed(evaluate, model, f"--data={data}", "--batch_size=6", "--given=audio", "--split=train")
     assert "other clips" in other.stdout
+    (data / "baseline.json").write_text("{}")
+    assert re.search("no baseline", completed(evaluate, model, f"--data={data}", "--batch_size=6", "--given=audio").stdout)
+    named = completed(evaluate, model, f"--data={data}", f"--baseline={data / 'baseline.json'}")
+    assert re.search(r"DatasetError: .*baseline\.json.*launch\.baseline", named.stderr)
 
 
 @pytest.mark.parametrize(("prefix", "given"), [("blind", "audio"), ("silent", "image")])
