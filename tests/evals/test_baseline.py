@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ NAMES = ("low", "high", "absent")
 class Tones(Clips):
     """Gives clip n a tone whose pitch is that of its class, n % 2."""
 
-    label_names = NAMES
+    label_names: Sequence[str] = NAMES
 
     def __init__(self, count: int, first: int = 0, labels: bool = True):
         super().__init__(count)

@@ -1,6 +1,7 @@
 """Tests the features of a frozen encoder: what they are, what is stored, and the attentive probe on its tokens."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -28,7 +29,7 @@ SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 class Lengths(Clips):
     """Gives clip n the class n % 2; clip 1 is three times as long as the model's audio, and clip 2 shorter than it."""
 
-    label_names = ("harp", "oboe")
+    label_names: Sequence[str] = ("harp", "oboe")
 
     def __getitem__(self, index: int) -> Clip:
         clip = super().__getitem__(index)
