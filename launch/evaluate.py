@@ -11,7 +11,8 @@ RUN is a run of launch.finetune, its best/, averaged/, ema/, or a file of weight
 
 Several values are separated by commas. All views are of the same clips, those that have the inputs of every mode. Prints mAP,
 AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
-OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, if each clip has one class, confusion.png.
+OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, if each clip has one class, confusion.png. Where
+launch.baseline has measured the same clips, its best baseline is printed too, and whether the model beats it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("batch_size", 32, "rows computed at once", lower_bound=1)
     flags.DEFINE_string("out", "", "folder of the results; empty: RUN/evaluation, or beside a file")
+    flags.DEFINE_string("baseline", "", "a file of launch.baseline; empty: baseline.json of the data set or the run, if there is one")
 
 
 def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]:
@@ -83,13 +85,15 @@ def main(argv: list[str]) -> None:
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "evaluation")
     runtime.start()
     runtime.cache_programs()
-    from .common import tables
+    from .common import baseline_tables, tables
 
     with model_flags.one_line_errors():
+        baselines = baseline_tables.known(model_flags.data_name(path), path, args.baseline)
         views = evaluate_model(path, out, given, frames)
     console = runtime.console()
     console.print(tables.views(views))
     console.print(tables.class_figures(views[0]))
+    baseline_tables.print_comparison(console, views, baselines)
     console.print(f"all figures and plots: {out}", markup=False)
 
 

@@ -1,9 +1,11 @@
 """Shows the evaluation of a classifier and its worst mistakes, as launch.evaluate wrote them."""
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from avmae_jax.evals.baseline import FIGURES, best_for, verdict
 from avmae_jax.report.html import folded, image_file, missing, paragraph, table, words
 from avmae_jax.report.run_folder import EVALUATION, RunFolder, as_list, is_real, objects
 from avmae_jax.report.terms import TERMS
@@ -28,6 +30,7 @@ def evaluation(run: RunFolder) -> str:
         table(head, ([view.get(name) for name in shown] for view in views)),
         *(missing(f"{warning}.") for warning in dict.fromkeys(words(view["warning"]) for view in views if view.get("warning"))),
         _evaluated_model(run),
+        _company(run, views),
     ]
     for number, view in enumerate(views):
         parts.append(folded(str(view.get("view", f"view {number + 1}")), _view(run, view), is_open=number == 0))
@@ -44,6 +47,27 @@ def _evaluated_model(run: RunFolder) -> str:
     if lacking := as_list(run.evaluation.get("lacking")):
         parts.append(missing(f"The evaluation was stopped before {words(lacking)}: {again} evaluates all."))
     return "".join(parts)
+
+
+def _company(run: RunFolder, views: Sequence[Mapping[str, Any]]) -> str:
+    """Shows the best baseline for each view that is of the same clips, and says whether the classifier beats it."""
+    pairs = [(view, best) for view in views if (best := _best_for(view, run.baselines))]
+    if not pairs:
+        why = "launch.baseline has measured other clips." if run.baselines else "No baseline was measured on these clips."
+        data = run.evaluation.get("data")
+        return missing(why, shlex.join(["python", "-m", "launch.baseline", data if isinstance(data, str) else "DATASET"]))
+    bests = {row["name"]: row for _, best in pairs for row in best.values()}.values()
+    head = ["best baseline", *(TERMS.get(name, name) for name in FIGURES)]
+    lines = [paragraph(f"{verdict(view, best)}.") for view, best in pairs]
+    return table(head, ([best["name"], *(best[name] for name in FIGURES)] for best in bests)) + "".join(lines)
+
+
+def _best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Applies best_for to a view of a file; {} too where the file lacks what is compared."""
+    try:
+        return best_for(view, baselines) if is_real(view.get("map")) else {}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def _view(run: RunFolder, view: Mapping[str, Any]) -> str:

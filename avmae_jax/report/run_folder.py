@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
+from avmae_jax.errors import DatasetError
+from avmae_jax.evals.baseline import read_baselines
 from avmae_jax.plots import curves
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.snapshots import MEANS
@@ -36,6 +38,7 @@ class RunFolder:
         self.recommended = next(means, folder)  # the weights that a classifier's user should take
         self.evaluation = self._read(self.recommended / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
+        self.baselines = self._baselines()
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
         self.meta = newest_meta(folder / "checkpoints") or {}
         weights = folder / "checkpoints" if self.recommended == folder else self.recommended
@@ -63,6 +66,15 @@ class RunFolder:
             self.damaged.append(f"{path} holds no JSON object")
             return {}
         return value
+
+    def _baselines(self) -> dict[str, Any]:
+        """Reads what launch.baseline measured on the data that was evaluated, or on that of the run."""
+        data = self.evaluation.get("data") or group(self.config, "data").get("path")
+        try:
+            return read_baselines(data if isinstance(data, str) else "", self.folder) or {}
+        except (DatasetError, OSError) as error:
+            self.damaged.append(str(error))
+            return {}
 
     def _is_there(self, path: Path) -> bool:
         """Returns whether a file can be opened; reading a pipe would wait for ever."""

@@ -227,3 +227,17 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, content: str | None,
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         report(tmp_path)
+
+
+def test_baselines_of_the_same_clips_stand_beside_the_classifier(tmp_path: Path) -> None:
+    run = classifier(tmp_path / "run")
+    assert "python -m launch.baseline" in Page(report(run)).text
+    figures = {"auc": 0.5, "d_prime": 0.1, "top_5_accuracy": None, "loss": 1.0}
+    rows = [{"name": f"audio: {HOSTILE}", "given": "audio", "map": 0.8, "accuracy": 0.4, **figures}]
+    (run / "baseline.json").write_text(json.dumps({"baselines": rows, "ids": ["a"], "label_names": [HOSTILE]}))
+    same = {"ids": ["a"], "label_names": [HOSTILE]}
+    assert "The model doesn't beat the baselines (multimodal): mAP 0.750 against 0.800 of audio: <script>" in change(run, same).text
+    assert "The model beats the baselines" in change(run, same | {"map": 0.81}).text
+    assert "other clips" in change(run, same | {"ids": ["b"]}).text
+    (run / "baseline.json").write_text("{")
+    assert "baseline.json" in Page(report(run)).text
