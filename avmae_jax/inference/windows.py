@@ -138,7 +138,7 @@ def rows_of(
     for name, stride in series.items():
         for window, (clip, seconds) in enumerate(medium.cut(form, stride)):
             warned = warned or _warn_of_channel(medium.name, clip)
-            if seconds >= form.seconds and len(clip.waveform):
+            if seconds >= form.seconds and 0 < len(clip.waveform) < round(form.seconds * SAMPLE_RATE):
                 clip = clip._replace(waveform=_silence_after(clip.waveform, samples))
             one = 0 if frames == "first" else clip.middle
             shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
