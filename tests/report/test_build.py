@@ -232,7 +232,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, content: str | None,
 def test_a_run_without_held_out_clips_advises_no_command_that_fails(tmp_path: Path) -> None:
     for run in (classifier(tmp_path / "classifier"), start(tmp_path / "pretraining", row(1, loss=0.7))):
         (run / "evaluation/evaluation.json").unlink(missing_ok=True)
-        (run / "metrics.jsonl").write_text(row(1, loss=0.7, **({"map": 0.1} if run.name == "classifier" else {})))
+        (run / "metrics.jsonl").write_text(row(1, "train", loss=0.7, **({"map": 0.1} if run.name == "classifier" else {})))
         (run / "summary.json").write_text(json.dumps({"steps": 1, "seconds": 1.0, "held_out": {}}))
         text = Page(report(run)).text
         commands = re.findall(r"launch\.(?:evaluate|retrieve)[^.]*", text)
