@@ -55,7 +55,11 @@ HARMLESS: dict[str, Any] = {
     "python's random": [random.Random(1), random.getstate()],  # noqa: S311
     "torch's generator": torch.Generator(),
     "version": torch.__version__,
-    "matrices": [np.ma.array([1.0, 2.0], mask=[0, 1]), np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]), np.datetime64("2026")],
+    "matrices": [
+        np.ma.array([1.0, 2.0], mask=[False, True]),
+        np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]),
+        np.datetime64("2026"),
+    ],
     "times": [datetime.date(2026, 1, 1), datetime.timedelta(1), time.gmtime(0)],
     "paths": [Path("x"), pathlib.PureWindowsPath("c:/x")],
     "numbers": [decimal.Decimal("1.5"), fractions.Fraction(1, 2), np.complex64(1j), array.array("f", [1])],

@@ -18,6 +18,7 @@ from avmae_jax.errors import DatasetError, first_line
 from avmae_jax.files import OnProgress, write_bytes, write_json
 
 STATISTICS = "statistics.json"  # in the data set's folder
+_LARGEST = 20  # no log-mel of audio in [-1, 1] has a mean or deviation beyond it: the least value is -15.9
 
 
 class AudioStatistics(NamedTuple):
@@ -58,7 +59,7 @@ def read_statistics(folder: Path) -> dict[str, float] | None:
     """Reads "audio_mean" and "audio_std" from a data set's statistics.json; None if launch.data_statistics hasn't written it.
 
     Raises:
-      DatasetError: if the file is damaged.
+      DatasetError: if the file is damaged, or has values that no log-mel has.
     """
     path = folder / STATISTICS
     if not path.exists():
@@ -66,7 +67,7 @@ def read_statistics(folder: Path) -> dict[str, float] | None:
     try:
         content = read_json(path)
         found = {name: float(content[name]) for name in ("audio_mean", "audio_std")}
-        if not all(map(math.isfinite, found.values())) or found["audio_std"] <= 0:
+        if not (abs(found["audio_mean"]) <= _LARGEST and 0 < found["audio_std"] <= _LARGEST):  # NaN is neither
             raise ValueError(f"it has {found}")
     except (DatasetError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(

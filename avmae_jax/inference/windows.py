@@ -119,7 +119,8 @@ def rows_of(
       config: of the model: the sizes of its inputs, and which audio channels it was trained on.
       frames: "middle": one row a window, with its middle frame; "first": with the first one; "all": a row for each frame.
       timeline: yield the series TIMELINE too.
-      fill: how audio that is shorter than a window is filled up, as of data/example.py.
+      fill: how the audio of a medium that is shorter than a window is filled up, as of data/example.py. Where the audio of a longer one
+        ends, the rest of that window is silent.
 
     Raises:
       ClipError: if the medium can't be read; rows may have been yielded by then.
@@ -128,20 +129,28 @@ def rows_of(
     if frames not in get_args(Frames):
         raise ValueError(f"frames is {frames!r}; choose one of {', '.join(get_args(Frames))}")
     model, warned = config.model, False
+    samples = num_samples(model.audio_frames)
     form = ClipForm(
         model.audio_frames * SHIFT / SAMPLE_RATE, frame_size=model.image_size, channels=config.data.audio_channels, allow_missing=True
     )
-    make = partial(example, samples=num_samples(model.audio_frames), image_size=model.image_size, fill=fill)
+    make = partial(example, samples=samples, image_size=model.image_size, fill=fill)
     series = {WHOLE: form.seconds} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
     for name, stride in series.items():
         for window, (clip, seconds) in enumerate(medium.cut(form, stride)):
             warned = warned or _warn_of_channel(medium.name, clip)
+            if seconds >= form.seconds and 0 < len(clip.waveform) < round(form.seconds * SAMPLE_RATE):
+                clip = clip._replace(waveform=_silence_after(clip.waveform, samples))
             one = 0 if frames == "first" else clip.middle
             shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
             for shot in shots:
                 made = make(clip, shot, needs=clip.modality)
                 del made["id"]
                 yield Row(number, name, window, clip.start, seconds, clip.modality, 1 / len(shots), made)
+
+
+def _silence_after(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """Adds silence to audio that ends inside a window while the images go on: it isn't a medium too short for a window, to be filled up."""
+    return np.pad(waveform, (0, max(0, samples - len(waveform))))
 
 
 def _warn_of_channel(name: str, clip: Clip) -> bool:

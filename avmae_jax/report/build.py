@@ -90,6 +90,8 @@ def _results(run: RunFolder) -> str:
     elif logged := [row for row in run.rows if row.get("split") == "eval"]:
         held_out = {name: value for name, value in logged[-1].items() if name not in ("step", "split", "epoch", "seconds")}
         parts.append(paragraph(f"There is no summary.json; on the held-out clips after step {logged[-1]['step']}:"))
+    elif run.holds_out_none:
+        parts.append(missing("The run has no held-out clips, so nothing was measured."))
     else:
         parts.append(missing("Nothing was measured on held-out clips yet."))
     if held_out:

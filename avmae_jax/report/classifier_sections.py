@@ -19,6 +19,9 @@ _MISTAKES = 20  # of the table
 def evaluation(run: RunFolder) -> str:
     """Shows the figures of all views, then the plots and classes of each."""
     views = objects(run.evaluation, "views")
+    if not views and run.holds_out_none:
+        text = "The run has no held-out clips; its training clips can be evaluated, which says nothing about others."
+        return missing(text, run.command("evaluate", "--split", "train"))
     if not views:
         return missing("This classifier hasn't been evaluated.", run.command("evaluate"))
     shown = [name for name in _VIEW if any(view.get(name) is not None for view in views)]
@@ -96,7 +99,7 @@ def worst_mistakes(run: RunFolder) -> str:
     """Shows the clips of the first view with the highest loss whose likeliest class isn't their own."""
     views = objects(run.evaluation, "views")
     if not views:
-        return missing("An evaluation finds them.", run.command("evaluate"))
+        return missing("An evaluation finds them.", *() if run.holds_out_none else (run.command("evaluate"),))
     view = views[0]
     clips = [row for row in objects(view, "per_clip") if row.get("top") not in as_list(row.get("classes")) and is_real(row.get("loss"))]
     worst = sorted(clips, key=lambda row: -row["loss"])[:_MISTAKES]

@@ -16,6 +16,10 @@ def retrieval(run: RunFolder) -> str:
         return paragraph("A model of one modality can't retrieve the other.")
     gallery = run.folder / RETRIEVAL / "gallery.png"
     if not run.retrieval and not gallery.exists():
+        if run.holds_out_none:
+            return missing(
+                "The run has no held-out clips; its training clips can be searched.", run.command("retrieve", "--split", "train")
+            )
         return missing("The retrieval gallery isn't there.", run.command("retrieve"))
     found = run.retrieval
     parts = [_directions(found, group(found, "chance"), found.get("clips"))] if found else []

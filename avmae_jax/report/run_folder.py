@@ -49,6 +49,11 @@ class RunFolder:
         """Returns a command line of a program of launch/ on the recommended weights of this run."""
         return shlex.join(["python", "-m", f"launch.{program}", str(self.recommended), *options])
 
+    @property
+    def holds_out_none(self) -> bool:
+        """Says whether the run has ended without held-out clips, on which a measurement would be refused."""
+        return "steps" in self.summary and self.summary.get("held_out") == {}
+
     def newest_reconstructions(self) -> tuple[int, Path] | None:
         """Finds the last step of which reconstructions were drawn, and their file."""
         found = ((re.fullmatch(r"reconstructions_(\d+)\.png", path.name), path) for path in (self.folder / "pictures").glob("*.png"))

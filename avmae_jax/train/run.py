@@ -169,9 +169,9 @@ def claimed(config: Config) -> Iterator[Path]:
 
 
 def _require_run_or_nothing(workdir: Path) -> None:
-    """Raises ValueError if a folder holds something, but no run; a run's config.json may be damaged once there is a checkpoint."""
+    """Raises ValueError if a folder holds something, but no run; config.json may lack or be damaged once there is a checkpoint."""
     note = workdir / CONFIG_FILE
-    if not note.exists() and any(path.name != LOCK for path in workdir.iterdir()):
+    if not note.exists() and any(path.name != LOCK for path in workdir.iterdir()) and newest_meta(workdir / "checkpoints") is None:
         raise ValueError(f"train.workdir {workdir} is not empty and holds no run; choose another folder")
     if note.exists() and not is_config(read_json(note)) and not steps_of(workdir / "checkpoints"):
         raise ValueError(f"train.workdir {workdir}: {CONFIG_FILE} is no config of a run; remove it, or choose another folder")

@@ -54,6 +54,8 @@ def note_config(workdir: Path, config: Config) -> None:
         for name in old.keys() & new.keys():
             if old[name] not in (new[name], None):  # None: left open, and decided when the run began
                 logging.warning("%s says %s = %r; the run goes on with %r, which is written there", path, name, old[name], new[name])
+        for name in sorted(old.keys() - new.keys()):
+            logging.warning("%s says %s = %r, which is no field of a config; it is left out", path, name, old[name])
     write_json(path, now)
 
 

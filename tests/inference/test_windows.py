@@ -77,6 +77,15 @@ def test_windows_span_the_longer_of_audio_and_images(tmp_path: Path) -> None:
     assert [row.has for row in longer_film][:2] + [row.has for row in longer_film][-2:] == ["both", "both", "image", "image"]
 
 
+def test_audio_that_ends_inside_a_window_is_followed_by_silence(tmp_path: Path) -> None:
+    file = write_media(tmp_path / "x.mov", frames=[numbered(i) for i in range(20)], sound=tone(440, 0.75), audio_codec="pcm_s16le")
+    second = rows(of_file(file))[1]
+    waveform, heard = second.arrays["waveform"], round((0.75 - second.start) * 16_000)
+    assert (second.has, second.arrays["samples"]) == ("both", SAMPLES)
+    assert np.abs(waveform[: heard - 200]).max() > 10_000
+    assert np.abs(waveform[heard + 200 :]).max() < 10
+
+
 def test_a_single_frame_stays_for_the_whole_audio(tmp_path: Path) -> None:
     cover = rows(of_file(write_media(tmp_path / "cover.mp4", frames=[numbered(7)], sound=tone(440, 2.56))))
     assert len(cover) >= 4

@@ -241,3 +241,15 @@ def test_baselines_of_the_same_clips_stand_beside_the_classifier(tmp_path: Path)
     assert "other clips" in change(run, same | {"ids": ["b"]}).text
     (run / "baseline.json").write_text("{")
     assert "baseline.json" in Page(report(run)).text
+
+
+def test_a_run_without_held_out_clips_advises_no_command_that_fails(tmp_path: Path) -> None:
+    for run in (classifier(tmp_path / "classifier"), start(tmp_path / "pretraining", row(1, loss=0.7))):
+        (run / "evaluation/evaluation.json").unlink(missing_ok=True)
+        (run / "metrics.jsonl").write_text(row(1, "train", loss=0.7, **({"map": 0.1} if run.name == "classifier" else {})))
+        (run / "summary.json").write_text(json.dumps({"steps": 1, "seconds": 1.0, "held_out": {}}))
+        text = Page(report(run)).text
+        commands = re.findall(r"launch\.(?:evaluate|retrieve)[^.]*", text)
+        assert "no held-out clips" in text
+        assert len(commands) == 1
+        assert "--split train" in commands[0]

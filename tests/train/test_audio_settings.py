@@ -50,7 +50,12 @@ def test_values_far_from_the_data_sets_are_used_with_a_warning(
 
 
 DAMAGED = ["{", "[" * 100_000, [], {}, {"audio_mean": 1}, MEASURED | {"audio_std": 0}, MEASURED | {"audio_mean": "x"}]
-DAMAGED += ['{"audio_mean": NaN, "audio_std": 1}', '{"audio_mean": 1e999, "audio_std": 1}']
+DAMAGED += [
+    '{"audio_mean": NaN, "audio_std": 1}',
+    '{"audio_mean": 1e999, "audio_std": 1}',
+    MEASURED | {"audio_mean": 1e9},
+    MEASURED | {"audio_std": 1e9},
+]
 
 
 @pytest.mark.parametrize("content", DAMAGED)

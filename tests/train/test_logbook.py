@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from avmae_jax.train.event_files import Event
+from avmae_jax.train.event_files import Event  # pyright: ignore[reportAttributeAccessIssue] - generated
 from avmae_jax.train.logbook import METRICS_FILE, Logbook
 from tests.support import ROOT, time_limit
 

@@ -99,6 +99,15 @@ def test_a_config_json_that_is_no_config_makes_no_run(tmp_path: Path, content: s
         assert (tmp_path / run.CONFIG_FILE).read_text() == content
 
 
+def test_a_run_whose_config_json_is_gone_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints/3").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"train\.workdir {tmp_path}.*no run"), run.claimed(config(tmp_path)):
+        pass  # what lies in the folder is no checkpoint of ours
+    monkeypatch.setattr(run, "newest_meta", lambda folder: {"config": {}})
+    with run.claimed(config(tmp_path)):
+        pass
+
+
 def test_a_config_json_that_was_edited_by_hand_is_named_and_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, own = tmp_path / run.CONFIG_FILE, config(tmp_path)
     run_notes.note_config(tmp_path, own)
@@ -116,6 +125,12 @@ def test_a_config_json_that_was_edited_by_hand_is_named_and_written_again(tmp_pa
     with caplog.at_level(logging.WARNING, logger="absl"):
         run_notes.note_config(tmp_path, own)
     assert str(path) in caplog.text
+    assert path.read_bytes() == right
+    caplog.clear()
+    path.write_text(right.decode().replace('"batch_size"', '"batch_sise": 8, "batch_size"'))
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        run_notes.note_config(tmp_path, own)
+    assert "train.batch_sise = 8" in caplog.text
     assert path.read_bytes() == right
 
 

@@ -94,7 +94,7 @@ def test_pieces_of_a_video_are_not_divided(tmp_path: Path) -> None:
         split_of = {entry.id: split for split, entries in listing.splits.items() for entry in entries}
         for video in (ID, OTHER):
             assert len({split for name, split in split_of.items() if video in name}) == 1
-    videos = {entry.id: entry.video for entries in listing.splits.values() for entry in entries}
+    videos = {entry.id: entry.video for entries in av_folder(root).splits.values() for entry in entries}
     assert {videos[name] for name in pieces} == {f"a/{ID}_000030.mp4", f"a/{OTHER}_000030.mp4"}
 
 
