@@ -35,7 +35,7 @@ SIZES = {
 class ModelConfig(Settings, group="model"):
     """Defines the model: sizes, positions, masking."""
 
-    kind: str = "cavmae"  # cavmae | cavmae_classifier | mae | ast: a row of models/registry.py
+    kind: str = "cavmae"  # cavmae | cavmae_classifier | late_classifier | mae | ast: a row of models/registry.py
     modality: str = "both"  # both | audio | image: which modalities the model has; mae takes one of them, ast audio
     size: str = "base"  # a row of SIZES; the six fields below replace single values of that row
     depth: int | None = None  # encoder blocks a token goes through, joint ones included
@@ -59,6 +59,8 @@ class ModelConfig(Settings, group="model"):
     unchained_contrastive: bool = False  # True: like the official code, apply only the last joint block to the contrastive streams
     drop_path: float = 0.0  # training: share of clips that skip the encoder's last block, in [0, 1); earlier blocks are skipped less
     head_pool: str = "mean"  # mean | mean_std | attentive: what a CAV-MAE classifier's head takes of the tokens; the published one is mean
+    patch_dropout: float = 0.0  # training of a CAV-MAE classifier: share of the patches that are left out of each clip, in [0, 1)
+    image_factor: float = 1.0  # late_classifier: what the image's logits are multiplied with before they are added to the audio's
     head_dropout: float = 0.0  # training of a classifier: share of the values that its last layer is given and that are set to 0, in [0, 1)
     remat: bool = False  # recompute each block in the backward pass: less memory, more time on accelerators; no effect on a CPU
     compute_dtype: str = "float32"  # float32 | bfloat16; parameters, norms, softmax and losses are always float32
@@ -92,7 +94,9 @@ class ModelConfig(Settings, group="model"):
         for name in ("audio_frames", "mel_bins", "image_size"):
             size = getattr(self, name)
             self.require(name, size > 0 and size % self.patch == 0, f"it must be a positive multiple of model.patch = {self.patch}")
-        self.require_share("audio_mask_ratio", "image_mask_ratio", "drop_path", "head_dropout", one=False)
+        self.require_share("audio_mask_ratio", "image_mask_ratio", "drop_path", "patch_dropout", "head_dropout", one=False)
+        self.require_not_negative("image_factor")
+        self.require_finite("image_factor")
         self.require_choice("head_pool", get_args(HeadPool))
         self.require_choice("audio_mask_mode", get_args(MaskMode))
         for name in ("", "decoder_"):

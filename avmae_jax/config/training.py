@@ -36,6 +36,7 @@ class TuneConfig(Settings, group="tune"):
     freeze_base: bool = False  # True: train only the head, a linear probe
     average_first: int = 0  # first epoch, counted from 1, whose weights are averaged into the run's averaged/; 0: no average
     average_last: int = 0  # last epoch of that average
+    both_weight: float = 1.0  # multimodal only: weight of the loss of the classifier given both; 0: only the two below are trained
     audio_weight: float = 0.0  # multimodal only: weight of an additional loss of the classifier given the audio alone
     image_weight: float = 0.0  # the same for the image alone; the original has neither loss
     swap_pictures: float = 0.0  # multimodal only: share of clips that get another clip's image and keep their label, in [0, 1]
@@ -48,7 +49,9 @@ class TuneConfig(Settings, group="tune"):
         self.require_choice("loss", ("bce", "ce"))
         self.require_choice("eval_frames", ("middle", "all"))
         self.require_positive("head_lr_ratio", "eval_crops")
-        self.require_not_negative("audio_weight", "image_weight")
+        self.require_not_negative("both_weight", "audio_weight", "image_weight")
+        left = self.mode != "multimodal" or self.both_weight or (self.audio_weight and self.image_weight)
+        self.require("both_weight", left, "it can be 0 only where tune.audio_weight and tune.image_weight are positive")
         self.require_share("swap_pictures")
         if not (0 < self.average_first <= self.average_last or self.average_first == self.average_last == 0):
             raise ConfigError(

@@ -38,7 +38,7 @@ class Explanation(NamedTuple):
     """Holds a number for each patch of one window."""
 
     heat: dict[str, np.ndarray]  # "audio" -> float32[mel rows, time columns], low mel first; "image" -> float32[rows, columns]
-    constant: float | None  # of a classifier: the part of the logit that belongs to no token; None: `heat` holds cosines
+    constant: float | None  # of a classifier: the part of the logit that belongs to no patch; None: `heat` holds cosines
     row: Row  # the window
 
 
@@ -118,9 +118,13 @@ class Explainer:
         inputs = model_inputs(batch, self._trained.config)
         if not mode:
             return similarities(module.encoder, module.separate(inputs)), jnp.zeros(1)
-        final = module.final(module.separate({modality: inputs[modality] for modality in mode.inputs}), mode)
-        found, constant = shares(module.head, join(final), label)
-        heat = split(found[..., None], final)
+        tokens = module.separate({modality: inputs[modality] for modality in mode.inputs})
+        heat: Tokens = {}
+        for head, final, factor in module.parts(tokens, mode):
+            found, _ = shares(head, join(final), label)
+            heat |= split(factor * found[..., None], final)
+        logit = module.logits(tokens, mode)[jnp.arange(len(label)), label]
+        constant = logit - sum(values.sum(axis=(1, 2)) for values in heat.values())
         return {name.split(".")[0]: values[..., 0] for name, values in heat.items()}, constant
 
 

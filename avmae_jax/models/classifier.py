@@ -107,6 +107,10 @@ class CAVMAEClassifier(nnx.Module):
         passes = [self.encoder.joint(needed, stream, key=key) for stream in mode.streams]
         return jax.tree.map(lambda *segments: sum(segments[1:], segments[0]) / len(segments), *passes)
 
+    def parts(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> list[tuple[Head, Tokens, float]]:
+        """Lists the heads whose logits are added up, each with the tokens that it pools and its factor in the sum: here the only one."""
+        return [(self.head, self.final(tokens, mode, key), 1.0)]
+
     def logits(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> Float32[Array, "B C"]:
         """Computes the logits of the tokens of separate; raises as __call__. `key` is that of drop-path and dropout in training."""
         return self.head(self.head.pool(self.final(tokens, mode, branch_key(key, 0))), branch_key(key, 1))

@@ -30,12 +30,13 @@ from avmae_jax.models.layers import (
     stream_norms,
     token_init,
 )
-from avmae_jax.models.masking import Mask, keep
+from avmae_jax.models.masking import Mask, keep, mask_from_noise
 from avmae_jax.models.patches import as_image, grid_of, patchify, sincos_positions
 from avmae_jax.models.pooling import pool, unit_length
 from avmae_jax.models.tokens import GLOBAL, PATCHES, Tokens, name_of, of_modality, through
 
 Inputs = Mapping[str, Float[Array, "B ..."]]  # "audio" -> normalised log-mel [B, T, M], "image" -> normalised image [B, H, W, 3]
+_PATCHES = 0x70617463  # far from the small numbers by which a tower's key is split for its blocks
 VECTORS = ("audio", "image", "joint")  # kinds of vector that an encoder computes
 
 
@@ -120,6 +121,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         shape = config.shape
         separate = shape.depth - config.joint_depth
+        self.patch_dropout = config.patch_dropout
         self.audio = Tower(config, "audio", depth=separate, shared=True, rngs=rngs)
         self.image = Tower(config, "image", depth=separate, shared=True, rngs=rngs)
         self.blocks = nnx.List(
@@ -134,7 +136,7 @@ class Encoder(nnx.Module):
         Args:
           inputs: "audio" -> float[B, T, M] and "image" -> float[B, H, W, 3], both normalised; either may be missing.
           masks: which patches of each to keep; None keeps all.
-          key: of drop-path in training; None: evaluation.
+          key: of training, for drop-path and, where no masks are given, for leaving out a share of the patches; None: evaluation.
 
         Returns:
           The segments of all given modalities, before the joint blocks.
@@ -147,10 +149,17 @@ class Encoder(nnx.Module):
             raise ValueError("there is neither audio nor image; give at least one")
         tokens: Tokens = {}
         for modality in filter(inputs.__contains__, towers):
-            tower = towers[modality]
-            embedded = tower.embed(inputs[modality], masks[modality] if masks else None)
-            tokens |= tower.separate(embedded, branch_key(key, ALL_STREAMS.index(modality)))
+            tower, own = towers[modality], branch_key(key, ALL_STREAMS.index(modality))
+            mask = masks[modality] if masks else self._dropout_mask(tower, len(inputs[modality]), own)
+            tokens |= tower.separate(tower.embed(inputs[modality], mask), own)
         return tokens
+
+    def _dropout_mask(self, tower: Tower, batch: int, key: jax.Array | None) -> Mask | None:
+        """Draws which patches a classifier is tuned on: Liu et al., PatchDropout, arXiv 2208.07220; None: on all."""
+        if key is None or not self.patch_dropout:
+            return None
+        noise = jax.random.uniform(jax.random.fold_in(key, _PATCHES), (batch, len(tower.positions[...])))
+        return mask_from_noise(noise, self.patch_dropout)
 
     def joint(self, tokens: Tokens, stream: str = MAIN, *, unchained: bool = False, key: jax.Array | None = None) -> Tokens:
         """Runs the joint blocks and the final norm of a stream.

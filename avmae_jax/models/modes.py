@@ -14,17 +14,13 @@ class Mode:
 
     name: str
     inputs: tuple[str, ...]  # modalities that must be given
-    streams: tuple[str, ...]  # whose norms the joint blocks use, one pass each; the passes' tokens are averaged
+    streams: tuple[str, ...]  # whose norms the joint blocks use, one pass each; what becomes of several passes is the model's matter
+    fallback: bool = False  # is applied where a modality is missing that the classifier was tuned on
 
     @property
     def given(self) -> Modality:
         """Returns what the classifier is given: "both", "audio" or "image"."""
         return "both" if len(self.inputs) > 1 else cast(Modality, next(iter(self.inputs)))
-
-    @property
-    def averaged(self) -> bool:
-        """Returns True if a modality is missing that the classifier was tuned on: two passes are averaged then."""
-        return len(self.streams) > 1
 
     def __str__(self) -> str:
         return self.name
@@ -37,14 +33,14 @@ MODES = (
     MULTIMODAL,
     Mode("audioonly", ("audio",), ("audio",)),
     Mode("videoonly", ("image",), ("image",)),
-    Mode("missingaudioonly", ("audio",), ("audio", MAIN)),
-    Mode("missingvideoonly", ("image",), ("image", MAIN)),
+    Mode("missingaudioonly", ("audio",), ("audio", MAIN), fallback=True),
+    Mode("missingvideoonly", ("image",), ("image", MAIN), fallback=True),
 )
 
 
 def learned(tuned: Mode, modes: Sequence[Mode] = MODES) -> tuple[Mode, ...]:
     """Lists the modes that fine-tuning in `tuned` prepares a classifier for: that one first, then those in which a modality is missing."""
-    return tuned, *(mode for mode in modes if mode.averaged and tuned.given == "both")
+    return tuned, *(mode for mode in modes if mode.fallback and tuned.given == "both")
 
 
 def find_mode(name: str, modes: Sequence[Mode] = MODES, tuned: Mode | None = None) -> Mode:

@@ -11,18 +11,19 @@ from typing import Any, Literal
 from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
-from avmae_jax.models import ast, cavmae, classifier, mae
+from avmae_jax.models import ast, cavmae, classifier, late, mae
 from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE, MODALITIES
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.encoder import VECTORS
+from avmae_jax.models.late import LateClassifier
 from avmae_jax.models.layers import Stage
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.modes import MODES, Mode, find_mode
 
-_HEAD = ("head_pool", "head_dropout")  # fields that say how a classifier's head works
+_HEAD = ("head_pool", "head_dropout", "patch_dropout")  # fields that say how a classifier's head works or is trained
 
-Model = CAVMAE | CAVMAEClassifier | MAE | AST
+Model = CAVMAE | CAVMAEClassifier | LateClassifier | MAE | AST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Kind:
     modes: tuple[Mode, ...] = ()  # ways in which a classifier can be applied
     tuned_as: str = ""  # the kind that fine-tuning turns a pretraining model into; "": none
     head: tuple[str, ...] = ()  # fields of ModelConfig about a classifier's head that it has
+    measure: Callable[[Any], dict[str, Any]] | None = None  # of inputs: the statistics that its `standardise` must know of training clips
     stride: int | None = None  # pixels between patches where they overlap
 
 
@@ -63,6 +65,18 @@ KINDS: Mapping[str, Kind] = {
         vectors=VECTORS,
         modes=MODES,
         head=_HEAD,
+    ),
+    "late_classifier": Kind(
+        title="CAV-MAE classifier with late fusion",
+        build=lambda config, classes, *, rngs: LateClassifier(config, classes, rngs=rngs),
+        inputs=lambda config: MODALITIES,
+        stages=lambda config, mode: late.stages(config, mode or late.BOTH),
+        task="classification",
+        names="cavmae",
+        vectors=VECTORS,
+        modes=late.MODES,
+        head=(*_HEAD, "image_factor"),
+        measure=late.measure,
     ),
     "mae": Kind(
         title="masked autoencoder of one modality",
@@ -116,6 +130,6 @@ def build(config: ModelConfig, classes: int = 0, *, rngs: nnx.Rngs) -> Model:
       ValueError: if there is no such kind, the sizes don't fit each other, or the kind has no head to which a field could apply.
     """
     spec = kind_of(config)
-    for name in _HEAD:
+    for name in (*_HEAD, "image_factor"):
         config.require(name, name in spec.head or getattr(config, name) == getattr(ModelConfig, name), f"a {spec.title} has no such option")
     return spec.build(config, classes, rngs=rngs)

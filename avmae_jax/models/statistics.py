@@ -42,7 +42,7 @@ def edge_statistics(image: Float[Array, "B H W 3"]) -> Float32[Array, "B S"]:
     strength = jnp.sqrt(down**2 + across**2 + 1e-12)
     place = jnp.mod(jnp.arctan2(down, across), jnp.pi) * (DIRECTIONS / jnp.pi)
     # each pixel is divided between the two nearest directions
-    near = jnp.abs(place[..., None] - jnp.arange(DIRECTIONS, dtype=jnp.float32))
+    near = jnp.abs(place[..., None] - jnp.arange(DIRECTIONS, dtype=jnp.float32)[None, None, None])
     share = jnp.maximum(0.0, 1 - jnp.minimum(near, DIRECTIONS - near))
     count, height, width = grey.shape
     cells = (strength[..., None] * share).reshape(count, CELLS, height // CELLS, CELLS, width // CELLS, DIRECTIONS).sum(axis=(2, 4))

@@ -10,15 +10,17 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from avmae_jax.config import Config, Modality
-from avmae_jax.data.batches import Frames
+from avmae_jax.data.batches import EvalOptions, Frames, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals.scores import evaluate_scores
-from avmae_jax.inference.forward import Classify
+from avmae_jax.inference.forward import BATCH, Classify, Forward
+from avmae_jax.models.late import Constant
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.models.modes import Mode, find_mode
 from avmae_jax.models.registry import kind_of, tuned_mode
@@ -28,6 +30,8 @@ from avmae_jax.train.step import Context, Metrics
 from avmae_jax.train.task import Task
 from avmae_jax.trees import dotted
 from avmae_jax.weights import io
+
+_MEASURED = 512  # clips that say how large statistics are
 
 
 class FinetuningTask(Task):
@@ -52,6 +56,7 @@ class FinetuningTask(Task):
         modes, self.mode = kind_of(config.model).modes, tuned_mode(config)
         self._weights: dict[Mode, float] = {self.mode: 1.0}
         if self.mode.given == "both":
+            self._weights = {self.mode: config.tune.both_weight} if config.tune.both_weight else {}
             alone = {"audio": config.tune.audio_weight, "image": config.tune.image_weight}
             self._weights |= {find_mode(given, modes, self.mode): weight for given, weight in alone.items() if weight}
         self._classify = Classify(config, len(label_names), self.mode)
@@ -88,11 +93,19 @@ class FinetuningTask(Task):
 
         def used(path: Sequence[Any], variable: Any) -> bool:
             name = dotted(path)
-            if not isinstance(variable, nnx.Param) or (self.config.tune.freeze_base and not name.startswith("head.")):
-                return False
-            return not self._unused(name)
+            frozen = isinstance(variable, Constant) or (self.config.tune.freeze_base and not name.startswith("head."))
+            return isinstance(variable, nnx.Param) and not frozen and not self._unused(name)
 
         return used
+
+    def begin(self, model: Any, train: ClipSource) -> None:
+        """Centres and divides the statistics that a head is given by those of training clips, of all where they are a few hundred."""
+        if (measure := kind_of(self.config.model).measure) is None:
+            return
+        forward = Forward(lambda _, batch: measure(model_inputs(batch, self.config)))
+        views = EvalOptions(limit=_MEASURED, needs=self.mode.given)
+        found = [values for _, values in forward(model, eval_batches(train, self.config.model, self.config.data, BATCH, views))]
+        model.standardise({modality: np.concatenate([values[modality] for values in found]) for modality in found[0]})
 
     def optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """Returns the optimizer of pretraining, with a rate of its own for the head."""
@@ -136,7 +149,8 @@ class FinetuningTask(Task):
         if name.startswith(("encoder.blocks.", "encoder.norm.")):
             return any(f".{other}." in name for other in ALL_STREAMS if other not in streams)
         towers = {modality for mode in self._weights for modality in mode.inputs}
-        return any(name.startswith(f"encoder.{other}.") for other in ALL_STREAMS if other not in (MAIN, *towers))
+        others = [other for other in ALL_STREAMS if other not in (MAIN, *towers)]
+        return any(name.startswith((f"encoder.{other}.", f"head.{other}.")) for other in others)
 
 
 def swap(images: jax.Array, share: float, key: jax.Array) -> jax.Array:

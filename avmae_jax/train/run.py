@@ -10,7 +10,7 @@ How a run starts is decided here, and nowhere else. The order matters:
   5. Without a checkpoint, best/, averaged/ and ema/ of an earlier try are set aside.
   6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint (another one would mean other negatives), else what fits in
      memory.
-  7. The model is initialised at random and, without a checkpoint, with the weights of `init_from`.
+  7. The model is initialised at random and, without a checkpoint, with the weights of `init_from` and what it must know of the clips.
   8. The loop restores the checkpoint, which refuses another config, writes the accepted one to config.json, and trains.
   9. After the last step the model is evaluated, and summary.json written.
 """
@@ -113,6 +113,8 @@ def _run(
         model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))  # 7
         if config.init_from and checkpoint is None:
             initialise_from(config.model, model, config.init_from)
+        if checkpoint is None:
+            task.begin(model, train)
         trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)  # 8
         finished = trainer.run(reporter, functools.partial(note_config, workdir, config))
         task.ended(micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))

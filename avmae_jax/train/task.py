@@ -9,6 +9,7 @@ import jax
 import optax
 
 from avmae_jax.config import Config, Modality
+from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import optim
 from avmae_jax.train.step import Context, Metrics
 
@@ -49,6 +50,9 @@ class Task(ABC):
           step: counted from 0.
         """
         return extra | {"ema": optim.averaged(extra["ema"], params, self.config.train.ema)} if self.config.train.ema else extra
+
+    def begin(self, model: Any, train: ClipSource) -> None:  # noqa: B027 - most tasks need nothing
+        """Sets in place what a fresh model must know of the training clips; by default nothing."""
 
     @property
     def needs(self) -> Modality:

@@ -55,7 +55,7 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
 def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
     """Sets a model's parameters in place to those of another model; returns lines for the log.
 
-    Either may lack the decoder or the head; a head of other classes or pooling stays fresh. All other parameters must be in both.
+    Either may lack the decoder or the head; a head of other classes or of another form stays fresh. All other parameters must be in both.
 
     Args:
       model: whose parameters are set.
@@ -69,9 +69,9 @@ def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for part in _PARTS:
         here, there = ({path: shape for path, shape in shapes.items() if path.startswith(f"{part}.")} for shapes in (wanted, given))
-        other_form = part == "head" and here.keys() ^ there.keys() <= _QUERY and here != there
+        other_form = part == "head" and here != there and (here.keys() ^ there.keys() <= _QUERY or not here.keys() & there.keys())
         if here and (not there or other_form):
-            lines.append(f"fresh: {part}, {'of other classes or another pooling' if other_form else 'missing'} in the file")
+            lines.append(f"fresh: {part}, {'of other classes or of another form' if other_form else 'missing'} in the file")
         elif there and not here:
             lines.append(f"left out: {part}, which this model doesn't have")
         else:

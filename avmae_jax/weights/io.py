@@ -32,7 +32,7 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights import vit, vit_config
 from avmae_jax.weights.build import described, fill, require_fits
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
-from avmae_jax.weights.official import from_official, infer_sizes, is_official, is_unused, to_official
+from avmae_jax.weights.official import HEADS, count_classes, from_official, infer_sizes, is_official, is_unused, to_official
 from avmae_jax.weights.tensor_files import (
     SAFETENSORS,
     TORCH,
@@ -46,10 +46,9 @@ from avmae_jax.weights.tensor_files import (
     write_new,
 )
 
-_HEAD = "mlp_head.1.weight"  # [C, D]
 # Numbers of axes of the tensors that give the sizes.
-_RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "decoder_embed.weight": 2, _HEAD: 2}
-_RANKS |= {"pos_embed_a": 3, "pos_embed_v": 3}
+_RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "decoder_embed.weight": 2}
+_RANKS |= {"pos_embed_a": 3, "pos_embed_v": 3, **dict.fromkeys(HEADS, 2)}
 _AUDIO_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
 _CLEANUPS = 20  # removals of a folder after a failed save, a tenth of a second apart
 _SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch", "head_pool")
@@ -207,7 +206,7 @@ def _read_run(path: Path) -> Weights:
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
-        classes = params["head.linear.bias"].size if "head.linear.bias" in params else 0
+        classes = next((params[name].size for name in ("head.linear.bias", "head.audio.linear.bias") if name in params), 0)
         config = model_config(restored.meta, classifies=classes > 0)
         require_fits(described(config, classes), params)
         require_usable(params, path)
@@ -223,7 +222,7 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
     odd = [name for name, rank in _RANKS.items() if name in tensors and (tensors[name].ndim != rank or not tensors[name].size)]
     if odd:
         raise WeightsError(f"these are no weights of a CAV-MAE: {', '.join(f'{name} {tensors[name].shape}' for name in odd)}")
-    classes = len(tensors[_HEAD]) if _HEAD in tensors else 0
+    classes = count_classes(tensors)
     if note:
         meta = _parse(note)
         config, notes = model_config(meta, classifies=classes > 0), from_meta(meta, classes)

@@ -36,10 +36,15 @@ _LAYERS = {
     **{f"decoder_pred_{m}": f"decoder.ends.{modality}.head" for m, modality in _MODALITIES.items()},
     "mlp_head.0": "head.norm",
     "mlp_head.1": "head.linear",
+    # ours: the original has one head for both modalities, and no statistics
+    **{f"mlp_head_{m}.0": f"head.{modality}.norm" for m, modality in _MODALITIES.items()},
+    **{f"mlp_head_{m}.1": f"head.{modality}.linear" for m, modality in _MODALITIES.items()},
+    **{f"mlp_head_{m}.statistics": f"head.{modality}.statistics" for m, modality in _MODALITIES.items()},
 }
 _TENSORS = {
     "mask_token": "decoder.mask_token",
     "mlp_head.query": "head.query",  # ours: the original's head has no attention
+    **{f"mlp_head_{m}.{part}": f"head.{own}.{part}" for m, own in _MODALITIES.items() for part in ("query", "centre", "spread")},
     **{f"pos_embed_{m}": f"encoder.{modality}.positions" for m, modality in _MODALITIES.items()},
     **{f"modality_{m}": f"encoder.{modality}.modality" for m, modality in _MODALITIES.items()},
     **{f"decoder_pos_embed_{m}": f"decoder.ends.{modality}.positions" for m, modality in _MODALITIES.items()},
@@ -195,7 +200,7 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
             "decoder_heads": decoder_heads or published_heads(decoder_width, "decoder_"),
         }
     return ModelConfig(
-        kind="cavmae_classifier" if "mlp_head.1.weight" in tensors else "cavmae",
+        kind=next((kind for name, kind in HEADS.items() if name in tensors), "cavmae"),
         depth=count_blocks(tensors, "blocks_a") + joint_depth,
         joint_depth=joint_depth,
         width=width,
@@ -210,11 +215,23 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
     )
 
 
+HEADS = {
+    "mlp_head.1.weight": "cavmae_classifier",
+    "mlp_head_a.1.weight": "late_classifier",
+}  # the matrix [C, ...] by which a classifier's kind is known
+
+
+def count_classes(tensors: Mapping[str, Any]) -> int:
+    """Returns the number of classes of a classifier's official tensors; 0: it is none."""
+    return next((len(tensors[name]) for name in HEADS if name in tensors), 0)
+
+
 def _head_pool(tensors: Mapping[str, np.ndarray], width: int) -> str:
     """Finds what a classifier's head pools: it has a query of its own, or is twice as wide as the tokens."""
-    if "mlp_head.query" in tensors:
+    if "mlp_head.query" in tensors or "mlp_head_a.query" in tensors:
         return "attentive"
-    return "mean_std" if "mlp_head.1.weight" in tensors and tensors["mlp_head.1.weight"].shape[1] == 2 * width else "mean"
+    given = {tensors[name].shape[1] for name in HEADS if name in tensors}
+    return "mean_std" if given == {2 * width} else "mean"
 
 
 def published_heads(width: int, kind: str) -> int:

@@ -48,8 +48,8 @@ def test_tuning_on_both_prepares_for_a_missing_modality_and_tuning_on_one_for_th
 
 
 def test_streams_of_a_missing_modality_are_averaged() -> None:
-    assert {mode.name for mode in MODES if mode.averaged} == {"missingaudioonly", "missingvideoonly"}
-    assert {mode.name: mode.given for mode in MODES if not mode.averaged} == {
+    assert {mode.name for mode in MODES if mode.fallback} == {"missingaudioonly", "missingvideoonly"}
+    assert {mode.name: mode.given for mode in MODES if not mode.fallback} == {
         "multimodal": "both",
         "audioonly": "audio",
         "videoonly": "image",

@@ -11,7 +11,7 @@ from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.errors import ConfigError
-from avmae_jax.models import registry
+from avmae_jax.models import late, registry
 from avmae_jax.models.ast import AST
 from avmae_jax.models.layers import Block, Stage
 from avmae_jax.models.modes import MODES, Mode
@@ -31,6 +31,7 @@ def _config(kind: str, modality: str) -> ModelConfig:
 CASES = {
     "cavmae": (_config("cavmae", "both"), None),
     **{str(mode): (_config("cavmae_classifier", "both"), mode) for mode in MODES},
+    **{f"late {mode}": (_config("late_classifier", "both"), mode) for mode in late.MODES},
     "mae of audio": (_config("mae", "audio"), None),
     "mae of images": (_config("mae", "image"), None),
     "ast": (_config("ast", "audio"), None),
@@ -107,7 +108,7 @@ def test_fine_tuning_makes_a_kind_that_classifies() -> None:
 def test_an_unknown_kind_names_near_ones_and_a_strange_one_all() -> None:
     with pytest.raises(ValueError, match=r"model\.kind.*cavmea.*cavmae"):
         registry.kind_of(_config("cavmea", "both"))
-    with pytest.raises(ValueError, match=r"model\.kind.*xyz.*cavmae or cavmae_classifier or mae or ast"):
+    with pytest.raises(ValueError, match=r"model\.kind.*xyz.*cavmae or cavmae_classifier or late_classifier or mae or ast"):
         registry.build(_config("xyz", "both"), rngs=nnx.Rngs(0))
 
 
