@@ -1,12 +1,13 @@
 """Converts weights between PyTorch files, safetensors files and runs.
 
-    python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--audio_frames T]
+    python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--audio_frames T] [--float16]
 
 IN is the original's .pth (or .pt, .bin, .ckpt, .pth.tar), a .safetensors file with the same names, or a run's folder, its checkpoints
 folder or one step. The suffix of OUT chooses the format: one of these, or without a suffix a folder of checkpoints. Existing files are
 never overwritten. If tensors of IN are missing, unexpected or misshapen, each is listed and the exit status is 1.
 
 A .pth doesn't contain the number of heads: give it by the options if the model isn't a published one.
+With --float16 OUT is a .safetensors of half the size, whose values are rounded.
 With --audio_frames OUT is a model for audio of that length, in steps of 10 ms; its positions are interpolated along time.
 """
 
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
         io.require_known_suffix(out)
         found = io.read(source, **sizes)
         print(f"read {source}: {describe(found)}")
-        io.write(found, out)
+        io.write(found, out, half=flags.FLAGS.float16)
     except AvmaeError as error:
         sys.exit(str(error))
     print(f"wrote {out}")
@@ -72,6 +73,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("heads", 0, "encoder heads, if IN doesn't contain them; 0: those of the published model", lower_bound=0)
     flags.DEFINE_integer("decoder_heads", 0, "decoder heads, if IN doesn't contain them; 0: those of the published model", lower_bound=0)
     flags.DEFINE_integer("mel_bins", 128, "mel bins of the audio, if IN doesn't contain them", lower_bound=1)
+    flags.DEFINE_bool("float16", False, "round the values to float16, which halves a .safetensors")
     flags.DEFINE_integer("audio_frames", None, "length of the audio that OUT takes, in 10 ms; as in IN if not given", lower_bound=1)
 
 

@@ -29,7 +29,7 @@ from avmae_jax.files import require_local
 from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights import vit, vit_config
+from avmae_jax.weights import boxed, vit, vit_config
 from avmae_jax.weights.build import described, fill, require_fits
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
 from avmae_jax.weights.official import HEADS, count_classes, from_official, infer_sizes, is_official, is_unused, to_official
@@ -69,7 +69,7 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
 
     Args:
       path: .pth, .pt, .bin or .safetensors of a CAV-MAE, pretrained or fine-tuned, of an image MAE with its decoder, or of an AST; or a
-        run's folder, its checkpoints folder or one step of it.
+        run's folder, its checkpoints folder or one step of it; or the name of a model in the package (weights/boxed.py).
       heads: of the encoder, for files that don't store it; 0: those of the published model of this width.
       decoder_heads: of the decoder, for files that don't store it; 0: those of the published model of this width.
       mel_bins: M, for files that don't store it.
@@ -80,7 +80,8 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
         model can't have audio_frames.
     """
     require_local(path)
-    path = Path(path).expanduser()
+    found = boxed.find(path)
+    path = found.path if found else Path(path).expanduser()
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
         raise WeightsError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")
     if path.is_dir():
@@ -140,13 +141,14 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
     return weights._replace(config=config, params={**weights.params, **tables})
 
 
-def write(weights: Weights, path: str | Path) -> None:
+def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
     """Writes weights to a new file or folder.
 
     Args:
       weights: of a CAV-MAE or its classifier; other kinds have no official names and are written to folders only.
       path: its suffix says which format: .pth, .pt, .bin, .ckpt and .pth.tar hold the official tensors alone, .safetensors the config as
         well. Without a suffix it becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
+      half: store float16, half the size, in a .safetensors file.
 
     Raises:
       WeightsError: if the path exists, can't be written or has another suffix, or the model has no official names; nothing is left there
@@ -155,11 +157,13 @@ def write(weights: Weights, path: str | Path) -> None:
     path = Path(path).expanduser()
     require_new(path)
     require_known_suffix(path)
+    if half and path.suffix.lower() != SAFETENSORS:
+        raise WeightsError(f"{path}: float16 is stored in {SAFETENSORS} files alone; choose such a name or leave float16 out")
     meta = to_meta(weights.config, weights.notes)
     if not path.name.lower().endswith((*TORCH, SAFETENSORS)):
         write_new(path, partial(_save_run, weights.params, meta))
         return
-    save_tensors(_official(weights.params), path, json.dumps(meta))
+    save_tensors(_official(weights.params), path, json.dumps(meta), half=half)
     if is_torch(path):
         _log_lost(path, weights.config, weights.notes)
 

@@ -220,19 +220,25 @@ def write_new(path: Path, write: Callable[[Path], object]) -> None:
         raise WeightsError(f"{path}: can't be written, and nothing was left there: {first_line(error)}") from error
 
 
-def save_tensors(tensors: Tensors, path: Path, note: str = "") -> None:
+def save_tensors(tensors: Tensors, path: Path, note: str = "", *, half: bool = False) -> None:
     """Writes tensors to a new file.
 
     Args:
       tensors: name -> float32 array.
       path: .pth, .pt, .bin or .safetensors.
       note: text that is stored in the file's header, which only a .safetensors file has.
+      half: store them as float16, which only a .safetensors file may.
 
     Raises:
-      WeightsError: if the path exists or can't be written; nothing is left there then.
+      WeightsError: if a value doesn't fit float16, or the path exists or can't be written; nothing is left there then.
     """
     if path.suffix.lower() == SAFETENSORS:
-        entries = ((name, "F32", tensor.shape, np.ascontiguousarray(tensor)) for name, tensor in sorted(tensors.items()))
+        if half:
+            tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+            if large := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+                raise WeightsError(f"{path}: float16 can't hold the values of {some(large)}; write float32")
+        kind = "F16" if half else "F32"
+        entries = ((name, kind, tensor.shape, np.ascontiguousarray(tensor)) for name, tensor in sorted(tensors.items()))
         content = save(tensors, {"format": "pt", _NOTE: note, _SUM: _checksum(note, entries)})  # other libraries look for "format"
         write_new(path, lambda unfinished: unfinished.write_bytes(content))
         return

@@ -99,13 +99,16 @@ def results_folder(model_path: str, name: str) -> Path:
 
 def finetune_command(path: str, model: ModelConfig) -> str:
     """Returns a command that fine-tunes the model at a path, whose sizes are `model`, on the data of its run if it lies in one."""
+    from avmae_jax.models.registry import kind_of
+
     recipe = config_files.shipped("finetune_instruments")
     changed = {"init_from": path, "train.workdir": f"{path.rstrip('/')}_finetuned"}
     groups: dict[str, tuple[Any, Any]] = {"model": (model, recipe.model)}
     if run_folder(path):
         groups["data"] = (run_config(path).data, recipe.data)
+    kept = {"kind", *kind_of(recipe.model).head}  # what the recipe says of the classifier
     for group, (own, given) in groups.items():
-        names = [field.name for field in dataclasses.fields(own) if field.name != "kind"]
+        names = [field.name for field in dataclasses.fields(own) if field.name not in kept]
         changed |= {f"{group}.{name}": getattr(own, name) for name in names if getattr(own, name) != getattr(given, name)}
     for name, value in changed.items():
         setattr(recipe.holder(name), name.rpartition(".")[2], value)
