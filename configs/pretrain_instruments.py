@@ -23,7 +23,7 @@ def get_config() -> Config:
     config.augment.crop_area, config.augment.flip = 0.3, True
     config.train.workdir = "runs/pretrain_instruments"
     config.train.batch_size = 24
-    config.train.steps = 1500
-    config.train.eval_every, config.train.checkpoint_every = 500, 500
-    config.optim.decay_start, config.optim.decay_every = 80, 20
+    config.train.steps = 4000
+    config.train.eval_every, config.train.checkpoint_every = 1000, 1000
+    config.optim.decay_start, config.optim.decay_every = 220, 55
     return config

@@ -84,7 +84,7 @@ FIELD_RULES = (
         "where data.source isn't manifest",
     ),
     _FieldRule(
-        ("tune.audio_weight", "tune.image_weight", "tune.swap_pictures"),
+        ("tune.both_weight", "tune.audio_weight", "tune.image_weight", "tune.swap_pictures"),
         lambda _, config: config.tune.mode != "multimodal",
         "where tune.mode isn't multimodal",
     ),

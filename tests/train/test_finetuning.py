@@ -256,17 +256,20 @@ def write_tones(folder: Path, train: int, test: int, *, make: Any = make, label_
 
 
 @pytest.mark.usefixtures("unpolished")
+@pytest.mark.parametrize(("kind", "both_weight"), [("cavmae_classifier", 1.0), ("late_classifier", 0.0)])
 @pytest.mark.slow
-def test_a_classifier_learns_what_it_is_shown(tmp_path: Path) -> None:
+def test_a_classifier_learns_what_it_is_shown(tmp_path: Path, kind: str, both_weight: float) -> None:
     write_tones(tmp_path, 32, 8)
-    changes = {"tune__average_first": 10, "tune__average_last": 12, "train__epochs": 12, "train__checkpoint_every": 48}
+    changes: dict[str, Any] = {"model__kind": kind, "tune__both_weight": both_weight}
+    changes |= {"model__image_factor": 1.0} if both_weight else {}
+    changes |= {"tune__average_first": 10, "tune__average_last": 12, "train__epochs": 12, "train__checkpoint_every": 48}
     summary = finetune(small_run(tmp_path, optim__learning_rate=0.001, **changes))
     assert summary is not None
     assert summary == json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["held_out"]["accuracy"] == summary["held_out"]["map"] == summary["averaged"]["accuracy"] == 1.0
     assert newest_meta(tmp_path / "run/averaged")["epochs"] == [10, 11, 12]  # pyright: ignore[reportOptionalSubscript]
     trained = load_trained(tmp_path / "run/best")
-    assert (trained.label_names, trained.config.tune.loss) == (("low", "high"), "ce")
+    assert (trained.label_names, trained.config.tune.loss, trained.kind) == (("low", "high"), "ce", kind)
 
 
 @pytest.mark.usefixtures("unpolished")
@@ -282,9 +285,9 @@ def test_a_classifier_of_audio_needs_no_images(tmp_path: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
-        ("train.epochs", 4, r"tune\.average_last is 30.* 4"),
-        ("train.steps", 3, r"tune\.average_last is 30.* 3 whole epochs"),
-        ("model.kind", "cavmae", r"model\.kind is 'cavmae'.*cavmae_classifier or ast"),
+        ("train.epochs", 4, r"tune\.average_last is 90.* 4"),
+        ("train.steps", 3, r"tune\.average_last is 90.* 3 whole epochs"),
+        ("model.kind", "cavmae", r"model\.kind is 'cavmae'.*cavmae_classifier or late_classifier or ast"),
     ],
 )
 def test_a_config_that_cannot_be_tuned_is_refused_before_it_runs(field: str, value: object, match: str, tmp_path: Path) -> None:
@@ -347,6 +350,8 @@ def test_dropping_changes_the_loss_of_training_alone(settings: dict[str, float])
 def test_an_ast_is_tuned_with_drop_path_and_dropout(tmp_path: Path) -> None:
     write_tones(tmp_path, 8, 2, make=make_heard)
     changes = {"model__kind": "ast", "model__modality": "audio", "model__drop_path": 0.2, "model__head_dropout": 0.2, "train__epochs": 1}
-    summary = finetune(small_run(tmp_path, **changes, tune__average_first=0, tune__average_last=0))
+    config = small_run(tmp_path, **changes, tune__average_first=0, tune__average_last=0)
+    config.model.head_pool, config.model.patch_dropout, config.model.image_factor = "mean", 0.0, 1.0  # what an AST hasn't
+    summary = finetune(config)
     assert summary is not None
     assert summary["steps"] == 1

@@ -22,6 +22,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from avmae_jax.data.decode.avi_order import AviOrder
 from avmae_jax.data.decode.choice import Streams, check_pixels, choose, count_packets, demuxed, is_flush
 from avmae_jax.data.decode.clock import Clock
 from avmae_jax.data.decode.headers import missing_share, promised_seconds
@@ -32,7 +33,6 @@ _MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.1  # a stream that lacks more than bot
 _LOOK_AHEAD = 64 << 20  # bytes that are read while a stream hasn't shown its beginning
 _STALL = 30  # seconds that one stream may lag behind the other before the file is searched for its end; containers interleave within 1
 _UNKNOWN_FRAME = Fraction(1, 25)  # seconds that a frame is taken to last where the file doesn't say
-_REORDERED = 2  # frames by which encoders of AVI delay
 _RESTARTING = ("mpegts", "mpeg")  # containers without an index, whose stamps may restart
 # FFmpeg estimates their length from a bit rate, from the end of the file, or, of ASF, as that of the file for each stream.
 _GUESSED = (*_RESTARTING, "mp3", "aac", "ac3", "eac3", "amr", "asf")
@@ -71,9 +71,7 @@ class Reader:
         self._fed = dict.fromkeys(self._used, 0)
         self._totals: dict[str, int] = {}
         self._frame_lasts = _frame_seconds(streams.video) if streams.video else Fraction(0)
-        self._numbers = deque[int]()  # of AVI, which numbers packets in the order of decoding: of those whose frames aren't there yet
-        self._delay: int | None = None  # of AVI: how many packets the decoder holds back
-        self._late = 0  # of AVI: by how much all packets but the first are numbered too high
+        self._order = AviOrder() if self._format == "avi" else None
         self.ended: set[str] = set()
 
     def drop(self, stage: str) -> None:
@@ -138,14 +136,14 @@ class Reader:
         """Decodes a packet. An empty one, which repeats a frame in Theora, gives nothing: a frame is shown until the next one comes."""
         if packet.size == 0:
             return []
-        number = packet.dts if stage == "video" and self._format == "avi" else None
-        if number is not None:
-            self._count(number)
+        order = self._order if stage == "video" and packet.dts is not None else None
+        if order:
+            order.add(packet.dts)
         try:
             frames = cast(list[Any], packet.decode())
         except InvalidDataError as error:
-            if number is not None:
-                self._numbers.pop()
+            if order:
+                order.drop()
             lasts = Fraction(packet.duration or 0) * (packet.time_base or 0)
             self._lost[stage] += lasts or _frame_seconds(self._used[stage])
             if self._lost[stage] > max(_MISSING_SECONDS, _MISSING_SHARE * self._needed):
@@ -153,27 +151,9 @@ class Reader:
             return []
         except FFmpegError as error:
             raise failed(self._path, stage, error) from error
-        if number is not None and frames:
-            self._number(frames)
+        if order and frames:
+            order.stamp(frames)
         return frames
-
-    def _count(self, number: int) -> None:
-        """Keeps the number of a packet of AVI. Encoders that may reorder leave numbers out behind the first frame, which is no pause."""
-        if self._fed["video"] == 1 and number <= _REORDERED + 1:
-            self._late = number - 1
-        self._numbers.append(number - self._late)
-
-    def _number(self, frames: list[Any]) -> None:
-        """Stamps frames of AVI: each is shown when the packet is decoded that lies as far back as the decoder's delay.
-
-        Packets that only repeat the frame before have none of their own.
-        """
-        if self._delay is None:
-            self._delay = len(self._numbers) - len(frames)
-        while len(self._numbers) > self._delay + len(frames):
-            self._numbers.popleft()
-        for frame in frames:
-            frame.pts = self._numbers.popleft() if self._numbers else None
 
     def _flush(self, stage: str) -> list[Any]:
         """Decodes what the decoder holds back."""
@@ -185,9 +165,8 @@ class Reader:
                 return []
         for frame in frames:
             frame.time_base = frame.time_base or stream.time_base  # PyAV takes it from a packet
-        if stage == "video" and self._format == "avi":
-            self._delay = max(0, len(self._numbers) - len(frames))
-            self._number(frames)
+        if stage == "video" and self._order:
+            self._order.stamp_last(frames)
         return frames
 
     def _end(self, stage: str) -> Iterator[Piece]:
