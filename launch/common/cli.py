@@ -41,37 +41,46 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
       define_flags: defines the program's options; all of these, and no others, are in the help.
       doc: the docstring of the program.
     """
+    received: list[int] = []
     try:
-        with interruptible():
+        with interruptible() as received:
             _run(main, define_flags, doc)
     except KeyboardInterrupt as stopped:
         for process in multiprocessing.active_children():
             process.terminate()
-        ctrl_c.end(*stopped.args)  # not sys.exit: libraries would complain on their way out that the traceback holds their objects
+        # not sys.exit: libraries would complain on their way out that the traceback holds their objects
+        ctrl_c.end(next(iter(received), signal.SIGINT), *stopped.args)
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Lets the first Ctrl-C raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback.
+def interruptible() -> Iterator[list[int]]:
+    """Lets the first Ctrl-C or SIGTERM raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback.
 
     So does the first one during an import, of which nothing has to be cleaned up and which libraries written in C can't be stopped in.
-    """
 
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    Yields:
+      The signals that have arrived.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)  # SIGALRM, from below, is never the first
+        for each in ctrl_c.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
         if ctrl_c.is_importing(frame):
-            ctrl_c.end()
+            ctrl_c.end(received[0])
         if frame and frame.f_code.co_name in _SWALLOWING:
             signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, _SOON)
             return
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ctrl_c.SIGNALS}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:

@@ -183,13 +183,14 @@ def test_the_exit_status_of_several_files() -> None:
 
 
 @pytest.mark.process
-def test_ctrl_c_is_one_line_in_every_program() -> None:
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_is_one_line_in_every_program(number: signal.Signals, name: str) -> None:
     code = (
-        "import os, signal; from launch.common import cli; "
-        "cli.run(lambda argv: os.kill(os.getpid(), signal.SIGINT), lambda: None, 'Does nothing.')"
+        f"import os, signal; from launch.common import cli; "
+        f"cli.run(lambda argv: os.kill(os.getpid(), {int(number)}), lambda: None, 'Does nothing.')"
     )
     done = started(code)
-    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    assert (done.returncode, done.stderr) == (128 + number, f"stopped by {name}\n")
 
 
 @pytest.mark.process
