@@ -90,8 +90,9 @@ def _require_same_set(content: Mapping[str, Any], folder: Path) -> None:
     if not is_complete(folder):
         return
     clips, channels = _of_set(folder)
-    if clips and (content.get("of", clips) != clips or _number(content.get("clips", clips)) > clips):
-        raise ValueError(f"it is of {content.get('of', content['clips'])} training clips, but the data set has {clips}")
+    for count in (content.get("of", clips), max(clips or 0, _number(content.get("clips", 0)))):
+        if clips and count != clips:
+            raise ValueError(f"it is of {count} training clips, but the data set has {clips}")
     if channels and content.get("channels", channels) != channels:
         raise ValueError(f"it is of channels = {content['channels']}, but the data set has {channels}")
 

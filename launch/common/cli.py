@@ -29,6 +29,7 @@ from . import help_page, overrides
 DONE, FAILED, SOME_FAILED = 0, 1, 3  # exit states; ctrl_c.STATUS is another one, and help_page.py describes them all
 _BACKENDS = "xla_bridge.py"  # file of JAX that raises where a platform has no plugin or no device
 _SWALLOWING = ("_xla_gc_callback", "__del__")  # Python drops what is raised in these
+_LIBRARIES = ("tensorflow_datasets", "apache_beam")  # which define options
 _SOON = 0.01  # seconds
 _OPTION = re.compile(r"--?[\w.]+=")  # what stands before an option's value
 
@@ -95,10 +96,15 @@ def _run(main: Callable[[list[str]], None], define_flags: Callable[[], None], do
         sys.exit(_line(error))
     if helps:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may stop before the end
-        print(help_page.text(doc or "", [flags.FLAGS[name] for name in flags.FLAGS if name not in before]))
+        print(help_page.text(doc or "", [flags.FLAGS[name] for name in flags.FLAGS if name not in before and _is_ours(name)]))
         return
     flags.FLAGS.set_gnu_getopt()
     app.run(lambda argv: _call(main, argv), flags_parser=parse)
+
+
+def _is_ours(name: str) -> bool:
+    """Returns whether an option is the program's, not one that a library defined when it was imported."""
+    return str(flags.FLAGS.find_module_defining_flag(name)).split(".", maxsplit=1)[0] not in _LIBRARIES
 
 
 def define_config(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None) -> None:
