@@ -123,8 +123,8 @@ def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGINT), (1, signal.SIGINT), (0, signal.SIGTERM), (1, signal.SIGTERM)])
 def test_a_stopped_run_keeps_finished_shards_and_the_same_command_goes_on(tmp_path: Path, workers: int, number: signal.Signals) -> None:
-    for number in range(12):
-        write_clip(tmp_path / f"videos/harp/{number:02d}.mp4", 1.0, first=10 * number)
+    for clip in range(12):
+        write_clip(tmp_path / f"videos/harp/{clip:02d}.mp4", 1.0, first=10 * clip)
     options = [f"--videos={tmp_path / 'videos'}", f"--out={tmp_path / 'out'}", f"--workers={workers}", "--clip_seconds=1", "--shard_size=2"]
     command = [sys.executable, "-m", "launch.prepare", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
