@@ -14,7 +14,7 @@ that the contrastive loss compares.
 Axis letters: B batch, L tokens, D width, T spectrogram frames, M mel bins, H W image.
 """
 
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,8 @@ class Explainer:
         """
         if not trained.spec.vectors:
             raise ValueError(f"{trained.path} is a {trained.spec.title}, which can't be explained; give a CAV-MAE or its classifier")
-        self._trained, self._spans = trained, cast(Span, spans)
+        self._trained = trained
+        self._spans: Span = spans
         self._compiled = nnx.jit(self._outputs, static_argnames="mode")
 
     def __call__(
