@@ -2,8 +2,8 @@
 """Ends a program on Ctrl-C or SIGTERM with one line, from its first import on.
 
 Python's own handler of Ctrl-C raises KeyboardInterrupt, whose traceback is printed until a program can catch it, and which crashes
-libraries written in C when it comes while they are imported. SIGTERM ends a process without a word. This module imports next to nothing, so that it
-can be the first of a program.
+libraries written in C when it comes while they are imported. SIGTERM ends a process without a word. This module imports
+next to nothing, so that it can be the first of a program.
 """
 
 import os
