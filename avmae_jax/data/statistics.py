@@ -2,15 +2,17 @@
 
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.fbank import WINDOW, log_mel
+from avmae_jax.data.store import plan
+from avmae_jax.data.store.plan import is_complete
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.records import weights_file
 from avmae_jax.data.text_files import read_json
@@ -59,16 +61,17 @@ def read_statistics(folder: Path) -> dict[str, float] | None:
     """Reads "audio_mean" and "audio_std" from a data set's statistics.json; None if launch.data_statistics hasn't written it.
 
     Raises:
-      DatasetError: if the file is damaged, or has values that no log-mel has.
+      DatasetError: if the file is damaged, has values that no log-mel has, or is of another data set.
     """
     path = folder / STATISTICS
     if not path.exists():
         return None
     try:
         content = read_json(path)
-        found = {name: float(content[name]) for name in ("audio_mean", "audio_std")}
+        found = {name: _number(content[name]) for name in ("audio_mean", "audio_std")}
         if not (abs(found["audio_mean"]) <= _LARGEST and 0 < found["audio_std"] <= _LARGEST):  # NaN is neither
             raise ValueError(f"it has {found}")
+        _require_same_set(content, folder)
     except (DatasetError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(
             f"{path} can't be used ({first_line(error):.120}); run launch.data_statistics again, or remove the file"
@@ -76,8 +79,36 @@ def read_statistics(folder: Path) -> dict[str, float] | None:
     return found
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"it has {value!r}, which is no number")
+    return float(value)
+
+
+def _require_same_set(content: Mapping[str, Any], folder: Path) -> None:
+    """Raises ValueError if statistics are of other clips than a finished data set has, or of other channels, as far as both say it."""
+    if not is_complete(folder):
+        return
+    clips, channels = _of_set(folder)
+    for count in (content.get("of", clips), max(clips or 0, _number(content.get("clips", 0)))):
+        if clips and count != clips:
+            raise ValueError(f"it is of {count} training clips, but the data set has {clips}")
+    if channels and content.get("channels", channels) != channels:
+        raise ValueError(f"it is of channels = {content['channels']}, but the data set has {channels}")
+
+
+def _of_set(folder: Path) -> tuple[int | None, str | None]:
+    """Returns the number of training clips of a finished data set, and its channels; None where its summary doesn't say."""
+    summary = plan.read_json(folder / plan.SUMMARY)
+    counts, settings = summary.get("clips"), summary.get("plan")
+    clips = counts.get("train") if isinstance(counts, dict) else None
+    return clips if isinstance(clips, int) else None, settings.get("channels") if isinstance(settings, dict) else None
+
+
 def write_statistics(folder: Path, limit: int, on_progress: OnProgress) -> dict[str, float]:
     """Stores "audio_mean", "audio_std", "clips" and "seconds" of a prepared data set in its STATISTICS, and returns them.
+
+    With them it stores what tells the data set from others: "of", its number of training clips, and "channels".
 
     Of the training clips `limit` are read, spread evenly over the set, or all if it is 0.
 
@@ -95,7 +126,9 @@ def write_statistics(folder: Path, limit: int, on_progress: OnProgress) -> dict[
     found = audio_statistics(clips())
     mean, std, seconds = round(found.mean, 4), round(found.std, 4), round(found.seconds, 1)
     content = {"audio_mean": mean, "audio_std": std, "clips": found.clips, "seconds": seconds}
-    write_json(folder / STATISTICS, content)
+    of, channels = _of_set(folder)
+    known = {name: value for name, value in (("of", of), ("channels", channels)) if value is not None}
+    write_json(folder / STATISTICS, content | known)
     return content
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from avmae_jax.config import Fill
+from avmae_jax.data.decode.form import Span
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.predict import Prediction, Predictor
@@ -79,11 +80,16 @@ def similarities(encoder: Encoder, tokens: Tokens) -> dict[str, jax.Array]:
 class Explainer:
     """Explains predictions of one model, which is compiled once for each mode."""
 
-    def __init__(self, trained: Trained):
-        """Raises ValueError if it is a kind of model that can't be explained."""
+    def __init__(self, trained: Trained, spans: Span = "longer"):
+        """Keeps the model, and which of a file's audio and images its predictions' windows span.
+
+        Raises:
+          ValueError: if it is a kind of model that can't be explained.
+        """
         if not trained.spec.vectors:
             raise ValueError(f"{trained.path} is a {trained.spec.title}, which can't be explained; give a CAV-MAE or its classifier")
         self._trained = trained
+        self._spans: Span = spans
         self._compiled = nnx.jit(self._outputs, static_argnames="mode")
 
     def __call__(
@@ -104,7 +110,7 @@ class Explainer:
         if not prediction.top and prediction.match is None:
             raise ValueError(f"{medium.name}: there is no class and no match that could be explained")
         model = self._trained.config.model
-        rows = rows_of(medium, 0, self._trained.config, frames=frames, fill=fill)
+        rows = rows_of(medium, 0, self._trained.config, frames=frames, fill=fill, spans=self._spans)
         row = next((row for row in rows if row.start >= prediction.start), None)
         if row is None:
             raise ClipError(medium.name, "length", "has become shorter since it was predicted")
@@ -130,7 +136,7 @@ class Explainer:
 
 def explainer_of(predictor: Predictor) -> Explainer:
     """Returns an explainer of the model that computes a predictor's first class, or else its match; raises ValueError as Explainer does."""
-    return Explainer(predictor.trained if predictor.trained.classes else predictor.matcher)
+    return Explainer(predictor.trained if predictor.trained.classes else predictor.matcher, predictor.spans)
 
 
 def subject(prediction: Prediction) -> str:

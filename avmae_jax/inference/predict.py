@@ -19,6 +19,7 @@ import numpy as np
 
 from avmae_jax.config import Fill, Modality
 from avmae_jax.data.batches import Frames
+from avmae_jax.data.decode.form import Span
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.forward import probabilities
@@ -83,6 +84,8 @@ class Predictor:
         # After single-modality fine-tuning the two encoders no longer share an embedding space, so no match is reported.
         tuned = trained.tuned
         self.matches = match_with is not None or (bool(spec.vectors) and (tuned is None or tuned.given == "both"))
+        used = self.mode or tuned
+        self.spans: Span = "longer" if not used else used.given if used.given != "both" else "shorter" if self.mode else "longer"
         self._modules = (trained.module, None if match_with is None else match_with.module)
         functions: dict[Modality, Callable[[Any, Any], Any]] = {has: self._function(has) for has in get_args(Modality)}
         self._shared = Shared(functions, batch_size)
@@ -134,7 +137,7 @@ class Predictor:
     def _rows(self, medium: Medium, number: int, **options: Any) -> Iterator[Row]:
         """Yields the rows that the model can use, and raises ClipError if there is none: audio or image may end before the other."""
         used, refused = False, None
-        for row in rows_of(medium, number, self.trained.config, **options):
+        for row in rows_of(medium, number, self.trained.config, spans=self.spans, **options):
             try:
                 self.mode_of(row.has, medium.name)
             except ClipError as error:

@@ -9,6 +9,7 @@ Axis letters: N samples, H W image.
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -22,7 +23,7 @@ from avmae_jax.config import Config, Fill, Frames, Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.audio import as_int16, first_sounding
 from avmae_jax.data.decode.clock import JITTER
-from avmae_jax.data.decode.form import ClipForm, clip_seconds
+from avmae_jax.data.decode.form import ClipForm, Span, clip_seconds
 from avmae_jax.data.decode.many_clips import cut_timed
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_clip
@@ -109,7 +110,14 @@ def decode_beginning(path: str | Path, config: Config, needs: Modality | None = 
 
 
 def rows_of(
-    medium: Medium, number: int, config: Config, *, frames: Frames = "middle", timeline: bool = False, fill: Fill = FILL
+    medium: Medium,
+    number: int,
+    config: Config,
+    *,
+    frames: Frames = "middle",
+    timeline: bool = False,
+    fill: Fill = FILL,
+    spans: Span = "longer",
 ) -> Iterator[Row]:
     """Yields the rows of one medium.
 
@@ -121,6 +129,7 @@ def rows_of(
       timeline: yield the series TIMELINE too.
       fill: how the audio of a medium that is shorter than a window is filled up, as of data/example.py. Where the audio of a longer one
         ends, the rest of that window is silent.
+      spans: which of a file's audio and images the windows span; others may begin later or end earlier.
 
     Raises:
       ClipError: if the medium can't be read; rows may have been yielded by then.
@@ -131,7 +140,11 @@ def rows_of(
     model, warned = config.model, False
     samples = num_samples(model.audio_frames)
     form = ClipForm(
-        model.audio_frames * SHIFT / SAMPLE_RATE, frame_size=model.image_size, channels=config.data.audio_channels, allow_missing=True
+        model.audio_frames * SHIFT / SAMPLE_RATE,
+        frame_size=model.image_size,
+        channels=config.data.audio_channels,
+        allow_missing=True,
+        spans=spans,
     )
     make = partial(example, samples=samples, image_size=model.image_size, fill=fill)
     series = {WHOLE: form.seconds} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
@@ -171,9 +184,9 @@ def _cut_parts(audio: np.ndarray | str | Path | None, image: bytes | str | Path 
     if audio is None:
         yield Clip("image", np.zeros(0, np.int16), frames, ()), 0.0
         return
-    windows = 0
+    windows, form = 0, replace(form, spans="audio")
     for clip, there in _cut_array(audio, form, stride) if isinstance(audio, np.ndarray) else _cut_file(audio, form, stride):
-        if len(clip.waveform):  # a video may go on after its audio
+        if len(clip.waveform):  # a video may begin before its audio
             windows += 1
             yield clip._replace(frames=frames, frame_times=(0.0,) * len(frames)), there
     if not windows:

@@ -4,6 +4,7 @@ Each line has "step" and "split": "train", "eval", or what a resumed run found w
 "first" and "last" are the steps without a line, or "edited", where lines differ from those that were written; they stay as they are.
 """
 
+import errno
 import hashlib
 import itertools
 import json
@@ -17,6 +18,7 @@ import jax
 from absl import logging
 from PIL import Image
 
+from avmae_jax.errors import WriteError
 from avmae_jax.files import write_bytes
 from avmae_jax.train.event_files import Event, EventsWriter, SessionLog, Summary, scalar  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -122,18 +124,26 @@ class Logbook:
 
 def _continued(path: Path, last_step: int, written: Mapping[str, Any] | None) -> list[_Line]:
     """Returns the lines up to a step, with marks where some are missing or were edited; each is logged."""
+    if path.is_dir():
+        raise WriteError(errno.EISDIR, "it is a folder", str(path))
     content = path.read_bytes() if last_step and path.exists() else b""
     parts = content.split(b"\n")
     if parts[-1]:
         logging.warning("%s: the last line is incomplete and is dropped: %.80r", path, parts[-1])
     lines: list[_Line] = []
     foreign: list[int] = []
+    later: list[int] = []
     for number, text in enumerate(parts[:-1], start=1):
         row = _row(text)
         if row is None:
             foreign.append(number)
         elif row["step"] <= last_step:
             lines.append(_Line(row["step"], row, text + b"\n"))
+        else:
+            later.append(row["step"])
+    if later:
+        words = "%s: %d lines of steps %d to %d, behind the checkpoint of step %d, are dropped: these steps are computed again"
+        logging.warning(words, path, len(later), min(later), max(later), last_step)
     if foreign:
         copy = next(copy for n in itertools.count(1) if not (copy := path.with_name(f"metrics.before-{n}.jsonl")).exists())
         write_bytes(copy, content)

@@ -145,7 +145,7 @@ class Trainer:
     def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stopped: Callable[[], str]) -> bool:
         train, clock = self.config.train, Clock(self.config.train.batch_size)
         snapshots = Snapshots(Path(train.workdir).expanduser(), self._meta, *self.task.averaged_epochs)
-        log = StepLog(logbook, clock, checkpoints, reporter, self.epochs.steps)
+        log = StepLog(logbook, clock, checkpoints, reporter, self.epochs.steps, train.log_every)
         held = ctrl_c_held() if self.config.data.workers else nullcontext()  # the first batch starts the reader processes
         stop, self._saved_at = False, time.monotonic()
         while self.step < self.total_steps:

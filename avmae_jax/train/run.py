@@ -18,6 +18,7 @@ How a run starts is decided here, and nowhere else. The order matters:
 import copy
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,7 +45,7 @@ from avmae_jax.train.audio_settings import settle_audio
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.loop import Reporter, Trainer
 from avmae_jax.train.pretraining import PretrainingTask
-from avmae_jax.train.run_notes import CONFIG_FILE, log_file, note_config, note_start, read_json
+from avmae_jax.train.run_notes import CONFIG_FILE, RUN_LOG, log_file, note_config, note_start, read_json
 from avmae_jax.train.snapshots import set_aside
 from avmae_jax.train.task import Task
 from avmae_jax.weights.build import described
@@ -128,6 +129,7 @@ def _run(
         summary["seconds"] = round(time.monotonic() - begin, 1)
         if jax.process_index() == 0:
             write_json(workdir / SUMMARY_FILE, summary)
+        RUN_LOG.info("finished: %s", json.dumps(summary))
         return summary
 
 

@@ -25,6 +25,9 @@ from avmae_jax.files import write_errors, write_json
 from avmae_jax.settings import flatten_fields
 
 CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE = "config.json", "environment.json", "log.txt"
+RUN_LOG = getLogger("avmae_jax.run")  # for log.txt alone: what a screen shows in other ways, such as a bar
+RUN_LOG.propagate = False
+RUN_LOG.setLevel(INFO)
 _LIBRARIES = ("avmae-jax", "array_record", "flax", "grain", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 
 
@@ -95,14 +98,16 @@ def log_file(workdir: Path) -> Iterator[None]:
     handler.addFilter(_ours_or_serious)
     handler.handle(LogRecord(__name__, INFO, __file__, 0, "started: %s", (_command(),), None))
     root = getLogger()  # what absl logs arrives here too
-    root.addHandler(handler)
+    for logger in (root, RUN_LOG):
+        logger.addHandler(handler)
     try:
         yield
     except BaseException as error:
         handler.handle(LogRecord(__name__, ERROR, __file__, 0, "ended by %s: %s", (type(error).__name__, error), None))
         raise
     finally:
-        root.removeHandler(handler)
+        for logger in (root, RUN_LOG):
+            logger.removeHandler(handler)
         handler.close()
 
 

@@ -10,6 +10,7 @@ from avmae_jax.errors import NonFiniteLossError
 from avmae_jax.train.clock import Clock
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.memory import peak_memory
+from avmae_jax.train.run_notes import RUN_LOG
 from avmae_jax.train.step import Metrics
 
 MEASURED = ("seconds", "pairs_per_second", "peak_device_gib", "peak_host_gib")  # what a line has of the machine, different in every run
@@ -40,9 +41,13 @@ class _Pending(NamedTuple):
 class StepLog:
     """Writes the metrics of each step to the logbook, and stops the run at the first loss that is not finite."""
 
-    def __init__(self, logbook: Logbook, clock: Clock, checkpoints: Checkpoints, reporter: Reporter | None, steps_per_epoch: float):
+    def __init__(
+        self, logbook: Logbook, clock: Clock, checkpoints: Checkpoints, reporter: Reporter | None, steps_per_epoch: float, every: int
+    ):
+        """Keeps where steps are reported: all in the logbook and to the reporter, the first and one in `every` in log.txt."""
         self._logbook, self._clock, self._checkpoints, self._reporter = logbook, clock, checkpoints, reporter
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._every = steps_per_epoch, every
+        self._noted = False
         self._pending: _Pending | None = None
 
     def submit(self, step: int, ids: Any, metrics: Metrics) -> None:
@@ -64,6 +69,10 @@ class StepLog:
         self._clock.done()
         speed = {"pairs_per_second": self._clock.pairs_per_second, **peak_memory()}
         self._logbook.write(step, "train", values | self.progress(step) | speed)
+        if not self._noted or step % self._every == 0:
+            words = "step %d, epoch %.2f: loss %.4f, %.1f pairs/s"
+            RUN_LOG.info(words, step, step / self._steps_per_epoch, values["loss"], self._clock.pairs_per_second)
+            self._noted = True
         if self._reporter:
             self._reporter.step(step, values["loss"], self._clock.pairs_per_second, self._clock.waiting)
 

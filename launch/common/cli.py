@@ -29,6 +29,7 @@ from . import help_page, overrides
 DONE, FAILED, SOME_FAILED = 0, 1, 3  # exit states; ctrl_c.STATUS is another one, and help_page.py describes them all
 _BACKENDS = "xla_bridge.py"  # file of JAX that raises where a platform has no plugin or no device
 _SWALLOWING = ("_xla_gc_callback", "__del__")  # Python drops what is raised in these
+_LIBRARIES = ("tensorflow_datasets", "apache_beam")  # which define options
 _SOON = 0.01  # seconds
 _OPTION = re.compile(r"--?[\w.]+=")  # what stands before an option's value
 
@@ -41,37 +42,46 @@ def run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc
       define_flags: defines the program's options; all of these, and no others, are in the help.
       doc: the docstring of the program.
     """
+    received: list[int] = []
     try:
-        with interruptible():
+        with interruptible() as received:
             _run(main, define_flags, doc)
     except KeyboardInterrupt as stopped:
         for process in multiprocessing.active_children():
             process.terminate()
-        ctrl_c.end(*stopped.args)  # not sys.exit: libraries would complain on their way out that the traceback holds their objects
+        # not sys.exit: libraries would complain on their way out that the traceback holds their objects
+        ctrl_c.end(next(iter(received), signal.SIGINT), *stopped.args)
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Lets the first Ctrl-C raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback.
+def interruptible() -> Iterator[list[int]]:
+    """Lets the first Ctrl-C or SIGTERM raise KeyboardInterrupt in the block; a second one ends the process at once, without a traceback.
 
     So does the first one during an import, of which nothing has to be cleaned up and which libraries written in C can't be stopped in.
-    """
 
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    Yields:
+      The signals that have arrived.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)  # SIGALRM, from below, is never the first
+        for each in ctrl_c.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
         if ctrl_c.is_importing(frame):
-            ctrl_c.end()
+            ctrl_c.end(received[0])
         if frame and frame.f_code.co_name in _SWALLOWING:
             signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, _SOON)
             return
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ctrl_c.SIGNALS}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _run(main: Callable[[list[str]], None], define_flags: Callable[[], None], doc: str | None) -> None:
@@ -86,10 +96,15 @@ def _run(main: Callable[[list[str]], None], define_flags: Callable[[], None], do
         sys.exit(_line(error))
     if helps:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may stop before the end
-        print(help_page.text(doc or "", [flags.FLAGS[name] for name in flags.FLAGS if name not in before]))
+        print(help_page.text(doc or "", [flags.FLAGS[name] for name in flags.FLAGS if name not in before and _is_ours(name)]))
         return
     flags.FLAGS.set_gnu_getopt()
     app.run(lambda argv: _call(main, argv), flags_parser=parse)
+
+
+def _is_ours(name: str) -> bool:
+    """Returns whether an option is the program's, not one that a library defined when it was imported."""
+    return str(flags.FLAGS.find_module_defining_flag(name)).split(".", maxsplit=1)[0] not in _LIBRARIES
 
 
 def define_config(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None) -> None:

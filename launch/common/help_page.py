@@ -17,7 +17,9 @@ from avmae_jax.settings import Settings, field_types
 
 _WIDTH = 140  # of a line, at most
 _COLUMN = 40  # where explanations begin
-_STATES = "Exit status: 0 done, 1 not done for a reason that is printed, 3 some of several files failed, 130 stopped by Ctrl-C."
+_STATES = (
+    "Exit status: 0 done, 1 not done for a reason that is printed, 3 some of several files failed, 130 stopped by Ctrl-C, 143 by SIGTERM."
+)
 _FIELDS = "Fields of --config, each set by --config.FIELD=VALUE (None opens one again that may be None), with their defaults:"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import WARNING, Formatter, LogRecord
@@ -16,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 if TYPE_CHECKING:
     from avmae_jax.files import OnProgress
+
+
+_MEASURABLE = 1.0  # seconds; a speed over less says nothing
 
 
 def start() -> None:
@@ -119,11 +123,16 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), counts)
     progress = Progress(*columns, console=Console(file=sys.stderr))
     task = progress.add_task(title, total=None, failed=0, rate="-", visible=False)
+    first, begin = 0, None
 
     def advance(done: int, failed: int, total: int) -> None:
         progress.start()  # not before, since an empty bar leaves an empty line
-        speed = progress.tasks[task].speed
-        progress.update(task, visible=True, completed=done, total=total, failed=failed, rate="-" if speed is None else f"{speed:.1f}")
+        nonlocal first, begin
+        if begin is None:
+            first, begin = done, time.monotonic()  # those of an earlier run aren't counted
+        seconds = time.monotonic() - begin
+        rate = f"{(done - first) / seconds:.1f}" if seconds >= _MEASURABLE else "-"
+        progress.update(task, visible=True, completed=done, total=total, failed=failed, rate=rate)
 
     try:
         yield advance

@@ -23,12 +23,14 @@ from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.api import Model
+from avmae_jax.inference.explain import explainer_of
 from avmae_jax.inference.predict import Predictor, by_second
 from avmae_jax.inference.stream import Ahead, Series
 from avmae_jax.inference.windows import Row, of_file, of_parts, rows_of
 from avmae_jax.models.modes import find_mode
 from avmae_jax.weights.trained import Trained
 from tests.inference.tiny_models import NAMES, SMALL
+from tests.media import numbered, tone, write_media
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
@@ -92,6 +94,17 @@ def test_each_second_has_the_classes_of_the_window_around_it(trained: Model, fol
     assert found.timeline.shape == (5, 4)
     np.testing.assert_allclose(found.probabilities, predict(trained, folder / "media/film.mp4").probabilities, atol=1e-6)
     assert predict(trained, folder / "media/picture.png", timeline=True).timeline is None  # it has no seconds
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(None, 8), ("audio", 8), ("image", 6), ("both", 6)])
+def test_a_file_is_cut_by_what_is_given_of_it(given: str | None, seconds: int, trained: Model, tmp_path: Path) -> None:
+    path = write_media(tmp_path / "x.mp4", frames=[numbered(number) for number in range(60)], sound=tone(400, 7.95))
+    found = trained.predict(path, given=given, timeline=True)
+    assert found.timeline.shape == (seconds, 4)
+    assert found.windows == (5 if seconds == 8 else 4)
+    predictor = Predictor(trained, given=given)
+    heat = explainer_of(predictor)(of_file(path), found).row
+    assert heat.start == found.start
 
 
 @pytest.mark.parametrize(("frames", "shots"), [("first", [0]), ("middle", [5]), ("all", list(range(10)))])

@@ -16,7 +16,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.batches import Frames as BatchFrames
 from avmae_jax.errors import DatasetError
 from avmae_jax.settings import field_types
-from launch.common import cli, help_page, model_flags
+from launch.common import cli, help_page, model_flags, runtime
 from tests.support import ROOT, Program, time_limit
 from tests.test_config import EVERY_FIELD
 
@@ -183,13 +183,14 @@ def test_the_exit_status_of_several_files() -> None:
 
 
 @pytest.mark.process
-def test_ctrl_c_is_one_line_in_every_program() -> None:
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_is_one_line_in_every_program(number: signal.Signals, name: str) -> None:
     code = (
-        "import os, signal; from launch.common import cli; "
-        "cli.run(lambda argv: os.kill(os.getpid(), signal.SIGINT), lambda: None, 'Does nothing.')"
+        f"import os, signal; from launch.common import cli; "
+        f"cli.run(lambda argv: os.kill(os.getpid(), {int(number)}), lambda: None, 'Does nothing.')"
     )
     done = started(code)
-    assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C\n")
+    assert (done.returncode, done.stderr) == (128 + number, f"stopped by {name}\n")
 
 
 @pytest.mark.process
@@ -250,3 +251,17 @@ def test_what_cant_be_written_is_one_line_in_every_program() -> None:
     )
     done = started(code)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+
+
+@pytest.mark.process
+def test_help_lists_no_option_of_a_library() -> None:
+    done = started("import sys; sys.argv[1:] = ['--help']; import runpy; runpy.run_module('launch.prepare', run_name='__main__')")
+    assert "--videos" in done.stdout
+    assert "tfds" not in done.stdout
+
+
+def test_a_speed_is_not_told_of_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    with runtime.progress_bar("reading") as advance:
+        for done in range(4):
+            advance(done, 0, 3)
+    assert "- clips/s" in capsys.readouterr().err

@@ -121,21 +121,23 @@ def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("workers", [0, 1])
-def test_ctrl_c_keeps_finished_shards_and_the_same_command_goes_on(tmp_path: Path, workers: int) -> None:
-    for number in range(12):
-        write_clip(tmp_path / f"videos/harp/{number:02d}.mp4", 1.0, first=10 * number)
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGINT), (1, signal.SIGINT), (0, signal.SIGTERM), (1, signal.SIGTERM)])
+def test_a_stopped_run_keeps_finished_shards_and_the_same_command_goes_on(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    for clip in range(12):
+        write_clip(tmp_path / f"videos/harp/{clip:02d}.mp4", 1.0, first=10 * clip)
     options = [f"--videos={tmp_path / 'videos'}", f"--out={tmp_path / 'out'}", f"--workers={workers}", "--clip_seconds=1", "--shard_size=2"]
     command = [sys.executable, "-m", "launch.prepare", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").glob("*.array_record-*")) and time.monotonic() < deadline:
             time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + number
     assert "Traceback" not in errors
-    assert len([line for line in errors.splitlines() if "Ctrl-C" in line and "continues" in line]) == 1
+    assert "resource_tracker" not in errors
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert len([line for line in errors.splitlines() if name in line and "continues" in line]) == 1
     assert not (tmp_path / "out/summary.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.array_record-*")}
     assert kept

@@ -50,6 +50,9 @@ def test_a_run_leaves_its_numbers_pictures_and_settings(undisturbed: Path) -> No
     log = (undisturbed / "log.txt").read_text()
     for step, row in ((row["step"], row) for row in rows if row["split"] == "eval"):
         assert f"step {step} of {STEPS}, epoch {step / 6:.2f}, held out: loss {row['loss']:.4g}" in log
+    first = next(row for row in rows if row["split"] == "train")
+    assert f"step 1, epoch {first['epoch']:.2f}: loss {first['loss']:.4f}" in log
+    assert f'finished: {{"steps": {STEPS}' in log.splitlines()[-1]
     settings = json.loads((undisturbed / "config.json").read_text())
     assert (settings["model"]["width"], settings["train"]["steps"]) == (32, STEPS)
     summary = json.loads((undisturbed / "summary.json").read_text())

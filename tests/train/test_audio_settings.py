@@ -55,6 +55,7 @@ DAMAGED += [
     '{"audio_mean": 1e999, "audio_std": 1}',
     MEASURED | {"audio_mean": 1e9},
     MEASURED | {"audio_std": 1e9},
+    MEASURED | {"audio_std": True},
 ]
 
 
@@ -62,6 +63,14 @@ DAMAGED += [
 def test_damaged_statistics_are_named(tmp_path: Path, content: object) -> None:
     with pytest.raises(DatasetError, match=rf"{STATISTICS}.*launch\.data_statistics"):
         settled(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(("change", "named"), [({"clips": 9}, "9"), ({"of": 7}, "7"), ({"channels": "mean"}, "mean")])
+def test_statistics_of_another_set_are_refused(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"clips": {"train": 8, "test": 2}, "plan": {"channels": "first"}}))
+    assert settled(write(tmp_path, MEASURED | {"clips": 4})) == (-6.5, 3.5)  # of --clips=4
+    with pytest.raises(DatasetError, match=rf"{STATISTICS}.*{named}.*launch\.data_statistics"):
+        settled(write(tmp_path, MEASURED | {"clips": 8, "of": 8, "channels": "first"} | change))
 
 
 def test_images_alone_need_none(tmp_path: Path) -> None:

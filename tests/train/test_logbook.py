@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from avmae_jax.errors import WriteError
 from avmae_jax.train.event_files import Event  # pyright: ignore[reportAttributeAccessIssue] - generated
 from avmae_jax.train.logbook import METRICS_FILE, Logbook
 from tests.support import ROOT, time_limit
@@ -166,6 +167,20 @@ def test_numbers_that_were_edited_are_noticed(tmp_path: Path, caplog: pytest.Log
         Logbook(tmp_path, 1, written).close()
     assert METRICS_FILE in caplog.text
     assert steps(tmp_path) == [(1, "train"), (1, "edited")]
+
+
+def test_lines_behind_the_checkpoint_are_dropped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_steps(tmp_path, 1, 6)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        write_steps(tmp_path, 5, 6, resumed_at=4)
+    assert "3 lines of steps 5 to 6" in caplog.text
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path, step: int) -> None:
+    (tmp_path / METRICS_FILE).mkdir()
+    with pytest.raises(WriteError, match=METRICS_FILE):
+        Logbook(tmp_path, step)
 
 
 def test_the_seconds_of_earlier_sessions_count(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from avmae_jax.config import Channels
 
 FrameRule = Literal["time", "count"]
+Span = Literal["longer", "shorter", "audio", "image"]
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485  # Pillow's own limit, 1/4 GiB of RGB
 SPECTROGRAM_WINDOW, _SPECTROGRAM_HOP = 400, 160  # samples; a waveform shorter than the window has no spectrogram
@@ -24,6 +25,9 @@ class ClipForm:
     frame_size: int = 224  # side of the stored frames in pixels
     channels: Channels = "first"  # the first audio channel, or the first that isn't silent where it is; "mean": of all
     allow_missing: bool = False  # audio alone or images alone (an image file among them) give clips of one modality
+    # Which of audio and images the clips of a long file span; where one may not be missing, that is the shorter one. A file that lacks what
+    # is named here is spanned whole, and so is a still.
+    spans: Span = "longer"
     max_mismatch: float = math.inf  # seconds by which the ends of audio and video may differ
     frame_rule: FrameRule = "time"  # "count": the original's counting on any file; both agree where the frame rate is constant
     max_pixels: int = MAX_PIXELS  # an image or a video with more pixels is refused before it is decoded

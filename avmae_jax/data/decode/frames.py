@@ -17,7 +17,6 @@ from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.pixels import encode_jpeg, shrink
 from avmae_jax.data.decode.streams import frame_stamp
 
-_SPARE = 2  # seconds by which the audio of a window may come later than its frames
 _MOMENT = Fraction(1, 10**6)  # seconds; no window opens at the very end
 
 
@@ -79,7 +78,7 @@ class FrameLine:
         self._before: list[tuple[Fraction, VideoFrame]] = []  # the last two frames; the earlier one is known to be over
         self._encoded: Frame | None = None  # the last one that was encoded; windows that overlap share it
         self._number = 0
-        self.recent: deque[Shown] = deque()  # the frames of the last clip's length
+        self.recent: deque[Shown] = deque()  # the frames that are shown from `forget`'s moment on
         self.kept: deque[Frame] = deque()  # those of them that some window holds
         self.first: Fraction | None = None  # time of the first frame
         self.end = Fraction(0)  # seconds so far
@@ -119,10 +118,13 @@ class FrameLine:
             self._remember(frame)
 
     def _remember(self, frame: VideoFrame) -> None:
-        """Notes the frame that was just taken, and forgets what lies further back than a clip."""
+        """Notes the frame that was just taken."""
         self.recent.append(Shown(self.end, self._number, frame_stamp(frame)))
         self._number += 1
-        while len(self.recent) > 2 and self.recent[1].time < self.end - self._length - _SPARE:
+
+    def forget(self, until: Fraction) -> None:
+        """Drops the frames that are over before a moment, from which no more windows begin."""
+        while len(self.recent) > 2 and self.recent[2].time < until:
             self.recent.popleft()
         while self.kept and self.kept[0].time < self.recent[0].time:
             self.kept.popleft()

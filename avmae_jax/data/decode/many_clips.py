@@ -120,9 +120,11 @@ class _Cutter:
             before = start
             if self._audio:
                 self._audio.forget(round((start if whole else start + self._step) * SAMPLE_RATE))
+            if self._video:
+                self._video.forget(start)
         last = start + left - length
         if whole and last > before + JITTER:
-            while not (self._ended or min(self._reader.clock.ends.values()) > last + length):
+            while not all(self._over(stage) or end > last + length for stage, end in self._reader.clock.ends.items()):
                 next(self._steps, None)
             clip = self._window(last, self._frames_at(last))
             if clip is not None:
@@ -151,7 +153,11 @@ class _Cutter:
 
     @property
     def _ended(self) -> bool:
-        return self._heard and (not self._video or self._video.ended)
+        return self._over("audio") and self._over("video")
+
+    def _over(self, stage: str) -> bool:
+        """Returns whether a stream has ended."""
+        return self._heard if stage == "audio" else self._video is None or self._video.ended
 
     def _reached(self, samples: int, window: int) -> bool:
         """Returns whether so many samples are there, and all frames of a window."""
@@ -168,14 +174,17 @@ class _Cutter:
     def _left(self, start: Fraction) -> Fraction:
         """Returns how much there is from a window's start on, more than a window where that isn't known yet.
 
-        The windows end with the longer stream if one may be missing, else with the shorter one.
+        The windows end with the streams that the form says; with the shorter one if none may be missing.
         """
-        ends = self._ends()
-        if self._form.allow_missing:
+        ends, spans = self._ends(), self._form.spans if self._form.allow_missing else "shorter"
+        if spans == "longer":
             return max(ends.values()) - start if self._ended else 2 * self._length
+        if self._form.allow_missing:  # or else a stream without content is refused
+            ends = {stage: end for stage, end in ends.items() if end or not self._over(stage)}
+        named = "video" if spans == "image" else spans
+        ends = {named: ends[named]} if named in ends else ends
         open_ended = start + 2 * self._length
-        known = [end for stage, end in ends.items() if (self._heard if stage == "audio" else self._video and self._video.ended)]
-        return min(known if len(known) == len(ends) else [*known, open_ended], default=open_ended) - start
+        return min((end if self._over(stage) else max(end, open_ended) for stage, end in ends.items()), default=open_ended) - start
 
     def _drain(self) -> None:
         """Reads what is left of the file, without keeping it."""

@@ -26,6 +26,7 @@ SUMMARY = "summary.json"
 FAILURES = "failures.jsonl"
 PROGRESS = "progress"  # folder in an unfinished data set
 SPOOL = "spool"  # folder in PROGRESS
+_OURS = (PROGRESS, FAILURES, "dataset_info.json")  # what data sets have, and other folders with a lock and a summary don't
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +114,9 @@ def check_folder(out: Path) -> None:
     """Raises DatasetError if a folder has files, but none of a data set that was begun here."""
     with write_errors(out):
         present = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
-    if present and LOCK not in present:
-        raise DatasetError(f"{out} isn't empty (it holds {present[0]!r}) and isn't a data set begun here; give a new or empty folder")
+    others = [name for name in present if name != LOCK]  # a run that was killed at once leaves nothing but its lock
+    if others and not (LOCK in present and {*_OURS} & {*others}):
+        raise DatasetError(f"{out} isn't empty (it holds {others[0]!r}) and isn't a data set begun here; give a new or empty folder")
 
 
 def claim(out: Path, plan: dict[str, Any]) -> bool:
@@ -163,7 +165,7 @@ def read_plan(out: Path) -> dict[str, Any]:
     """Reads the plan of a finished data set; raises DatasetError if it is damaged."""
     plan = read_json(out / SUMMARY).get("plan")
     if not isinstance(plan, dict):
-        raise DatasetError(f"{out / SUMMARY} is damaged: it has no plan; prepare the data set again")
+        raise DatasetError(f"{out / SUMMARY} has no plan: it is of no data set, or damaged; give another folder, or prepare again")
     return plan
 
 

@@ -39,6 +39,24 @@ def test_videos_of_several_classes_give_each_class_one_to_test() -> None:
     assert {label for video in test for label in labels_of[video]} == set(range(8))
 
 
+def test_the_only_video_of_a_class_is_never_held_out() -> None:
+    labels_of = {f"{number}.mp4": (number,) for number in range(200)} | {"a.mp4": (200,), "b.mp4": (200,), "c.mp4": (200, 201)}
+    for percent in (1, 10, 50, 99):
+        assert 1 <= len(held_out(labels_of, percent)) <= 2
+        assert held_out(labels_of, percent) <= {"a.mp4", "b.mp4"}
+    for number in range(30):
+        assert not held_out({f"{number}.mp4": ()}, 99)
+        assert held_out({f"{number}.mp4": (0, 1), f"{number}b.mp4": (1,)}, 99) <= {f"{number}b.mp4"}
+
+
+def test_each_class_of_videos_with_several_keeps_one_to_train_on() -> None:
+    for seed in range(20):
+        labels_of = {f"{seed}/{number}": (number % 5, 5 + number % 7) for number in range(20)}
+        for percent in (1, 50, 99):
+            trained = labels_of.keys() - held_out(labels_of, percent)
+            assert {label for video in trained for label in labels_of[video]} == set(range(12))
+
+
 def test_four_clips_hold_out_one(tmp_path: Path) -> None:
     splits = av_folder(touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4")).splits
     assert [len(splits[split]) for split in ("train", "test")] == [3, 1]

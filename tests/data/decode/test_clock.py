@@ -173,6 +173,30 @@ def test_nothing_is_repeated_where_the_last_window_ends_with_the_file(tmp_path: 
     assert (clip.start, length) == (0, pytest.approx(4, abs=0.01))
 
 
+@pytest.mark.parametrize(("images", "sound"), [(4, 6.1), (6.1, 4), (1, 40)])
+@pytest.mark.parametrize("name", ["x.mkv", "x.avi"])
+def test_windows_span_the_stream_that_is_asked_for(tmp_path: Path, name: str, images: float, sound: float) -> None:
+    path = write_tracks(tmp_path / name, film(images), Audio(tone(300, sound), codec="pcm_s16le"))
+    for spans, end in (("audio", sound), ("image", images), ("shorter", min(images, sound)), ("longer", max(images, sound))):
+        form = ClipForm(seconds=2.5, frame_size=96, allow_missing=True, spans=spans)  # pyright: ignore[reportArgumentType]
+        timed = list(cut_timed(path, clip_id="x", stride=2.5, form=form, rest="whole"))
+        (last, length), count = timed[-1], max(1, int(np.ceil((end - 0.01) / 2.5)))
+        assert (len(timed), last.start + length) == (count, pytest.approx(end, abs=0.02))
+        if last.start < images:
+            shown = [last.start * 10 <= number_of(frame) + 1 <= (last.start + 2.5) * 10 + 1 for frame in last.frames]
+            assert shown
+            assert all(shown)
+    both = list(cut_timed(path, clip_id="x", stride=2.5, form=ClipForm(seconds=2.5, frame_size=96, allow_missing=True), rest="whole"))
+    assert len(both) == np.ceil(max(images, sound) / 2.5)
+
+
+def test_a_file_without_the_stream_that_is_asked_for_is_spanned_whole(tmp_path: Path) -> None:
+    still = write_tracks(tmp_path / "still.mkv", film(0.1), Audio(tone(300, 4)))
+    for path, spans in ((write_tracks(tmp_path / "x.mkv", film(4)), "audio"), (still, "image")):
+        form = ClipForm(seconds=2, frame_size=96, allow_missing=True, spans=spans)  # pyright: ignore[reportArgumentType]
+        assert [clip.start for clip, _ in cut_timed(path, clip_id="x", stride=2, form=form, rest="whole")] == [0, 2]
+
+
 def test_times_choose_frames_where_the_rate_varies(tmp_path: Path) -> None:
     """Writes four frames in 4 s, then twenty a second."""
     path = write_tracks(

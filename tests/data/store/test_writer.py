@@ -239,6 +239,15 @@ def test_a_folder_of_something_else_is_refused_untouched(tmp_path: Path) -> None
     assert content(tmp_path) == {"thesis.txt": b"important"}
 
 
+def test_the_folder_of_a_training_is_refused_untouched(tmp_path: Path) -> None:
+    names = (".lock", "config.json", "metrics.jsonl", "summary.json")
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DatasetError, match=r"config\.json.*empty folder"):
+        write(tmp_path, jobs())
+    assert content(tmp_path) == dict.fromkeys(names, b"{}")
+
+
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="file/out"):
