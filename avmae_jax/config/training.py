@@ -51,7 +51,7 @@ class TuneConfig(Settings, group="tune"):
         self.require_positive("head_lr_ratio", "eval_crops")
         self.require_not_negative("both_weight", "audio_weight", "image_weight")
         left = self.mode != "multimodal" or self.both_weight or (self.audio_weight and self.image_weight)
-        self.require("both_weight", left, "it can be 0 only where tune.audio_weight and tune.image_weight are positive")
+        self.require("both_weight", bool(left), "it can be 0 only where tune.audio_weight and tune.image_weight are positive")
         self.require_share("swap_pictures")
         if not (0 < self.average_first <= self.average_last or self.average_first == self.average_last == 0):
             raise ConfigError(

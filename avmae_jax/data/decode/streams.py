@@ -138,7 +138,7 @@ class Reader:
             return []
         order = self._order if stage == "video" and packet.dts is not None else None
         if order:
-            order.add(packet.dts)
+            order.add(cast(int, packet.dts))
         try:
             frames = cast(list[Any], packet.decode())
         except InvalidDataError as error:
