@@ -205,6 +205,11 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Fuzzer:
     return Fuzzer(tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.parametrize("seed", [7_770_257, 7_771_976])  # a split and a shard whose names are endless
+def test_a_message_stays_short(fuzzer: Fuzzer, seed: int) -> None:
+    assert fuzzer.outcome(seed) == ("data_set", REFUSED)
+
+
 @pytest.mark.parametrize("first", range(0, 300, 50))
 def test_a_damaged_file_is_read_rightly_or_refused_in_one_line(fuzzer: Fuzzer, first: int) -> None:
     assert faults(dict(tried(fuzzer, first, 50))) == {}
