@@ -156,7 +156,7 @@ def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
         ) from error
     note = metadata.get(_NOTE, "")
     entries = ((name, entry["dtype"], entry["shape"], entry["data"]) for name, entry in stored)
-    if _SUM in metadata and metadata[_SUM] != _checksum(note, entries) or _lost_checksum(metadata):
+    if (_SUM in metadata and metadata[_SUM] != _checksum(note, entries)) or _lost_checksum(metadata):
         remedy = f"fetch it again; if another program changed it on purpose, it must leave out {_SUM}"
         raise WeightsError(f"{path}: is not what was written, its checksum differs; {remedy}")
     tensors = {
