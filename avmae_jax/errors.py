@@ -106,8 +106,8 @@ def first_line(error: Exception) -> str:
 
 
 def some(names: Iterable[Any]) -> str:
-    """Returns the first three of some names, and how many more there are."""
-    listed = [str(name) for name in names]
+    """Returns the first three of some names, each cut where a damaged file makes it endless, and how many more there are."""
+    listed = [str(name)[:300] for name in names]
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"
 
 

@@ -1,10 +1,13 @@
-"""Damages the bytes of any file at random, for fuzz tests."""
+"""Damages the bytes of any file at random, for fuzz tests, and counts how the damaged files end."""
 
 import random
+import resource
 import struct
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 Change = Callable[[bytes, random.Random], bytes]
+READ, REFUSED = "read", "refused in a line"  # how a damaged file may end
 
 
 def cut(content: bytes, rng: random.Random) -> bytes:
@@ -41,3 +44,15 @@ def inserted(content: bytes, rng: random.Random) -> bytes:
 
 
 CHANGES: tuple[Change, ...] = (cut, flip, noise, splice, extremes, inserted)
+
+
+def faults(ended: Mapping[str, str]) -> dict[str, str]:
+    """Returns what ended in anything but a sane result or a refusal, with how it ended."""
+    return {what: how for what, how in ended.items() if how not in (READ, REFUSED)}
+
+
+def summary(ended: Mapping[str, str]) -> str:
+    """Says in a line how many inputs were tried, how they ended, and how much memory the largest process took."""
+    counts = Counter(how if how in (READ, REFUSED) else "at fault" for how in ended.values())
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) >> 10
+    return f"{len(ended)} inputs: {counts[READ]} {READ}, {counts[REFUSED]} {REFUSED}, {counts['at fault']} at fault; peak {peak} MiB\n"

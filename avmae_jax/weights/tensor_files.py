@@ -32,6 +32,7 @@ Tensors = dict[str, np.ndarray]
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 SAFETENSORS = ".safetensors"
 _NOTE, _SUM = "avmae_jax.meta", "avmae_jax.sha256"  # keys in the metadata of a safetensors file: our note, and the checksum of all
+_HEX = 64  # digits of a checksum
 # Activations of these models lie between 1 and 100, and the norms hold them there; weights above this would swamp them. Weights in half
 # precision can't exceed 65504. A flipped high bit of the exponent makes .02 to 8e7 or more.
 _LARGEST = 1e4
@@ -154,7 +155,8 @@ def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
             f"{path}: is no safetensors file, or a damaged or incomplete one ({first_line(error)}). Fetch or save it again"
         ) from error
     note = metadata.get(_NOTE, "")
-    if _SUM in metadata and metadata[_SUM] != _checksum(note, ((n, e["dtype"], e["shape"], e["data"]) for n, e in stored)):
+    entries = ((name, entry["dtype"], entry["shape"], entry["data"]) for name, entry in stored)
+    if (_SUM in metadata and metadata[_SUM] != _checksum(note, entries)) or _lost_checksum(metadata):
         remedy = f"fetch it again; if another program changed it on purpose, it must leave out {_SUM}"
         raise WeightsError(f"{path}: is not what was written, its checksum differs; {remedy}")
     tensors = {
@@ -163,6 +165,11 @@ def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
         if entry["dtype"] in _FLOATS
     }
     return tensors, [name for name, _ in stored if name not in tensors], note
+
+
+def _lost_checksum(metadata: Mapping[str, str]) -> bool:
+    """Returns whether a file of this project has a checksum under a damaged name; files of before there was one have nothing like it."""
+    return _NOTE in metadata and _SUM not in metadata and any(len(metadata[name]) == _HEX for name in metadata.keys() - {_NOTE, "format"})
 
 
 def _checksum(note: str, entries: Iterable[tuple[str, str, Sequence[int], Any]]) -> str:

@@ -17,16 +17,16 @@ from tests.weights.files import assert_same, message
 
 
 def test_every_flipped_bit_of_our_file_is_refused_or_changes_nothing(tmp_path: Path, official: Path) -> None:
-    """Flips bits; only one in the checksum's own name or in "format", which nobody reads, leaves a file that is read."""
+    """Flips bits; only one in "format", which nobody reads, leaves a file that is read."""
     content, rng = official.read_bytes(), np.random.default_rng(0)
     header = 8 + struct.unpack("<Q", content[:8])[0]
-    names = [content.index(part.encode()) for part in ("avmae_jax.sha256", '"format":"pt"')]
+    unread, named = content.index(b'"format":"pt"'), content.index(b"avmae_jax.sha256")
     want, path = read(official), tmp_path / "w.safetensors"
-    for place in [*rng.integers(len(content), size=60), *rng.integers(header, size=60)]:
+    for place in [*rng.integers(len(content), size=60), *rng.integers(header, size=60), *range(named, named + 16)]:
         changed = bytearray(content)
         changed[place] ^= 1 << rng.integers(8)
         path.write_bytes(changed)
-        if any(start <= place < start + 16 for start in names):
+        if unread <= place < unread + 16:
             with contextlib.suppress(WeightsError):
                 assert_same(read(path), want)
         else:

@@ -6,7 +6,6 @@
 import io
 import json
 import random
-import resource
 import shutil
 import struct
 import sys
@@ -26,7 +25,7 @@ from avmae_jax.errors import AvmaeError
 from avmae_jax.inference.embed import Part
 from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights.tensor_files import read_tensors, save_tensors
-from tests.damage import CHANGES
+from tests.damage import CHANGES, READ, REFUSED, faults, summary
 from tests.support import ROOT
 from tests.weights.torch_file import archive, described, mapping, number, stored, tensor, text, torch_file
 
@@ -126,22 +125,25 @@ def values(path: Path) -> Mapping[str, bytes]:
     return {name: x.tobytes() for name, x in read_tensors(path).items()}
 
 
-def fault(path: Path, expected: Mapping[str, bytes] | None, read: Callable[[Path], Mapping[str, bytes]] = values) -> str:
-    """Reads a file, which must hold what is expected (anything if that is None) or be refused; returns what else happened, or nothing."""
+def outcome(path: Path, expected: Mapping[str, bytes] | None, read: Callable[[Path], Mapping[str, bytes]] = values) -> str:
+    """Reads a file and returns how that ended: READ, REFUSED or what is wrong.
+
+    What is read must be what is expected; anything if that is None.
+    """
     begin = time.monotonic()
     try:
         found = read(path)
-        wrong = "wrong values without a word" if expected is not None and found != expected else ""
+        how = "wrong values without a word" if expected is not None and found != expected else READ
     except AvmaeError as error:
-        wrong = f"more than a line: {error}" if "\n" in str(error) else ""
+        how = f"more than a line: {error}" if "\n" in str(error) else REFUSED
     except BaseException as error:
-        wrong = f"{type(error).__name__}: {error}"
+        how = f"{type(error).__name__}: {error}"
     took = time.monotonic() - begin
-    return wrong or (f"took {took:.0f} s" if took > SECONDS else "")
+    return f"took {took:.0f} s" if how in (READ, REFUSED) and took > SECONDS else how
 
 
 def tried(folder: Path, count: int, seed: int) -> Iterator[tuple[str, bytes, str]]:
-    """Yields the name, the content and the fault of `count` changed files."""
+    """Yields the name, the content and the outcome of `count` changed files."""
     rng, whole = random.Random(seed), seeds(folder)  # noqa: S311 - no secret
     expected = {}
     for name, content in whole.items():
@@ -159,7 +161,7 @@ def tried(folder: Path, count: int, seed: int) -> Iterator[tuple[str, bytes, str
         else:
             content, right = rng.choice(CHANGES)(whole[name], rng), expected[name]
         (path := folder / name).write_bytes(content)
-        yield name, content, fault(path, right)
+        yield name, content, outcome(path, right)
 
 
 def params(folder: Path) -> Mapping[str, bytes]:
@@ -177,7 +179,7 @@ def tried_runs(folder: Path, count: int, seed: int) -> Iterator[tuple[str, bytes
         before = (RUN / name).read_bytes()
         content = resealed(before, rng) if str(name) == "meta/metadata" and rng.randrange(2) else rng.choice(CHANGES)(before, rng)
         (step / name).write_bytes(content)
-        yield f"2/{name}", content, fault(step, right, params)
+        yield f"2/{name}", content, outcome(step, right, params)
         shutil.rmtree(step)
 
 
@@ -193,21 +195,23 @@ def resealed(content: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_changed_file_is_read_rightly_or_refused_in_a_line(seed: int, tmp_path: Path) -> None:
-    assert [(name, wrong) for name, _, wrong in tried(tmp_path, 100, seed) if wrong] == []
+    assert faults({f"{turn} {name}": how for turn, (name, _, how) in enumerate(tried(tmp_path, 100, seed))}) == {}
 
 
 @pytest.mark.slow
 def test_a_changed_step_of_a_run_is_read_rightly_or_refused(tmp_path: Path) -> None:
-    assert [(name, wrong) for name, _, wrong in tried_runs(tmp_path, 15, 0) if wrong] == []
+    assert faults({f"{turn} {name}": how for turn, (name, _, how) in enumerate(tried_runs(tmp_path, 15, 0))}) == {}
 
 
 def main(count: int, seed: int) -> None:
+    ended = {}
     with tempfile.TemporaryDirectory() as folder:
-        for turn, (name, content, wrong) in enumerate(chain(tried(Path(folder), count, seed), tried_runs(Path(folder), count // 5, seed))):
-            if wrong:
-                sys.stdout.write(f"{turn} {name}: {wrong}\n")
+        for turn, (name, content, how) in enumerate(chain(tried(Path(folder), count, seed), tried_runs(Path(folder), count // 5, seed))):
+            ended[f"{turn} {name}"] = how
+            if how not in (READ, REFUSED):
+                sys.stdout.write(f"{turn} {name}: {how}\n")
                 Path(f"fault-{seed}-{turn}-{Path(name).name}").write_bytes(content)
-    sys.stdout.write(f"{count} files, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB\n")
+    sys.stdout.write(summary(ended))
 
 
 if __name__ == "__main__":

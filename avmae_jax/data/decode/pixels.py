@@ -2,6 +2,7 @@
 
 import functools
 import io
+import threading
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from avmae_jax.data.decode.tones import HIGH_RANGE, to_standard_range
 from avmae_jax.errors import ClipError
 
 _JPEG_QUALITY = 95
+_LIMIT = threading.Lock()  # of who has lifted Pillow's limit
 _BT2020, _UNKNOWN = 9, 2  # colour primaries, or the matrix, of high dynamic range; what a file leaves open
 _OLDEST, _NARROWEST = Fraction(1, 10), 16  # sane shapes of a pixel and of an image; beyond, a pixel is square, an image is cropped first
 
@@ -128,7 +130,7 @@ def shrink_image(path: str | Path, size: int, max_pixels: int = MAX_PIXELS) -> n
     """
     check_regular(path)
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as opened_image:
+        with _opened(path) as opened_image:
             width, height = opened_image.size
             if width * height > max_pixels:
                 refuse(path, "video", f"is an image of {width} x {height} pixels; max_pixels is {max_pixels}")
@@ -138,6 +140,16 @@ def shrink_image(path: str | Path, size: int, max_pixels: int = MAX_PIXELS) -> n
     except Exception as error:  # Pillow lets pass whatever a damaged header makes it raise
         refuse(path, "video", f"can't be decoded as an image ({error})")
     return shrink(VideoFrame.from_image(image), size)
+
+
+def _opened(path: str | Path) -> Image.Image:
+    """Opens an image without the limit that Pillow has for the whole process, so that max_pixels alone decides."""
+    with _LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=IMAGE_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

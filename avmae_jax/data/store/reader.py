@@ -16,7 +16,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource
 from avmae_jax.data.store.plan import PROGRESS, READABLE, SUMMARY, is_complete, read_plan
 from avmae_jax.data.store.records import Needs, deserialise, index_file, read_index, weights_file
-from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError, EmptySplitError, first_line
+from avmae_jax.errors import ClipError, CorruptRecordError, DatasetError, EmptySplitError, first_line, some
 from avmae_jax.files import OnProgress
 
 Split = Literal["train", "test"]
@@ -284,14 +284,15 @@ def _open(path: Path, split: Split) -> tfds.core.DatasetInfo:
     """Returns what TFDS knows of a data set; raises DatasetError unless it is finished and all files of the split are there."""
     info = dataset_info(path)
     counts = {name: found.num_examples for name, found in info.splits.items()}
+    held = some(f"{count} in {name!r}" for name, count in counts.items())
     if not counts.get(split):
         remedy = "prepare it again with a greater --test_percent, or use the other split" if split == "test" else "prepare it again"
-        raise EmptySplitError(f"{path} has no clips in the split {split!r} ({counts}); {remedy}")
+        raise EmptySplitError(f"{path} has no clips in the split {split!r} ({held}); {remedy}")
     if (version := info.full_name.rsplit("/", 1)[-1]) not in READABLE:
         raise DatasetError(f"{path} has version {version}, but only {', '.join(READABLE)} can be read here; prepare the data set again")
     missing = [os.fspath(file) for file in info.splits[split].filepaths if not os.path.isfile(file)]  # noqa: PTH113 - TFDS's own path type
     if missing:
-        raise DatasetError(f"{path}: {len(missing)} shards are missing, the first is {missing[0]}; prepare the data set again")
+        raise DatasetError(f"{path}: {len(missing)} shards are missing, such as {some(missing)}; prepare the data set again")
     return info
 
 

@@ -26,7 +26,7 @@ from avmae_jax.data.decode.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, RANK, VI
 from avmae_jax.data.decode.one_clip import decode_audio, decode_clip
 from avmae_jax.data.decode.pixels import encode_jpeg
 from avmae_jax.errors import ClipError
-from tests.damage import CHANGES, Change, cut
+from tests.damage import CHANGES, READ, REFUSED, Change, cut, faults, summary
 from tests.data.decode.tracks import Audio, Video, write_tracks
 from tests.media import numbered, tone
 
@@ -250,11 +250,11 @@ def covered(clips: list[Clip]) -> float:
     return max(clip.start + max([len(clip.waveform) / SAMPLE_RATE, *(moment + 0.1 for moment in clip.frame_times)]) for clip in clips)
 
 
-def fault(path: Path, given: Input, read: Callable[[Path], list[Clip]]) -> str:
-    """Reads a file and returns what is wrong with what comes of it; nothing if it is right, or refused in a line."""
+def outcome(path: Path, given: Input, read: Callable[[Path], list[Clip]]) -> str:
+    """Reads a file and returns how it ended: READ, REFUSED, or what is wrong with what came of it."""
     begin = time.monotonic()
     path.write_bytes(given.content)
-    wrong = ""
+    how = READ
     try:
         clips = read(path)
         check(clips, 10 if read in (prepared_long, heard) else 2 if read is prepared_both else 1)
@@ -263,57 +263,60 @@ def fault(path: Path, given: Input, read: Callable[[Path], list[Clip]]) -> str:
             assert end > LENGTH - LACKING, f"ends after {end:.2f} s of {LENGTH} s, without a word"
     except ClipError as error:
         text = str(error)
-        wrong = f"no plain line: {text!r}" if "\n" in text or len(text) > 500 or not text.startswith(str(path)) else ""
+        how = f"no plain line: {text!r}" if "\n" in text or len(text) > 500 or not text.startswith(str(path)) else REFUSED
     except BaseException as error:
-        wrong = f"{type(error).__name__}: {error}"
+        how = f"{type(error).__name__}: {error}"
     took = time.monotonic() - begin
-    return wrong or (f"took {took:.0f} s" if took > SECONDS else "")
+    return f"took {took:.0f} s" if how in (READ, REFUSED) and took > SECONDS else how
 
 
 def tried(folder: Path, count: int, seed: int, isolate: bool = False) -> Iterator[tuple[str, Input, str]]:
-    """Yields a description, the input and the fault of `count` changed files."""
+    """Yields a description, the input and the outcome of `count` changed files."""
     whole = seeds(folder)
     for number in range(seed, seed + count):
         rng = random.Random(number)  # noqa: S311 - no secret
         given = damaged(whole, rng)
         read = rng.choice(READERS if given.source in IMAGES else READERS[:-1])
-        wrong = (alone if isolate else fault)(folder / given.name, given, read)
-        yield f"{number} {read.__name__} {given.name} of {given.source}: {given.what}", given, wrong
+        how = (alone if isolate else outcome)(folder / given.name, given, read)
+        yield f"{number} {read.__name__} {given.name} of {given.source}: {given.what}", given, how
 
 
 def alone(path: Path, given: Input, read: Callable[[Path], list[Clip]]) -> str:
-    """Does what `fault` does in a process of its own, and also returns a crash, a hang, and memory beyond the limit."""
+    """Does what `outcome` does in a process of its own, and also returns a crash, a hang, and memory beyond the limit."""
     receive, send = os.pipe()
     if (child := os.fork()) == 0:
         signal.alarm(2 * SECONDS)
-        os.write(send, fault(path, given, read).encode(errors="replace")[:4000])
+        os.write(send, outcome(path, given, read).encode(errors="replace")[:4000])
         os._exit(0)
     os.close(send)
     _, status, used = os.wait4(child, 0)
     with os.fdopen(receive, "rb") as pipe:
-        wrong = pipe.read().decode()
+        how = pipe.read().decode()
     ended = f"ended by signal {signal.Signals(status & 127).name}" if status & 127 else ""
     large = f"took {used.ru_maxrss >> 10} MiB" if used.ru_maxrss << 10 > BYTES else ""
-    return ended or wrong or large
+    return ended or (large if how in (READ, REFUSED) and large else how)
 
 
 def test_each_kind_of_file_is_read_whole(tmp_path: Path) -> None:
     for suffix, content in seeds(tmp_path).items():
         given = Input(f"x.{suffix}", content, "nothing", suffix, suffix in PROMISED)
-        assert not fault(tmp_path / given.name, given, predicted)
+        assert outcome(tmp_path / given.name, given, predicted) == READ
     assert {f".{suffix}" for suffix in (*VIDEOS, *AUDIOS, *IMAGES)} <= {*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, *IMAGE_SUFFIXES}
 
 
 def test_damaged_media_are_read_sanely_or_refused_in_a_line(tmp_path: Path) -> None:
-    assert [(what, wrong) for what, _, wrong in tried(tmp_path, 200, 0) if wrong] == []
+    assert faults({what: how for what, _, how in tried(tmp_path, 200, 0)}) == {}
 
 
 def main(seed: int, count: int) -> None:
+    ended = {}
     with tempfile.TemporaryDirectory() as folder:
-        for what, given, wrong in tried(Path(folder), count, seed, isolate=True):
-            if wrong:
-                sys.stdout.write(f"{what}: {wrong}\n")
+        for what, given, how in tried(Path(folder), count, seed, isolate=True):
+            ended[what] = how
+            if how not in (READ, REFUSED):
+                sys.stdout.write(f"{what}: {how}\n")
                 Path(f"fault-{what.split()[0]}-{given.name}").write_bytes(given.content)
+    sys.stdout.write(summary(ended))
 
 
 if __name__ == "__main__":

@@ -140,6 +140,15 @@ def test_an_image_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path
         decode_clip(tmp_path / "x.png", clip_id="x", form=ClipForm(allow_missing=True, max_pixels=59_999))
 
 
+def test_max_pixels_decides_where_pillow_would_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (300, 200)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # Pillow refuses twice as many
+    assert decode_clip(tmp_path / "x.png", clip_id="x", form=ClipForm(allow_missing=True, max_pixels=60_000)).frames
+    with pytest.raises(ClipError, match=r"300 x 200.*max_pixels"):
+        decode_clip(tmp_path / "x.png", clip_id="x", form=ClipForm(allow_missing=True, max_pixels=59_999))
+    assert Image.MAX_IMAGE_PIXELS == 20_000
+
+
 def test_a_video_above_the_limit_is_refused(tmp_path: Path) -> None:
     path = write_tracks(tmp_path / "x.mp4", Video([np.zeros((64, 96, 3), np.uint8)] * 3), Audio(tone(300, 1), codec="aac"))
     assert decode_clip(path, clip_id="x", form=ClipForm(max_pixels=64 * 96)).frames
