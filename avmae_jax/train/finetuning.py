@@ -134,7 +134,7 @@ class FinetuningTask(Task):
         folder = self._workdir / AVERAGED
         if self._test is None or not folder.is_dir():
             return {}
-        return {"averaged": self.evaluate(io.made(io.read(folder)), dict)}
+        return {"averaged": self.evaluate(io.made(io.read(folder, calibrated=False)), dict)}
 
     def better(self, measured: dict[str, float]) -> float | None:
         """Returns the accuracy where softmax is trained and each clip has one class, else the mean average precision."""

@@ -13,6 +13,7 @@ from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import Kind, Model, kind_of, tuned_mode
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
+from avmae_jax.weights.calibration import Calibration
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -25,6 +26,7 @@ class Trained:
     classes: int  # C; 0: a pretraining model
     label_names: tuple[str, ...]  # C names; "class 0", ... where none are stored
     step: int | None = None  # of the checkpoint, where it is one of a run
+    calibration: Calibration | None = None  # of a classifier's probabilities, where it has one
 
     @property
     def kind(self) -> str:
@@ -55,24 +57,28 @@ class Trained:
         return "<" + "\n ".join(lines) + ">"
 
 
-def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Trained:
+def load_trained(
+    path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, calibrated: bool = True, **sizes: int
+) -> Trained:
     """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
+      calibrated: read the calibration too; one of other weights is an error then.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
       WeightsError: if the file can't be read, or the names are of another number of classes.
       DatasetError: if the names can't be read.
     """
-    found = io.read(path, audio_frames=audio_frames, **sizes)
+    found = io.read(path, audio_frames=audio_frames, calibrated=calibrated, **sizes)
     names: Sequence[str] = found.notes.label_names
     if labels_csv:
         names = read_labels(Path(labels_csv).expanduser())[1]
         if len(names) != found.classes:
             raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
     names = names or [f"class {number}" for number in range(found.classes)]
-    return Trained(str(path), io.made(found), found.notes.config(found.config), found.classes, tuple(names), found.step)
+    notes = found.notes
+    return Trained(str(path), io.made(found), notes.config(found.config), found.classes, tuple(names), found.step, notes.calibration)
