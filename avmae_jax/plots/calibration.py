@@ -70,7 +70,7 @@ def reliability(path: Path, before: Binned, after: Binned | None, *, heading: st
                 counts.text(place, count, str(count), ha="center", va="bottom", fontsize=8, color="0.35")
         counts.spines[["top", "right", "left"]].set_visible(False)
         write(figure, left, _HEAD + _PANEL + 112, "clips by the probability of their likeliest class", size=9, color="0.35")
-    words = "upwards: share of the clips whose likeliest class is right; dashed: confidence that can be taken at its word"
+    words = "bar: share of the clips whose likeliest class is right; red: their mean probability, which should be the same"
     write(figure, 14, _HEAD + _PANEL + 136, words, size=9, color="0.35")
     save(figure, path)
 
@@ -80,12 +80,12 @@ def _centres(found: Binned) -> np.ndarray:
 
 
 def _draw_shares(axes: Axes, found: Binned) -> None:
-    """Draws the share of each bin as a bar, and the gap to the mean confidence of the bin in red."""
+    """Draws the share of each bin as a bar, and a red mark at the mean confidence of the bin."""
     width = 0.9 / len(found.count)
     there = found.count > 0
     centres, right, confidence = _centres(found)[there], found.right[there], found.confidence[there]
     axes.bar(centres, right, width=width, color="C0", alpha=0.75)
-    axes.bar(centres, confidence - right, bottom=right, width=width, color="#c0392b", alpha=0.25)
+    axes.hlines(confidence, centres - width / 2, centres + width / 2, color="#c0392b", linewidth=2)
     axes.plot((0, 1), (0, 1), color="0.4", linestyle="--", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1), yticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
     axes.tick_params(labelsize=8, length=2, color="0.5", labelcolor="0.35")
