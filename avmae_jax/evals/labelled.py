@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from avmae_jax.data.catalog.labels import alike_names
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.errors import DatasetError, some
 from avmae_jax.evals.few_clips import few_clips
-from avmae_jax.evals.matching import alike_names
 from avmae_jax.files import OnProgress
 
 

@@ -1,11 +1,11 @@
 """Matches the classes of clips with those of a classifier by their names, so that a data set of other classes can be evaluated in part."""
 
-import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import logging
 
+from avmae_jax.data.catalog.labels import alike_names
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.store.reader import labels_of
 from avmae_jax.errors import some
@@ -93,11 +93,3 @@ def match_classes(trained: Trained, source: ClipSource) -> Matched:
     matched = Matched(_Relabelled(source, own, number_of, rows), own, unknown, missing, len(source) - len(rows))
     logging.info("classes are matched by name: %d of the data's %d are the model's", len(theirs) - len(unknown), len(theirs))
     return matched
-
-
-def alike_names(names: Sequence[str]) -> list[str]:
-    """Describes each group of classes whose names differ in case alone, or in spaces around them."""
-    spelt: dict[str, list[str]] = collections.defaultdict(list)
-    for name in dict.fromkeys(names):
-        spelt[name.strip().casefold()].append(name)
-    return [f"{' and '.join(map(repr, same))} differ in case alone and count as {len(same)}" for same in spelt.values() if len(same) > 1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from avmae_jax.evals.baseline import FIGURES, best_for, verdict
 from avmae_jax.evals.intervals import NOTE
-from avmae_jax.evals.intervals import shown as with_interval
+from avmae_jax.evals.intervals import shown as shown_with
 from avmae_jax.report.html import folded, image_file, missing, paragraph, table, words
 from avmae_jax.report.run_folder import EVALUATION, RunFolder, as_list, is_real, objects
 from avmae_jax.report.terms import TERMS
@@ -46,7 +46,7 @@ def evaluation(run: RunFolder) -> str:
     where = f"{run.evaluation.get('split') or ''} clips of {run.evaluation.get('data') or 'the data of the run'}".strip()
     parts = [
         paragraph(f"The {where}, by what the classifier is given:"),
-        table(head, ([_figure(view, name) for name in shown] for view in views)),
+        table(head, ([with_interval(view, name) for name in shown] for view in views)),
         paragraph(f"{NOTE[0].upper()}{NOTE[1:]}.", soft=True) if any(view.get("map_interval") for view in views) else "",
         *(missing(f"{warning}.") for warning in dict.fromkeys(words(view["warning"]) for view in views if view.get("warning"))),
         _evaluated_model(run),
@@ -79,7 +79,7 @@ def _company(run: RunFolder, views: Sequence[Mapping[str, Any]]) -> str:
     bests = {row["name"]: row for _, best in pairs for row in best.values()}.values()
     head = ["best baseline", *(TERMS.get(name, name) for name in FIGURES)]
     lines = [paragraph(f"{verdict(view, best)}.") for view, best in pairs]
-    return table(head, ([best["name"], *(_figure(best, name) for name in FIGURES)] for best in bests)) + "".join(lines)
+    return table(head, ([best["name"], *(with_interval(best, name) for name in FIGURES)] for best in bests)) + "".join(lines)
 
 
 def _best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -90,11 +90,11 @@ def _best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> Mapping[
         return {}
 
 
-def _figure(values: Mapping[str, Any], name: str) -> Any:
+def with_interval(values: Mapping[str, Any], name: str) -> Any:
     """Returns a figure as a cell, with its interval where it has one."""
     interval = as_list(values.get(f"{name}_interval"))
     has = len(interval) == 2 and all(map(is_real, interval)) and is_real(values.get(name))
-    return with_interval(values, name) if has else values.get(name)
+    return shown_with(values, name) if has else values.get(name)
 
 
 def _view(run: RunFolder, view: Mapping[str, Any]) -> str:

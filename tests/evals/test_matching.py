@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from avmae_jax.config import Config, TuneConfig
+from avmae_jax.data.catalog.labels import alike_names
 from avmae_jax.data.clip import Clip
-from avmae_jax.evals.matching import alike_names, match_classes
+from avmae_jax.evals.matching import match_classes
 from avmae_jax.weights import io
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips, made
