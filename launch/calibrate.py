@@ -18,7 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from avmae_jax.files import write_json
 
@@ -34,6 +34,8 @@ def fit_modes(path: str, given: list[str]) -> dict[str, Any]:
     args, trained = flags.FLAGS, model_flags.load(path, calibrated=False)
     modes = views.modes_of(trained, given)
     source = model_flags.open_clips(path, common_needs(modes))
+    if args.split == "train":
+        logging.warning("training clips are known by heart: a calibration fitted to them makes the classifier too sure of others")
     crops = args.crops or views.crops_of_run(path)
     origin = Origin(model_flags.data_name(path), args.split)
     return calibrate(trained, source, [View(mode, crops=crops) for mode in modes], origin, args.batch_size)

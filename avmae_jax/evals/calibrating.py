@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from flax import nnx
 
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.evals.calibration import COLDEST, HOTTEST, cross_fitted, fit, is_at_bound
@@ -18,9 +17,8 @@ from avmae_jax.evals.reliability import reliability
 from avmae_jax.evals.scores import clip_losses
 from avmae_jax.evals.thresholds import f1
 from avmae_jax.inference.forward import BATCH, Classify, Logits, scores_of
-from avmae_jax.trees import flatten
-from avmae_jax.weights.calibration import Calibration, ModeCalibration, fingerprint, hash_of_ids, to_json
-from avmae_jax.weights.trained import Trained
+from avmae_jax.weights.calibration import Calibration, ModeCalibration, hash_of_ids, to_json
+from avmae_jax.weights.trained import Trained, fingerprint_of
 
 
 def calibrate(
@@ -45,7 +43,8 @@ def calibrate(
     tuned, matched = require_classifier(trained), match_classes(trained, source)
     trained, loss = dataclasses.replace(trained, label_names=matched.label_names), trained.config.tune.loss
     modes, figures = list[tuple[str, ModeCalibration]](), dict[str, dict[str, Any]]()
-    ids, has = list[str](), np.zeros((0, trained.classes), bool)
+    ids: list[str] = []
+    has: np.ndarray = np.zeros((0, trained.classes), bool)
     for view in views:
         mode = view.mode or tuned
         classify = Classify(trained.config, trained.classes, mode, batch_size)
@@ -60,10 +59,9 @@ def calibrate(
         if is_at_bound(own.temperature):
             words = "%s: the temperature is at the end of what is tried, [%g, %g]: the clips are too few, or all right, or all wrong"
             logging.warning(words, mode, COLDEST, HOTTEST)
-    params = flatten(nnx.state(trained.module, nnx.Param))
-    stored = to_json(Calibration(fingerprint(params), hash_of_ids(ids), tuple(modes)))
+    stored = to_json(Calibration(fingerprint_of(trained), hash_of_ids(ids), tuple(modes)))
     stored["modes"] = {name: {**row, **figures[name]} for name, row in stored["modes"].items()}
-    without = [name for name, any_clip in zip(trained.label_names, has.any(axis=0), strict=True) if not any_clip]
+    without = [name for name, count in zip(trained.label_names, has.sum(axis=0).tolist(), strict=True) if not count]
     few = few_clips([np.flatnonzero(row).tolist() for row in has], trained.label_names)
     warning = "; ".join(filter(None, [few, matched.note]))
     if warning:

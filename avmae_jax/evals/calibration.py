@@ -6,7 +6,7 @@ dealt to folds, and each is rated with the calibration of the other folds. weigh
 Axis letters: N clips, C classes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
@@ -55,7 +55,7 @@ def fit_temperature(config: Config, found: Logits) -> float:
         return float(clip_losses(scores_of(config, found, float(np.exp(logarithm))), config.tune.loss).mean())
 
     bounds = (np.log(COLDEST), np.log(HOTTEST))
-    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": _PRECISION})
+    best: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": _PRECISION})
     return round(float(np.exp(best.x)), 4)
 
 

@@ -175,7 +175,8 @@ def _measure(trained: Trained, matched: Matched, view: View, origin: Origin, bat
     head |= {"mode": str(mode), "frames": view.frames, "crops": view.crops, "damaged_clips": len(source) - found.clips}
     head |= {"unknown_classes": matched.unknown, "missing_classes": matched.missing, "clips_of_unknown_classes": matched.left_out}
     left_out = {"classes_left_out": len(found.no_positive), "classes_without_auc": len(found.no_positive) + len(found.no_negative)}
-    figures = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"} | intervals(scores)
+    figures: dict[str, Any] = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"}
+    figures |= intervals(scores)
     figures["per_class"] = [{**row, **more} for row, more in zip(figures["per_class"], confidence.per_class, strict=True)]
     few = few_clips([np.flatnonzero(row).tolist() for row in scores.targets], names)
     warning = "; ".join(filter(None, [few, matched.note]))

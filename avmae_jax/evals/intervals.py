@@ -4,7 +4,7 @@ Axis letters: N clips, C classes, D draws.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -47,10 +47,15 @@ def shown(figures: Mapping[str, Any], name: str, *, percent: bool = False) -> st
     value, interval = figures.get(name), figures.get(f"{name}_interval")
     if value is None:
         return "-"
-    ends = interval if isinstance(interval, list | tuple) and [type(end) for end in interval] == [float, float] else None
+    ends: Any = interval if _are_ends(interval) else None
     if percent:
         return f"{100 * value:.1f} %" + (f" ({100 * ends[0]:.0f} to {100 * ends[1]:.0f})" if ends else "")
     return f"{value:.3f}" + (f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else "")
+
+
+def _are_ends(interval: Any) -> bool:
+    """Returns whether something read from a file is an interval."""
+    return isinstance(interval, list | tuple) and [type(end) for end in cast("list[Any]", interval)] == [float, float]
 
 
 def _weights(clips: int, draws: int, seed: int) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ class Matched(NamedTuple):
     @property
     def note(self) -> str:
         """Describes in a line what didn't match; "" if everything did."""
-        parts = []
+        parts = list[str]()
         if self.unknown:
             parts.append(f"classes that the model doesn't have are left out, with {self.left_out} clips: {some(self.unknown)}")
         if self.missing and self.unknown:

@@ -19,12 +19,12 @@ class Reliability(NamedTuple):
 
     confidence: np.ndarray  # float64[B], mean confidence
     right: np.ndarray  # float64[B], share that is right
-    count: np.ndarray  # int[B]
+    clips: np.ndarray  # int[B]
 
     @property
     def error(self) -> float:
         """Returns the expected calibration error: the mean of |share right - confidence| over the bins, weighted by their clips."""
-        return float(np.nansum(self.count * np.abs(self.right - self.confidence)) / self.count.sum())
+        return float(np.nansum(self.clips * np.abs(self.right - self.confidence)) / self.clips.sum())
 
 
 def reliability(scores: Scores) -> Reliability:
@@ -34,8 +34,8 @@ def reliability(scores: Scores) -> Reliability:
     confidence, right = given[clips, likeliest], scores.targets[clips, likeliest] > 0
     place = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
     count = np.bincount(place, minlength=BINS)
-    means = (
+    confidences, shares = (
         np.divide(np.bincount(place, values, BINS), count, out=np.full(BINS, np.nan), where=count > 0)
         for values in (confidence, right.astype(np.float64))
     )
-    return Reliability(*means, count)
+    return Reliability(confidences, shares, count)

@@ -23,8 +23,9 @@ def best_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
         if not has.any():
             continue
         order = np.argsort(-given, kind="stable")
-        last = np.flatnonzero(np.append(np.diff(given[order]) != 0, True))  # clips of equal probability are named together
-        scores = np.append(given[order][last], 0.0)
+        ends: np.ndarray = np.concatenate([np.diff(given[order]) != 0, [True]])
+        last = np.flatnonzero(ends)  # clips of equal probability are named together
+        scores: np.ndarray = np.append(given[order][last], 0.0)
         f1 = 2 * np.cumsum(has[order])[last] / (last + 1 + has.sum())
         best = int(np.argmax(np.round(f1, 9)))
         found[number] = (scores[best] + scores[best + 1]) / 2

@@ -32,7 +32,7 @@ class Binned(Protocol):
         ...
 
     @property
-    def count(self) -> np.ndarray:
+    def clips(self) -> np.ndarray:
         """Returns the number of clips of each bin."""
         ...
 
@@ -62,10 +62,10 @@ def reliability(path: Path, before: Binned, after: Binned | None, *, heading: st
         write(figure, left, _HEAD - 14, f"{name}: expected calibration error {found.error:.3f}", size=10)
         _draw_shares(axes_at(figure, Box(left, _HEAD, _PANEL, _PANEL)), found)
         counts = axes_at(figure, Box(left, _HEAD + _PANEL + 36, _PANEL, 60))
-        counts.bar(_centres(found), found.count, width=0.9 / len(found.count), color="0.7")
-        counts.set(xlim=(0, 1), xticks=(), ylim=(0, max(1, 1.35 * found.count.max())))
+        counts.bar(_centres(found), found.clips, width=0.9 / len(found.clips), color="0.7")
+        counts.set(xlim=(0, 1), xticks=(), ylim=(0, max(1, 1.35 * found.clips.max())))
         counts.set_yticks([])
-        for place, count in zip(_centres(found), found.count, strict=True):
+        for place, count in zip(_centres(found), found.clips, strict=True):
             if count:
                 counts.text(place, count, str(count), ha="center", va="bottom", fontsize=8, color="0.35")
         counts.spines[["top", "right", "left"]].set_visible(False)
@@ -76,13 +76,13 @@ def reliability(path: Path, before: Binned, after: Binned | None, *, heading: st
 
 
 def _centres(found: Binned) -> np.ndarray:
-    return (np.arange(len(found.count)) + 0.5) / len(found.count)
+    return (np.arange(len(found.clips)) + 0.5) / len(found.clips)
 
 
 def _draw_shares(axes: Axes, found: Binned) -> None:
     """Draws the share of each bin as a bar, and a red mark at the mean confidence of the bin."""
-    width = 0.9 / len(found.count)
-    there = found.count > 0
+    width = 0.9 / len(found.clips)
+    there = found.clips > 0
     centres, right, confidence = _centres(found)[there], found.right[there], found.confidence[there]
     axes.bar(centres, right, width=width, color="C0", alpha=0.75)
     axes.hlines(confidence, centres - width / 2, centres + width / 2, color="#c0392b", linewidth=2)

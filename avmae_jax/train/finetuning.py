@@ -137,7 +137,7 @@ class FinetuningTask(Task):
         folder = self._workdir / AVERAGED
         if self._test is None or not folder.is_dir():
             return {}
-        return {"averaged": self.evaluate(io.made(io.read(folder, calibrated=False)), dict)}
+        return {"averaged": self.evaluate(io.made(io.read_uncalibrated(folder)), dict)}
 
     def intervals(self) -> dict[str, Any]:
         """Computes "map_interval" and "accuracy_interval" of the last evaluation."""

@@ -90,7 +90,9 @@ def from_json(content: Any, classes: int) -> Calibration:
 
 
 def _mode(name: str, row: Any, classes: int) -> ModeCalibration:
-    temperature, thresholds = (row.get(field) if isinstance(row, dict) else None for field in ("temperature", "thresholds"))
+    fields = cast("dict[str, Any]", row) if isinstance(row, dict) else {}
+    temperature: Any = fields.get("temperature")
+    thresholds: Any = fields.get("thresholds")
     if not _is_number(temperature) or temperature <= 0:
         raise ValueError(f"its calibration says that the temperature of {name} is {str(temperature)[:40]!r}; it must be above 0")
     if not isinstance(thresholds, list) or len(thresholds) not in (0, classes):

@@ -72,7 +72,6 @@ def read(
     decoder_heads: int = 0,
     mel_bins: int = 128,
     audio_frames: int | None = None,
-    calibrated: bool = True,
 ) -> Weights:
     """Reads the weights of a file or a run.
 
@@ -83,12 +82,22 @@ def read(
       decoder_heads: of the decoder, for files that don't store it; 0: those of the published model of this width.
       mel_bins: M, for files that don't store it.
       audio_frames: T of the model that is returned, to which with_audio_frames interpolates; None: T of the file.
-      calibrated: read a classifier's calibration too, which is refused if it belongs to other weights.
 
     Raises:
       WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, its
         calibration can't be used, or the model can't have audio_frames.
     """
+    return _read(path, heads, decoder_heads, mel_bins, audio_frames, calibrated=True)
+
+
+def read_uncalibrated(
+    path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None
+) -> Weights:
+    """Reads weights as `read`, without a classifier's calibration, which may belong to other weights."""
+    return _read(path, heads, decoder_heads, mel_bins, audio_frames, calibrated=False)
+
+
+def _read(path: str | Path, heads: int, decoder_heads: int, mel_bins: int, audio_frames: int | None, *, calibrated: bool) -> Weights:
     require_local(path)
     path = Path(path).expanduser()
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
@@ -190,7 +199,7 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
     Raises:
       WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
     """
-    return made(read(path, audio_frames=audio_frames, calibrated=False, **sizes))
+    return made(read_uncalibrated(path, audio_frames=audio_frames, **sizes))
 
 
 def made(weights: Weights) -> Model:

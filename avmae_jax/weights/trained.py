@@ -13,7 +13,7 @@ from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import Kind, Model, kind_of, tuned_mode
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
-from avmae_jax.weights.calibration import Calibration
+from avmae_jax.weights.calibration import Calibration, fingerprint
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -57,23 +57,33 @@ class Trained:
         return "<" + "\n ".join(lines) + ">"
 
 
-def load_trained(
-    path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, calibrated: bool = True, **sizes: int
-) -> Trained:
+def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Trained:
     """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
-      calibrated: read the calibration too; one of other weights is an error then.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
       WeightsError: if the file can't be read, or the names are of another number of classes.
       DatasetError: if the names can't be read.
     """
-    found = io.read(path, audio_frames=audio_frames, calibrated=calibrated, **sizes)
+    return _made(path, io.read(path, audio_frames=audio_frames, **sizes), labels_csv)
+
+
+def load_uncalibrated(path: str | Path, *, labels_csv: str | Path = "", **sizes: int) -> Trained:
+    """Loads a model as load_trained, without a calibration, which may be damaged or belong to other weights."""
+    return _made(path, io.read_uncalibrated(path, **sizes), labels_csv)
+
+
+def fingerprint_of(trained: Trained) -> str:
+    """Identifies a model's parameters, as its calibration does."""
+    return fingerprint(flatten(nnx.state(trained.module, nnx.Param)))
+
+
+def _made(path: str | Path, found: io.Weights, labels_csv: str | Path) -> Trained:
     names: Sequence[str] = found.notes.label_names
     if labels_csv:
         names = read_labels(Path(labels_csv).expanduser())[1]

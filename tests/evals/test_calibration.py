@@ -76,5 +76,5 @@ def test_one_clip_is_rated_as_it_is() -> None:
 def test_the_error_is_the_weighted_gap_of_bins() -> None:
     given = np.array([[0.95, 0.05], [0.95, 0.05], [0.55, 0.45], [1.0, 0.0]])
     found = reliability(Scores(list("abcd"), given, np.array([[1, 0], [0, 1], [0, 1], [1, 0]])))
-    assert found.count.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3]
+    assert found.clips.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3]
     assert found.error == pytest.approx(0.25 * 0.55 + 0.75 * abs(2 / 3 - 2.9 / 3))

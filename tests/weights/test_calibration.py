@@ -12,7 +12,7 @@ from avmae_jax import load
 from avmae_jax.errors import WeightsError
 from avmae_jax.files import write_json
 from avmae_jax.weights.calibration import PLAIN, Calibration, ModeCalibration, file_beside, fingerprint, from_json, of_mode, to_json
-from avmae_jax.weights.io import Weights, read, write
+from avmae_jax.weights.io import Weights, read, read_uncalibrated, write
 from avmae_jax.weights.notes import Notes
 from tests.support import ODD, made
 
@@ -39,13 +39,13 @@ def test_it_is_read_from_beside_the_weights_and_kept_on_the_way(tmp_path: Path, 
     weights = classifier()
     write(weights, tmp_path / name)
     write_json(file_beside(tmp_path / name), to_json(of(weights)))
-    model = load(tmp_path / name, heads=ODD.heads, mel_bins=ODD.mel_bins) if name.endswith("pth") else load(tmp_path / name)
+    model = load(tmp_path / name, heads=ODD.shape.heads, mel_bins=ODD.mel_bins) if name.endswith("pth") else load(tmp_path / name)
     assert model.calibration == of(weights)
     model.save(tmp_path / "copy.safetensors")
     write(read(tmp_path / "copy.safetensors"), tmp_path / "again")
     assert read(tmp_path / "again").notes.calibration == of(weights)
     assert read(tmp_path / "again/0").notes.calibration == of(weights)
-    assert read(tmp_path / "again", calibrated=False).notes.calibration is None
+    assert read_uncalibrated(tmp_path / "again").notes.calibration is None
 
 
 def test_steps_share_the_file_of_their_folder(tmp_path: Path) -> None:
