@@ -26,8 +26,8 @@ def best_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
         ends: np.ndarray = np.concatenate([np.diff(given[order]) != 0, [True]])
         last = np.flatnonzero(ends)  # clips of equal probability are named together
         scores: np.ndarray = np.append(given[order][last], 0.0)
-        f1 = 2 * np.cumsum(has[order])[last] / (last + 1 + has.sum())
-        best = int(np.argmax(np.round(f1, 9)))
+        rates: np.ndarray = 2 * np.cumsum(has[order])[last] / (last + 1 + has.sum())
+        best = int(np.argmax(np.round(rates, 9)))
         found[number] = (scores[best] + scores[best + 1]) / 2
     return found
 
