@@ -9,9 +9,11 @@ RUN is a run of launch.finetune, its best/, averaged/, ema/, or a file of weight
     --frames  first (the single frame at the clip's beginning), middle, or all (the probabilities of all ten averaged). A mode without
               images is evaluated once.
 
-Several values are separated by commas. All views are of the same clips, those that have the inputs of every mode. Prints mAP,
-AUC, d', accuracy and a table of classes, and writes OUT/evaluation.json with everything, the ids of the clips included, and for each view
-OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, mistakes.png and, if each clip has one class, confusion.png. Where
+Several values are separated by commas. All views are of the same clips, those that have the inputs of every mode. Classes are matched by
+name: clips of others are left out, counted and named. Prints mAP, AUC, d', accuracy, the expected calibration error (before and after
+launch.calibrate) and a table of classes, mAP and accuracy with 95 % intervals. Writes OUT/evaluation.json with everything, the ids of the
+clips included, and for each view OUT/MODE_FRAMES/ with its evaluation.json, precision_recall.png, reliability.png, mistakes.png, if each
+clip has one class confusion.png, and where classes have thresholds f1.png. Where
 launch.baseline has measured the same clips, its best baseline is printed too, and whether the model beats it.
 """
 
@@ -21,11 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from avmae_jax.config import Frames
 
-from .common import cli, model_flags, runtime, unused
+from .common import cli, model_flags, runtime, unused, views
 
 
 def define_flags() -> None:
@@ -43,35 +45,16 @@ def define_flags() -> None:
     flags.DEFINE_string("baseline", "", "a file of launch.baseline; empty: baseline.json of the data set or the run, if there is one")
 
 
-def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]:
-    """Collects the values of an option that may be repeated and may hold commas, each once; raises UsageError."""
-    values = list(dict.fromkeys(value.strip() for text in given for value in text.split(",") if value.strip()))
-    if unknown := [value for value in values if value not in choices]:
-        raise app.UsageError(f"--{name} is {unknown[0]!r}; choose of {', '.join(choices)}")
-    return values
-
-
-def crops_of_run(path: str) -> int:
-    """Returns the crops that the model's run evaluates with; 1 for a file outside a run."""
-    return model_flags.run_config(path).tune.eval_crops if model_flags.run_folder(path) else 1
-
-
 def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[Frames]) -> list[dict[str, Any]]:
     """Evaluates every view and returns the contents of their evaluation.json; raises model_flags.USER_ERRORS."""
-    from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
+    from avmae_jax.evals.classification import common_needs, evaluate_views, views_of
     from avmae_jax.evals.origin import Origin
-    from avmae_jax.models.modes import find_mode, learned
 
     args, trained = flags.FLAGS, model_flags.load(path)
-    tuned = require_classifier(trained)
-    fitting = learned(tuned, trained.spec.modes)
-    modes = list(dict.fromkeys(find_mode(name, trained.spec.modes, tuned) for name in given)) or fitting
-    for mode in modes:
-        if mode not in fitting:
-            logging.warning("%s was tuned as %s, according to its config; it has not learned to classify in the mode %s", path, tuned, mode)
+    modes = views.modes_of(trained, given)
     source = model_flags.open_clips(path, common_needs(modes))
-    views = views_of(modes, frames, args.crops or crops_of_run(path))
-    return evaluate_views(out, trained, source, views, Origin(model_flags.data_name(path), args.split), args.batch_size)
+    shown = views_of(modes, frames, args.crops or views.crops_of_run(path))
+    return evaluate_views(out, trained, source, shown, Origin(model_flags.data_name(path), args.split), args.batch_size)
 
 
 def main(argv: list[str]) -> None:
@@ -80,8 +63,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}")
     unused.require_used("evaluate", argv)
     args, path = flags.FLAGS, argv[1]
-    given = chosen("given", args.given, model_flags.GIVEN)
-    frames = cast(list[Frames], chosen("frames", args.frames, get_args(Frames))) or ["middle"]
+    given = views.chosen("given", args.given, model_flags.GIVEN)
+    frames = cast(list[Frames], views.chosen("frames", args.frames, get_args(Frames))) or ["middle"]
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "evaluation")
     runtime.start()
     runtime.cache_programs()
@@ -89,11 +72,13 @@ def main(argv: list[str]) -> None:
 
     with model_flags.one_line_errors():
         baselines = baseline_tables.known(model_flags.data_name(path), path, args.baseline)
-        views = evaluate_model(path, out, given, frames)
+        found = evaluate_model(path, out, given, frames)
     console = runtime.console()
-    console.print(tables.views(views))
-    console.print(tables.class_figures(views[0]))
-    baseline_tables.print_comparison(console, views, baselines)
+    console.print(tables.views(found))
+    console.print(tables.class_figures(found[0]))
+    for words in tables.confidence(found, path):
+        console.print(words, markup=False, highlight=False)
+    baseline_tables.print_comparison(console, found, baselines)
     console.print(f"all figures and plots: {out}", markup=False)
 
 

@@ -48,7 +48,7 @@ def open_predictor() -> Predictor:
     matcher = open_matcher(trained, args.match_with, **sizes) if args.match_with else None
     predictor = Predictor(trained, match_with=matcher, given=args.given, batch_size=args.batch_size)
     if not trained.classes:
-        unused.require_left_out(["top"], f"with {args.model}, a pretraining model without classes")
+        unused.require_left_out(["top", "unsure_below"], f"with {args.model}, a pretraining model without classes")
         words = "is a pretraining model without classes, so that only the match of audio and image is reported"
         command = model_flags.finetune_command(args.model, trained.config.model)
         logging.warning("%s %s; for classes fine-tune it: %s", args.model, words, command)
@@ -66,6 +66,7 @@ def predict_all(predictor: Predictor, files: Sequence[Path]) -> list[Prediction 
     names = file_names([file.stem for file in files]) if args.explain else []
     explainer = explainer_of(predictor) if args.explain else None
     options = {"top": args.top, "frames": args.frames, "timeline": args.timeline, "fill": args.short_audio, "threads": args.threads}
+    options["unsure_below"] = args.unsure_below
     done = failed = 0
     with runtime.progress_bar("predicting") if len(files) > 1 else contextlib.nullcontext(lambda *_: None) as on_progress:
         on_progress(0, 0, len(files))
@@ -123,6 +124,7 @@ def main(argv: list[str]) -> None:
         predictor = open_predictor()
         records = predictions.records_of(files, predict_all(predictor, files), args.top)
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
+        about |= {"unsure_below": args.unsure_below, "calibrated": predictor.trained.calibration is not None}
         predictions.write_json(args.json, about, records)
         predictions.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline, raw=args.raw_csv)
     tables.show_predictions(runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout), records)
@@ -136,6 +138,8 @@ def define_flags() -> None:
     flags.DEFINE_string("model", "", "a run of launch.finetune, its best/, averaged/, ema/, or a file of weights")
     flags.DEFINE_string("match_with", "", "a pretraining checkpoint that the match is taken from; empty: the model itself")
     flags.DEFINE_integer("top", 5, "classes listed for each file", lower_bound=1)
+    text = 'a class that is less probable is not named, and a file without another one is "unsure"'
+    flags.DEFINE_float("unsure_below", 0.0, text, lower_bound=0, upper_bound=1)
     flags.DEFINE_enum("frames", "middle", list(get_args(Frames)), "the frame of each window that is used, or all ten, averaged")
     flags.DEFINE_enum("given", None, list(model_flags.GIVEN), "what the classifier is given of each file; whatever it has if left out")
     flags.DEFINE_alias("mode", "given")

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import flags, logging
 
 from avmae_jax.errors import AvmaeError
 from avmae_jax.files import printable
@@ -53,6 +53,7 @@ def options_of(kind: type[Recipe | Choice]) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """Prepares --videos into --out."""
+    from avmae_jax.data.catalog.labels import alike_names
     from avmae_jax.data.catalog.named_sets import Choice, list_clips
     from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
     from avmae_jax.data.store.beam import beam_engine
@@ -71,6 +72,8 @@ def main(argv: list[str]) -> None:
     try:
         engine = beam_engine(args.beam_runner, [f"--{option}" for option in args.beam_options]) if args.beam_runner else None
         listing = list_clips(Choice(**options_of(Choice)), root)
+        for words in alike_names(listing.label_names):
+            logging.warning("%s; write them alike if they are one class", words)
         jobs, left_out = plan_jobs(listing, root, recipe)
         with progress_bar("preparing") as on_progress:
             spec = DatasetSpec(

@@ -21,6 +21,7 @@ from avmae_jax.evals.classification import plain
 from avmae_jax.evals.classifiers import FOREST, LOGISTIC
 from avmae_jax.evals.clip_statistics import clip_statistics
 from avmae_jax.evals.cross_validation import Chosen, Fit, cross_validated, fold_of_clips, fused, mean_precision
+from avmae_jax.evals.intervals import intervals, shown
 from avmae_jax.evals.labelled import Labelled, for_fitting, is_exclusive, read_labelled, warning_of
 from avmae_jax.evals.scores import evaluate_scores
 from avmae_jax.files import OnProgress, write_json
@@ -93,12 +94,12 @@ def measure(train: Labelled, held_out: Labelled, label_names: Sequence[str], see
 
 def rated(chosen: Chosen, train: Labelled, held_out: Labelled, label_names: Sequence[str], exclusive: bool) -> dict[str, Any]:
     """Computes the figures of a chosen classifier: the setting, "cross_validation", and those of the held-out clips."""
-    inside, outside = (
-        evaluate_scores(Scores(part.ids, found, part.targets.astype(np.float32)), label_names, "ce" if exclusive else "bce")
-        for part, found in ((train, chosen.folds), (held_out, chosen.held_out))
-    )
-    figures = {name: value for name, value in dataclasses.asdict(outside).items() if name != "confusion"}
-    return {"setting": dict(chosen.setting), "cross_validation": {"map": inside.map, "accuracy": inside.accuracy}, **figures}
+    parts = ((train, chosen.folds), (held_out, chosen.held_out))
+    scores = [Scores(part.ids, found, part.targets.astype(np.float32)) for part, found in parts]
+    inside, outside = (evaluate_scores(part, label_names, "ce" if exclusive else "bce") for part in scores)
+    figures = {name: value for name, value in dataclasses.asdict(outside).items() if name != "confusion"} | intervals(scores[1])
+    cross_validation = {"map": inside.map, "accuracy": inside.accuracy, **intervals(scores[0])}
+    return {"setting": dict(chosen.setting), "cross_validation": cross_validation, **figures}
 
 
 def baseline_into(
@@ -187,7 +188,7 @@ def best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> dict[str,
       "map" and "accuracy" -> the baseline where it is highest, as far as it is known; {} unless clips and classes are the same.
     """
     given = find_mode(view["mode"]).given
-    if set(view["ids"]) != set(baselines["ids"]) or [*view["label_names"]] != [*baselines["label_names"]]:
+    if set(view["ids"]) != set(baselines["ids"]) or set(view["label_names"]) != set(baselines["label_names"]):
         return {}
     fitting = [row for row in baselines["baselines"] if given in ("both", row["given"])]
     known = {name: [row for row in fitting if row[name] is not None] for name in ("map", "accuracy")}
@@ -196,7 +197,7 @@ def best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> dict[str,
 
 def verdict(view: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]]) -> str:
     """Says whether a view of a classifier beats the baselines of best_for: its mAP must be above each, its accuracy below none."""
-    known = {name: (view[name], row[name], row["name"]) for name, row in best.items() if view[name] is not None}
-    beats = "map" in known and known["map"][0] > known["map"][1] and all(own >= other for own, other, _ in known.values())
-    figures = (f"{_WORDS[name]} {own:.3f} against {other:.3f} of {baseline}" for name, (own, other, baseline) in known.items())
+    known = {name: row for name, row in best.items() if view[name] is not None}
+    beats = "map" in known and view["map"] > known["map"]["map"] and all(view[name] >= row[name] for name, row in known.items())
+    figures = (f"{_WORDS[name]} {shown(view, name)} against {shown(row, name)} of {row['name']}" for name, row in known.items())
     return f"{'The model beats' if beats else _NO} the baselines ({view['mode']}): {', '.join(figures)}"

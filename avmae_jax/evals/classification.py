@@ -18,18 +18,28 @@ from absl import logging
 from avmae_jax.config import Modality
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.evals.confidence import Confidence, rate
 from avmae_jax.evals.few_clips import few_clips
+from avmae_jax.evals.intervals import intervals
+from avmae_jax.evals.matching import Matched, match_classes
 from avmae_jax.evals.origin import UNKNOWN, Origin
 from avmae_jax.evals.scores import Evaluation, clip_losses, evaluate_scores, worst_mistakes
 from avmae_jax.files import write_json
-from avmae_jax.inference.forward import BATCH, Classify, Scores
+from avmae_jax.inference.forward import BATCH, Classify, Logits, Scores, scores_of
 from avmae_jax.models.modes import Mode
-from avmae_jax.plots import classification
+from avmae_jax.plots import calibration, classification
 from avmae_jax.plots.classification import Mistake
+from avmae_jax.weights.calibration import of_mode
 from avmae_jax.weights.trained import Trained
 
 SHOWN_MISTAKES = 8
-PLOTS = ("precision_recall.png", "confusion.png", "mistakes.png")  # of a view, in the order in which they are drawn
+PLOTS = (
+    "precision_recall.png",
+    "confusion.png",
+    "mistakes.png",
+    "reliability.png",
+    "f1.png",
+)  # of a view, in the order in which they are drawn
 _LIBRARIES = ("avmae-jax", "flax", "jax", "numpy", "scipy")
 
 
@@ -56,6 +66,7 @@ class _MeasuredView(NamedTuple):
     heading: str
     scores: Scores
     evaluation: Evaluation
+    confidence: Confidence
     result: dict[str, Any]  # what its evaluation.json holds
 
 
@@ -75,33 +86,6 @@ def require_classifier(trained: Trained) -> Mode:
     if trained.tuned is None:
         raise ValueError(f"{trained.path} is a {trained.spec.title}, no classifier; give a run of launch.finetune, or its weights")
     return trained.tuned
-
-
-def label_names_for(trained: Trained, source: ClipSource) -> tuple[str, ...]:
-    """Returns the names of a classifier's classes, after checking that the clips have the same ones.
-
-    Where the classifier's names weren't stored, those of the data are used, and logged.
-
-    Raises:
-      ValueError: if the clips have no classes, or others than the classifier.
-    """
-    own, theirs = trained.label_names, tuple(source.label_names)
-    if not theirs:
-        raise ValueError("the clips have no classes; prepare videos that lie in class folders, or a labelled list")
-    if len(theirs) != trained.classes:
-        raise ValueError(
-            f"{trained.path} has {trained.classes} classes and the clips have {len(theirs)}; give the data that it was tuned on"
-        )
-    if own == theirs:
-        return own
-    if own == tuple(f"class {number}" for number in range(trained.classes)):  # load_trained's, where none were stored
-        logging.info("%s doesn't name its %d classes; the names are those of the data", trained.path, trained.classes)
-        return theirs
-    number = next(i for i, (name, other) in enumerate(zip(own, theirs, strict=True)) if name != other)
-    order = "; they are the same in another order" if sorted(own) == sorted(theirs) else ""
-    raise ValueError(
-        f"class {number} is {own[number]!r} in {trained.path} and {theirs[number]!r} in the data{order}; give data with the model's classes"
-    )
 
 
 def evaluate_views(
@@ -127,18 +111,18 @@ def evaluate_views(
       ValueError: as evaluate_into.
       OSError: if the files can't be written.
     """
-    trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
+    trained, matched = _matched(trained, source)
     head = {"model": trained.path, "step": trained.step, **origin._asdict()}
     tuned = require_classifier(trained)
     views = [dataclasses.replace(view, mode=view.mode or tuned) for view in views]
     names, finished = [view.name for view in views], list[dict[str, Any]]()
     for view in views:
-        logging.info("%s, frames: %s, crops: %d; %d clips", view.mode, view.frames, view.crops, len(source))
-        measured = _measure(trained, source, view, origin, batch_size)
+        logging.info("%s, frames: %s, crops: %d; %d clips", view.mode, view.frames, view.crops, len(matched.source))
+        measured = _measure(trained, matched, view, origin, batch_size)
         _write(out / view.name, measured)
         finished.append({"view": view.name, **measured.result})
         write_json(out / "evaluation.json", {**head, "views": finished, "lacking": names[len(finished) :]})
-        _draw(out / view.name, measured, source, trained)
+        _draw(out / view.name, measured, matched.source, trained)
     return finished
 
 
@@ -166,32 +150,44 @@ def evaluate_into(
         what the mode needs.
       OSError: if the files can't be written.
     """
-    trained = dataclasses.replace(trained, label_names=label_names_for(trained, source))
-    measured = _measure(trained, source, view, origin, batch_size)
+    trained, matched = _matched(trained, source)
+    measured = _measure(trained, matched, view, origin, batch_size)
     _write(out, measured)
-    _draw(out, measured, source, trained)
+    _draw(out, measured, matched.source, trained)
     return measured.result
 
 
-def _measure(trained: Trained, source: ClipSource, view: View, origin: Origin, batch_size: int) -> _MeasuredView:
+def _matched(trained: Trained, source: ClipSource) -> tuple[Trained, Matched]:
+    """Matches the clips' classes with the classifier's, which gets its names from the data where it has none; raises as match_classes."""
+    matched = match_classes(trained, source)
+    return dataclasses.replace(trained, label_names=matched.label_names), matched
+
+
+def _measure(trained: Trained, matched: Matched, view: View, origin: Origin, batch_size: int) -> _MeasuredView:
     """Classifies the clips and computes the figures of a view; `trained` has the right label names."""
-    mode, names, loss = view.mode or require_classifier(trained), trained.label_names, trained.config.tune.loss
+    mode, names, loss, source = view.mode or require_classifier(trained), trained.label_names, trained.config.tune.loss, matched.source
     classify = Classify(trained.config, trained.classes, mode, batch_size)
-    scores = _distinct(classify(trained.module, source, crops=view.crops, frames=view.frames))
-    found = evaluate_scores(scores, names, loss)
+    logits = _distinct(classify.logits(trained.module, source, crops=view.crops, frames=view.frames))
+    scores = scores_of(trained.config, logits, of_mode(trained.calibration, mode).temperature)
+    found, confidence = evaluate_scores(scores, names, loss), rate(trained, logits, mode)
     heading = f"{mode}, {view.frames} frame{'s' * (view.frames == 'all')}" if "image" in mode.inputs else str(mode)
     head = {"model": trained.path, "step": trained.step, **origin._asdict()}
     head |= {"mode": str(mode), "frames": view.frames, "crops": view.crops, "damaged_clips": len(source) - found.clips}
+    head |= {"unknown_classes": matched.unknown, "missing_classes": matched.missing, "clips_of_unknown_classes": matched.left_out}
     left_out = {"classes_left_out": len(found.no_positive), "classes_without_auc": len(found.no_positive) + len(found.no_negative)}
-    figures = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"}
-    warning = few_clips([np.flatnonzero(row).tolist() for row in scores.targets], names)
+    figures: dict[str, Any] = {name: value for name, value in dataclasses.asdict(found).items() if name != "confusion"}
+    figures |= intervals(scores)
+    figures["per_class"] = [{**row, **more} for row, more in zip(figures["per_class"], confidence.per_class, strict=True)]
+    few = few_clips([np.flatnonzero(row).tolist() for row in scores.targets], names)
+    warning = "; ".join(filter(None, [few, matched.note]))
     if warning:
         logging.warning("%s", warning)
     head["warning"] = warning or None
     table = None if found.confusion is None else found.confusion.tolist()
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     clips = {"confusion": table, "ids": scores.ids, "per_clip": _per_clip(scores, names, loss), "versions": versions}
-    return _MeasuredView(heading, scores, found, plain({**head, **left_out, "label_names": names, **figures, **clips}))
+    result = plain({**head, **left_out, "label_names": names, **figures, **confidence.figures, **clips})
+    return _MeasuredView(heading, scores, found, confidence, result)
 
 
 def _write(out: Path, measured: _MeasuredView) -> None:
@@ -201,12 +197,15 @@ def _write(out: Path, measured: _MeasuredView) -> None:
 
 
 def _draw(out: Path, measured: _MeasuredView, source: ClipSource, trained: Trained) -> None:
-    heading, scores, found, _ = measured
+    heading, scores, found, confidence, result = measured
     names = trained.label_names
     precisions = np.array([row.average_precision for row in found.per_class])
     classification.precision_recall(out / PLOTS[0], scores.probabilities, scores.targets, names, precisions, heading=heading)
     if found.confusion is not None:
         classification.confusion(out / PLOTS[1], found.confusion, names, heading=f"{heading}: accuracy {found.accuracy:.1%}")
+    calibration.reliability(out / PLOTS[3], confidence.before, confidence.after, heading=heading)
+    if "mean_f1" in result:
+        calibration.class_f1(out / PLOTS[4], result["per_class"], heading=f"{heading}: mean F1 {result['mean_f1']:.3f}")
     worst = worst_mistakes(scores, trained.config.tune.loss)
     mistakes = [_mistake(scores, index, names, _clip(source, index, scores.ids[index])) for index in worst[:SHOWN_MISTAKES]]
     classification.mistakes(out / PLOTS[2], mistakes, heading=f"{heading}: {len(worst)} of {found.clips} clips mistaken")
@@ -221,10 +220,9 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _distinct(scores: Scores) -> Scores:
+def _distinct(found: Logits) -> Logits:
     """Keeps each clip once: in place of a damaged last clip a source returns its first one again."""
-    first = np.sort(np.unique(scores.ids, return_index=True)[1])
-    return Scores([scores.ids[index] for index in first], scores.probabilities[first], scores.targets[first])
+    return found.keep(np.sort(np.unique(found.ids, return_index=True)[1]))
 
 
 def _clip(source: ClipSource, index: int, clip_id: str) -> Clip:

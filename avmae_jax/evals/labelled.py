@@ -3,7 +3,6 @@
 Axis letters: N clips, C classes.
 """
 
-import collections
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from avmae_jax.data.catalog.labels import alike_names
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.errors import DatasetError, some
 from avmae_jax.evals.few_clips import few_clips
@@ -118,9 +118,6 @@ def for_fitting(train: Labelled, exclusive: bool) -> Labelled:
 def warning_of(train: Labelled, held_out: Labelled, label_names: Sequence[str]) -> str:
     """Describes what makes figures of these clips rough or doubtful, in one line; "" if nothing does."""
     labels = [np.flatnonzero(row).tolist() for row in held_out.targets]
-    spelt: dict[str, list[str]] = collections.defaultdict(list)
-    for name in label_names:
-        spelt[name.strip().casefold()].append(name)
     unseen = [name for name, here, there in zip(label_names, train.targets.T, held_out.targets.T, strict=True) if there.any() > here.any()]
     single = [name for name, here in zip(label_names, train.targets.T, strict=True) if here.sum() == 1]
     shared = set(train.ids) & set(held_out.ids)
@@ -128,7 +125,7 @@ def warning_of(train: Labelled, held_out: Labelled, label_names: Sequence[str]) 
         few_clips(labels, label_names),
         f"classes without a training clip can't be learned: {some(unseen)}" if unseen else "",
         f"classes with a single training clip: {some(single)}" if single else "",
-        *(f"{' and '.join(map(repr, names))} differ in case alone and count as {len(names)}" for names in spelt.values() if len(names) > 1),
+        *alike_names(label_names),
         f"{len(shared)} of the held-out clips are training clips too: {some(sorted(shared))}" if shared else "",
     ]
     return "; ".join(filter(None, found))

@@ -42,6 +42,7 @@ class Model(Trained):
         given: str | None = None,
         timeline: bool = False,
         match_with: Media | Trained | None = None,
+        unsure_below: float = 0.0,
     ) -> Any:
         """Predicts the classes of media of any length, and whether audio and image belong together.
 
@@ -56,6 +57,7 @@ class Model(Trained):
           given: what the classifier is given, "both", "audio" or "image"; None: whatever the medium has.
           timeline: compute the probabilities of each second as well, from the window around it.
           match_with: the model for the match, a pretraining checkpoint: fine-tuning needn't keep what contrastive learning has aligned.
+          unsure_below: a class that is less probable is not named; where none is left, the answer is "unsure".
 
         Returns:
           A Prediction; for a list of paths the predictions in order, with the error in place of that of a file that can't be read.
@@ -69,7 +71,8 @@ class Model(Trained):
             predictor = Predictor(self, match_with=open_matcher(self, match_with), given=given)
         else:
             predictor = _predictor(self, match_with, given)
-        return _apply(lambda many: predictor(many, top=top, frames=frames, timeline=timeline), media, audio, image, sample_rate)
+        options: Any = {"top": top, "frames": frames, "timeline": timeline, "unsure_below": unsure_below}
+        return _apply(lambda many: predictor(many, **options), media, audio, image, sample_rate)
 
     def embed(
         self,
@@ -107,7 +110,7 @@ class Model(Trained):
           WeightsError: if the path exists or can't be written, or the kind of model can't be stored so; nothing is left there then.
         """
         params = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(nnx.state(self.module, nnx.Param)).items()}
-        write(Weights(self.config.model, self.classes, params, notes_of(self.config, self.label_names)), path)
+        write(Weights(self.config.model, self.classes, params, notes_of(self.config, self.label_names, self.calibration)), path)
 
 
 def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Model:

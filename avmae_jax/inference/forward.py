@@ -36,6 +36,20 @@ class Forward:
             yield batch, jax.tree.map(lambda values, rows=rows: np.asarray(values)[:rows], self._compiled(model, padded))
 
 
+class Logits(NamedTuple):
+    """Holds a classifier's logits for the rows of clips: their crops and frames, which stand next to each other."""
+
+    ids: list[str]
+    rows: np.ndarray  # float32[R, C]
+    counts: np.ndarray  # int[N], rows of each clip
+    targets: np.ndarray  # float32[N, C], 1 where the clip has the class
+
+    def keep(self, clips: np.ndarray) -> "Logits":
+        """Keeps some of the clips, by their numbers in rising order, int[K]."""
+        kept = np.isin(np.repeat(np.arange(len(self.ids)), self.counts), clips)
+        return Logits([self.ids[clip] for clip in clips], self.rows[kept], self.counts[clips], self.targets[clips])
+
+
 class Scores(NamedTuple):
     """Holds a classifier's probabilities for clips."""
 
@@ -50,10 +64,14 @@ class Classify:
     def __init__(self, config: Config, classes: int, mode: Mode, batch_size: int = BATCH):
         """Compiles nothing yet; of `config` the fields that weights/notes.py stores are used."""
         self.config, self.classes, self.mode, self.batch_size = config, classes, mode, batch_size
-        self._forward = Forward(lambda model, batch: probabilities(config, model(model_inputs(batch, config), self.mode)), batch_size)
+        self._forward = Forward(lambda model, batch: model(model_inputs(batch, config), self.mode), batch_size)
 
     def __call__(self, model: Any, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Scores:
-        """Computes the probabilities of each clip, averaged over its crops and frames.
+        """Computes the probabilities of each clip, not calibrated; arguments and errors are those of `logits`."""
+        return scores_of(self.config, self.logits(model, source, crops=crops, frames=frames))
+
+    def logits(self, model: Any, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Logits:
+        """Computes the logits of each clip's crops and frames.
 
         Args:
           model: the classifier.
@@ -65,25 +83,34 @@ class Classify:
           ValueError: if there are no clips, or one lacks what the mode takes.
         """
         views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given)
-        ids, sums, counts, targets = [], [], [], []
+        ids, rows, counts, targets = [], [], [], []
         for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, views)):
-            names = batch["id"]
-            first = np.flatnonzero(np.append(True, names[1:] != names[:-1]))  # the rows of a clip stand next to each other
-            parts, rows = np.add.reduceat(found, first), np.diff(first, append=len(names))
-            for name, part, count, target in zip(names[first].tolist(), parts, rows.tolist(), batch["targets"][first], strict=True):
-                if ids and name == ids[-1]:  # continues a clip of the batch before
-                    sums[-1] += part
-                    counts[-1] += count
+            rows.append(found)
+            for name, target in zip(batch["id"].tolist(), batch["targets"], strict=True):
+                if ids and name == ids[-1]:  # the rows of a clip stand next to each other
+                    counts[-1] += 1
                 else:
                     ids.append(name)
-                    sums.append(part)
-                    counts.append(count)
+                    counts.append(1)
                     targets.append(target)
         if not ids:
             raise ValueError("there is no clip to classify")
-        return Scores(ids, np.stack(sums) / np.array(counts, np.float32)[:, None], np.stack(targets))
+        return Logits(ids, np.concatenate(rows), np.array(counts), np.stack(targets))
 
 
-def probabilities(config: Config, logits: jax.Array) -> jax.Array:
-    """Computes probabilities, float32[B, C]: of each class by itself after tuning with "bce", of one class among all after "ce"."""
-    return jax.nn.sigmoid(logits) if config.tune.loss == "bce" else jax.nn.softmax(logits)
+def scores_of(config: Config, found: Logits, temperature: float = 1.0) -> Scores:
+    """Computes the probabilities of each clip, averaged over its rows."""
+    rows = np.asarray(probabilities(config, jnp.asarray(found.rows), temperature))
+    sums = np.add.reduceat(rows, np.cumsum(found.counts) - found.counts)
+    return Scores(found.ids, sums / found.counts.astype(np.float32)[:, None], found.targets)
+
+
+def probabilities(config: Config, logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """Computes probabilities, float32[B, C]: of each class by itself after tuning with "bce", of one class among all after "ce".
+
+    Args:
+      config: of which tune.loss is used.
+      logits: float32[B, C].
+      temperature: of the calibration, which divides the logits.
+    """
+    return jax.nn.sigmoid(logits / temperature) if config.tune.loss == "bce" else jax.nn.softmax(logits / temperature)

@@ -26,8 +26,10 @@ from avmae_jax.inference.forward import probabilities
 from avmae_jax.inference.stream import Ahead, Series, Shared
 from avmae_jax.inference.windows import FILL, TIMELINE, WHOLE, Medium, Row, rows_of
 from avmae_jax.models.modes import Mode, find_mode
+from avmae_jax.weights.calibration import of_mode
 from avmae_jax.weights.trained import Trained, load_trained
 
+UNSURE = "unsure"  # the answer where no class is probable enough
 BATCH = 8  # rows computed at once, at most, unless given
 _THREADS = 2  # that decode
 _SPARE = 0.1  # seconds; the last block of an audio stream is often padded with silence, which begins no new second
@@ -49,9 +51,19 @@ class Prediction:
     match: float | None  # cosine of audio and image in [-1, 1], the mean over the windows that have both; None if none has
     directions: tuple[np.ndarray, np.ndarray] | None  # the vectors of audio and image behind `match`: float32[D] twice, of length 1
     timeline: np.ndarray | None  # float32[S, C], probabilities of each second, if requested
+    named: tuple[str, ...] = ()  # the classes of the answer, likeliest first; () if the model is unsure or has no classes
+
+    @property
+    def answer(self) -> str:
+        """Says what was found, as "guitar and flute", or "unsure"; "" for a model without classes."""
+        if not self.label_names:
+            return ""
+        *others, last = self.named or (UNSURE,)
+        return f"{', '.join(others)} and {last}" if others else last
 
     def __repr__(self) -> str:
         parts = [f"{name} {probability:.1%}" for name, probability in self.top]
+        parts += [UNSURE] if self.label_names and not self.named else []
         parts += [] if self.match is None else [f"match {self.match:.3f}"]
         return f"<Prediction: {', '.join(parts)}>"
 
@@ -99,19 +111,24 @@ class Predictor:
         timeline: bool = False,
         fill: Fill = FILL,
         threads: int = _THREADS,
+        unsure_below: float = 0.0,
     ) -> Iterator[tuple[int, Prediction | Exception]]:
         """Yields each medium's number with its prediction, or with the error that prevents one, as it is finished.
 
         Raises:
-          ValueError: if `top` is less than 1, or a timeline is requested of a model without classes.
+          ValueError: if `top` is less than 1, `unsure_below` no probability, or something is requested of a model without classes.
         """
+        if not 0 <= unsure_below <= 1:
+            raise ValueError(f"unsure_below is {unsure_below}; it must lie in [0, 1]")
+        if unsure_below and not self.trained.classes:
+            raise ValueError(f"{self.trained.path} has no classes, so unsure_below does nothing; {_TUNE}")
         if timeline and not self.trained.classes:
             raise ValueError(f"{self.trained.path} has no classes, so there is no timeline of them; {_TUNE}")
         if top < 1:
             raise ValueError(f"top is {top}; it must be at least 1")
         make = functools.partial(self._rows, frames=frames, timeline=timeline, fill=fill)
         for number, series in self._shared(self._modules, Ahead(media, make, threads)):
-            yield number, series if isinstance(series, Exception) else self._prediction(series, top)
+            yield number, series if isinstance(series, Exception) else self._prediction(series, top, unsure_below)
 
     def mode_of(self, has: Modality, name: str = "the input") -> Mode | None:
         """Returns the mode in which the classifier is applied to a medium with these modalities; None: the model is no classifier.
@@ -150,7 +167,7 @@ class Predictor:
 
     def _function(self, has: Modality) -> Callable[[Any, Any], Any]:
         """Returns the function that computes the outputs, float32[B, ...] by name, of rows with these modalities."""
-        config, match_config = self.trained.config, self.matcher.config
+        config, match_config, calibration = self.trained.config, self.matcher.config, self.trained.calibration
 
         def outputs(modules: Any, batch: Any) -> dict[str, jax.Array]:
             (module, matcher), mode = modules, self.mode_of(has)
@@ -159,7 +176,7 @@ class Predictor:
             tokens = module.separate({modality: value for modality, value in model_inputs(batch, config).items() if modality in wanted})
             found = {}
             if mode:
-                found["probabilities"] = probabilities(config, module.logits(tokens, mode))
+                found["probabilities"] = probabilities(config, module.logits(tokens, mode), of_mode(calibration, mode).temperature)
             if matched:
                 encoder = (matcher or module).encoder
                 found |= encoder.vectors(encoder.separate(model_inputs(batch, match_config)) if matcher else tokens, ("audio", "image"))
@@ -167,7 +184,7 @@ class Predictor:
 
         return outputs
 
-    def _prediction(self, series: dict[str, Series], top: int) -> Prediction | Exception:
+    def _prediction(self, series: dict[str, Series], top: int, unsure_below: float) -> Prediction | Exception:
         windows, names = series[WHOLE], self.trained.label_names
         if broken := [name for name, values in windows.values.items() if not np.isfinite(values).all()]:
             return ValueError(f"the model's {' and '.join(broken)} aren't finite; its weights are damaged")
@@ -181,19 +198,27 @@ class Predictor:
             strongest = int(windows.where["audio"][np.argmax(cosines)])
         if len(order):
             strongest = int(np.argmax(scores[:, order[0]]))
-        has = set(windows.has)
+        has, mode = set(windows.has), self.mode_of(windows.has[strongest])
         return Prediction(
             top=tuple((names[label], float(means[label])) for label in order),
             probabilities=means,
             label_names=names,
             seen=has.pop() if len(has) == 1 else "both",
-            mode=self.mode_of(windows.has[strongest]),
+            mode=mode,
             windows=len(windows.starts),
             start=float(windows.starts[strongest]),
             match=match,
             directions=directions,
             timeline=by_second(series[TIMELINE]) if TIMELINE in series else None,
+            named=tuple(names[label] for label in self._named(means, mode, unsure_below)),
         )
+
+    def _named(self, means: np.ndarray, mode: Mode | None, unsure_below: float) -> list[int]:
+        """Returns the classes of the answer that are probable enough: those above their thresholds, or the likeliest without thresholds."""
+        thresholds = np.array(of_mode(self.trained.calibration, mode).thresholds)
+        order = np.argsort(-means, kind="stable")
+        chosen = [label for label in order.tolist() if means[label] >= thresholds[label]] if len(thresholds) else order[:1].tolist()
+        return [label for label in chosen if means[label] >= unsure_below]
 
 
 def by_second(found: Series) -> np.ndarray:

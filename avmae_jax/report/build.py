@@ -12,7 +12,7 @@ from typing import Any
 from avmae_jax.config import Config
 from avmae_jax.plots.canvas import short_name
 from avmae_jax.plots.curves import curve_svg
-from avmae_jax.report.classifier_sections import evaluation, worst_mistakes
+from avmae_jax.report.classifier_sections import evaluation, with_interval, worst_mistakes
 from avmae_jax.report.html import folded, grid, image, missing, page, paragraph, preformatted, table, words
 from avmae_jax.report.pretraining_sections import last_reconstructions, retrieval, summarised_retrieval
 from avmae_jax.report.run_folder import RunFolder, group
@@ -83,7 +83,7 @@ def _duration(seconds: float) -> str:
 
 def _results(run: RunFolder) -> str:
     """Shows the numbers of summary.json, or the last held-out line while there is none."""
-    parts = []
+    parts, spread = [], group(run.summary, "intervals")
     held_out = group(run.summary, "held_out")
     if held_out:
         parts.append(paragraph("On the held-out clips, at the end of the run:"))
@@ -95,20 +95,22 @@ def _results(run: RunFolder) -> str:
     else:
         parts.append(missing("Nothing was measured on held-out clips yet."))
     if held_out:
-        parts.append(_numbers(held_out))
+        parts.append(_numbers(held_out, group(spread, "held_out")))
     if warning := run.summary.get("warning"):
         parts.append(missing(f"{words(warning)}."))
     if averaged := group(run.summary, "averaged"):
-        parts.append(paragraph("The mean of the weights of several epochs (tune.average_first and average_last):") + _numbers(averaged))
+        text = "The mean of the weights of several epochs (tune.average_first and average_last):"
+        parts.append(paragraph(text) + _numbers(averaged, group(spread, "averaged")))
     if ema := group(run.summary, "ema"):
-        parts.append(paragraph("The moving average of the weights (train.ema):") + _numbers(ema))
+        parts.append(paragraph("The moving average of the weights (train.ema):") + _numbers(ema, group(spread, "ema")))
     if (found := group(run.summary, "retrieval")) and not run.retrieval:
         parts.append(summarised_retrieval(found))
     return "".join(parts)
 
 
-def _numbers(values: Mapping[str, Any]) -> str:
-    return table(("measured", "value"), [(TERMS.get(name, name.replace("_", " ")), value) for name, value in values.items()])
+def _numbers(values: Mapping[str, Any], spread: Mapping[str, Any]) -> str:
+    known = {**values, **spread}
+    return table(("measured", "value"), [(TERMS.get(name, name.replace("_", " ")), with_interval(known, name)) for name in values])
 
 
 def _curves(run: RunFolder) -> str:

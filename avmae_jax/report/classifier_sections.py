@@ -6,13 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avmae_jax.evals.baseline import FIGURES, best_for, verdict
+from avmae_jax.evals.intervals import NOTE
+from avmae_jax.evals.intervals import shown as shown_with
 from avmae_jax.report.html import folded, image_file, missing, paragraph, table, words
 from avmae_jax.report.run_folder import EVALUATION, RunFolder, as_list, is_real, objects
 from avmae_jax.report.terms import TERMS
 
-_VIEW = ("mode", "frames", "crops", "clips", "map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")
-_LEFT_OUT = ("damaged_clips", "classes_left_out", "classes_without_auc")  # shown where one isn't 0
-_CLASS = ("name", "positives", "average_precision", "auc", "d_prime", "recall", "precision")
+_VIEW = (
+    "mode",
+    "frames",
+    "crops",
+    "clips",
+    "map",
+    "auc",
+    "d_prime",
+    "accuracy",
+    "top_5_accuracy",
+    "loss",
+    "ece_before",
+    "ece_after",
+    "mean_f1",
+)
+_LEFT_OUT = ("damaged_clips", "clips_of_unknown_classes", "classes_left_out", "classes_without_auc")  # shown where one isn't 0
+_CLASS = ("name", "positives", "average_precision", "auc", "d_prime", "recall", "precision", "f1", "threshold")
 _MISTAKES = 20  # of the table
 
 
@@ -30,7 +46,8 @@ def evaluation(run: RunFolder) -> str:
     where = f"{run.evaluation.get('split') or ''} clips of {run.evaluation.get('data') or 'the data of the run'}".strip()
     parts = [
         paragraph(f"The {where}, by what the classifier is given:"),
-        table(head, ([view.get(name) for name in shown] for view in views)),
+        table(head, ([with_interval(view, name) for name in shown] for view in views)),
+        paragraph(f"{NOTE[0].upper()}{NOTE[1:]}.", soft=True) if any(view.get("map_interval") for view in views) else "",
         *(missing(f"{warning}.") for warning in dict.fromkeys(words(view["warning"]) for view in views if view.get("warning"))),
         _evaluated_model(run),
         _company(run, views),
@@ -62,7 +79,7 @@ def _company(run: RunFolder, views: Sequence[Mapping[str, Any]]) -> str:
     bests = {row["name"]: row for _, best in pairs for row in best.values()}.values()
     head = ["best baseline", *(TERMS.get(name, name) for name in FIGURES)]
     lines = [paragraph(f"{verdict(view, best)}.") for view, best in pairs]
-    return table(head, ([best["name"], *(best[name] for name in FIGURES)] for best in bests)) + "".join(lines)
+    return table(head, ([best["name"], *(with_interval(best, name) for name in FIGURES)] for best in bests)) + "".join(lines)
 
 
 def _best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -73,15 +90,26 @@ def _best_for(view: Mapping[str, Any], baselines: Mapping[str, Any]) -> Mapping[
         return {}
 
 
+def with_interval(values: Mapping[str, Any], name: str) -> Any:
+    """Returns a figure as a cell, with its interval where it has one."""
+    interval = as_list(values.get(f"{name}_interval"))
+    has = len(interval) == 2 and all(map(is_real, interval)) and is_real(values.get(name))
+    return shown_with(values, name) if has else values.get(name)
+
+
 def _view(run: RunFolder, view: Mapping[str, Any]) -> str:
     """Shows the plots and classes of one view."""
     parts = [
         _plot(run, view, "confusion.png", "Confusion matrix", "where each clip has one class"),
         _plot(run, view, "precision_recall.png", "Precision over recall of the classes"),
+        _plot(run, view, "reliability.png", "Share that is right over the confidence"),
     ]
+    if view.get("mean_f1") is not None:
+        parts.append(_plot(run, view, "f1.png", "F1 of the classes above their thresholds"))
     if rows := objects(view, "per_class"):
         order = sorted(rows, key=lambda row: -row["average_precision"] if is_real(row.get("average_precision")) else 1)
-        listed = table([TERMS.get(name, name) for name in _CLASS], ([row.get(name) for name in _CLASS] for row in order))
+        columns = [name for name in _CLASS if any(name in row for row in rows)]
+        listed = table([TERMS.get(name, name) for name in columns], ([row.get(name) for name in columns] for row in order))
         parts.append(folded(f"{len(rows)} classes, the best found first", listed))
     return "".join(parts)
 

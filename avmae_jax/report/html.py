@@ -157,4 +157,4 @@ def words(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or re.fullmatch(r"-|-?[\d.]+(e[+-]?\d+)?%?", words(value)) is not None
+    return value is None or re.fullmatch(r"-|-?[\d.]+(e[+-]?\d+)?%?( \([\d.]+ to [\d.]+\))?", words(value)) is not None

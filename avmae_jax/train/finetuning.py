@@ -18,8 +18,9 @@ from avmae_jax.config import Config, Modality
 from avmae_jax.data.batches import EvalOptions, Frames, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.evals.intervals import intervals
 from avmae_jax.evals.scores import evaluate_scores
-from avmae_jax.inference.forward import BATCH, Classify, Forward
+from avmae_jax.inference.forward import BATCH, Classify, Forward, Scores
 from avmae_jax.models.late import Constant
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.models.modes import Mode, find_mode
@@ -60,6 +61,7 @@ class FinetuningTask(Task):
             alone = {"audio": config.tune.audio_weight, "image": config.tune.image_weight}
             self._weights |= {find_mode(given, modes, self.mode): weight for given, weight in alone.items() if weight}
         self._classify = Classify(config, len(label_names), self.mode)
+        self._scores: Scores | None = None  # of the last evaluation
 
     @property
     def needs(self) -> Modality:
@@ -121,6 +123,7 @@ class FinetuningTask(Task):
             return {}
         tune = self.config.tune
         scores = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames))
+        self._scores = scores
         found = evaluate_scores(scores, self.label_names, tune.loss)
         figures = {
             self._loss_name(self.mode): found.loss,
@@ -134,7 +137,11 @@ class FinetuningTask(Task):
         folder = self._workdir / AVERAGED
         if self._test is None or not folder.is_dir():
             return {}
-        return {"averaged": self.evaluate(io.made(io.read(folder)), dict)}
+        return {"averaged": self.evaluate(io.made(io.read_uncalibrated(folder)), dict)}
+
+    def intervals(self) -> dict[str, Any]:
+        """Computes "map_interval" and "accuracy_interval" of the last evaluation."""
+        return {} if self._scores is None else intervals(self._scores)
 
     def better(self, measured: dict[str, float]) -> float | None:
         """Returns the accuracy where softmax is trained and each clip has one class, else the mean average precision."""

@@ -121,9 +121,15 @@ def _run(
         task.ended(micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))
         if not finished:
             return None
-        summary = {"steps": trainer.step, "held_out": trainer.evaluate(), **task.summary(trainer.model)}  # 9
+        summary: dict[str, Any] = {"steps": trainer.step, "held_out": trainer.evaluate()}  # 9
+        spread = {"held_out": task.intervals()}
+        summary |= task.summary(trainer.model)
+        if "averaged" in summary:
+            spread["averaged"] = task.intervals()
         if averaged := trainer.evaluate_averaged():
-            summary["ema"] = averaged
+            summary["ema"], spread["ema"] = averaged, task.intervals()
+        if any(spread.values()):
+            summary["intervals"] = spread
         if test is not None and (warning := few_in(test)):
             summary["warning"] = warning
         summary["seconds"] = round(time.monotonic() - begin, 1)

@@ -92,6 +92,10 @@ class Task(ABC):
         """Computes further results for summary.json at the end of a run; by default none."""
         return {}
 
+    def intervals(self) -> dict[str, Any]:
+        """Computes intervals of the figures that were evaluated last, named as in evals/intervals.py; by default none."""
+        return {}
+
     def better(self, measured: dict[str, float]) -> float | None:
         """Returns the result by which evaluations are compared, higher is better; None if the task keeps no best weights."""
         return None

@@ -91,7 +91,7 @@ def _take_all(config: ModelConfig, model: nnx.Module, path: Path) -> list[str]:
     spec, shape = kind_of(config), config.shape
     takes_audio = "audio" in spec.inputs(config)
     sizes = {"heads": shape.heads, "decoder_heads": shape.decoder_heads if spec.task == "pretraining" else 0}
-    found = io.read(path, **sizes, mel_bins=config.mel_bins if takes_audio else 128)
+    found = io.read_uncalibrated(path, **sizes, mel_bins=config.mel_bins if takes_audio else 128)
     for name in ("modality", "patch", *(("mel_bins",) if takes_audio else ())):
         if (given := getattr(found.config, name)) != getattr(config, name):
             raise WeightsError(f"holds a model whose model.{name} is {given}, this one's is {getattr(config, name)}")

@@ -31,6 +31,7 @@ from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
 from avmae_jax.weights import boxed, vit, vit_config
 from avmae_jax.weights.build import described, fill, require_fits
+from avmae_jax.weights.calibration import read_beside, require_of
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
 from avmae_jax.weights.official import HEADS, count_classes, from_official, infer_sizes, is_official, is_unused, to_official
 from avmae_jax.weights.tensor_files import (
@@ -64,7 +65,14 @@ class Weights(NamedTuple):
     step: int | None = None  # of the checkpoint that they were read from, if it is one of a run
 
 
-def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
+def read(
+    path: str | Path,
+    *,
+    heads: int = 0,
+    decoder_heads: int = 0,
+    mel_bins: int = 128,
+    audio_frames: int | None = None,
+) -> Weights:
     """Reads the weights of a file or a run.
 
     Args:
@@ -76,9 +84,20 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
       audio_frames: T of the model that is returned, to which with_audio_frames interpolates; None: T of the file.
 
     Raises:
-      WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, or the
-        model can't have audio_frames.
+      WeightsError: naming the file and what is wrong: it can't be read, it is another model's, it contradicts the sizes given, its
+        calibration can't be used, or the model can't have audio_frames.
     """
+    return _read(path, heads, decoder_heads, mel_bins, audio_frames, calibrated=True)
+
+
+def read_uncalibrated(
+    path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None
+) -> Weights:
+    """Reads weights as `read`, without a classifier's calibration, which may belong to other weights."""
+    return _read(path, heads, decoder_heads, mel_bins, audio_frames, calibrated=False)
+
+
+def _read(path: str | Path, heads: int, decoder_heads: int, mel_bins: int, audio_frames: int | None, *, calibrated: bool) -> Weights:
     require_local(path)
     found = boxed.find(path)
     path = found.path if found else Path(path).expanduser()
@@ -100,6 +119,7 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
     for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
         if given not in (default, stored[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
             raise WeightsError(f"{path}: {name} is {stored[name]} there and {given} was given; give the same or leave it out")
+    weights = _calibrated(weights, path) if calibrated else weights._replace(notes=dataclasses.replace(weights.notes, calibration=None))
     if audio_frames is None:
         return weights
     try:
@@ -138,7 +158,10 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
         "audio positions interpolated from %d to %d columns of time (%d to %d frames): %s",
         grid[1], new_grid[1], before.audio_frames, audio_frames, ", ".join(tables),
     )  # fmt: skip
-    return weights._replace(config=config, params={**weights.params, **tables})
+    if weights.notes.calibration:
+        logging.warning("the calibration was fitted to audio of %d frames and is left out", before.audio_frames)
+    notes = dataclasses.replace(weights.notes, calibration=None)
+    return weights._replace(config=config, params={**weights.params, **tables}, notes=notes)
 
 
 def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
@@ -180,7 +203,7 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
     Raises:
       WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
     """
-    return made(read(path, audio_frames=audio_frames, **sizes))
+    return made(read_uncalibrated(path, audio_frames=audio_frames, **sizes))
 
 
 def made(weights: Weights) -> Model:
@@ -219,6 +242,14 @@ def _read_run(path: Path) -> Weights:
         raise WeightsError(str(error)) from error
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
+
+
+def _calibrated(weights: Weights, path: Path) -> Weights:
+    """Adds the calibration beside the weights, or keeps that of their notes; raises WeightsError for one of other weights."""
+    found = (read_beside(path, weights.classes) if weights.classes else None) or weights.notes.calibration
+    if found:
+        require_of(found, weights.params, path)
+    return weights._replace(notes=dataclasses.replace(weights.notes, calibration=found))
 
 
 def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, mel_bins: int) -> Weights:

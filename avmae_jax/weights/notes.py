@@ -1,4 +1,7 @@
-"""Stores beside weights what a user of the model must know: normalisation, mode, labels. It goes with the weights from file to file."""
+"""Stores beside weights what a user of the model must know: normalisation, mode, labels, calibration.
+
+It goes with the weights from file to file.
+"""
 
 import dataclasses
 import math
@@ -9,6 +12,7 @@ from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Channels, Config, DataConfig
 from avmae_jax.config_history import older_kind
 from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
+from avmae_jax.weights.calibration import Calibration, from_json, to_json
 
 _FIELDS = {
     "data": ("audio_mean", "audio_std", "channels", "normalise"),
@@ -29,6 +33,7 @@ class Notes:
     mode: str = TuneConfig.mode  # in which a classifier was tuned
     loss: str = TuneConfig.loss  # bce: several classes a clip; ce: one
     label_names: tuple[str, ...] = ()  # of a classifier's classes, in their order; empty where none are stored
+    calibration: Calibration | None = None  # of a classifier
 
     def config(self, model: ModelConfig) -> Config:
         """Returns a config of the model with these fields set; its fields about a run have no meaning."""
@@ -40,11 +45,11 @@ class Notes:
         )
 
 
-def notes_of(config: Config, label_names: Sequence[str]) -> Notes:
+def notes_of(config: Config, label_names: Sequence[str], calibration: Calibration | None = None) -> Notes:
     """Extracts from a config what must be stored beside weights."""
     values = {name: getattr(getattr(config, group), name) for group, names in _FIELDS.items() for name in names}
     values["audio_mean"], values["audio_std"] = config.data.normalisation
-    return Notes(**values, label_names=tuple(label_names))
+    return Notes(**values, label_names=tuple(label_names), calibration=calibration)
 
 
 def model_config(meta: Mapping[str, Any], *, classifies: bool) -> ModelConfig:
@@ -79,14 +84,15 @@ def to_meta(model: ModelConfig, notes: Notes) -> dict[str, Any]:
     """Returns what is stored beside weights, in the same places as in a run's checkpoint."""
     config = dataclasses.asdict(notes.config(model))
     groups = {group: {name: config[group][name] for name in names} for group, names in _FIELDS.items()}
-    return {"config": {"model": config["model"], **groups}, "label_names": list(notes.label_names)}
+    calibration = {} if notes.calibration is None else {"calibration": to_json(notes.calibration)}
+    return {"config": {"model": config["model"], **groups}, "label_names": list(notes.label_names), **calibration}
 
 
 def from_meta(meta: Mapping[str, Any], classes: int) -> Notes:
     """Reads the notes of a checkpoint, or of a file with the output of to_meta; what isn't stored gets its default.
 
     Args:
-      meta: with "config", and "label_names" beside it.
+      meta: with "config", and "label_names" and "calibration" beside it.
       classes: C of the weights; 0 for a pretraining model.
 
     Raises:
@@ -112,4 +118,5 @@ def from_meta(meta: Mapping[str, Any], classes: int) -> Notes:
     names = meta.get("label_names") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) not in (0, classes):
         raise ValueError(f"its label_names must be a list of {classes} names, one for each class")
-    return Notes(**values, label_names=tuple(names))
+    calibration = None if meta.get("calibration") is None else from_json(meta["calibration"], classes)
+    return Notes(**values, label_names=tuple(names), calibration=calibration)

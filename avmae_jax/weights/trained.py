@@ -13,6 +13,7 @@ from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import Kind, Model, kind_of, tuned_mode
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
+from avmae_jax.weights.calibration import Calibration, fingerprint
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -25,6 +26,7 @@ class Trained:
     classes: int  # C; 0: a pretraining model
     label_names: tuple[str, ...]  # C names; "class 0", ... where none are stored
     step: int | None = None  # of the checkpoint, where it is one of a run
+    calibration: Calibration | None = None  # of a classifier's probabilities, where it has one
 
     @property
     def kind(self) -> str:
@@ -68,11 +70,25 @@ def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames:
       WeightsError: if the file can't be read, or the names are of another number of classes.
       DatasetError: if the names can't be read.
     """
-    found = io.read(path, audio_frames=audio_frames, **sizes)
+    return _made(path, io.read(path, audio_frames=audio_frames, **sizes), labels_csv)
+
+
+def load_uncalibrated(path: str | Path, *, labels_csv: str | Path = "", **sizes: int) -> Trained:
+    """Loads a model as load_trained, without a calibration, which may be damaged or belong to other weights."""
+    return _made(path, io.read_uncalibrated(path, **sizes), labels_csv)
+
+
+def fingerprint_of(trained: Trained) -> str:
+    """Identifies a model's parameters, as its calibration does."""
+    return fingerprint(flatten(nnx.state(trained.module, nnx.Param)))
+
+
+def _made(path: str | Path, found: io.Weights, labels_csv: str | Path) -> Trained:
     names: Sequence[str] = found.notes.label_names
     if labels_csv:
         names = read_labels(Path(labels_csv).expanduser())[1]
         if len(names) != found.classes:
             raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
     names = names or [f"class {number}" for number in range(found.classes)]
-    return Trained(str(path), io.made(found), found.notes.config(found.config), found.classes, tuple(names), found.step)
+    notes = found.notes
+    return Trained(str(path), io.made(found), notes.config(found.config), found.classes, tuple(names), found.step, notes.calibration)

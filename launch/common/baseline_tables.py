@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from avmae_jax.errors import DatasetError
+from avmae_jax.evals.intervals import NOTE, shown
 
 from . import model_flags
 from .screen import escape
 from .tables import class_figures
+
+_OWN = ("map", "map_interval", "accuracy", "accuracy_interval")
 
 
 def fitted(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -23,13 +26,14 @@ def fitted(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table
       found: what baseline.json or probe.json holds.
       rows: its baselines or probes.
     """
-    table = Table("given", "classifier", "setting", title=f"{len(found['ids'])} held-out clips, {len(found['train_ids'])} to fit to")
+    table = Table(
+        "given", "classifier", "setting", title=f"{len(found['ids'])} held-out clips, {len(found['train_ids'])} to fit to", caption=NOTE
+    )
     for name in ("mAP", "accuracy", "mAP, cross-validated", "accuracy, cross-validated"):
         table.add_column(name)
     for row in rows:
         setting = ", ".join(f"{name} {value:g}" for name, value in row["setting"].items())
-        inside = row["cross_validation"]
-        figures = [number(value) for value in (row["map"], row["accuracy"], inside["map"], inside["accuracy"])]
+        figures = [shown(part, name) for part in (row, row["cross_validation"]) for name in ("map", "accuracy")]
         table.add_row(row["given"], escape(row["name"].partition(": ")[2]), setting, *figures)
     return table
 
@@ -58,7 +62,7 @@ def views_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     for row in sorted(found["probes"], key=lambda row: row["cross_validation"]["map"]):
         best[row["given"]] = row
     clips = {"ids": found["ids"], "label_names": found["label_names"]}
-    return [{"mode": given, "map": row["map"], "accuracy": row["accuracy"], **clips} for given, row in sorted(best.items())]
+    return [{"mode": given, **{name: row.get(name) for name in _OWN}, **clips} for given, row in sorted(best.items())]
 
 
 def print_comparison(console: Console, views: Sequence[Mapping[str, Any]], found: Mapping[str, Any] | None) -> None:
@@ -72,12 +76,7 @@ def print_comparison(console: Console, views: Sequence[Mapping[str, Any]], found
         return
     table = Table("best baseline", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title="launch.baseline on the same clips")
     for row in {row["name"]: row for _, best in pairs for row in best.values()}.values():
-        table.add_row(escape(row["name"]), *(number(row[name]) for name in FIGURES))
+        table.add_row(escape(row["name"]), *(shown(row, name) for name in FIGURES))
     console.print(table)
     for view, best in pairs:
         console.print(escape(verdict(view, best)), highlight=False)
-
-
-def number(value: float | None) -> str:
-    """Formats a number with three places, and None as a dash."""
-    return "-" if value is None else f"{value:.3f}"

@@ -56,13 +56,14 @@ def define_data_flags() -> None:
     flags.DEFINE_enum("split", "test", ["train", "test"], "clips of that data set")
 
 
-def load(path: str) -> Trained:
+def load(path: str, *, calibrated: bool = True) -> Trained:
     """Loads the model at a path, by the options of define_model_flags; raises what load_trained raises."""
-    from avmae_jax.weights.trained import load_trained
+    from avmae_jax.weights.trained import load_trained, load_uncalibrated
 
     given = flags.FLAGS
     labels_csv = given.labels_csv if "labels_csv" in given else ""
-    return load_trained(path, labels_csv=labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
+    read = load_trained if calibrated else load_uncalibrated
+    return read(path, labels_csv=labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
 
 
 def open_clips(model_path: str, needs: Needs) -> ClipSource:

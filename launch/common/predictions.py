@@ -55,7 +55,12 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
     """
     plain = dict if raw else _harmless
     numbers = range(1, top + 1)
-    columns = ["file", *(["second"] if timeline else []), *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))]
+    columns = [
+        "file",
+        *(["second"] if timeline else []),
+        *(["answer"] if top else []),
+        *(f"{what}_{number}" for number in numbers for what in ("class", "probability")),
+    ]
     columns += ["seen", "mode", "windows", "match", "match_rank", "match_among", "error"]
     with _written(path) as file:
         if file:
@@ -69,6 +74,8 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
 
 def _contents(found: Prediction, top: int, rank: int | None, among: int) -> dict[str, Any]:
     entry = {
+        "answer": found.answer or None,
+        "named": list(found.named),
         "classes": [{"class": name, "probability": round(value, _DIGITS)} for name, value in found.top],
         "seen": found.seen,
         "mode": str(found.mode) if found.mode else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from avmae_jax.evals.intervals import NOTE
+from avmae_jax.evals.intervals import shown as with_interval
 from avmae_jax.evals.ranking import DIRECTIONS, TOP
 
 from .screen import escape
@@ -79,12 +82,35 @@ def views(found: Sequence[Mapping[str, Any]]) -> Table:
     title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
     title += f"; {len(first['no_negative'])} of them, which every clip has, have no AUC" if first["no_negative"] else ""
     title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
-    table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", title=title)
+    title += "".join(
+        f"; {view['clips_of_unknown_classes']} clips of other classes are left out" for view in found[:1] if view["unknown_classes"]
+    )
+    table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", "calibration error", title=title, caption=NOTE)
     for view in found:
         shown = view["frames"] if "image" in find_mode(view["mode"]).inputs else "-"
-        figures = [_number(view[name]) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
-        table.add_row(view["mode"], shown, *figures)
+        figures = [with_interval(view, name) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
+        table.add_row(view["mode"], shown, *figures, _calibration_error(view))
     return table
+
+
+def _calibration_error(view: Mapping[str, Any]) -> str:
+    before, after = _number(view["ece_before"]), view["ece_after"]
+    return before if after is None else f"{before}, calibrated {_number(after)}"
+
+
+def confidence(found: Sequence[Mapping[str, Any]], model: str) -> list[str]:
+    """Describes in lines how the views of an evaluation are calibrated, and how to calibrate those that aren't."""
+    lines = []
+    if any(view["temperature"] is None for view in found):
+        lines.append(f"probabilities as trained; python -m launch.calibrate {shlex.quote(model)} makes them mean what they say")
+    if any(view["fitted_to_these_clips"] for view in found):
+        words = (
+            "the calibration was fitted to these clips, so its error and F1 are measured by cross-fitting; the loss flatters it a little"
+        )
+        lines.append(words)
+    return lines + [
+        f"{view['mode']}: mean F1 of the classes above their thresholds {view['mean_f1']:.3f}" for view in found if "mean_f1" in view
+    ]
 
 
 def class_figures(view: Mapping[str, Any]) -> Table:
@@ -93,11 +119,36 @@ def class_figures(view: Mapping[str, Any]) -> Table:
     rated = [row for row in rows if row["positives"]]
     cut = len(rated) > _LONG
     which = f"the {_ENDS} best and the {_ENDS} worst of {len(rated)} classes" if cut else f"{len(rated)} classes"
-    table = Table("class", "clips", "AP", "AUC", "d'", "recall", "precision", title=f"{view['view']}: {which}")
+    shown = [("average_precision", "AP"), ("auc", "AUC"), ("d_prime", "d'"), ("recall", "recall"), ("precision", "precision")]
+    shown += [(name, words) for name, words in (("f1", "F1"), ("threshold", "threshold")) if any(name in row for row in rows)]
+    table = Table("class", "clips", *(words for _, words in shown), title=f"{view['view']}: {which}")
     for row in [*rated[:_ENDS], *rated[-_ENDS:]] if cut else rated:
-        figures = [_number(row[name]) for name in ("average_precision", "auc", "d_prime", "recall", "precision")]
+        figures = [_number(row.get(name)) for name, _ in shown]
         table.add_row(escape(row["name"]), str(row["positives"]), *figures)
     return table
+
+
+def calibrations(found: Mapping[str, Any]) -> Table:
+    """Tabulates what launch.calibrate found of each mode."""
+    table = Table(
+        "mode", "temperature", "calibration error", "calibrated", "log loss", "calibrated", title=f"{found['count']} {found['split']} clips"
+    )
+    several = any("mean_f1" in row for row in found["modes"].values())
+    if several:
+        table.add_column("mean F1 above thresholds")
+    for mode, row in found["modes"].items():
+        figures = [_number(row[name]) for name in ("temperature", "ece_before", "ece_after", "loss_before", "loss_after")]
+        table.add_row(mode, *figures, *([_number(row.get("mean_f1"))] if several else []))
+    return table
+
+
+def calibration_notes(found: Mapping[str, Any]) -> list[str]:
+    """Explains the table of calibrations in lines."""
+    lines = ["calibrated: by cross-fitting, each clip with the calibration of others"]
+    if (names := found["classes_without_clip"]) and any(row["thresholds"] for row in found["modes"].values()):
+        listed = ", ".join(map(escape, names[:_LONG])) + (", ..." if len(names) > _LONG else "")
+        lines.append(f"{len(names)} classes without a clip get the mean of the others' thresholds: {listed}")
+    return lines
 
 
 def retrieval(result: Mapping[str, Any]) -> Table:
@@ -141,11 +192,12 @@ def show_predictions(console: Console, records: Sequence[Mapping[str, Any]]) -> 
 def _predictions(records: Sequence[Mapping[str, Any]]) -> Table:
     matches, ranked = (any(entry[name] is not None for entry in records) for name in ("match", "match_rank"))
     table = Table(
-        "file", "seen", *(["classes"] if records[0]["classes"] else []), *(["match"] * matches), *(["rank of its image"] * ranked)
+        "file", "seen", *(["answer", "classes"] if records[0]["classes"] else []), *(["match"] * matches), *(["rank of its image"] * ranked)
     )
     for entry in records:
         classes = [f"{row['probability']:6.1%}  {row['class']}" for row in entry["classes"]]
         cells = ["\n".join(classes) if len(records) <= _TALL else ", ".join(map(str.strip, classes))] if classes else []
+        cells[:0] = [entry["answer"]] if classes else []
         cells += ["-" if entry["match"] is None else f"{entry['match']:.3f}"] * matches
         cells += ["-" if entry["match_rank"] is None else f"{entry['match_rank']} of {entry['match_among']}"] * ranked
         table.add_row(escape(entry["file"]), entry["seen"], *map(escape, cells))

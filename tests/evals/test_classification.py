@@ -15,7 +15,7 @@ from PIL import Image
 from avmae_jax.config import Config, Modality, TuneConfig
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip
-from avmae_jax.evals.classification import PLOTS, View, evaluate_into, evaluate_views, label_names_for, plain, require_classifier, views_of
+from avmae_jax.evals.classification import PLOTS, View, evaluate_into, evaluate_views, plain, require_classifier, views_of
 from avmae_jax.evals.origin import Origin
 from avmae_jax.evals.scores import evaluate_scores
 from avmae_jax.files import write_json
@@ -75,29 +75,9 @@ def trained(classes: int = 3, names: tuple[str, ...] = NAMES, **tune: Any) -> Tr
     return Trained("runs/it", model_of(classes), config, classes, names if classes else (), 480)
 
 
-def test_names_are_the_models_or_else_the_datas() -> None:
-    assert label_names_for(trained(), Labelled(1)) == NAMES
-    assert label_names_for(trained(names=("class 0", "class 1", "class 2")), Labelled(1)) == NAMES
-
-
-@pytest.mark.parametrize(
-    ("classes", "names", "message"),
-    [
-        (2, ("harp", "oboe"), r" 2 .* 3"),
-        (3, ("harp", "oboe", "tuba"), "class 2 .*'tuba'.*runs/it.*'horn'"),
-        (3, ("harp", "horn", "oboe"), "class 1 .*'horn'.*'oboe'"),
-    ],
-)
-def test_other_classes_than_the_datas_are_refused(classes: int, names: tuple[str, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        label_names_for(trained(classes, names), Labelled(1))
-
-
-def test_what_is_no_classifier_or_has_no_classes_is_refused() -> None:
+def test_what_is_no_classifier_is_refused() -> None:
     with pytest.raises(ValueError, match=r"runs/it .*launch.finetune"):
         require_classifier(trained(0))
-    with pytest.raises(ValueError, match="classes"):
-        label_names_for(trained(), Clips(1))
 
 
 def test_an_empty_set_is_refused(tmp_path: Path) -> None:

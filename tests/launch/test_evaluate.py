@@ -13,6 +13,8 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
+from avmae_jax.evals.classification import PLOTS
+from avmae_jax.evals.intervals import shown
 from avmae_jax.weights.io import read, write
 from avmae_jax.weights.notes import Notes
 from launch import evaluate
@@ -67,17 +69,17 @@ def test_a_classifier_of_both_is_asked_with_both_and_with_each_missing(call: Cal
     assert (found["model"], found["step"], found["data"], found["lacking"]) == (str(run), 0, str(data), [])
     for view in found["views"]:
         folder = run / "evaluation" / view["view"]
-        assert {file.name for file in folder.iterdir()} == {"evaluation.json", "confusion.png", "precision_recall.png", "mistakes.png"}
+        assert {file.name for file in folder.iterdir()} == {"evaluation.json", *PLOTS[:4]}
         assert view["ids"] == [f"e{n}" for n in range(6)]  # the one without pictures is asked in no mode, so that the modes compare
         assert {"view": view["view"], **json.loads((folder / "evaluation.json").read_text())} == view
         assert (view["split"], view["data"], view["crops"]) == ("test", str(data), 1)
     assert re.search("6 test clips.* 3 classes.* 1 ", printed)
     rows = cells(printed)
     first = found["views"][0]
-    numbers = [
-        "-" if first[name] is None else f"{first[name]:.3f}" for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")
-    ]
-    assert rows[0] == ["multimodal", "middle", *numbers]
+    assert first["map_interval"][0] <= first["map_interval"][1]
+    numbers = [shown(first, name) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
+    assert rows[0] == ["multimodal", "middle", *numbers, f"{first['ece_before']:.3f}"]
+    assert "launch.calibrate" in printed
     assert [row[:2] for row in rows[1:3]] == [["missingaudioonly", "-"], ["missingvideoonly", "middle"]]
     assert {row[0] for row in rows[3:]} == {"harp [bold]", "oboe"}
     assert read(run).classes == 3  # what lies in the folder now is no step of the model's
@@ -102,8 +104,8 @@ def test_a_mode_and_a_place_can_be_chosen(call: Call, data: Path, tmp_path: Path
     ("classes", "names", "message"),
     [
         (0, NAMES, r"launch\.finetune"),
-        (2, NAMES, "2 classes.* 3"),
-        (3, ["harp", "oboe", "horn"], "class 0.*'harp'.*'harp \\[bold\\]'"),
+        (2, ["class 0", "class 1"], "2 classes.* 3"),
+        (3, ["Harp [bold]", "tuba", "bell"], r"harp \[bold\].*tuba.*'Harp \[bold\]' and 'harp \[bold\]'.* case"),
     ],
 )
 def test_a_model_of_other_classes_is_one_line(call: Call, data: Path, tmp_path: Path, classes: int, names: list[str], message: str) -> None:

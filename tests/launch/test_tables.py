@@ -15,7 +15,7 @@ NAMES = ['=cmd|" /C calc"!A0', "+1", "-0BIyqJj9ZU.mp4", "@x", " =1", "\x1b[31mre
 
 def record(name: str) -> dict[str, Any]:
     numbers = {"seen": "both", "mode": None, "windows": 1, "match": -0.5, "match_rank": None, "match_among": None}
-    return {"file": name, "classes": [{"class": name, "probability": 0.5}], **numbers}
+    return {"file": name, "answer": name, "named": [name], "classes": [{"class": name, "probability": 0.5}], **numbers}
 
 
 def rows(path: Path, **options: bool) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 """Reads label files: CSV with the columns index,mid,display_name, as AudioSet publishes them."""
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avmae_jax.data.text_files import read_rows, shown
@@ -56,3 +57,11 @@ def label_indices(text: str, mids: Mapping[str, int], where: str) -> tuple[int, 
     if unknown:
         raise DatasetError(f"{where} has {shown(unknown[0])}, which the label CSV doesn't list; give the CSV that belongs to it")
     return tuple(mids[name] for name in names)
+
+
+def alike_names(names: Sequence[str]) -> list[str]:
+    """Describes each group of classes whose names differ in case alone, or in spaces around them."""
+    spelt: dict[str, list[str]] = collections.defaultdict(list)
+    for name in dict.fromkeys(names):
+        spelt[name.strip().casefold()].append(name)
+    return [f"{' and '.join(map(repr, same))} differ in case alone and count as {len(same)}" for same in spelt.values() if len(same) > 1]
