@@ -117,7 +117,8 @@ def as_arguments(changes: Mapping[str, object]) -> list[str]:
 
 def made(config: ModelConfig = ODD, classes: int = 0, seed: int = 0) -> Weights:
     """Makes random weights, no two alike, so that a swap shows."""
-    config = dataclasses.replace(config, kind=older_kind(config.modality, classifies=classes > 0))
+    if config.kind == ModelConfig.kind:
+        config = dataclasses.replace(config, kind=older_kind(config.modality, classifies=classes > 0))
     rng = np.random.default_rng(seed)
     shapes = flatten(described(config, classes))
     return Weights(config, classes, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()})

@@ -241,9 +241,9 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "", *, half: bool = F
     """
     if path.suffix.lower() == SAFETENSORS:
         if half:
-            tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-            if large := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+            if large := [name for name, tensor in tensors.items() if np.abs(tensor).max(initial=0) > np.finfo(np.float16).max]:
                 raise WeightsError(f"{path}: float16 can't hold the values of {some(large)}; write float32")
+            tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
         kind = "F16" if half else "F32"
         entries = ((name, kind, tensor.shape, np.ascontiguousarray(tensor)) for name, tensor in sorted(tensors.items()))
         content = save(tensors, {"format": "pt", _NOTE: note, _SUM: _checksum(note, entries)})  # other libraries look for "format"

@@ -41,6 +41,7 @@ VARIANTS = {
     "classifier": made(classes=5),
     "all joint": made(dataclasses.replace(ODD, joint_depth=3)),
     "one joint": made(dataclasses.replace(ODD, depth=4, joint_depth=1, decoder_depth=1), classes=1),
+    "late fusion": made(dataclasses.replace(ODD, kind="late_classifier", head_pool="mean_std", image_factor=0.25), classes=3),
     "other settings": made(dataclasses.replace(ODD, learned_positions=True, norm_eps=1e-6, image_mask_ratio=0.5, size="tiny", remat=True)),
 }
 
@@ -56,6 +57,22 @@ def test_weights_and_config_are_the_same_in_every_format(name: str, tmp_path: Pa
     write(read(tmp_path / "w.safetensors"), tmp_path / "again")
     assert_same(read(tmp_path / "again"), want)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run", "w.safetensors"]
+
+
+def test_float16_is_half_the_size_and_rounds_each_value(tmp_path: Path) -> None:
+    want = VARIANTS["late fusion"]
+    write(want, tmp_path / "whole.safetensors")
+    write(want, tmp_path / "half.safetensors", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
+    found = read(tmp_path / "half.safetensors")
+    assert (found.config, found.notes) == (want.config, want.notes)
+    assert all((found.params[name] == value.astype(np.float16).astype(np.float32)).all() for name, value in want.params.items())
+    large = want._replace(params={name: value * 1e6 for name, value in want.params.items()})
+    with pytest.raises(WeightsError, match=r"large\.safetensors.*float16"):
+        write(large, tmp_path / "large.safetensors", half=True)
+    with pytest.raises(WeightsError, match=r"half\b.*float16.*\.safetensors"):
+        write(want, tmp_path / "half", half=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half.safetensors", "whole.safetensors"]
 
 
 @pytest.mark.parametrize("want", [made(ONE_MODALITY), made(dataclasses.replace(ONE_MODALITY, class_token=True)), made(ONE_MODALITY, 3)])
