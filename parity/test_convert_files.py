@@ -196,3 +196,15 @@ except ValueError as error:
     )
     assert done.stdout.startswith(f"WeightsError {tmp_path}/w.pth: "), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["cavmae_classifier", "late_classifier"])
+@pytest.mark.parametrize("head_pool", ["mean_std", "attentive"])
+def test_a_head_that_the_original_has_not_goes_through_a_pth(kind: str, head_pool: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(ODD, kind=kind, head_pool=head_pool)
+    want = made(config, 5)
+    write(want, tmp_path / "w.pth")
+    found = read(tmp_path / "w.pth", **sizes(want))
+    assert (found.config.kind, found.config.head_pool, found.classes) == (kind, head_pool, 5)
+    assert found.params.keys() == want.params.keys()
+    assert all((found.params[path] == value).all() for path, value in want.params.items())

@@ -57,7 +57,10 @@ class Command:
 
     def arguments(self, workdir: Path, changes: dict[str, Any] | None = None) -> list[str]:
         places = {"train.workdir": workdir, "data.cache_dir": self._cache_dir}
-        return ["--config", "configs/tiny.py", *as_arguments(RUN | places | (changes or {}))]
+        given = RUN | places | (changes or {})
+        if given.get("data.source", "builtin") != "builtin":  # then the fields of the built-in set are refused
+            given = {name: value for name, value in given.items() if not name.startswith(("data.builtin_", "data.cache_dir"))}
+        return ["--config", "configs/tiny.py", *as_arguments(given)]
 
     def __call__(self, workdir: Path, *, devices: int = 1, **changes: Any) -> Any:
         named = {name.replace("__", "."): value for name, value in changes.items()}

@@ -52,7 +52,7 @@ TRAIN = """
         task = PretrainingTask(config, None, Path(config.train.workdir))
         trainer = Trainer(config, model, task, Clips(24), None, micro_batch=8)
         if not run["saved"]:
-            trainer._save = lambda checkpoints, logbook: None
+            trainer._save = lambda *_: None
         assert trainer.run()
         leaves = jax.tree_util.tree_leaves_with_path(trainer.state)
         places[run["name"]] = {
