@@ -181,20 +181,21 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 import torch
+from avmae_jax.errors import AvmaeError
 from avmae_jax.weights.io import read, write
 weights = read("{tmp_path}/in.safetensors")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
 try:
     write(weights, "{tmp_path}/w.pth")
-except ValueError as error:
+except AvmaeError as error:
     print(type(error).__name__, error)
 """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(120), check=False
     )
-    assert done.stdout.startswith(f"WeightsError {tmp_path}/w.pth: "), done.stderr
+    assert done.stdout.startswith(f"WriteError {tmp_path}/w.pth "), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
 
 

@@ -173,8 +173,8 @@ def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
       half: store float16, half the size, in a .safetensors file.
 
     Raises:
-      WeightsError: if the path exists, can't be written or has another suffix, or the model has no official names; nothing is left there
-        then.
+      WeightsError: if the path exists or has another suffix, or the model has no official names.
+      WriteError: if the disk is full or the folder can't be written; nothing is left there then.
     """
     path = Path(path).expanduser()
     require_new(path)
