@@ -6,6 +6,7 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, L tokens, D 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,11 @@ class CAVMAEClassifier(nnx.Module):
         config.validate()
         require_both(config)
         self.encoder = Encoder(config, rngs=rngs)
-        self.head = Head(config, classes, rngs=rngs)
+        self.head: Any = self.make_head(config, classes, rngs=rngs)
+
+    def make_head(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes what turns tokens into logits."""
+        return Head(config, classes, rngs=rngs)
 
     def __call__(self, inputs: Inputs, mode: Mode = MULTIMODAL) -> Float32[Array, "B C"]:
         """Computes the logits of one mode.
@@ -117,7 +122,7 @@ class CAVMAEClassifier(nnx.Module):
 
     def embed(self, inputs: Inputs, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B D"]]:
         """Computes the vectors of Encoder.vectors of inputs, of which one modality may be missing."""
-        return self.encoder.vectors(self.separate(inputs), what)
+        return self.encoder.vectors(self.encoder.separate(inputs), what)
 
 
 def stages(config: ModelConfig, mode: Mode) -> list[Stage]:

@@ -7,7 +7,6 @@ modality has a head and a loss of its own. A head is given the pooled tokens and
 Axis letters: B batch, L tokens, D width, S statistics, C classes.
 """
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +16,10 @@ from jaxtyping import Array, Float32
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models import statistics
-from avmae_jax.models.cavmae import MODALITIES, require_both
-from avmae_jax.models.classifier import Head
-from avmae_jax.models.encoder import VECTORS, Encoder, Inputs
+from avmae_jax.models.cavmae import MODALITIES
+from avmae_jax.models.classifier import CAVMAEClassifier, Head
+from avmae_jax.models.encoder import Inputs
 from avmae_jax.models.layers import Stage, branch_key
-from avmae_jax.models.masking import Mask
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.tokens import Tokens, name_of
 
@@ -51,58 +49,25 @@ class ModalityHead(Head):
         return self.statistics(jnp.clip((values - self.centre[...][None]) / self.spread[...][None], -_FAR, _FAR))
 
 
-class LateClassifier(nnx.Module):
-    """CAV-MAE's encoder with a head for each modality, whose logits are added.
-
-    Args:
-      config: sizes; its fields about the decoder have no effect.
-      classes: C.
-      rngs: `nnx.Rngs(seed)`.
-
-    Raises:
-      ValueError: if the config's sizes don't fit each other, or its modality isn't "both".
-    """
+class LateClassifier(CAVMAEClassifier):
+    """CAV-MAE's encoder with a head for each modality, whose logits are added; arguments and errors are those of CAVMAEClassifier."""
 
     def __init__(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs):
-        config.validate()
-        require_both(config)
-        self.encoder = Encoder(config, rngs=rngs)
-        self.head = nnx.Dict({modality: ModalityHead(config, modality, classes, rngs=rngs) for modality in MODALITIES})
+        super().__init__(config, classes, rngs=rngs)
         self.image_factor = config.image_factor
 
+    def make_head(self, config: ModelConfig, classes: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes a head for each modality."""
+        return nnx.Dict({modality: ModalityHead(config, modality, classes, rngs=rngs) for modality in MODALITIES})
+
     def __call__(self, inputs: Inputs, mode: Mode = BOTH) -> Float32[Array, "B C"]:
-        """Computes the logits of one mode.
+        """Computes the logits of one mode; arguments and errors are those of CAVMAEClassifier."""
+        return super().__call__(inputs, mode)
 
-        Args:
-          inputs: "audio" -> normalised log-mel, float[B, T, M]; "image" -> normalised image, float[B, H, W, 3]. The mode's inputs must be
-            given; others have no effect.
-          mode: which modalities are used.
-
-        Raises:
-          ValueError: if a modality that the mode needs isn't given.
-        """
-        return self.each(inputs, [mode])[mode]
-
-    def each(
-        self, inputs: Inputs, modes: Iterable[Mode], key: jax.Array | None = None, masks: dict[str, Mask] | None = None
-    ) -> dict[Mode, Float32[Array, "B C"]]:
-        """Computes the logits of several modes, for which the inputs run through their towers once; raises as __call__.
-
-        Args:
-          inputs: as of __call__.
-          modes: which are computed.
-          key: of drop-path and dropout in training; None: evaluation.
-          masks: which patches of each modality are used, in training; None: all.
-        """
-        modes = list(modes)
-        wanted = {modality for mode in modes for modality in mode.inputs}
-        tokens = self.separate({modality: value for modality, value in inputs.items() if modality in wanted}, branch_key(key, 0), masks)
-        return {mode: self.logits(tokens, mode, branch_key(key, 1)) for mode in modes}
-
-    def separate(self, inputs: Inputs, key: jax.Array | None = None, masks: dict[str, Mask] | None = None) -> Tokens:
-        """Computes the tokens before the joint blocks and the statistics, of all given modalities."""
-        tokens = self.encoder.separate(inputs, masks, key=key)
-        return tokens | {name_of(STATISTICS, modality): values[:, None] for modality, values in measure(inputs).items()}
+    def separate(self, inputs: Inputs, key: jax.Array | None = None) -> Tokens:
+        """Computes the tokens before the joint blocks and the statistics, of all given modalities; `key` is that of training."""
+        statistics_of = {name_of(STATISTICS, modality): values[:, None] for modality, values in measure(inputs).items()}
+        return super().separate(inputs, key) | statistics_of
 
     def parts(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> list[tuple[Head, Tokens, float]]:
         """Lists for each modality of a mode its head, the tokens that it pools, and the factor of its logits in the sum."""
@@ -113,7 +78,7 @@ class LateClassifier(nnx.Module):
         ]
 
     def logits(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> Float32[Array, "B C"]:
-        """Computes the logits of what separate returns; raises as __call__. `key` is that of drop-path and dropout in training."""
+        """Computes the sum of the modalities' logits, of what separate returns; raises as __call__. `key` is that of training."""
         total: Any = 0.0
         parts = self.parts(tokens, mode, branch_key(key, 0))
         for number, (modality, (head, own, factor)) in enumerate(zip(mode.inputs, parts, strict=True)):
@@ -121,10 +86,6 @@ class LateClassifier(nnx.Module):
             found = head(head.pool(own), branch_key(key, 1 + number)) + self.head[modality].of_statistics(values)
             total += factor * found
         return total
-
-    def embed(self, inputs: Inputs, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B D"]]:
-        """Computes the vectors of Encoder.vectors of inputs, of which one modality may be missing."""
-        return self.encoder.vectors(self.encoder.separate(inputs), what)
 
     def standardise(self, values: dict[str, Any]) -> None:
         """Sets in place by which values the statistics are centred and divided.

@@ -65,14 +65,7 @@ class Weights(NamedTuple):
     step: int | None = None  # of the checkpoint that they were read from, if it is one of a run
 
 
-def read(
-    path: str | Path,
-    *,
-    heads: int = 0,
-    decoder_heads: int = 0,
-    mel_bins: int = 128,
-    audio_frames: int | None = None,
-) -> Weights:
+def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
     """Reads the weights of a file or a run.
 
     Args:

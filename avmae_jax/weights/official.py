@@ -215,10 +215,8 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_he
     )
 
 
-HEADS = {
-    "mlp_head.1.weight": "cavmae_classifier",
-    "mlp_head_a.1.weight": "late_classifier",
-}  # the matrix [C, ...] by which a classifier's kind is known
+# the matrix [C, ...] by which a classifier's kind is known
+HEADS = {"mlp_head.1.weight": "cavmae_classifier", "mlp_head_a.1.weight": "late_classifier"}
 
 
 def count_classes(tensors: Mapping[str, Any]) -> int:
