@@ -21,6 +21,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from avmae_jax.files import write_json
+from avmae_jax.weights import box
 
 from .common import cli, model_flags, runtime, views
 
@@ -46,6 +47,10 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError(f"give one RUN, a classifier; there are {len(argv) - 1}")
     args, path = flags.FLAGS, argv[1]
+    if box.is_boxed(path):
+        raise app.UsageError(
+            f"{path} is in the box, whose calibration is its own; calibrate a copy: launch.convert {path} mine.safetensors"
+        )
     given = views.chosen("given", args.given, model_flags.GIVEN)
     runtime.start()
     runtime.cache_programs()

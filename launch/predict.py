@@ -1,9 +1,10 @@
 """Predicts the classes of media files, and how well their audio and image match.
 
-    python -m launch.predict FILE_OR_FOLDER [more ...] --model RUN
+    python -m launch.predict FILE_OR_FOLDER [more ...] [--model RUN]
 
 Files are videos, audio (wav, flac, mp3, ...) or images (jpg, png) of any length; a folder stands for all such files in it and below it.
-RUN is a run of launch.finetune, its best/, averaged/, ema/, or a file of weights. A file is cut into windows as long as the model's input,
+RUN is a run of launch.finetune, its best/, averaged/, ema/, or a file of weights. Without --model the model in the box answers, which knows
+12 musical instruments, and the first line says how good it is. A file is cut into windows as long as the model's input,
 whose probabilities are averaged; --timeline adds the classes of each second. For a file without audio or without images, a multimodal
 classifier uses what there is.
 
@@ -29,6 +30,7 @@ from absl import app, flags, logging
 from avmae_jax.config import Fill, Frames
 from avmae_jax.errors import ClipError
 from avmae_jax.files import file_names
+from avmae_jax.weights.box import DEFAULT
 
 from .common import cli, model_flags, runtime, unused
 
@@ -96,8 +98,6 @@ def check_usage(argv: Sequence[str]) -> None:
     args = flags.FLAGS
     if len(argv) < 2:
         raise app.UsageError("give media files or folders of them")
-    if not args.model:
-        raise app.UsageError("give --model, a run of launch.finetune or a file of weights")
     unused.require_used("predict", argv)
     if args.json == args.csv == "-":
         raise app.UsageError("--json and --csv can't both be written to the standard output")
@@ -116,18 +116,22 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     from avmae_jax.data.catalog.media_folder import media_files
+    from avmae_jax.weights import box
 
     from .common import predictions, tables
 
+    console = runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout)
     with model_flags.one_line_errors():
         files = media_files(argv[1:])
         predictor = open_predictor()
+        if box.is_boxed(args.model):
+            console.print(box.card_of(args.model).line, markup=False, highlight=False)
         records = predictions.records_of(files, predict_all(predictor, files), args.top)
         about = {"model": args.model, "match_with": args.match_with or None, "frames": args.frames}
         about |= {"unsure_below": args.unsure_below, "calibrated": predictor.trained.calibration is not None}
         predictions.write_json(args.json, about, records)
         predictions.write_csv(args.csv, records, min(args.top, predictor.trained.classes), timeline=args.timeline, raw=args.raw_csv)
-    tables.show_predictions(runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout), records)
+    tables.show_predictions(console, records)
     failed = sum("error" in record for record in records)
     sys.exit(cli.status_of(failed, len(records)))
 
@@ -135,7 +139,8 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the options of this program."""
     model_flags.define_model_flags()
-    flags.DEFINE_string("model", "", "a run of launch.finetune, its best/, averaged/, ema/, or a file of weights")
+    words = "a run of launch.finetune, its best/, averaged/, ema/, a file of weights, or the name of a model in the box"
+    flags.DEFINE_string("model", DEFAULT, words)
     flags.DEFINE_string("match_with", "", "a pretraining checkpoint that the match is taken from; empty: the model itself")
     flags.DEFINE_integer("top", 5, "classes listed for each file", lower_bound=1)
     text = 'a class that is less probable is not named, and a file without another one is "unsure"'

@@ -15,6 +15,8 @@ Each file gives its first --clip_seconds, or with --clip_stride a clip every so 
 continues it. Files that give no clip are left out, counted, and listed with the reason in OUT/failures.jsonl; the exit status is 0 as long
 as at least one clip was written, else 1.
 
+With --generated=N, the training part also gets N generated clips of each class that the built-in set has too, such as flute and guitar.
+
 With --beam_runner, the machines of a cluster make the clips through Apache Beam. The result is the same, byte by byte.
 """
 
@@ -22,7 +24,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from avmae_jax.data.store.plan import Summary
 
 _NAMED, _FAILURES_SHOWN = 5, 20  # ignored files in the line that counts them; failures on the screen
-_FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
 
 
 def options_of(kind: type[Recipe | Choice]) -> dict[str, Any]:
@@ -53,11 +53,11 @@ def options_of(kind: type[Recipe | Choice]) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """Prepares --videos into --out."""
+    from avmae_jax.data.catalog.generated import add_generated
     from avmae_jax.data.catalog.labels import alike_names
     from avmae_jax.data.catalog.named_sets import Choice, list_clips
-    from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
+    from avmae_jax.data.catalog.recipe import Recipe, spec_of
     from avmae_jax.data.store.beam import beam_engine
-    from avmae_jax.data.store.plan import DatasetSpec
     from avmae_jax.data.store.writer import write_dataset
 
     cli.no_arguments(argv)
@@ -74,17 +74,10 @@ def main(argv: list[str]) -> None:
         listing = list_clips(Choice(**options_of(Choice)), root)
         for words in alike_names(listing.label_names):
             logging.warning("%s; write them alike if they are one class", words)
-        jobs, left_out = plan_jobs(listing, root, recipe)
+        spec, left_out = spec_of(listing, root, recipe, args.shard_size)
+        if args.generated:
+            spec = add_generated(spec, args.generated, recipe)
         with progress_bar("preparing") as on_progress:
-            spec = DatasetSpec(
-                name=listing.name,
-                jobs=jobs,
-                make=functools.partial(make_clips, root=str(root), recipe=recipe),
-                label_names=listing.label_names,
-                settings=dataclasses.asdict(recipe),
-                missing=listing.missing,
-                shard_size=args.shard_size or _FILES_A_SHARD[recipe.clip_stride > 0],
-            )
             summary = write_dataset(out, spec, workers=args.workers, engine=engine, on_progress=on_progress)
     except AvmaeError as error:
         sys.exit(str(error))
@@ -167,6 +160,8 @@ def define_flags() -> None:
         upper_bound=100,
     )
     flags.DEFINE_string("test_pattern", "", "hold out the videos whose id matches this regular expression, instead of --test_percent")
+    words = "training clips to generate for each class that the built-in set has too, beside those of the files"
+    flags.DEFINE_integer("generated", 0, words, lower_bound=0)
     flags.DEFINE_integer("shard_size", 0, "files a shard, which are redone when a run is killed; 0: 256, or 8 with --clip_stride")
 
 

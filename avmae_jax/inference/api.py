@@ -118,7 +118,7 @@ def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | N
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; a file (.pth, .pt, .bin, .ckpt, .safetensors) of a CAV-MAE, pretrained
-        or fine-tuned, of an image MAE with its decoder, or of an AST.
+        or fine-tuned, of an image MAE with its decoder, or of an AST; or "instruments12", the model in the box.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms and a multiple of the patch: 96, 400 or 3008 for 1, 4
         or 30 s. Positions are interpolated along time. None: as in the file.

@@ -29,7 +29,7 @@ from avmae_jax.files import require_local
 from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights import vit, vit_config
+from avmae_jax.weights import box, vit, vit_config
 from avmae_jax.weights.build import described, fill, require_fits
 from avmae_jax.weights.calibration import read_beside, require_of
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
@@ -70,7 +70,7 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
 
     Args:
       path: .pth, .pt, .bin or .safetensors of a CAV-MAE, pretrained or fine-tuned, of an image MAE with its decoder, or of an AST; or a
-        run's folder, its checkpoints folder or one step of it.
+        run's folder, its checkpoints folder or one step of it; or the name of a model in the box.
       heads: of the encoder, for files that don't store it; 0: those of the published model of this width.
       decoder_heads: of the decoder, for files that don't store it; 0: those of the published model of this width.
       mel_bins: M, for files that don't store it.
@@ -92,7 +92,7 @@ def read_uncalibrated(
 
 def _read(path: str | Path, heads: int, decoder_heads: int, mel_bins: int, audio_frames: int | None, *, calibrated: bool) -> Weights:
     require_local(path)
-    path = Path(path).expanduser()
+    path = box.located(path)
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
         raise WeightsError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")
     if path.is_dir():

@@ -18,6 +18,7 @@ from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import AvmaeError, DatasetError
 from avmae_jax.files import full_disk
+from avmae_jax.weights import box
 
 from .unused import unused_fields
 
@@ -93,9 +94,9 @@ def data_name(model_path: str) -> str:
 
 
 def results_folder(model_path: str, name: str) -> Path:
-    """Returns the folder for a program's results: `name` in a model's folder, or FILE_`name` beside its file."""
+    """Returns the folder for a program's results: `name` in a model's folder, FILE_`name` beside its file, or here for one in the box."""
     path = Path(model_path).expanduser()
-    return path.with_name(f"{path.name}_{name}") if path.is_file() else path / name
+    return path.with_name(f"{path.name}_{name}") if path.is_file() or box.is_boxed(model_path) else path / name
 
 
 def finetune_command(path: str, model: ModelConfig) -> str:

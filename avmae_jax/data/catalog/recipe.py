@@ -1,6 +1,7 @@
 """Turns listed files into clips, as launch.prepare and the TFDS builders do."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.media import VIDEO_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.files import printable
+
+_FILES_A_SHARD = {True: 8, False: 256}  # by whether files are cut into many clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,24 @@ class Recipe:
             frame_rule=self.frame_rule,
             max_pixels=self.max_pixels,
         )
+
+
+def spec_of(listing: Listing, root: Path, recipe: Recipe, shard_size: int = 0) -> tuple[DatasetSpec, list[str]]:
+    """Returns what a data set of listed files is to hold, and the listed files that the recipe leaves out: audio or images alone.
+
+    Args:
+      listing: of the files.
+      root: resolved folder of the files.
+      recipe: how a file becomes clips.
+      shard_size: files a shard; 0: as many as a killed run should redo.
+
+    Raises:
+      DatasetError: if the recipe contradicts itself, or nothing is left to be made.
+    """
+    jobs, left_out = plan_jobs(listing, root, recipe)
+    make = functools.partial(make_clips, root=str(root), recipe=recipe)
+    size = shard_size or _FILES_A_SHARD[recipe.clip_stride > 0]
+    return DatasetSpec(listing.name, jobs, make, listing.label_names, dataclasses.asdict(recipe), listing.missing, size), left_out
 
 
 def plan_jobs(listing: Listing, root: Path, recipe: Recipe) -> tuple[dict[str, list[Job]], list[str]]:

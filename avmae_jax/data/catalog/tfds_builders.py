@@ -27,7 +27,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from avmae_jax.config import DataConfig
 from avmae_jax.data.catalog import listings
 from avmae_jax.data.catalog.listings import Listing
-from avmae_jax.data.catalog.recipe import Recipe, make_clips, plan_jobs
+from avmae_jax.data.catalog.recipe import Recipe, spec_of
 from avmae_jax.data.instruments.builtin_set import builtin_spec
 from avmae_jax.data.store.beam import beam_engine
 from avmae_jax.data.store.plan import VERSION, DatasetSpec
@@ -113,11 +113,10 @@ class _ListedBuilder(_ClipBuilder, skip_registration=True):
 
     def _spec(self) -> DatasetSpec:
         listing = self._list_clips(self._root)
-        jobs, left_out = plan_jobs(listing, self._root, self._recipe)
+        spec, left_out = spec_of(listing, self._root, self._recipe)
         counts = len(listing.ignored), len(listing.unused), len(left_out)
         logging.info("%s: %d files are no media, %d of no clip that is used, %d lack audio or images", self._root, *counts)
-        make = functools.partial(make_clips, root=str(self._root), recipe=self._recipe)
-        return DatasetSpec(self.name, jobs, make, listing.label_names, dataclasses.asdict(self._recipe), listing.missing)
+        return spec
 
 
 class AvFolder(_ListedBuilder):

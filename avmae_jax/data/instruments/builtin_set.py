@@ -9,7 +9,7 @@ from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
 
-_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments
+GENERATOR_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments
 
 
 def builtin_spec(config: DataConfig) -> DatasetSpec:
@@ -18,7 +18,7 @@ def builtin_spec(config: DataConfig) -> DatasetSpec:
     make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=config.builtin_image_size)
     settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
     jobs = {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()}
-    settings["generator"] = _VERSION
+    settings["generator"] = GENERATOR_VERSION
     return DatasetSpec("instruments", jobs, make, INSTRUMENTS, settings, shard_size=100)
 
 

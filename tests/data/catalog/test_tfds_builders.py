@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data.catalog import instrument_labels, tfds_builders
+from avmae_jax.data.catalog import instrument_labels, recipe
 from avmae_jax.data.catalog.recipe import Recipe
 from avmae_jax.data.catalog.tfds_builders import Audioset, AvFolder, BuiltinInstruments, MusicInstruments, Vggsound
 from avmae_jax.data.store.plan import VERSION
@@ -72,8 +72,8 @@ def test_a_builder_goes_on_finds_its_work_done_and_refuses_another_s(folder: AvF
             raise KeyboardInterrupt
         return make_clips(job, **options)
 
-    make_clips = tfds_builders.make_clips
-    monkeypatch.setattr(tfds_builders, "make_clips", until_video3)
+    make_clips = recipe.make_clips
+    monkeypatch.setattr(recipe, "make_clips", until_video3)
     with pytest.raises(KeyboardInterrupt):
         folder.download_and_prepare()
     first = next(Path(folder.data_dir).glob("*train*-00000-of-*"))
