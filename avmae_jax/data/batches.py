@@ -216,6 +216,14 @@ def centre(clip: Clip, model: ModelConfig) -> int:
     return max(0, len(clip.waveform) - num_samples(model.audio_frames)) // 2
 
 
+def covering(clip: Clip, model: ModelConfig) -> list[int]:
+    """Returns the first samples of the fewest evenly spaced windows that cover all of a clip's audio."""
+    samples = num_samples(model.audio_frames)
+    spare = max(0, len(clip.waveform) - samples)
+    count = -(-spare // samples) + 1
+    return [number * spare // max(1, count - 1) for number in range(count)]
+
+
 def _views(clip: Clip, *, model: ModelConfig, options: EvalOptions) -> list[dict[str, Any]]:
     """Makes all rows of a clip in evaluation."""
     samples, crops, needs = num_samples(model.audio_frames), options.crops, options.needs or cast(Modality, model.modality)

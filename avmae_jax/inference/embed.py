@@ -20,7 +20,7 @@ from absl import logging
 from flax import nnx
 
 from avmae_jax.config import Fill, Modality, ModelConfig
-from avmae_jax.data.batches import Batch, Frames, centre
+from avmae_jax.data.batches import Frames, centre, covering
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
@@ -175,8 +175,8 @@ class DatasetEmbedder:
     def __call__(self, source: ClipSource) -> Iterator[Part]:
         """Yields the clips in their order, except that clips that lack a modality come in batches of their own, somewhat later.
 
-        The centre of audio that is too long is used, and the middle frame. A clip that has none of the requested vectors is left out, and
-        counted in the log; so is one that was read before, in place of a damaged one.
+        Audio that is longer than the model's is covered by windows, whose vectors are averaged; the image is the middle frame. A clip that
+        has none of the requested vectors is left out, and counted in the log; so is one that was read before, in place of a damaged one.
         """
         seen: set[str] = set()
         groups: dict[Modality, list[tuple[int, Clip]]] = {name: [] for name in get_args(Modality)}
@@ -217,13 +217,27 @@ class DatasetEmbedder:
 
     def _part(self, group: Sequence[tuple[int, Clip]], modality: Modality, fill: Fill = "zeros") -> Part:
         positions, clips = zip(*group, strict=True)
-        rows = [row_of(clip, self.trained.config.model, modality, fill) for clip in clips]
-        batch: Batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        ((_, found),) = self._forward(self.trained.module, [batch])
-        return Part([clip.id for clip in clips], list(positions), [clip.labels for clip in clips], found)
+        made = [self._rows(clip, modality, fill) for clip in clips]
+        rows = [row for own in made for row in own]
+        batches = (rows[first : first + self._size] for first in range(0, len(rows), self._size))
+        arrays = ({name: np.stack([row[name] for row in some]) for name in some[0]} for some in batches)
+        parts = [found for _, found in self._forward(self.trained.module, arrays)]
+        ends = np.cumsum([len(own) for own in made])[:-1]
+        found = {kind: np.split(np.concatenate([part[kind] for part in parts]), ends) for kind in parts[0]}
+        vectors = {kind: np.stack([own[0] if len(own) == 1 else mean_direction(own) for own in values]) for kind, values in found.items()}
+        return Part([clip.id for clip in clips], list(positions), [clip.labels for clip in clips], vectors)
+
+    def _rows(self, clip: Clip, modality: Modality, fill: Fill) -> list[dict[str, Any]]:
+        model = self.trained.config.model
+        starts = covering(clip, model) if modality != "image" else [0]
+        return [_row(clip, model, modality, start, fill) for start in starts]
 
 
-def row_of(clip: Clip, model: ModelConfig, needs: Modality, fill: Fill = "zeros") -> dict[str, Any]:
+def row_of(clip: Clip, model: ModelConfig, needs: Modality) -> dict[str, Any]:
     """Returns the row of a batch that evaluation makes of a clip: the centre of its audio and its middle frame."""
+    return _row(clip, model, needs, centre(clip, model))
+
+
+def _row(clip: Clip, model: ModelConfig, needs: Modality, start: int, fill: Fill = "zeros") -> dict[str, Any]:
     samples = num_samples(model.audio_frames)
-    return example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=needs, start=centre(clip, model), fill=fill)
+    return example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=needs, start=start, fill=fill)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Modality
-from avmae_jax.data.batches import Batch, centre
+from avmae_jax.data.batches import Batch, centre, covering
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
@@ -89,9 +89,8 @@ class TokenFeatures:
         """Makes the rows of a clip: its centre, then evenly spaced windows that cover all of its audio if one isn't enough."""
         model = self.trained.config.model
         samples = num_samples(model.audio_frames)
-        spare = max(0, len(clip.waveform) - samples) if self.given != "image" else 0
-        count = -(-spare // samples) + 1
-        starts = [centre(clip, model), *(number * spare // (count - 1) for number in range(count) if count > 1)]
+        windows = covering(clip, model) if self.given != "image" else [0]
+        starts = [centre(clip, model), *(windows if len(windows) > 1 else ())]
         return [example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=self.given, start=start) for start in starts]
 
 
