@@ -37,8 +37,9 @@ def test_only_the_library_is_at_the_top_and_it_is_whole(wheel: Path) -> None:
     modules = {f"avmae_jax/{path.relative_to(ROOT / 'avmae_jax')}" for path in (ROOT / "avmae_jax").rglob("*.py")}
     inside = {f"avmae_jax/{path.relative_to(ROOT)}" for folder in ("launch", "configs") for path in (ROOT / folder).rglob("*.py")}
     tables = {f"avmae_jax/data/decode/tone_tables/{name}.png" for name in ("hlg", "pq")}
-    assert names == modules | inside | tables | {"avmae_jax/py.typed"}
-    assert wheel.stat().st_size < 1e6
+    boxed = {f"avmae_jax/weights/boxed/instruments12.{suffix}" for suffix in ("json", "md", "safetensors")}
+    assert names == modules | inside | tables | boxed | {"avmae_jax/py.typed"}
+    assert wheel.stat().st_size < 1e6 + 4e6
 
 
 @pytest.mark.process

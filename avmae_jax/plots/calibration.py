@@ -55,8 +55,8 @@ def reliability(path: Path, before: Binned, after: Binned | None, *, heading: st
       OSError: if the file can't be written.
     """
     panels = [("as trained" if after else "as trained; not calibrated", before), *([("calibrated", after)] if after else [])]
-    figure = blank(2 * _MARGIN + 2 * _PANEL + _GAP, _HEAD + _PANEL + 150)
-    write(figure, 14, 22, short_name(f"{heading}: is it as often right as it says?", 110), size=11)
+    figure = blank(2 * _MARGIN + len(panels) * _PANEL + (len(panels) - 1) * _GAP, _HEAD + _PANEL + 166)
+    write(figure, 14, 22, short_name(f"{heading}: is it as often right as it says?", 62 * len(panels)), size=11)
     for number, (name, found) in enumerate(panels):
         left = _MARGIN + number * (_PANEL + _GAP)
         write(figure, left, _HEAD - 14, f"{name}: expected calibration error {found.error:.3f}", size=10)
@@ -70,8 +70,9 @@ def reliability(path: Path, before: Binned, after: Binned | None, *, heading: st
                 counts.text(place, count, str(count), ha="center", va="bottom", fontsize=8, color="0.35")
         counts.spines[["top", "right", "left"]].set_visible(False)
         write(figure, left, _HEAD + _PANEL + 112, "clips by the probability of their likeliest class", size=9, color="0.35")
-    words = "bar: share of the clips whose likeliest class is right; red: their mean probability, which should be the same"
-    write(figure, 14, _HEAD + _PANEL + 136, words, size=9, color="0.35")
+    lines = ("bar: share of the clips whose likeliest class is right", "red: their mean probability, which should be the same")
+    for number, words in enumerate(lines):
+        write(figure, 14, _HEAD + _PANEL + 134 + 18 * number, words, size=9, color="0.35")
     save(figure, path)
 
 
