@@ -34,7 +34,7 @@ from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
-_FREE_FIELDS = (
+FREE_FIELDS = (
     "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
     "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
     "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_last", "train.keep_every",
@@ -280,7 +280,7 @@ class Trainer:
         if saved["data"]["channels"] is None:  # the run is older than the field
             saved["data"]["channels"] = now["data"]["channels"]
         bound = ("train.epochs", "train.steps") if self.config.optim.schedule == "cosine" else ()  # its rates follow from the run's length
-        require_same_config(saved, now, ignore=tuple(name for name in _FREE_FIELDS if name not in bound))
+        require_same_config(saved, now, ignore=tuple(name for name in FREE_FIELDS if name not in bound))
         if meta["micro_batch"] != self.micro_batch:
             logging.warning(
                 "micro-batches had %d pairs and now have %d, so the contrastive loss has other negatives",
