@@ -94,7 +94,8 @@ def main(argv: list[str]) -> None:
     runtime.start()
     runtime.cache_programs()
     with model_flags.one_line_errors():
-        from avmae_jax.train.study import PICTURE, STUDY, study
+        from avmae_jax.evals.learning_curve import PICTURE, STUDY
+        from avmae_jax.train.study import study
 
         plan = wanted(run)
         with runtime.TrainingBar(100).shown() as bar:

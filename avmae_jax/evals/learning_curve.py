@@ -16,7 +16,7 @@ from avmae_jax.errors import ConfigError, DatasetError, first_line
 from avmae_jax.files import write_json
 from avmae_jax.settings import flatten_fields
 
-STUDY = "study.json"
+STUDY, PICTURE = "study.json", "study.png"
 FIGURES = ("accuracy", "map")
 
 

@@ -175,7 +175,7 @@ class Trainer:
             if draws and (picture := self.task.draw(self.model, self.step)):
                 logbook.picture(self.step, picture)
             if epoch:
-                snapshots.epoch_ended(epoch, self.step, self.params)
+                snapshots.epoch_ended(epoch, self.params)
             if saves:
                 self._save(checkpoints, logbook, snapshots)
         log.settle()
@@ -246,7 +246,8 @@ class Trainer:
 
     def _save(self, checkpoints: Checkpoints, logbook: Logbook, snapshots: Snapshots) -> None:
         logbook.flush()
-        if (averaged := self._averaged) is not None:  # first: a run that is killed in between comes here again
+        snapshots.save_mean(self.step)  # first: a run that is killed in between comes here again
+        if (averaged := self._averaged) is not None:
             snapshots.ema(self.step, nnx.merge_state(averaged.params, averaged.frozen))
         checkpoints.save(
             self.step,

@@ -28,7 +28,7 @@ from avmae_jax.errors import ConfigError, DatasetError
 from avmae_jax.evals.baseline import measure, read_statistics_of
 from avmae_jax.evals.classification import plain
 from avmae_jax.evals.labelled import Labelled
-from avmae_jax.evals.learning_curve import FIGURES, STUDY, Cell, StudyFile, curves
+from avmae_jax.evals.learning_curve import FIGURES, PICTURE, STUDY, Cell, StudyFile, curves
 from avmae_jax.evals.probe import probe
 from avmae_jax.evals.probe_features import edition_of, stored_features
 from avmae_jax.files import OnProgress, locked, write_json
@@ -45,7 +45,6 @@ from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.trained import load_uncalibrated
 
 SCRATCH, PRETRAINED, PROBE, BASELINE = "scratch", "pretrained", "probe", "baseline"
-PICTURE = "study.png"
 _SET = ("init_from", "data.labelled_per_class", "data.labelled_seed", "train.seed")  # fields that the study itself sets for each training
 _FEATURES, _CELLS = "features", "cells"  # folders
 _NEVER = 10**9  # steps
