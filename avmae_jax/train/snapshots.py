@@ -74,10 +74,10 @@ class Snapshots:
         expected = list(range(self._first, epoch))
         if resumed and before != expected:
             logging.warning("%s holds the mean of epochs %s, not of %s; missing epochs are left out", AVERAGED, before, expected)
-        # a copy, since the next step is computed in the place of these weights
-        mean = (
-            jax.tree.map(lambda old, new: old + (new - old) / (len(before) + 1), mean, params) if before else jax.tree.map(jnp.copy, params)
-        )
+        if before:
+            mean = jax.tree.map(lambda old, new: old + (new - old) / (len(before) + 1), mean, params)
+        else:
+            mean = jax.tree.map(jnp.copy, params)  # since the next step is computed in the place of these weights
         self._mean = _Mean([*before, epoch], mean)
 
     def save_mean(self, step: int) -> None:
