@@ -126,16 +126,17 @@ def curves(content: Mapping[str, Any], figure: str) -> dict[str, list[Point]]:
 
 def summary(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Returns head and rows of a table: for each method and number of labels the seeds, and mean and spread of each figure."""
-    by_figure = {
-        figure: {(name, point.labels): point for name, points in curves(content, figure).items() for point in points} for figure in FIGURES
-    }
-    there = list(dict.fromkeys(key for found in by_figure.values() for key in found))
-    rows = [
-        [name, str(labels), str(max(point.seeds for point in points if point)), *map(shown, points)]
-        for name, labels in there
-        if (points := [by_figure[figure].get((name, labels)) for figure in FIGURES])
+    rows: dict[tuple[str, int], dict[str, Point]] = {}
+    for figure in FIGURES:
+        for method, points in curves(content, figure).items():
+            for point in points:
+                rows.setdefault((method, point.labels), {})[figure] = point
+    order = [*content["weights"]]
+    lines = [
+        [method, str(labels), str(max(point.seeds for point in points.values())), *(shown(points.get(figure)) for figure in FIGURES)]
+        for (method, labels), points in sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
     ]
-    return ["method", "labels of each class", "seeds", "accuracy", "mAP"], rows
+    return ["method", "labels of each class", "seeds", "accuracy", "mAP"], lines
 
 
 def shown(point: Point | None) -> str:

@@ -11,7 +11,7 @@ from avmae_jax.plots.canvas import WIDTH, Box, axes_at, blank, save, short_name,
 
 _TITLES = {"accuracy": "accuracy", "map": "mean average precision"}
 _HEIGHT, _TOP, _LEFT, _PANEL, _GAP = 620, 64, 62, 520, 70  # pixels
-_UNTUNED = ("probe", "baseline")  # nothing of a network is trained for these
+_UNTUNED = ("probe", "baseline")  # classifiers on fixed features
 _MARKS = "osD^vPX*"
 
 
@@ -50,14 +50,21 @@ def draw_curves(path: Path, figures: Mapping[str, Mapping[str, Sequence[Point]]]
     methods = list(dict.fromkeys(method for _, curves in panels for method in curves))
     for number, (name, curves) in enumerate(panels):
         left = _LEFT + number * (_PANEL + _GAP)
-        axes = axes_at(figure, Box(left, _TOP, _PANEL, _HEIGHT - _TOP - 60))
+        axes = axes_at(figure, Box(left, _TOP, _PANEL, _HEIGHT - _TOP - 84))
         for method, points in curves.items():
             _draw(axes, points, methods.index(method), method)
         _finish(axes, curves)
         axes.set_title(_TITLES[name], fontsize=10, loc="left", parse_math=False)
         if number == len(panels) - 1:
             axes.legend(fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    write(figure, 14, _HEIGHT - 12, "band: one standard deviation over the seeds; dashed: no network is trained", size=9, color="0.35")
+    write(
+        figure,
+        14,
+        _HEIGHT - 16,
+        "band: one standard deviation over the seeds; dashed: a classifier on fixed features, no network is tuned",
+        size=9,
+        color="0.35",
+    )
     save(figure, path)
 
 

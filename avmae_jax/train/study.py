@@ -122,7 +122,8 @@ def study(wanted: Study, *, reporter: Reporter | None = None, on_progress: OnPro
                 file.add(cell, {"clips": len(ids), **measured})
                 words = ", ".join(f"{name} {measured[name]:.3f}" for name in FIGURES if measured[name] is not None)
                 logging.info("%s, %d labels a class, seed %d: %s", *cell, words)
-        draw_curves(wanted.out / PICTURE, {figure: curves(file.content, figure) for figure in FIGURES})
+        if file.content["cells"]:
+            draw_curves(wanted.out / PICTURE, {figure: curves(file.content, figure) for figure in FIGURES})
         return file.content if finished else None
 
 
