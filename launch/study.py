@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from absl import app, flags
 
 from avmae_jax.config import Config
+from avmae_jax.errors import AvmaeError
 
 from .common import cli, model_flags, runtime, unused, views
 
@@ -48,7 +49,10 @@ def wanted(run: str) -> Study:
         starts[name] = path
     chosen = views.chosen("starts", args.starts, [*starts, *fixed]) or [*starts, *fixed]
     if {*fixed} & {*chosen}:
-        scikit_learn()
+        try:
+            scikit_learn()
+        except AvmaeError as error:
+            raise AvmaeError(f"{error}; or leave them out with --starts={','.join(starts)}") from error
     labels = sorted({_count("labels", text) for text in args.labels})
     if not labels:
         raise app.UsageError("--labels is empty; give numbers of clips, such as 2,4,8")
@@ -89,8 +93,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give one RUN, a pretrained model; there are {len(argv) - 1}")
     args, run = flags.FLAGS, argv[1]
     config = cast(Config, args["config"].value)
-    unused.require_used("study", argv)
     config.tune.mode, config.init_from = _MODES[args.given], run
+    unused.require_used("study", argv)
     runtime.start()
     runtime.cache_programs()
     with model_flags.one_line_errors():

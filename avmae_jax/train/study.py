@@ -42,6 +42,7 @@ from avmae_jax.train.run import finetune, needs_of, open_sources, require_task
 from avmae_jax.train.snapshots import MEANS
 from avmae_jax.trees import flatten
 from avmae_jax.weights.init_from import initialise_from
+from avmae_jax.weights.io import read_uncalibrated
 from avmae_jax.weights.trained import load_uncalibrated
 
 SCRATCH, PRETRAINED, PROBE, BASELINE = "scratch", "pretrained", "probe", "baseline"
@@ -166,6 +167,9 @@ def _drawn(config: Config, labels: int, seed: int) -> ClipSource:
 def _fingerprints(wanted: Study, classes: int) -> dict[str, str]:
     """Identifies the weights of each method; raises WeightsError if some don't fit the recipe."""
     found: dict[str, str] = {}
+    pretrained = wanted.probed or wanted.starts.get(PRETRAINED)
+    if pretrained and (known := read_uncalibrated(pretrained)).classes:
+        raise ValueError(f"{pretrained} is a classifier of {known.classes} classes, which has seen labels; give a run of launch.pretrain")
     for name, path in wanted.starts.items():
         model = registry.build(wanted.config.model, classes, rngs=nnx.Rngs(0))
         if path:

@@ -203,6 +203,12 @@ def test_options_that_cannot_work_are_refused(data: Path, tmp_path: Path, option
     assert not (tmp_path / "run").exists()
 
 
+def test_fields_that_do_nothing_are_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [str(tmp_path / "run"), f"--config={recipe(tmp_path, data)}", "--given=audio", "--config.tune.swap_pictures=0.2"]
+    monkeypatch.setattr(sys, "argv", ["study", *arguments])
+    assert re.search(r"^--config\.tune\.swap_pictures does nothing", completed(study, *arguments).stderr, re.M)
+
+
 def test_what_is_wrong_is_one_line_before_anything_is_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avmae_jax.train.study.finetune", Tuner(killed=0))
     run, given = saved(tmp_path / "run"), ("--given=audio", f"--out={tmp_path / 'out'}")
