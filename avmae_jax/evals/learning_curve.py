@@ -59,7 +59,8 @@ class StudyFile:
           WriteError: if it can't be written.
         """
         self.path = path
-        known = read_study(path) if path.exists() else {"settings": _plain(settings), "weights": {}, "draws": [], "cells": []}
+        fresh: dict[str, Any] = {"settings": _plain(settings), "weights": {}, "draws": [], "cells": []}
+        known = read_study(path) if path.exists() else fresh
         self._require_same(known, {"settings": settings, "weights": dict(weights)})
         self.content: dict[str, Any] = {**known, "weights": {**known["weights"], **weights}}
         write_json(path, self.content)
@@ -102,7 +103,7 @@ def read_study(path: Path) -> dict[str, Any]:
             if not isinstance(content[name], kind):
                 raise TypeError(f"its {name} are wrong")
         for row in content["cells"]:
-            method, labels, seed = _cell(row)
+            method, labels, seed = (row[name] for name in Cell._fields)
             if not isinstance(method, str) or type(labels) is not int or type(seed) is not int or labels < 1:
                 raise TypeError(f"it has a cell {method!r}, {labels!r}, {seed!r}")
             if wrong := [name for name in FIGURES if not isinstance(row[name], int | float | None) or row[name] is True]:

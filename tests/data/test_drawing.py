@@ -25,7 +25,7 @@ VIDEOS = [(f"v{number}", (number % 3,) if number % 5 else (0, number % 3)) for n
 class Listed(Clips):
     """Clips of which only ids, videos and labels are known; two of each video."""
 
-    label_names = ("a", "b", "c")
+    label_names: Sequence[str] = ("a", "b", "c")
 
     def __init__(self, videos: Sequence[tuple[str, tuple[int, ...]]]):
         super().__init__(2 * len(videos))

@@ -108,8 +108,8 @@ class PreparedSource:
     @property
     def videos(self) -> list[str]:
         """Returns what each clip was cut from, or its id; no record is read for them."""
-        index = self.index
-        return [(index.video[row] or index.id[row]).decode() for row in self._rows]
+        videos, ids = (column[self._rows].tolist() for column in (self.index.video, self.index.id))
+        return [(video or own).decode() for video, own in zip(videos, ids, strict=True)]
 
     def labels_of(self, index: int) -> tuple[int, ...]:
         """Returns the labels of the clip at an index; its record isn't read."""
