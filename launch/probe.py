@@ -31,7 +31,7 @@ def measure(path: str, out: Path) -> dict[str, Any]:
     from avmae_jax.evals.classifiers import scikit_learn
     from avmae_jax.evals.labelled import warning_of
     from avmae_jax.evals.probe import Pool, probe, probes_of
-    from avmae_jax.evals.probe_features import stored_features
+    from avmae_jax.evals.probe_features import edition_of, stored_features
     from avmae_jax.inference.token_features import Layer, TokenFeatures
 
     args = flags.FLAGS
@@ -41,7 +41,7 @@ def measure(path: str, out: Path) -> dict[str, Any]:
     data = labelled_data.config_of(args.data) if args.data else model_flags.run_config(path).data
     given, train, held_out = labelled_data.open_splits(data, args.given)
     compute = TokenFeatures(trained, cast(Layer, args.layer), given, tokens="attentive" in probes, batch_size=args.batch_size)
-    edition = labelled_data.edition(data)
+    edition = edition_of(data)
 
     def features(split: str, source: ClipSource) -> Labelled:
         with runtime.progress_bar(f"features, {split}") as on_progress:

@@ -29,6 +29,10 @@ class DataConfig(Settings, group="data"):
     builtin_seconds: float = 10.0  # length of a built-in clip
     builtin_image_size: int = 224  # pixels a side of a built-in frame
     builtin_seed: int = 1  # each seed generates another set; 0 is the one that was viewed while the set was designed
+    labelled_per_class: int = (
+        0  # fine-tuning: tune on the clips of so many videos of each class, drawn at random, no matter the others; 0: all
+    )
+    labelled_seed: int = 0  # of that draw; with the same seed, fewer videos are among more
     workers: int = 0  # reader processes; 0: threads in this process
     threads: int = 4  # reader threads a process
     prefetch: int = 4  # batches read ahead
@@ -58,7 +62,7 @@ class DataConfig(Settings, group="data"):
         named = self.source != "manifest" or bool(self.labels_csv)
         self.require("labels_csv", named, "give the CSV with the columns index,mid,display_name")
         self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads")
-        self.require_not_negative("builtin_seed", "workers", "prefetch", "max_damaged")
+        self.require_not_negative("builtin_seed", "labelled_per_class", "labelled_seed", "workers", "prefetch", "max_damaged")
         self.require("max_damaged", self.max_damaged < 1 or float(self.max_damaged).is_integer(), "give a number, or a share below 1")
         self.require_finite("builtin_seconds")
         mean, std = self.normalisation

@@ -22,6 +22,7 @@ from avmae_jax.data.catalog.labels import label_indices, read_labels
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, ClipSource, even_times
 from avmae_jax.data.decode.images import decode_image
 from avmae_jax.data.decode.one_clip import decode_audio
+from avmae_jax.data.drawing import Drawn
 from avmae_jax.data.store.plan import is_complete
 from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant, number_of
 from avmae_jax.data.store.records import Needs
@@ -56,7 +57,7 @@ def open_source(
       DatasetError: if there is no such source or no such split, or something is wrong with its files.
 
     Returns:
-      The clips; up to config.max_damaged damaged ones are skipped.
+      The clips; up to config.max_damaged damaged ones are skipped. With config.labelled_per_class, those of "train" are the drawn ones.
     """
     if config.source == "builtin":
         source: ClipSource = PreparedSource(_builtin_folder(config, on_progress, workers), split, needs)
@@ -73,6 +74,8 @@ def open_source(
         source = ManifestSource(path, config.labels_csv, config.root, config.max_damaged, config.audio_channels)
     else:
         raise DatasetError(f"data.source is {config.source!r}; choose builtin, prepared or manifest")
+    if config.labelled_per_class and split == "train":  # a drawn clip that is damaged is replaced by another drawn one
+        source = Drawn(source, config.labelled_per_class, config.labelled_seed)
     return Tolerant(source, config.max_damaged)
 
 

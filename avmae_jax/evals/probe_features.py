@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.store.reader import ids_of, labels_of
 from avmae_jax.evals.labelled import Labelled, Row, gathered, require_classes
@@ -53,6 +54,13 @@ def stored_features(path: Path, compute: TokenFeatures, source: ClipSource, edit
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] - arrays, whatever their names
     return found
+
+
+def edition_of(data: DataConfig) -> str:
+    """Returns a text that changes when a data set is prepared again or another one is chosen."""
+    note = Path(data.path).expanduser() / "metadata.json"
+    content = note.read_bytes() if data.source == "prepared" and note.is_file() else b""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(data)).encode() + content).hexdigest()
 
 
 def _note(compute: TokenFeatures, source: ClipSource, edition: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from avmae_jax.report.classifier_sections import evaluation, with_interval, wors
 from avmae_jax.report.html import folded, grid, image, missing, page, paragraph, preformatted, table, words
 from avmae_jax.report.pretraining_sections import last_reconstructions, retrieval, summarised_retrieval
 from avmae_jax.report.run_folder import RunFolder, group
+from avmae_jax.report.study_section import studies
 from avmae_jax.report.terms import TERMS
 from avmae_jax.settings import flatten_fields
 from avmae_jax.train.logbook import EDITED, GAP, METRICS_FILE
@@ -53,6 +54,8 @@ def report(folder: Path) -> str:
         sections += [("Evaluation", evaluation(run)), ("Hardest mistakes", worst_mistakes(run))]
     else:
         sections += [("Retrieval", retrieval(run)), ("Reconstructions", last_reconstructions(run))]
+    if studied := studies(run):
+        sections.append(("How many labels", studied))
     sections.append(("Configuration", _configuration(run)))
     return page(f"Run {run.config.get('name') or folder.name}", _head(run), sections)
 

@@ -34,7 +34,7 @@ from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
-_FREE_FIELDS = (
+FREE_FIELDS = (
     "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
     "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
     "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_last", "train.keep_every",
@@ -175,7 +175,7 @@ class Trainer:
             if draws and (picture := self.task.draw(self.model, self.step)):
                 logbook.picture(self.step, picture)
             if epoch:
-                snapshots.epoch_ended(epoch, self.step, self.params)
+                snapshots.epoch_ended(epoch, self.params)
             if saves:
                 self._save(checkpoints, logbook, snapshots)
         log.settle()
@@ -246,7 +246,8 @@ class Trainer:
 
     def _save(self, checkpoints: Checkpoints, logbook: Logbook, snapshots: Snapshots) -> None:
         logbook.flush()
-        if (averaged := self._averaged) is not None:  # first: a run that is killed in between comes here again
+        snapshots.save_mean(self.step)  # first: a run that is killed in between comes here again
+        if (averaged := self._averaged) is not None:
             snapshots.ema(self.step, nnx.merge_state(averaged.params, averaged.frozen))
         checkpoints.save(
             self.step,
@@ -280,7 +281,7 @@ class Trainer:
         if saved["data"]["channels"] is None:  # the run is older than the field
             saved["data"]["channels"] = now["data"]["channels"]
         bound = ("train.epochs", "train.steps") if self.config.optim.schedule == "cosine" else ()  # its rates follow from the run's length
-        require_same_config(saved, now, ignore=tuple(name for name in _FREE_FIELDS if name not in bound))
+        require_same_config(saved, now, ignore=tuple(name for name in FREE_FIELDS if name not in bound))
         if meta["micro_batch"] != self.micro_batch:
             logging.warning(
                 "micro-batches had %d pairs and now have %d, so the contrastive loss has other negatives",

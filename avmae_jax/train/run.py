@@ -145,6 +145,8 @@ def require_task(config: Config, wanted: str) -> None:
     if spec.task != wanted:
         kinds = " or ".join(name for name, other in KINDS.items() if other.task == wanted)
         raise ValueError(f"model.kind is {config.model.kind!r}, which is trained by {spec.task}; for {wanted} choose {kinds}")
+    if wanted == "pretraining" and config.data.labelled_per_class:
+        raise ValueError(f"data.labelled_per_class is {config.data.labelled_per_class}, but pretraining needs no labels; leave it 0")
     config.validate()
     described(config.model, 1)  # sizes that don't fit each other
 

@@ -1,7 +1,8 @@
 """Keeps weights of a run beside its checkpoints: the best ones, and two kinds of mean.
 
     best/       the weights of the evaluation that a task finds best
-    averaged/   the plain mean of the weights at the ends of the epochs that config.tune names, as in Gong et al., arXiv 2210.07839
+    averaged/   the plain mean of the weights at the ends of the epochs that config.tune names, as in Gong et al., arXiv 2210.07839, as of
+                the newest checkpoint
     ema/        the exponential moving average of train.ema, as of the newest checkpoint, which holds it too
 
 Each is a folder of checkpoints with one step and `params` alone, which avmae_jax.load reads. A run that resumes from an older checkpoint
@@ -12,9 +13,10 @@ import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from jax.experimental import multihost_utils
 
@@ -22,6 +24,11 @@ from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, restore_param
 
 BEST, AVERAGED, EMA = "best", "averaged", "ema"
 MEANS = (AVERAGED, EMA)  # folders of averaged weights, those that a classifier's user should take first
+
+
+class _Mean(NamedTuple):
+    epochs: list[int]
+    params: Any  # None: of no epoch
 
 
 class Snapshots:
@@ -38,6 +45,8 @@ class Snapshots:
         """
         self._folder, self._meta = folder, meta
         self._first, self._last = first_epoch, last_epoch
+        self._mean: _Mean | None = None  # in memory; None: none of this start's epochs is one of those averaged
+        self._kept = 0  # epochs in the mean that is on the disk
         self._best: float | None = (newest_meta(folder / BEST) or {}).get("measured")
 
     def measured(self, step: int, params: Any, measured: float) -> None:
@@ -50,28 +59,40 @@ class Snapshots:
         """Keeps the averaged weights of a step that is about to be saved."""
         self._save(EMA, step, params, {})
 
-    def epoch_ended(self, epoch: int, step: int, params: Any) -> None:
+    def epoch_ended(self, epoch: int, params: Any) -> None:
         """Adds the weights at the end of an epoch, counted from 1, to the mean if the epoch is one of those averaged.
 
         Raises:
-          CheckpointError: if the mean so far is damaged, or the new one can't be written.
+          CheckpointError: if the mean so far is damaged.
         """
         if not self._first <= epoch <= self._last or not self._first:
             return
-        meta = newest_meta(self._folder / AVERAGED)
-        if meta is None and steps_of(self._folder / AVERAGED):
-            restore_params(self._folder / AVERAGED)  # raises an error that names the damage
-        before = (meta or {}).get("epochs", [])
+        resumed = self._mean is None
+        before, mean = self._mean = self._mean or self._read_mean(params)
         if epoch in before:
             return
         expected = list(range(self._first, epoch))
-        if before != expected:
+        if resumed and before != expected:
             logging.warning("%s holds the mean of epochs %s, not of %s; missing epochs are left out", AVERAGED, before, expected)
-        mean = params
         if before:
-            so_far = restore_params(self._folder / AVERAGED, params).params
-            mean = jax.tree.map(lambda old, new: old + (new - old) / (len(before) + 1), so_far, params)
-        self._save(AVERAGED, step, mean, {"epochs": [*before, epoch]})
+            mean = jax.tree.map(lambda old, new: old + (new - old) / (len(before) + 1), mean, params)
+        else:
+            mean = jax.tree.map(jnp.copy, params)  # since the next step is computed in the place of these weights
+        self._mean = _Mean([*before, epoch], mean)
+
+    def save_mean(self, step: int) -> None:
+        """Keeps the mean so far beside a step that is about to be saved; raises CheckpointError if it can't be written."""
+        if self._mean and len(self._mean.epochs) > self._kept:
+            self._save(AVERAGED, step, self._mean.params, {"epochs": self._mean.epochs})
+            self._kept = len(self._mean.epochs)
+
+    def _read_mean(self, params: Any) -> "_Mean":
+        """Reads the mean that an earlier start has kept, into the structure of `params`; raises CheckpointError if it is damaged."""
+        if not steps_of(self._folder / AVERAGED):
+            return _Mean([], None)
+        kept = restore_params(self._folder / AVERAGED, params)
+        self._kept = len(kept.meta["epochs"])
+        return _Mean(kept.meta["epochs"], kept.params)
 
     def _save(self, name: str, step: int, params: Any, found: dict[str, Any]) -> None:
         folder = self._folder / name

@@ -107,15 +107,23 @@ def _is_ours(name: str) -> bool:
     return str(flags.FLAGS.find_module_defining_flag(name)).split(".", maxsplit=1)[0] not in _LIBRARIES
 
 
-def define_config(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None) -> None:
-    """Defines --config, a file or a shipped recipe, and --config.FIELD for those fields that `argv`, by default sys.argv, sets."""
+def define_config(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None, recipe: str = "") -> None:
+    """Defines --config, a file or a shipped recipe, and --config.FIELD for those fields that `argv`, by default sys.argv, sets.
+
+    Without --config it is the shipped `recipe`; if that is "", the user must give one.
+    """
     text = f"a config file, or the name of a shipped recipe: {', '.join(config_files.shipped_names())}"
-    config_flags.DEFINE_config_dataclass("config", Config(), text, values, argv, config_files.load)
+    default, text = (config_files.shipped(recipe), f"{text}; left out: {recipe}") if recipe else (Config(), text)
+    config_flags.DEFINE_config_dataclass("config", default, text, values, argv, config_files.load)
 
 
-def config() -> Config:
-    """Returns the config of define_config with the fields given on the command line; raises ConfigError unless it can work."""
-    if flags.FLAGS["config"].using_default_value:
+def config(*, required: bool = True) -> Config:
+    """Returns the config of define_config with the fields given on the command line.
+
+    Raises:
+      ConfigError: if it can't work, or the user gave none and it is required.
+    """
+    if required and flags.FLAGS["config"].using_default_value:
         raise ConfigError(f"give --config, a config file or the name of a shipped recipe: {', '.join(config_files.shipped_names())}")
     chosen = cast(Config, flags.FLAGS["config"].value)
     chosen.validate()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -31,13 +28,6 @@ def config_of(path: str) -> DataConfig:
 def name_of(data: DataConfig) -> str:
     """Names a data set as the results of the programs do."""
     return BUILTIN if data.source == "builtin" else data.eval_path if data.source == "manifest" else data.path
-
-
-def edition(data: DataConfig) -> str:
-    """Returns a text that changes when a data set is prepared again or another one is chosen."""
-    note = Path(data.path).expanduser() / "metadata.json"
-    content = note.read_bytes() if data.source == "prepared" and note.is_file() else b""
-    return hashlib.sha256(json.dumps(dataclasses.asdict(data)).encode() + content).hexdigest()
 
 
 def open_splits(data: DataConfig, given: str = "") -> tuple[Modality, ClipSource, ClipSource]:

@@ -11,6 +11,8 @@ from avmae_jax.config import Config
 COMPUTING = ("data", "split", "labels_csv", "heads", "decoder_heads")  # options of launch.report for what it computes
 _AUDIO = {"audio", "audioonly", "missingaudioonly"}  # what a classifier is given, where it is audio alone ...
 _IMAGE = {"image", "videoonly", "missingvideoonly"}  # ... and images alone
+_TUNING = ("finetune", "study")
+STUDY_SETS = ("init_from", "data.labelled_", "train.seed", "train.workdir", "train.eval_every", "train.checkpoint_", "train.keep_")
 
 
 class _Rule(NamedTuple):
@@ -71,10 +73,14 @@ RULES: dict[str, tuple[_Rule, ...]] = {
 }
 
 FIELD_RULES = (
+    _FieldRule(("tune.mode",), lambda program, _: program == "study", "in a study; --given chooses it"),
+    _FieldRule(STUDY_SETS, lambda program, _: program == "study", "in a study, which sets it for each training"),
     _FieldRule(("tune.",), lambda program, _: program == "pretrain", "in pretraining; it is for launch.finetune"),
-    _FieldRule(("loss.",), lambda program, _: program == "finetune", "in fine-tuning, whose loss tune.loss chooses"),
+    _FieldRule(("data.labelled_",), lambda program, _: program == "pretrain", "in pretraining, which needs no labels"),
+    _FieldRule(("data.labelled_seed",), lambda _, config: not config.data.labelled_per_class, "where data.labelled_per_class is 0"),
+    _FieldRule(("loss.",), lambda program, _: program in _TUNING, "in fine-tuning, whose loss tune.loss chooses"),
     _FieldRule(("augment.label_smoothing",), lambda program, _: program == "pretrain", "in pretraining, which has no targets"),
-    _FieldRule(("train.retrieval_clips",), lambda program, _: program == "finetune", "in fine-tuning, after which nothing is retrieved"),
+    _FieldRule(("train.retrieval_clips",), lambda program, _: program in _TUNING, "in fine-tuning, after which nothing is retrieved"),
     _FieldRule(("train.epochs",), lambda _, config: config.train.steps, "where train.steps is given"),
     _FieldRule(("data.path",), lambda _, config: config.data.source == "builtin", "with the built-in set; give data.source=prepared"),
     _FieldRule(("data.builtin_", "data.cache_dir"), lambda _, config: config.data.source != "builtin", "where data.source isn't builtin"),
@@ -100,7 +106,7 @@ def require_used(program: str, argv: Sequence[str], args: Any = flags.FLAGS) -> 
         for name in rule.options:
             if rule.when(args, argv[1:]):
                 require_left_out([name], rule.why, args)
-    if "config" in args and not args["config"].using_default_value:
+    if "config" in args and (program == "study" or not args["config"].using_default_value):  # a study's default is a recipe
         config = cast(Config, args["config"].value)
         for name, why in unused_fields(program, config, cast(Any, args["config"]).override_values):
             raise app.UsageError(f"--config.{name} does nothing {why}; leave it out")

@@ -49,6 +49,7 @@ CASES = {
         ("config.data.path", ["--config=tiny", "--config.data.path=prepared"]),
         ("config.data.builtin_seed", ["--config=tiny", "--config.data.source=prepared", "--config.data.builtin_seed=2"]),
         ("config.data.root", ["--config=tiny", "--config.data.root=x"]),
+        ("config.data.labelled_per_class", ["--config=tiny", "--config.data.labelled_per_class=2"]),
         ("config.train.epochs", ["--config=tiny", "--config.train.steps=3", "--config.train.epochs=2"]),
         ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
     ],
@@ -59,6 +60,14 @@ CASES = {
             "config.tune.swap_pictures",
             ["--config=finetune_instruments", "--config.tune.mode=audioonly", "--config.tune.swap_pictures=0.2"],
         ),
+        ("config.data.labelled_seed", ["--config=finetune_instruments", "--config.data.labelled_seed=2"]),
+    ],
+    "study": [
+        ("config.tune.mode", ["run", "--config.tune.mode=audioonly"]),
+        ("config.data.labelled_per_class", ["run", "--config=finetune_instruments", "--config.data.labelled_per_class=3"]),
+        ("config.init_from", ["run", "--config.init_from=x"]),
+        ("config.train.workdir", ["run", "--config.train.workdir=x"]),
+        ("config.loss.temperature", ["run", "--config.loss.temperature=1"]),
     ],
 }
 USED = {
@@ -78,11 +87,12 @@ USED = {
     "finetune": [
         ["--config=finetune_instruments", "--config.tune.mode=audioonly"],
         ["--config=finetune_instruments", "--config.data.path=x"],
+        ["--config=finetune_instruments", "--config.data.labelled_per_class=4", "--config.data.labelled_seed=1"],
     ],
 }
 
 
-TRAINING = ("pretrain", "finetune")
+TRAINING = ("pretrain", "finetune", "study")
 PREPARE = ["--videos=absent", "--out=absent"]
 
 
@@ -91,7 +101,7 @@ def require_used(program: str, arguments: Sequence[str]) -> None:
     arguments = [program, *(PREPARE if program == "prepare" else ()), *arguments]
     if program in TRAINING:
         values = flags.FlagValues()
-        cli.define_config(values, arguments)
+        cli.define_config(values, arguments, "finetune_instruments" if program == "study" else "")
         unused.require_used(program, cli.parse(arguments, values), values)
         return
     with called_here(importlib.import_module(f"launch.{program}")):

@@ -20,6 +20,12 @@ def opened(folder: Path, first: int = 2, last: int = 4) -> Snapshots:
     return Snapshots(folder, lambda: {"label_names": ["a"]}, first, last)
 
 
+def save_epoch_2(folder: Path) -> None:
+    snapshots = opened(folder)
+    snapshots.epoch_ended(2, params(2.0))
+    snapshots.save_mean(20)
+
+
 def kept(folder: Path, name: str) -> tuple[int, float]:
     restored = restore_params(folder / name)
     return restored.step, float(restored.params["head.linear.bias"][0])
@@ -42,7 +48,8 @@ def test_the_best_weights_stay_through_a_restart(tmp_path: Path) -> None:
 def test_the_mean_is_that_of_its_epochs_both_ends_included(tmp_path: Path) -> None:
     snapshots, values = opened(tmp_path), (1.0, 4.0, -3.0, 11.5, 70.0)
     for epoch, value in enumerate(values, start=1):
-        snapshots.epoch_ended(epoch, 10 * epoch, params(value))
+        snapshots.epoch_ended(epoch, params(value))
+        snapshots.save_mean(10 * epoch)
     step, mean = kept(tmp_path, AVERAGED)
     assert step == 40
     assert mean == pytest.approx(np.mean(values[1:4]), rel=1e-6)
@@ -51,32 +58,37 @@ def test_the_mean_is_that_of_its_epochs_both_ends_included(tmp_path: Path) -> No
 
 def test_a_run_that_passes_epochs_again_does_not_count_them_twice(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    first.epoch_ended(2, 20, params(2.0))
-    first.epoch_ended(3, 30, params(4.0))
+    first.epoch_ended(2, params(2.0))
+    first.epoch_ended(3, params(4.0))
+    assert not (tmp_path / AVERAGED).exists()
+    first.save_mean(30)
     again = opened(tmp_path)
-    again.epoch_ended(2, 20, params(2.0))
-    again.epoch_ended(3, 30, params(4.0))
-    again.epoch_ended(4, 40, params(9.0))
+    again.epoch_ended(2, params(2.0))
+    again.epoch_ended(3, params(4.0))
+    again.epoch_ended(4, params(9.0))
+    again.save_mean(40)
     assert kept(tmp_path, AVERAGED) == (40, pytest.approx(5.0))
 
 
 def test_an_epoch_that_is_missing_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="absl"):
-        opened(tmp_path).epoch_ended(3, 30, params(4.0))
+        opened(tmp_path).epoch_ended(3, params(4.0))
     assert re.search(r"averaged .*\[\].*\[2\]", caplog.text)
 
 
 def test_a_damaged_mean_stops_the_run(tmp_path: Path) -> None:
-    opened(tmp_path).epoch_ended(2, 20, params(2.0))
+    save_epoch_2(tmp_path)
     for path in (tmp_path / AVERAGED / "20" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"averaged.*damaged"):
-        opened(tmp_path).epoch_ended(3, 30, params(2.0))
+        opened(tmp_path).epoch_ended(3, params(2.0))
 
 
 def test_no_mean_unless_asked_for(tmp_path: Path) -> None:
-    opened(tmp_path, 0, 0).epoch_ended(1, 10, params(1.0))
+    snapshots = opened(tmp_path, 0, 0)
+    snapshots.epoch_ended(1, params(1.0))
+    snapshots.save_mean(10)
     assert not (tmp_path / AVERAGED).exists()
 
 
@@ -91,12 +103,12 @@ def test_a_resumed_run_that_goes_another_way_can_still_become_better(tmp_path: P
 
 
 def test_a_mean_whose_note_is_damaged_stops_the_run(tmp_path: Path) -> None:
-    opened(tmp_path).epoch_ended(2, 20, params(2.0))
+    save_epoch_2(tmp_path)
     for path in (tmp_path / AVERAGED / "20" / "meta").rglob("*"):
         if path.is_file():
             path.write_bytes(b"{}")
     with pytest.raises(CheckpointError, match=r"averaged.*damaged"):
-        opened(tmp_path).epoch_ended(3, 30, params(2.0))
+        opened(tmp_path).epoch_ended(3, params(2.0))
 
 
 def test_what_belongs_to_no_checkpoint_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

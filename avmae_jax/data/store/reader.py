@@ -105,6 +105,12 @@ class PreparedSource:
         """Returns the ids of all clips; no record is read for them."""
         return [name.decode() for name in self.index.id[self._rows]]
 
+    @property
+    def videos(self) -> list[str]:
+        """Returns what each clip was cut from, or its id; no record is read for them."""
+        videos, ids = (column[self._rows].tolist() for column in (self.index.video, self.index.id))
+        return [(video or own).decode() for video, own in zip(videos, ids, strict=True)]
+
     def labels_of(self, index: int) -> tuple[int, ...]:
         """Returns the labels of the clip at an index; its record isn't read."""
         return tuple(self.index.labels_of(int(self._rows[index])).tolist())
@@ -157,6 +163,11 @@ class Tolerant:
         own = getattr(self._source, "ids", None)
         return [self[index].id for index in range(len(self))] if own is None else own
 
+    @property
+    def videos(self) -> list[str]:
+        """Returns what each clip of the source was cut from."""
+        return videos_of(self._source)
+
     def labels_of(self, index: int) -> tuple[int, ...]:
         """Returns the labels of the clip at an index; where the source has to be read for them, those of the next intact one."""
         own = getattr(self._source, "labels_of", None)
@@ -190,6 +201,12 @@ def ids_of(source: ClipSource) -> list[str]:
     """Returns the ids of all clips; those of a source that doesn't know them are read."""
     own = getattr(source, "ids", None)
     return [source[index].id for index in range(len(source))] if own is None else own
+
+
+def videos_of(source: ClipSource) -> list[str]:
+    """Returns what each clip was cut from; of clips that no others share a video with, that is the id."""
+    own = getattr(source, "videos", None)
+    return ids_of(source) if own is None else own
 
 
 def clips_by_id(source: ClipSource, ids: Sequence[str], split: str) -> list[Callable[[], Clip]]:
