@@ -87,11 +87,11 @@ def test_a_tuned_file_of_the_authors_answers_as_it_was_tuned(tmp_path: Path) -> 
         done = completed(launch.predict, CLIP, f"--json={tmp_path}/out.json", "--top=3", *options)
         assert done.returncode == 0, done.stderr
         (record,) = json.loads((tmp_path / "out.json").read_text())["files"]
-        return {row["label"]: row["probability"] for row in record["top"]}
+        return {row["class"]: row["probability"] for row in record["classes"]}
 
     found = probabilities(f"--model={tmp_path}/vgg.pth", *HEADS, *about)
     assert found.keys() == {*names}
-    assert sum(found.values()) == pytest.approx(1, abs=1e-5)  # by a softmax, not each class by itself
+    assert sum(found.values()) == pytest.approx(1, abs=1e-3)  # by a softmax, not each class by itself
     assert probabilities(f"--model={tmp_path}/vgg.pth", *HEADS).keys() == {"class 0", "class 1", "class 2"}
     done = completed(launch.convert, tmp_path / "vgg.pth", tmp_path / "vgg.safetensors", *HEADS, *about)
     assert done.returncode == 0, done.stderr
