@@ -1,12 +1,13 @@
 """Converts weights between PyTorch files, safetensors files and runs.
 
-    python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--audio_frames T] [--float16]
+    python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--labels_csv CSV] [--audio_frames T] [--float16]
 
 IN is the original's .pth (or .pt, .bin, .ckpt, .pth.tar), a .safetensors file with the same names, or a run's folder, its checkpoints
 folder or one step. The suffix of OUT chooses the format: one of these, or without a suffix a folder of checkpoints. Existing files are
 never overwritten. If tensors of IN are missing, unexpected or misshapen, each is listed and the exit status is 1.
 
-A .pth doesn't contain the number of heads: give it by the options if the model isn't a published one.
+A .pth doesn't contain the number of heads: give it by the options if the model isn't a published one. Of a classifier it doesn't contain
+the names of the classes, nor how it was tuned: --labels_csv, --tuned_loss and --tuned_mode say so, and a .safetensors or a folder keeps it.
 With --float16 OUT is a .safetensors of half the size, whose values are rounded.
 With --audio_frames OUT is a model for audio of that length, in steps of 10 ms; its positions are interpolated along time.
 """
@@ -20,7 +21,7 @@ from absl import app, flags
 
 from avmae_jax.errors import AvmaeError
 
-from .common import cli, runtime
+from .common import cli, model_flags, runtime
 
 if TYPE_CHECKING:
     from avmae_jax.weights.io import Weights
@@ -54,13 +55,14 @@ def main(argv: list[str]) -> None:
     import jax
 
     from avmae_jax.weights import io
+    from avmae_jax.weights.trained import completed
 
     jax.config.update("jax_platforms", "cpu")  # needs no accelerator, and shouldn't take its memory from a run
     sizes: dict[str, Any] = {name: flags.FLAGS[name].value for name in ("heads", "decoder_heads", "mel_bins", "audio_frames")}
     try:
         io.require_new(out)
         io.require_known_suffix(out)
-        found = io.read(source, **sizes)
+        found = completed(io.read(source, **sizes), source, **model_flags.class_options())
         print(f"read {source}: {describe(found)}")
         io.write(found, out, half=flags.FLAGS.float16)
     except AvmaeError as error:
@@ -72,6 +74,7 @@ def define_flags() -> None:
     """Defines the options for what a .pth doesn't contain."""
     flags.DEFINE_integer("heads", 0, "encoder heads, if IN doesn't contain them; 0: those of the published model", lower_bound=0)
     flags.DEFINE_integer("decoder_heads", 0, "decoder heads, if IN doesn't contain them; 0: those of the published model", lower_bound=0)
+    model_flags.define_class_flags()
     flags.DEFINE_integer("mel_bins", 128, "mel bins of the audio, if IN doesn't contain them", lower_bound=1)
     flags.DEFINE_bool("float16", False, "round the values to float16, which halves a .safetensors")
     flags.DEFINE_integer("audio_frames", None, "length of the audio that OUT takes, in 10 ms; as in IN if not given", lower_bound=1)

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Defines the options of this program."""
-    model_flags.define_model_flags()
+    model_flags.define_model_flags(classes=False)
     flags.DEFINE_string("data", "", "folder written by launch.prepare, or a run, whose data is taken; empty: the data of the model's run")
     flags.DEFINE_enum("given", "", ["", "both", "audio", "image"], "what each clip must have; empty: both, or else what the clips have")
     flags.DEFINE_enum("layer", "separate", ["joint", "separate"], "tokens after the joint blocks, or of the last separate block")

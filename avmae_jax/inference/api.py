@@ -113,13 +113,24 @@ class Model(Trained):
         write(Weights(self.config.model, self.classes, params, notes_of(self.config, self.label_names, self.calibration)), path)
 
 
-def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Model:
+def load(
+    path: str | Path,
+    *,
+    labels_csv: str | Path = "",
+    tuned_loss: str = "",
+    tuned_mode: str = "",
+    audio_frames: int | None = None,
+    **sizes: int,
+) -> Model:
     """Loads a trained model.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; a file (.pth, .pt, .bin, .ckpt, .safetensors) of a CAV-MAE, pretrained
         or fine-tuned, of an image MAE with its decoder, or of an AST; or "instruments12", the model in the box.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
+      tuned_loss: of a classifier's training, which a .pth doesn't store: "bce" for several classes a clip, as the original's of AudioSet
+        and the default, or "ce" for exactly one, as those of VGGSound.
+      tuned_mode: of a classifier's training, which a .pth doesn't store: "multimodal", the default, "audioonly" or "videoonly".
       audio_frames: length of the audio that the model shall take, in frames of 10 ms and a multiple of the patch: 96, 400 or 3008 for 1, 4
         or 30 s. Positions are interpolated along time. None: as in the file.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
@@ -128,7 +139,7 @@ def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | N
       WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
       DatasetError: if the names can't be read.
     """
-    found = load_trained(path, labels_csv=labels_csv, audio_frames=audio_frames, **sizes)
+    found = load_trained(path, labels_csv=labels_csv, tuned_loss=tuned_loss, tuned_mode=tuned_mode, audio_frames=audio_frames, **sizes)
     return Model(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
 
 

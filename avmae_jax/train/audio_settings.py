@@ -32,7 +32,7 @@ def settle_audio(config: Config, checkpoint: Mapping[str, Any] | None) -> None:
     for name, default in _DEFAULTS.items():
         given, there = getattr(config.data, name), known.get(name)
         if given is not None:
-            _compare(name, given, there)
+            _compare(name, given, there, config.init_from)
             continue
         chosen, source = (default, "the original's") if there is None else (there, "of the data set")
         if isinstance(saved.get(name), type(default)):
@@ -41,7 +41,7 @@ def settle_audio(config: Config, checkpoint: Mapping[str, Any] | None) -> None:
         logging.info("data.%s is %s, %s", name, chosen, source)
 
 
-def _compare(name: str, given: Any, there: Any) -> None:
+def _compare(name: str, given: Any, there: Any, init_from: str) -> None:
     """Warns of a mean or deviation that isn't the data set's, and refuses other channels: the stored audio can't be changed any more."""
     if there is None or given == there:
         return
@@ -50,8 +50,9 @@ def _compare(name: str, given: Any, there: Any) -> None:
             f"data.channels is {given}, but the data set was prepared with --channels={there}; leave it open, or prepare again"
         )
     if abs(given - there) > _TOLERATED:
-        words = "data.%s is %g, but the data set's %s has %g, which --config.data.%s=%g takes"
-        logging.warning(words, name, given, STATISTICS, there, name, there)
+        kept = f"; keep {given:g} if the weights of init_from were trained with it" if init_from else ""
+        words = "data.%s is %g, but the data set's %s has %g, which --config.data.%s=%g takes%s"
+        logging.warning(words, name, given, STATISTICS, there, name, there, kept)
 
 
 def _of_data(data: DataConfig) -> dict[str, Any]:

@@ -70,7 +70,10 @@ class Trainer:
         self._saved_at = time.monotonic()
         _, last_averaged = task.averaged_epochs
         if last_averaged > (whole := self.epochs.within(self.total_steps)):
-            raise ValueError(f"tune.average_last is {last_averaged}, but the run has {whole} whole epochs; change one of them")
+            raise ValueError(
+                f"tune.average_last is {last_averaged}, but the run has {whole} whole epochs; change one of them, or set "
+                "tune.average_first and tune.average_last to 0 for no average"
+            )
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         seed = config.train.seed  # a restored key takes the place of the one made here; device_put can't give a key to several processes

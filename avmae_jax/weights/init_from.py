@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.config import ModelConfig
+from avmae_jax.config import SIZES, ModelConfig
 from avmae_jax.errors import WeightsError, require_none
 from avmae_jax.files import require_local
 from avmae_jax.models.registry import kind_of
@@ -71,7 +71,7 @@ def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
         here, there = ({path: shape for path, shape in shapes.items() if path.startswith(f"{part}.")} for shapes in (wanted, given))
         other_form = part == "head" and here != there and (here.keys() ^ there.keys() <= _QUERY or not here.keys() & there.keys())
         if here and (not there or other_form):
-            lines.append(f"fresh: {part}, {'of other classes or of another form' if other_form else 'missing'} in the file")
+            lines.append(f"fresh: {part}, {'of other classes or of another form' if there else 'missing'} in the file")
         elif there and not here:
             lines.append(f"left out: {part}, which this model doesn't have")
         else:
@@ -91,10 +91,29 @@ def _take_all(config: ModelConfig, model: nnx.Module, path: Path) -> list[str]:
     spec, shape = kind_of(config), config.shape
     takes_audio = "audio" in spec.inputs(config)
     sizes = {"heads": shape.heads, "decoder_heads": shape.decoder_heads if spec.task == "pretraining" else 0}
-    found = io.read_uncalibrated(path, **sizes, mel_bins=config.mel_bins if takes_audio else 128)
-    for name in ("modality", "patch", *(("mel_bins",) if takes_audio else ())):
-        if (given := getattr(found.config, name)) != getattr(config, name):
-            raise WeightsError(f"holds a model whose model.{name} is {given}, this one's is {getattr(config, name)}")
+    sizes["mel_bins"] = config.mel_bins if takes_audio else 128
+    found = io.read_uncalibrated(path, **({} if path.is_dir() else sizes))
+    _require_sizes(config, found.config)
     if takes_audio:
         found = io.with_audio_frames(found, config.audio_frames)
     return take(model, found.params)
+
+
+def _require_sizes(config: ModelConfig, there: ModelConfig) -> None:
+    """Raises WeightsError, with the options that help, if the encoder of the weights has other sizes than the model's."""
+    inputs = kind_of(config).inputs(config)
+    names = ["modality", "patch", *(["mel_bins"] if "audio" in inputs else []), *(["image_size"] if "image" in inputs else [])]
+    sizes, wanted = (
+        {name: getattr(c.shape, name) for name in ("depth", "width", "heads")} | {name: getattr(c, name) for name in names}
+        for c in (there, config)
+    )
+    if not (different := [name for name in sizes if sizes[name] != wanted[name]]):
+        return
+    given = {name: sizes[name] for name in different}
+    if "width" in given and there.shape.width in (published := {size.width: size.heads for size in SIZES.values()}):
+        given["heads"] = published[there.shape.width]
+    lines = [f"model.{name} is {sizes[name]}, this one's is {wanted[name]}" for name in different]
+    options = " ".join(f"--config.model.{name}={value}" for name, value in given.items())
+    raise WeightsError(
+        f"holds a model whose {'; '.join(lines)}. Give {options}, or take a recipe of its size, for base finetune_pretrained"
+    )

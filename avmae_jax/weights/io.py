@@ -63,6 +63,7 @@ class Weights(NamedTuple):
     params: Tensors  # dotted path -> float32
     notes: Notes = Notes()
     step: int | None = None  # of the checkpoint that they were read from, if it is one of a run
+    noted: bool = True  # whether they were stored with notes; False: the notes are the original's defaults
 
 
 def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
@@ -258,7 +259,7 @@ def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, m
         config, notes = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins), Notes()
         config.validate()
     shapes = {path: leaf.shape for path, leaf in flatten(described(config, classes)).items()}
-    return Weights(config, classes, from_official(tensors, shapes), notes)
+    return Weights(config, classes, from_official(tensors, shapes), notes, noted=bool(note))
 
 
 def _from_vit(tensors: Tensors, heads: int, decoder_heads: int, mel_bins: int) -> Weights:

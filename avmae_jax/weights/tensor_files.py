@@ -39,6 +39,7 @@ _LARGEST = 1e4
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Entries that training programs put a state dict under; where there are several, the first is read.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "encoder")
+_WEB_PAGE = (b"<!doctype html", b"<html")
 _NAME = 200  # letters of a tensor's name
 _NESTED = 3  # such entries inside each other
 
@@ -66,17 +67,20 @@ def read_file(path: Path) -> tuple[Tensors, str]:
         if path.exists() and not path.is_file():
             raise WeightsError(f"{path}: is not a file; give one, or the folder of a run")
         with path.open("rb") as file:
-            if not file.read(1):
+            if not (begin := file.read(64)):
                 raise WeightsError(f"{path}: is empty (0 bytes)")
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror}") from error
+    if begin.lstrip().lower().startswith(_WEB_PAGE):
+        raise WeightsError(f"{path}: is a web page, which the server sent in place of the file; download it again in a browser")
     note = ""
     if is_torch(path):
         stored, left_out = _load_torch(path)
     elif path.suffix.lower() == SAFETENSORS:
         stored, left_out, note = _load_safetensors(path)
     else:
-        raise WeightsError(f"{path}: its suffix doesn't say which format it has; files end in {', '.join((*TORCH, SAFETENSORS))}")
+        formats = ", ".join((*TORCH, SAFETENSORS))
+        raise WeightsError(f"{path}: its suffix doesn't say which format it has; files end in {formats}; rename it")
     if left_out:
         names = some(map(_shown, left_out))
         logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), names)

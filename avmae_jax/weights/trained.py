@@ -1,12 +1,12 @@
 """Holds a trained model together with everything that is needed to apply it."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
+from absl import logging
 from flax import nnx
 
-from avmae_jax.config import Config
+from avmae_jax.config import Config, TuneConfig
 from avmae_jax.data.catalog.labels import read_labels
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.modes import Mode
@@ -57,25 +57,78 @@ class Trained:
         return "<" + "\n ".join(lines) + ">"
 
 
-def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Trained:
+def load_trained(
+    path: str | Path,
+    *,
+    labels_csv: str | Path = "",
+    tuned_loss: str = "",
+    tuned_mode: str = "",
+    audio_frames: int | None = None,
+    **sizes: int,
+) -> Trained:
     """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
-      labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
+      labels_csv: of `completed`.
+      tuned_loss: of `completed`.
+      tuned_mode: of `completed`.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
-      WeightsError: if the file can't be read, or the names are of another number of classes.
+      WeightsError: if the file can't be read, or holds another classifier than is described.
       DatasetError: if the names can't be read.
     """
-    return _made(path, io.read(path, audio_frames=audio_frames, **sizes), labels_csv)
+    found = io.read(path, audio_frames=audio_frames, **sizes)
+    return _made(path, completed(found, path, labels_csv=labels_csv, tuned_loss=tuned_loss, tuned_mode=tuned_mode))
 
 
-def load_uncalibrated(path: str | Path, *, labels_csv: str | Path = "", **sizes: int) -> Trained:
+def load_uncalibrated(
+    path: str | Path, *, labels_csv: str | Path = "", tuned_loss: str = "", tuned_mode: str = "", **sizes: int
+) -> Trained:
     """Loads a model as load_trained, without a calibration, which may be damaged or belong to other weights."""
-    return _made(path, io.read_uncalibrated(path, **sizes), labels_csv)
+    found = io.read_uncalibrated(path, **sizes)
+    return _made(path, completed(found, path, labels_csv=labels_csv, tuned_loss=tuned_loss, tuned_mode=tuned_mode))
+
+
+def completed(
+    found: io.Weights, path: str | Path, *, labels_csv: str | Path = "", tuned_loss: str = "", tuned_mode: str = ""
+) -> io.Weights:
+    """Adds what a file of the original doesn't store of a classifier, and logs what nobody has said.
+
+    Args:
+      found: the weights.
+      path: where they come from.
+      labels_csv: names of the classes, with the columns index,mid,display_name, in place of those stored in the file.
+      tuned_loss: tune.loss of the training, bce or ce; "": as stored, or else bce, as the original's of AudioSet.
+      tuned_mode: tune.mode of the training; "": as stored, or else multimodal.
+
+    Raises:
+      WeightsError: if the model has no classes, or not as many as there are names, or the file stores another loss or mode.
+      ConfigError: if there is no such loss or mode.
+      DatasetError: if the names can't be read.
+    """
+    given = {name: value for name, value in (("loss", tuned_loss), ("mode", tuned_mode)) if value}
+    if not found.classes:
+        if labels_csv or given:
+            raise WeightsError(f"{path} is a pretraining model without classes; leave out labels_csv, tuned_loss and tuned_mode")
+        return found
+    TuneConfig(**given).validate()
+    if different := [name for name, value in given.items() if found.noted and value != getattr(found.notes, name)]:
+        stored = " and ".join(f"tune.{name} {getattr(found.notes, name)}" for name in different)
+        raise WeightsError(f"{path}: stores {stored}, and tuned_{different[0]} is {given[different[0]]}; leave it out")
+    notes = dataclasses.replace(found.notes, **given)
+    if labels_csv:
+        names = read_labels(Path(labels_csv).expanduser())[1]
+        if len(names) != found.classes:
+            raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
+        notes = dataclasses.replace(notes, label_names=tuple(names))
+    if not notes.label_names:
+        logging.warning("%s doesn't name its %d classes; labels_csv, the list that it was tuned on, names them", path, found.classes)
+    if not found.noted and len(given) < 2:
+        logging.info("%s stores neither loss nor mode of its training: tuned_loss is %s, tuned_mode %s", path, notes.loss, notes.mode)
+    return found._replace(notes=notes)
 
 
 def fingerprint_of(trained: Trained) -> str:
@@ -83,12 +136,7 @@ def fingerprint_of(trained: Trained) -> str:
     return fingerprint(flatten(nnx.state(trained.module, nnx.Param)))
 
 
-def _made(path: str | Path, found: io.Weights, labels_csv: str | Path) -> Trained:
-    names: Sequence[str] = found.notes.label_names
-    if labels_csv:
-        names = read_labels(Path(labels_csv).expanduser())[1]
-        if len(names) != found.classes:
-            raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
-    names = names or [f"class {number}" for number in range(found.classes)]
+def _made(path: str | Path, found: io.Weights) -> Trained:
     notes = found.notes
-    return Trained(str(path), io.made(found), notes.config(found.config), found.classes, tuple(names), found.step, notes.calibration)
+    names = notes.label_names or tuple(f"class {number}" for number in range(found.classes))
+    return Trained(str(path), io.made(found), notes.config(found.config), found.classes, names, found.step, notes.calibration)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from avmae_jax import config_files
-from avmae_jax.config import Config, DataConfig, ModelConfig
+from avmae_jax.config import Config, DataConfig, ModelConfig, Size
 from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import AvmaeError, DatasetError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 USER_ERRORS = (AvmaeError, ValueError, OSError)  # reported in one line
 GIVEN = ("both", "audio", "image", "multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
+ABOUT = ("labels_csv", "tuned_loss", "tuned_mode")
+_RECIPES = ("finetune_instruments", "finetune_pretrained")  # for a folder of one's own: of a small model, and of the published base
 _RUN_DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
 
 
@@ -46,9 +48,23 @@ def one_line_errors() -> Iterator[None]:
 def define_model_flags(*, classes: bool = True) -> None:
     """Defines options for what a model's file doesn't contain; `classes` says whether the program names them."""
     if classes:
-        flags.DEFINE_string("labels_csv", "", "CSV with the names of the classes (index,mid,display_name), if the model's file has none")
+        define_class_flags()
     flags.DEFINE_integer("heads", 0, "encoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
     flags.DEFINE_integer("decoder_heads", 0, "decoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
+
+
+def define_class_flags() -> None:
+    """Defines options for what a .pth doesn't contain of a classifier."""
+    flags.DEFINE_string("labels_csv", "", "CSV with the names of the classes (index,mid,display_name), if the model's file has none")
+    text = "loss that a .pth was tuned with: bce, several classes a clip, as AudioSet's and if left out; ce, exactly one, as VGGSound's"
+    flags.DEFINE_enum("tuned_loss", None, ["bce", "ce"], text)
+    text = "inputs that a .pth was tuned with; multimodal if left out"
+    flags.DEFINE_enum("tuned_mode", None, ["multimodal", "audioonly", "videoonly"], text)
+
+
+def class_options() -> dict[str, str]:
+    """Returns the values of define_class_flags, for what takes them; {} in a program without them."""
+    return {name: flags.FLAGS[name].value or "" for name in ABOUT if name in flags.FLAGS}
 
 
 def define_data_flags() -> None:
@@ -61,10 +77,8 @@ def load(path: str, *, calibrated: bool = True) -> Trained:
     """Loads the model at a path, by the options of define_model_flags; raises what load_trained raises."""
     from avmae_jax.weights.trained import load_trained, load_uncalibrated
 
-    given = flags.FLAGS
-    labels_csv = given.labels_csv if "labels_csv" in given else ""
     read = load_trained if calibrated else load_uncalibrated
-    return read(path, labels_csv=labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
+    return read(path, **class_options(), heads=flags.FLAGS.heads, decoder_heads=flags.FLAGS.decoder_heads)
 
 
 def open_clips(model_path: str, needs: Needs) -> ClipSource:
@@ -101,22 +115,30 @@ def results_folder(model_path: str, name: str) -> Path:
 
 def finetune_command(path: str, model: ModelConfig) -> str:
     """Returns a command that fine-tunes the model at a path, whose sizes are `model`, on the data of its run if it lies in one."""
+    options = {name: _changes(config_files.shipped(name), path, model) for name in _RECIPES}
+    nearest = min(options, key=lambda name: len(options[name]))
+    return shlex.join(["python", "-m", "launch.finetune", "--config", nearest, *options[nearest]])
+
+
+def _changes(recipe: Config, path: str, model: ModelConfig) -> list[str]:
+    """Lists the options with which a recipe fine-tunes the model at a path."""
     from avmae_jax.models.registry import kind_of
 
-    recipe = config_files.shipped("finetune_instruments")
-    changed = {"init_from": path, "train.workdir": f"{path.rstrip('/')}_finetuned"}
-    groups: dict[str, tuple[Any, Any]] = {"model": (model, recipe.model)}
-    if run_folder(path):
-        groups["data"] = (run_config(path).data, recipe.data)
+    changed: dict[str, Any] = {"init_from": path, "train.workdir": f"{path.rstrip('/')}_finetuned"}
     kept = {"kind", *kind_of(recipe.model).head}  # what the recipe says of the classifier
-    for group, (own, given) in groups.items():
-        names = [field.name for field in dataclasses.fields(own) if field.name not in kept]
-        changed |= {f"{group}.{name}": getattr(own, name) for name in names if getattr(own, name) != getattr(given, name)}
+    sized = dataclasses.replace(recipe.model, size=model.size)
+    for field in dataclasses.fields(model):
+        name, holders = field.name, (model.shape, sized.shape) if field.name in Size._fields else (model, recipe.model)
+        own, given = (getattr(holder, name) for holder in holders)
+        if name not in kept and own != given:
+            changed[f"model.{name}"] = own
+    if run_folder(path):
+        own_data = run_config(path).data
+        changed |= {f"data.{name}": value for name, value in vars(own_data).items() if value != getattr(recipe.data, name)}
     for name, value in changed.items():
         setattr(recipe.holder(name), name.rpartition(".")[2], value)
     idle = {name for name, _ in unused_fields("finetune", recipe, changed)}
-    options = [f"--config.{name}={value}" for name, value in changed.items() if name not in idle]
-    return shlex.join(["python", "-m", "launch.finetune", "--config", "finetune_instruments", *options])
+    return [f"--config.{name}={value}" for name, value in changed.items() if name not in idle]
 
 
 def run_folder(model_path: str) -> Path | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from absl import app, flags
 
-from avmae_jax.config import Config
+from avmae_jax import config_files
+from avmae_jax.config import Config, ModelConfig
 from launch.common import cli, model_flags, unused
 from tests.support import Program, apply, called_here
 from tests.test_config import EVERY_FIELD
@@ -61,6 +62,8 @@ CASES = {
             ["--config=finetune_instruments", "--config.tune.mode=audioonly", "--config.tune.swap_pictures=0.2"],
         ),
         ("config.data.labelled_seed", ["--config=finetune_instruments", "--config.data.labelled_seed=2"]),
+        ("config.train.eval_batches", ["--config=finetune_instruments", "--config.train.eval_batches=1"]),
+        ("config.train.picture_every", ["--config=finetune_instruments", "--config.train.picture_every=5"]),
     ],
     "study": [
         ("config.tune.mode", ["run", "--config.tune.mode=audioonly"]),
@@ -152,4 +155,14 @@ def test_the_command_that_a_program_advises_is_not_refused(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     command = shlex.split(model_flags.finetune_command(str(tmp_path), config.model))
     assert {"--config.data.path=/prepared", "--config.model.depth=3"} <= {*command}
+    require_used("finetune", command[3:])
+
+
+def test_the_advised_recipe_is_the_nearest_one() -> None:
+    published = dataclasses.replace(ModelConfig(), depth=12, width=768, heads=12)  # as read from the tensors of a .pth
+    command = shlex.split(model_flags.finetune_command("cav-mae.pth", published))
+    workdir = "--config.train.workdir=cav-mae.pth_finetuned"
+    assert command[3:] == ["--config", "finetune_pretrained", "--config.init_from=cav-mae.pth", workdir]
+    small = config_files.shipped("pretrain_instruments").model
+    assert shlex.split(model_flags.finetune_command("w.pth", small))[4] == "finetune_instruments"
     require_used("finetune", command[3:])

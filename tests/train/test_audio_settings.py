@@ -49,6 +49,13 @@ def test_values_far_from_the_data_sets_are_used_with_a_warning(
     assert [field for field in ("audio_mean", "audio_std") if f"data.{field}" in caplog.text] == fields
 
 
+def test_the_warning_says_that_weights_keep_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = DataConfig(source="prepared", path=str(write(tmp_path)), audio_mean=-5.081, audio_std=3.5)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        settle_audio(Config(init_from="w.pth", data=data), None)
+    assert "keep -5.081" in caplog.text
+
+
 DAMAGED = ["{", "[" * 100_000, [], {}, {"audio_mean": 1}, MEASURED | {"audio_std": 0}, MEASURED | {"audio_mean": "x"}]
 DAMAGED += [
     '{"audio_mean": NaN, "audio_std": 1}',

@@ -35,12 +35,14 @@ def bad_files(folder: Path, official: Path) -> dict[Path, str]:
     save_bytes(folder / "integers.safetensors", {"steps": np.arange(3)})
     save_file({"a": np.ones(2, np.float32), "module.a": np.zeros(2, np.float32)}, folder / "twice.safetensors")
     (folder / "w.txt").write_bytes(content)
+    (folder / "w.pth?dl=1").write_bytes(content)
     (folder / "folder").mkdir()
     (folder / "folder" / "notes.txt").touch()
     (folder / "w.safetensors").mkdir()
     said = {"empty.safetensors": "empty", "integers.safetensors": "no floating-point", "twice.safetensors": "module.a"}
     said |= {"w.txt": ".pth, .pt, .bin, .ckpt, .pth.tar, .safetensors", "folder": "checkpoint", "w.safetensors": "checkpoint"}
-    said |= dict.fromkeys(("text.safetensors", "cut.safetensors", "cut_header.safetensors", "huge.safetensors"), "damaged")
+    said |= {"w.pth?dl=1": "rename", "text.safetensors": "web page"}
+    said |= dict.fromkeys(("cut.safetensors", "cut_header.safetensors", "huge.safetensors"), "damaged")
     return {folder / name: part for name, part in (said | {"nowhere.pth": ""}).items()}
 
 
