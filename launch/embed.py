@@ -4,8 +4,8 @@
 
 MODEL is a run, its best/, averaged/, ema/, or a file of weights, of a CAV-MAE or its classifier. FILE ends in .npz or .array_record;
 avmae_jax/inference/embedding_files.py describes its content. It is written while clips are computed and gets its name once it is complete;
-existing files are never overwritten. Audio that is longer than the model's is covered by windows, whose vectors are averaged. Without --data
-the clips are those of the model's run.
+existing files are never overwritten. Audio that is longer than the model's is covered by windows, whose vectors are averaged. Without
+--data the clips are those of the model's run.
 """
 
 from absl import app, flags

@@ -107,7 +107,7 @@ def _read(path: str | Path, heads: int, decoder_heads: int, mel_bins: int, audio
                 weights = _from_vit(tensors, heads, decoder_heads, mel_bins)
         except ValueError as error:
             raise WeightsError(f"{path}: {error}") from error
-        _log_unused(path, tensors)
+        _log_unused(path, tensors, ours=bool(note))
     stored = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
     for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
         if given not in (default, stored[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
@@ -292,10 +292,10 @@ def _require_sizes(config: ModelConfig, tensors: Tensors) -> None:
         raise WeightsError("the config that it stores is another model's:\n  " + "\n  ".join(lines))
 
 
-def _log_unused(path: Path, tensors: Tensors) -> None:
-    """Logs the norms that the original stores and never uses, which Weights leave out."""
+def _log_unused(path: Path, tensors: Tensors, *, ours: bool) -> None:
+    """Logs the norms that the original stores and never uses, which Weights leave out, of a file that was not written here."""
     unused = [name for name in tensors if is_unused(name)]
-    if unused:
+    if unused and not ours:
         logging.info("%s: %d norm tensors that the original never uses are left out: %s", path, len(unused), some(unused))
     if changed := [name for name in unused if (tensors[name] != name.endswith("weight")).any()]:
         said = "%s: %d of them are not as they are initialised, and would be written back as if they were: %s"
