@@ -8,6 +8,7 @@ part, and a full disk or a folder without permission is one clear error.
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import socket
@@ -15,7 +16,7 @@ import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from avmae_jax.errors import AvmaeError, LockedError, RemotePathError, WriteError
 
@@ -107,6 +108,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Writes a text file in UTF-8 atomically; raises WriteError."""
     write_bytes(path, content.encode())
+
+
+def plain(value: Any) -> Any:
+    """Converts a value to what JSON can hold: None for numbers that aren't finite, lists for tuples."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in cast("Sequence[Any]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 1, ascii_only: bool = True) -> None:

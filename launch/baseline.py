@@ -22,8 +22,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give one DATASET, a prepared folder or a run; there are {len(argv) - 1}", exitcode=2)
     args, path = flags.FLAGS, argv[1]
     runtime.start()
-    from avmae_jax.evals.baseline import baseline_into
-    from avmae_jax.evals.classifiers import scikit_learn
+    from avmae_jax.evals.baselines.baseline import baseline_into
+    from avmae_jax.evals.baselines.classifiers import scikit_learn
 
     from .common import baseline_tables, labelled_data
 

@@ -74,8 +74,9 @@ def train(folder: Path, test_pattern: str) -> tuple[Config, str]:
 def measure(folder: Path, config: Config, path: str) -> tuple[dict[str, Figures], Calibration]:
     """Evaluates and calibrates the classifier on the held-out clips; returns its figures by what it is given, and its calibration."""
     from avmae_jax.data.sources import open_source
-    from avmae_jax.evals.calibrating import calibrate
-    from avmae_jax.evals.classification import View, evaluate_views
+    from avmae_jax.evals.calibration.calibrate import calibrate
+    from avmae_jax.evals.classification import evaluate_views
+    from avmae_jax.evals.views import View
     from avmae_jax.weights.box import Figures
     from avmae_jax.weights.calibration import from_json
     from avmae_jax.weights.trained import load_uncalibrated

@@ -28,9 +28,9 @@ from .common import cli, model_flags, runtime, views
 
 def fit_modes(path: str, given: list[str]) -> dict[str, Any]:
     """Fits the calibration of the chosen modes, and returns the content of calibration.json; raises model_flags.USER_ERRORS."""
-    from avmae_jax.evals.calibrating import calibrate
-    from avmae_jax.evals.classification import View, common_needs
+    from avmae_jax.evals.calibration.calibrate import calibrate
     from avmae_jax.evals.origin import Origin
+    from avmae_jax.evals.views import View, common_needs
 
     args, trained = flags.FLAGS, model_flags.load(path, calibrated=False)
     modes = views.modes_of(trained, given)

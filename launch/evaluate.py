@@ -47,8 +47,9 @@ def define_flags() -> None:
 
 def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[Frames]) -> list[dict[str, Any]]:
     """Evaluates every view and returns the contents of their evaluation.json; raises model_flags.USER_ERRORS."""
-    from avmae_jax.evals.classification import common_needs, evaluate_views, views_of
+    from avmae_jax.evals.classification import evaluate_views
     from avmae_jax.evals.origin import Origin
+    from avmae_jax.evals.views import common_needs, views_of
 
     args, trained = flags.FLAGS, model_flags.load(path)
     modes = views.modes_of(trained, given)

@@ -22,16 +22,16 @@ from .common import cli, labelled_data, model_flags, runtime
 
 if TYPE_CHECKING:
     from avmae_jax.data.clip import ClipSource
-    from avmae_jax.evals.labelled import Labelled
+    from avmae_jax.evals.baselines.labelled import Labelled
 
 
 def measure(path: str, out: Path) -> dict[str, Any]:
     """Probes the model at a path and writes OUT/probe.json; raises model_flags.USER_ERRORS."""
-    from avmae_jax.evals.classification import plain
-    from avmae_jax.evals.classifiers import scikit_learn
-    from avmae_jax.evals.labelled import warning_of
-    from avmae_jax.evals.probe import Pool, probe, probes_of
-    from avmae_jax.evals.probe_features import edition_of, stored_features
+    from avmae_jax.evals.baselines.classifiers import scikit_learn
+    from avmae_jax.evals.baselines.labelled import warning_of
+    from avmae_jax.evals.baselines.probe import Pool, probe, probes_of
+    from avmae_jax.evals.baselines.probe_features import edition_of, stored_features
+    from avmae_jax.files import plain
     from avmae_jax.inference.token_features import Layer, TokenFeatures
 
     args = flags.FLAGS

@@ -37,9 +37,10 @@ def define_flags() -> None:
 
 def make_missing(run: RunFolder) -> None:
     """Evaluates a classifier, or the retrieval of a pretraining run, unless its results are there; raises model_flags.USER_ERRORS."""
-    from avmae_jax.evals.classification import common_needs, evaluate_views, require_classifier, views_of
+    from avmae_jax.evals.classification import evaluate_views
     from avmae_jax.evals.origin import Origin
     from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
+    from avmae_jax.evals.views import common_needs, require_classifier, views_of
     from avmae_jax.inference.embed import DatasetEmbedder
     from avmae_jax.models.modes import learned
     from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL

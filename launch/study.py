@@ -35,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
 
 def wanted(run: str) -> Study:
     """Returns what the options ask for; raises UsageError, or model_flags.USER_ERRORS."""
-    from avmae_jax.evals.classifiers import scikit_learn
+    from avmae_jax.evals.baselines.classifiers import scikit_learn
     from avmae_jax.train.study import BASELINE, PRETRAINED, PROBE, SCRATCH, Study
 
     args = flags.FLAGS

@@ -18,7 +18,7 @@ ONLY_HERE = {  # a library -> where it may be imported
     "torch": ("avmae_jax.weights.tensor_files", "parity"),
     "orbax": ("avmae_jax.checkpoint",),
     "matplotlib": ("avmae_jax.plots",),
-    "sklearn": ("avmae_jax.evals.classifiers", "parity"),
+    "sklearn": ("avmae_jax.evals.baselines.classifiers", "parity"),
 }
 SHARED_PROGRAMS = ("launch.common", "launch.benchmarks")
 
@@ -151,7 +151,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         ("avmae_jax/weights/io.py", "importlib.import_module('torch')", "torch", "only .*tensor_files and parity"),
         ("avmae_jax/train/loop.py", "import orbax.checkpoint as ocp", "orbax.checkpoint", "only avmae_jax.checkpoint"),
         ("avmae_jax/report/html.py", "from matplotlib import cm", "matplotlib", "only avmae_jax.plots"),
-        ("avmae_jax/evals/scores.py", "from sklearn.svm import SVC", "sklearn.svm", "only avmae_jax.evals.classifiers"),
+        ("avmae_jax/evals/scores.py", "from sklearn.svm import SVC", "sklearn.svm", "only avmae_jax.evals.baselines.classifiers"),
         ("avmae_jax/config/run.py", "import avmae_jax", "avmae_jax", "config is below avmae_jax"),
         ("avmae_jax/utils/x.py", "import avmae_jax.config", "avmae_jax.config", "utils has no place"),
         ("launch/report.py", "from launch import evaluate", "launch.evaluate", "programs don't import each other"),

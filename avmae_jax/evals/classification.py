@@ -7,26 +7,23 @@ Axis letters: N clips, C classes.
 
 import dataclasses
 import importlib.metadata
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from avmae_jax.config import Modality
-from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.evals.confidence import Confidence, rate
+from avmae_jax.evals.calibration.confidence import Confidence, rate
 from avmae_jax.evals.few_clips import few_clips
 from avmae_jax.evals.intervals import intervals
 from avmae_jax.evals.matching import Matched, match_classes
 from avmae_jax.evals.origin import UNKNOWN, Origin
 from avmae_jax.evals.scores import Evaluation, clip_losses, evaluate_scores, worst_mistakes
-from avmae_jax.files import write_json
+from avmae_jax.evals.views import AS_TUNED, View, require_classifier
+from avmae_jax.files import plain, write_json
 from avmae_jax.inference.forward import BATCH, Classify, Logits, Scores, scores_of
-from avmae_jax.models.modes import Mode
 from avmae_jax.plots import calibration, classification
 from avmae_jax.plots.classification import Mistake
 from avmae_jax.weights.calibration import of_mode
@@ -43,23 +40,6 @@ PLOTS = (
 _LIBRARIES = ("avmae-jax", "flax", "jax", "numpy", "scipy")
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """Describes one way of giving clips to a classifier."""
-
-    mode: Mode | None = None  # what the classifier is given; None: what it was tuned on
-    frames: Frames = "middle"  # "first" | "middle" | "all"; the probabilities of all frames are averaged
-    crops: int = 1  # crops of audio that is longer than the model's, whose probabilities are averaged
-
-    @property
-    def name(self) -> str:
-        """Names the view's folder."""
-        return f"{self.mode}_{self.frames}"
-
-
-AS_TUNED = View()
-
-
 class _MeasuredView(NamedTuple):
     """Holds a view with what its evaluation found."""
 
@@ -68,24 +48,6 @@ class _MeasuredView(NamedTuple):
     evaluation: Evaluation
     confidence: Confidence
     result: dict[str, Any]  # what its evaluation.json holds
-
-
-def views_of(modes: Sequence[Mode], frames: Sequence[Frames], crops: int = 1) -> list[View]:
-    """Combines modes with choices of frames; a mode without the image gets one view."""
-    return [View(mode, shown, crops) for mode in modes for shown in (frames if "image" in mode.inputs else frames[:1])]
-
-
-def common_needs(modes: Sequence[Mode]) -> Modality:
-    """Returns what a clip must have to be classified in all modes."""
-    needs: set[Modality] = {mode.given for mode in modes}
-    return "both" if len(needs) > 1 else needs.pop()
-
-
-def require_classifier(trained: Trained) -> Mode:
-    """Returns the mode in which a classifier was tuned; raises ValueError for another kind of model."""
-    if trained.tuned is None:
-        raise ValueError(f"{trained.path} is a {trained.spec.title}, no classifier; give a run of launch.finetune, or its weights")
-    return trained.tuned
 
 
 def evaluate_views(
@@ -209,15 +171,6 @@ def _draw(out: Path, measured: _MeasuredView, source: ClipSource, trained: Train
     worst = worst_mistakes(scores, trained.config.tune.loss)
     mistakes = [_mistake(scores, index, names, _clip(source, index, scores.ids[index])) for index in worst[:SHOWN_MISTAKES]]
     classification.mistakes(out / PLOTS[2], mistakes, heading=f"{heading}: {len(worst)} of {found.clips} clips mistaken")
-
-
-def plain(value: Any) -> Any:
-    """Converts a value to what JSON can hold: None for numbers that aren't finite, lists for tuples."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in cast("Sequence[Any]", value)]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _distinct(found: Logits) -> Logits:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avmae_jax.evals.baseline import FIGURES, best_for, verdict
+from avmae_jax.evals.baselines.baseline import FIGURES, best_for, verdict
 from avmae_jax.evals.intervals import NOTE
 from avmae_jax.evals.intervals import shown as shown_with
 from avmae_jax.report.html import folded, image_file, missing, paragraph, table, words

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.errors import DatasetError
-from avmae_jax.evals.baseline import read_baselines
+from avmae_jax.evals.baselines.baseline import read_baselines
 from avmae_jax.plots import curves
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.snapshots import MEANS

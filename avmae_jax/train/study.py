@@ -25,13 +25,12 @@ from avmae_jax.data.drawing import videos_by_class
 from avmae_jax.data.sources import open_source
 from avmae_jax.data.store.reader import ids_of, labels_of
 from avmae_jax.errors import ConfigError, DatasetError
-from avmae_jax.evals.baseline import measure, read_statistics_of
-from avmae_jax.evals.classification import plain
-from avmae_jax.evals.labelled import Labelled
+from avmae_jax.evals.baselines.baseline import measure, read_statistics_of
+from avmae_jax.evals.baselines.labelled import Labelled
+from avmae_jax.evals.baselines.probe import probe
+from avmae_jax.evals.baselines.probe_features import edition_of, stored_features
 from avmae_jax.evals.learning_curve import FIGURES, PICTURE, STUDY, Cell, StudyFile, curves
-from avmae_jax.evals.probe import probe
-from avmae_jax.evals.probe_features import edition_of, stored_features
-from avmae_jax.files import OnProgress, locked, write_json
+from avmae_jax.files import OnProgress, locked, plain, write_json
 from avmae_jax.inference.token_features import TokenFeatures
 from avmae_jax.models import registry
 from avmae_jax.plots.learning_curve import draw_curves

@@ -1,7 +1,7 @@
 """Keeps what makes a classifier's probabilities mean what they say: a temperature for each mode, and a threshold for each class.
 
 A run keeps them as calibration.json beside the steps of the weights that they belong to (checkpoints/, best/, averaged/, ema/), a file of
-weights as FILE_calibration.json or in its own notes. evals/calibration.py fits them.
+weights as FILE_calibration.json or in its own notes. evals/calibration/temperature.py fits them.
 """
 
 import dataclasses

@@ -45,7 +45,7 @@ def classes(row: Mapping[str, Any]) -> Table:
 
 def known(data: str, model: str, given: str = "") -> dict[str, Any] | None:
     """Reads the baselines of a data set or of a model's run; names a damaged file in the log, and raises DatasetError for a `given` one."""
-    from avmae_jax.evals.baseline import read_baselines
+    from avmae_jax.evals.baselines.baseline import read_baselines
 
     try:
         return read_baselines(data, model_flags.run_folder(model), given)
@@ -67,7 +67,7 @@ def views_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def print_comparison(console: Console, views: Sequence[Mapping[str, Any]], found: Mapping[str, Any] | None) -> None:
     """Prints the best baseline beside each view of an evaluation, and whether the view beats it; or how to measure baselines."""
-    from avmae_jax.evals.baseline import FIGURES, best_for, verdict
+    from avmae_jax.evals.baselines.baseline import FIGURES, best_for, verdict
 
     pairs = [(view, best) for view in views if found and (best := best_for(view, found))]
     if not pairs:

@@ -58,6 +58,6 @@ def open_splits(data: DataConfig, given: str = "") -> tuple[Modality, ClipSource
 
 def baseline_file(data: DataConfig, run: str) -> Path:
     """Returns the place of baseline.json: in the folder of prepared clips, or in the run whose data has no folder of its own."""
-    from avmae_jax.evals.baseline import BASELINE
+    from avmae_jax.evals.baselines.baseline import BASELINE
 
     return (Path(data.path) if data.source == "prepared" else Path(run)).expanduser() / BASELINE

@@ -29,7 +29,7 @@ def crops_of_run(path: str) -> int:
 
 def modes_of(trained: Trained, given: Sequence[str]) -> list[Mode]:
     """Returns the modes that are chosen, or all that a classifier's tuning prepares for; raises ValueError for another kind of model."""
-    from avmae_jax.evals.classification import require_classifier
+    from avmae_jax.evals.views import require_classifier
     from avmae_jax.models.modes import find_mode, learned
 
     tuned = require_classifier(trained)

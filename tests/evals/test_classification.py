@@ -15,10 +15,11 @@ from PIL import Image
 from avmae_jax.config import Config, Modality, TuneConfig
 from avmae_jax.data.batches import Frames
 from avmae_jax.data.clip import Clip
-from avmae_jax.evals.classification import PLOTS, View, evaluate_into, evaluate_views, plain, require_classifier, views_of
+from avmae_jax.evals.classification import PLOTS, evaluate_into, evaluate_views
 from avmae_jax.evals.origin import Origin
 from avmae_jax.evals.scores import evaluate_scores
-from avmae_jax.files import write_json
+from avmae_jax.evals.views import View, require_classifier, views_of
+from avmae_jax.files import plain, write_json
 from avmae_jax.inference.forward import Classify
 from avmae_jax.models.modes import MULTIMODAL, Mode, find_mode
 from avmae_jax.models.registry import Model

@@ -11,8 +11,8 @@ from flax import nnx
 
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
-from avmae_jax.evals import probe_features
-from avmae_jax.evals.probe_features import stored_features
+from avmae_jax.evals.baselines import probe_features
+from avmae_jax.evals.baselines.probe_features import stored_features
 from avmae_jax.inference.attentive import attentive, with_mask
 from avmae_jax.inference.embed import DatasetEmbedder
 from avmae_jax.inference.token_features import TokenFeatures

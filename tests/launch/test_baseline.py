@@ -13,8 +13,8 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
-from avmae_jax.evals.classifiers import LOGISTIC, NEIGHBOURS
-from avmae_jax.evals.cross_validation import Family
+from avmae_jax.evals.baselines.classifiers import LOGISTIC, NEIGHBOURS
+from avmae_jax.evals.baselines.cross_validation import Family
 from avmae_jax.weights.io import write
 from avmae_jax.weights.notes import Notes
 from launch import baseline, evaluate, probe
@@ -44,9 +44,9 @@ def prepared(folder: Path, prefix: str = "", names: list[str] = NAMES) -> Path:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Family(LOGISTIC.name, LOGISTIC.settings[5:7], LOGISTIC.predict)
-    monkeypatch.setattr("avmae_jax.evals.baseline.FAMILIES", (quick,))
+    monkeypatch.setattr("avmae_jax.evals.baselines.baseline.FAMILIES", (quick,))
     near = Family(NEIGHBOURS.name, NEIGHBOURS.settings[-2:], NEIGHBOURS.predict)
-    monkeypatch.setattr("avmae_jax.evals.probe.PROBES", {"linear": quick, "neighbours": near})
+    monkeypatch.setattr("avmae_jax.evals.baselines.probe.PROBES", {"linear": quick, "neighbours": near})
 
 
 @pytest.fixture(scope="module")

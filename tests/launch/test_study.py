@@ -18,8 +18,8 @@ from avmae_jax.data.store.jobs import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import ids_of
 from avmae_jax.data.store.writer import write_dataset
-from avmae_jax.evals.classifiers import LOGISTIC
-from avmae_jax.evals.cross_validation import Family
+from avmae_jax.evals.baselines.classifiers import LOGISTIC
+from avmae_jax.evals.baselines.cross_validation import Family
 from avmae_jax.report.build import report
 from avmae_jax.train.study import lengthened
 from avmae_jax.weights.io import write
@@ -66,8 +66,8 @@ def prepared(folder: Path, prefix: str = "", test: int = 6) -> Path:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Family(LOGISTIC.name, LOGISTIC.settings[5:7], LOGISTIC.predict)
-    monkeypatch.setattr("avmae_jax.evals.baseline.FAMILIES", (quick,))
-    monkeypatch.setattr("avmae_jax.evals.probe.PROBES", {"linear": quick})
+    monkeypatch.setattr("avmae_jax.evals.baselines.baseline.FAMILIES", (quick,))
+    monkeypatch.setattr("avmae_jax.evals.baselines.probe.PROBES", {"linear": quick})
 
 
 class Tuner:

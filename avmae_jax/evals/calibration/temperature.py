@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 from avmae_jax.config import Config
+from avmae_jax.evals.calibration.thresholds import best_thresholds, filled
 from avmae_jax.evals.scores import clip_losses
-from avmae_jax.evals.thresholds import best_thresholds, filled
 from avmae_jax.inference.forward import Logits, Scores, scores_of
 from avmae_jax.weights.calibration import ModeCalibration
 

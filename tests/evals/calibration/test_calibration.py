@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from avmae_jax.config import Config, TuneConfig
-from avmae_jax.evals.calibration import cross_fitted, fit, fit_temperature, is_at_bound
-from avmae_jax.evals.reliability import reliability
+from avmae_jax.evals.calibration.reliability import reliability
+from avmae_jax.evals.calibration.temperature import cross_fitted, fit, fit_temperature, is_at_bound
 from avmae_jax.inference.forward import Logits, Scores, scores_of
 
 CE, BCE = (Config(tune=TuneConfig(loss=loss)) for loss in ("ce", "bce"))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avmae_jax.evals.labelled import Labelled
+from avmae_jax.evals.baselines.labelled import Labelled
 from avmae_jax.evals.metrics import average_precision
 
 FOLDS = 6

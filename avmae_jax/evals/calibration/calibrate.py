@@ -8,14 +8,15 @@ import numpy as np
 from absl import logging
 
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.evals.calibration import COLDEST, HOTTEST, cross_fitted, fit, is_at_bound
-from avmae_jax.evals.classification import View, plain, require_classifier
+from avmae_jax.evals.calibration.reliability import reliability
+from avmae_jax.evals.calibration.temperature import COLDEST, HOTTEST, cross_fitted, fit, is_at_bound
+from avmae_jax.evals.calibration.thresholds import f1
 from avmae_jax.evals.few_clips import few_clips
 from avmae_jax.evals.matching import match_classes
 from avmae_jax.evals.origin import UNKNOWN, Origin
-from avmae_jax.evals.reliability import reliability
 from avmae_jax.evals.scores import clip_losses
-from avmae_jax.evals.thresholds import f1
+from avmae_jax.evals.views import View, require_classifier
+from avmae_jax.files import plain
 from avmae_jax.inference.forward import BATCH, Classify, Logits, scores_of
 from avmae_jax.weights.calibration import Calibration, ModeCalibration, hash_of_ids, to_json
 from avmae_jax.weights.trained import Trained, fingerprint_of

@@ -12,11 +12,11 @@ import pytest
 
 from avmae_jax.data.clip import Clip
 from avmae_jax.errors import AvmaeError, DatasetError
-from avmae_jax.evals.baseline import BASELINE, baseline_into, best_for, measure, read_baselines, verdict
-from avmae_jax.evals.classifiers import FOREST, LOGISTIC, NEIGHBOURS, scikit_learn
-from avmae_jax.evals.clip_statistics import COEFFICIENTS, audio_statistics, image_statistics
-from avmae_jax.evals.cross_validation import Chosen, Family, Fit, cross_validated, fold_of_clips, fused
-from avmae_jax.evals.labelled import Labelled, for_fitting, read_labelled, warning_of
+from avmae_jax.evals.baselines.baseline import BASELINE, baseline_into, best_for, measure, read_baselines, verdict
+from avmae_jax.evals.baselines.classifiers import FOREST, LOGISTIC, NEIGHBOURS, scikit_learn
+from avmae_jax.evals.baselines.clip_statistics import COEFFICIENTS, audio_statistics, image_statistics
+from avmae_jax.evals.baselines.cross_validation import Chosen, Family, Fit, cross_validated, fold_of_clips, fused
+from avmae_jax.evals.baselines.labelled import Labelled, for_fitting, read_labelled, warning_of
 from tests.support import Clips
 
 pytest.importorskip("sklearn")
@@ -170,7 +170,9 @@ def test_a_single_class_in_a_fold_is_predicted_alone() -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avmae_jax.evals.baseline.FAMILIES", (Family("logistic regression", LOGISTIC.settings[5:7], LOGISTIC.predict),))
+    monkeypatch.setattr(
+        "avmae_jax.evals.baselines.baseline.FAMILIES", (Family("logistic regression", LOGISTIC.settings[5:7], LOGISTIC.predict),)
+    )
 
 
 @pytest.mark.usefixtures("fast")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from avmae_jax.errors import AvmaeError
-from avmae_jax.evals.cross_validation import Family, Fit, Setting
+from avmae_jax.evals.baselines.cross_validation import Family, Fit, Setting
 
 _TREES = 300
 _ITERATIONS = 2_000

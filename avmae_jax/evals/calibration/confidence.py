@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avmae_jax.evals.calibration import cross_fitted
-from avmae_jax.evals.reliability import Reliability, reliability
-from avmae_jax.evals.thresholds import f1
+from avmae_jax.evals.calibration.reliability import Reliability, reliability
+from avmae_jax.evals.calibration.temperature import cross_fitted
+from avmae_jax.evals.calibration.thresholds import f1
 from avmae_jax.inference.forward import Logits, scores_of
 from avmae_jax.models.modes import Mode
 from avmae_jax.weights.calibration import hash_of_ids

@@ -17,14 +17,13 @@ from avmae_jax.config import Modality
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import DatasetError, first_line
-from avmae_jax.evals.classification import plain
-from avmae_jax.evals.classifiers import FOREST, LOGISTIC
-from avmae_jax.evals.clip_statistics import clip_statistics
-from avmae_jax.evals.cross_validation import Chosen, Fit, cross_validated, fold_of_clips, fused, mean_precision
+from avmae_jax.evals.baselines.classifiers import FOREST, LOGISTIC
+from avmae_jax.evals.baselines.clip_statistics import clip_statistics
+from avmae_jax.evals.baselines.cross_validation import Chosen, Fit, cross_validated, fold_of_clips, fused, mean_precision
+from avmae_jax.evals.baselines.labelled import Labelled, for_fitting, is_exclusive, read_labelled, warning_of
 from avmae_jax.evals.intervals import intervals, shown
-from avmae_jax.evals.labelled import Labelled, for_fitting, is_exclusive, read_labelled, warning_of
 from avmae_jax.evals.scores import evaluate_scores
-from avmae_jax.files import OnProgress, write_json
+from avmae_jax.files import OnProgress, plain, write_json
 from avmae_jax.inference.forward import Scores
 from avmae_jax.models.modes import find_mode
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmae_jax.evals.thresholds import UNKNOWN, best_thresholds, f1, filled
+from avmae_jax.evals.calibration.thresholds import UNKNOWN, best_thresholds, f1, filled
 
 
 def test_a_threshold_lies_midway_below_the_last_clip_that_it_names() -> None:

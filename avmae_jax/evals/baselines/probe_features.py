@@ -18,7 +18,7 @@ from absl import logging
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.store.reader import ids_of, labels_of
-from avmae_jax.evals.labelled import Labelled, Row, gathered, require_classes
+from avmae_jax.evals.baselines.labelled import Labelled, Row, gathered, require_classes
 from avmae_jax.files import OnProgress, replacing
 from avmae_jax.inference.attentive import with_mask
 from avmae_jax.inference.embed import fingerprint

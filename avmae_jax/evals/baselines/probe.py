@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from avmae_jax.evals.baseline import rated
-from avmae_jax.evals.classifiers import LOGISTIC, NEIGHBOURS
-from avmae_jax.evals.cross_validation import Chosen, Family, Fit, Setting, cross_validated, fold_of_clips, fused, mean_precision
-from avmae_jax.evals.labelled import Labelled, for_fitting, is_exclusive
+from avmae_jax.evals.baselines.baseline import rated
+from avmae_jax.evals.baselines.classifiers import LOGISTIC, NEIGHBOURS
+from avmae_jax.evals.baselines.cross_validation import Chosen, Family, Fit, Setting, cross_validated, fold_of_clips, fused, mean_precision
+from avmae_jax.evals.baselines.labelled import Labelled, for_fitting, is_exclusive
 from avmae_jax.inference.attentive import attentive
 from avmae_jax.inference.token_features import TOKENS
 
