@@ -20,7 +20,7 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights import io
 from avmae_jax.weights.build import set_params
 from avmae_jax.weights.official import is_official
-from avmae_jax.weights.tensor_files import read_tensors
+from avmae_jax.weights.tensor_files import is_torch, read_tensors
 from avmae_jax.weights.vit import initialise
 
 _PARTS = ("decoder", "head")  # either the model or the file may lack them
@@ -90,7 +90,8 @@ def _take_all(config: ModelConfig, model: nnx.Module, path: Path) -> list[str]:
     """Sets parameters to those of a run or an official file. What no tensor shows, such as the number of heads, must agree."""
     spec, shape = kind_of(config), config.shape
     takes_audio = "audio" in spec.inputs(config)
-    sizes = {"heads": shape.heads, "decoder_heads": shape.decoder_heads if spec.task == "pretraining" else 0}
+    unstored = (config.decoder_heads or 0) if is_torch(path) else 0  # a classifier leaves the decoder out, however many heads it has
+    sizes = {"heads": shape.heads, "decoder_heads": shape.decoder_heads if spec.task == "pretraining" else unstored}
     sizes["mel_bins"] = config.mel_bins if takes_audio else 128
     found = io.read_uncalibrated(path, **({} if path.is_dir() else sizes))
     _require_sizes(config, found.config)

@@ -40,9 +40,15 @@ def authors_file(path: Path, kind: str, classes: int = 0) -> dict[str, np.ndarra
     return params
 
 
-def tuned(folder: Path, cache_dir: Path, **changes: Any) -> Path:
+def tuned(folder: Path, **changes: Any) -> Path:
     """Tunes folder/authors.pth by the shipped recipe, at the small size and on the built-in set."""
-    small = TINY | {"data.source": "builtin", "data.path": "", "data.cache_dir": str(cache_dir), "augment.specaug_time": 16, "mesh.data": 1}
+    small = TINY | {
+        "data.source": "builtin",
+        "data.path": "",
+        "data.cache_dir": str(folder / "cache"),
+        "augment.specaug_time": 16,
+        "mesh.data": 1,
+    }
     small |= {"init_from": str(folder / "authors.pth"), "train.steps": 6, "train.workdir": str(folder / "run")}
     config = apply(shipped("finetune_pretrained"), small | {name.replace("__", "."): value for name, value in changes.items()})
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
@@ -53,9 +59,9 @@ def tuned(folder: Path, cache_dir: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.slow
-def test_the_authors_pretrained_file_becomes_a_calibrated_classifier(tmp_path: Path, cache_dir: Path) -> None:
+def test_the_authors_pretrained_file_becomes_a_calibrated_classifier(tmp_path: Path) -> None:
     given = authors_file(tmp_path / "authors.pth", "cavmae")
-    run = tuned(tmp_path, cache_dir)
+    run = tuned(tmp_path)
     model = av.load(run)
     assert (model.kind, model.config.tune.loss, model.config.data.normalisation) == ("cavmae_classifier", "ce", (-5.081, 4.4849))
     after = flatten(nnx.state(model.module, nnx.Param))
@@ -68,9 +74,9 @@ def test_the_authors_pretrained_file_becomes_a_calibrated_classifier(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_frozen_encoder_stays_that_of_the_file(tmp_path: Path, cache_dir: Path) -> None:
+def test_a_frozen_encoder_stays_that_of_the_file(tmp_path: Path) -> None:
     given = authors_file(tmp_path / "authors.pth", "cavmae")
-    after = flatten(nnx.state(av.load(tuned(tmp_path, cache_dir, tune__freeze_base=True)).module, nnx.Param))
+    after = flatten(nnx.state(av.load(tuned(tmp_path, tune__freeze_base=True)).module, nnx.Param))
     for name in given.keys() & after.keys():
         np.testing.assert_array_equal(after[name], given[name], err_msg=name)
     assert np.abs(after["head.linear.bias"]).max() > 0
