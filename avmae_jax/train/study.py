@@ -266,5 +266,7 @@ def lengthened(config: Config, clips: int, least_steps: int) -> Config:
     if tune.average_last:
         epochs = Epochs(per_epoch)
         tune.average_last = min(math.floor(tune.average_last * factor), epochs.within(epochs.total_steps(config.train)))
-        tune.average_first = min(math.floor((tune.average_first - 1) * factor) + 1, tune.average_last)
+        first = math.floor((tune.average_first - 1) * factor) + 1
+        first = epochs.ended_at(max(1, round(first * per_epoch)))  # of epochs shorter than a step, one that is seen to end
+        tune.average_first = min(first, tune.average_last)
     return config
