@@ -49,13 +49,19 @@ def tuned(folder: Path, **changes: Any) -> Path:
         "augment.specaug_time": 16,
         "mesh.data": 1,
     }
-    small |= {"init_from": str(folder / "authors.pth"), "train.steps": 6, "train.workdir": str(folder / "run")}
+    small |= {
+        "init_from": str(folder / "authors.pth"),
+        "train.steps": 6,
+        "tune.average_first": 1,
+        "tune.average_last": 1,
+        "train.workdir": str(folder / "run"),
+    }
     config = apply(shipped("finetune_pretrained"), small | {name.replace("__", "."): value for name, value in changes.items()})
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
         summary = av.finetune(config)
     assert summary
     assert summary["steps"] == 6
-    return folder / "run"
+    return folder / "run/averaged"
 
 
 @pytest.mark.slow
