@@ -109,6 +109,7 @@ def main(argv: list[str]) -> None:
     cli.no_arguments(argv)
     args = flags.FLAGS
     runtime.start()
+    runtime.cache_programs()
     with model_flags.one_line_errors():
         from avmae_jax.data.catalog.generated import count_generated
         from avmae_jax.data.sources import open_source

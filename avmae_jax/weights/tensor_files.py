@@ -251,7 +251,7 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "", *, half: bool = F
         kind = "F16" if half else "F32"
         entries = ((name, kind, tensor.shape, np.ascontiguousarray(tensor)) for name, tensor in sorted(tensors.items()))
         content = save(tensors, {"format": "pt", _NOTE: note, _SUM: _checksum(note, entries)})  # other libraries look for "format"
-        write_new(path, lambda unfinished: unfinished.write_bytes(content))
+        write_new(path, lambda unfinished: unfinished.write_bytes(_ordered(content)))
         return
     torch = _torch(path)
     copies = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
@@ -259,6 +259,16 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "", *, half: bool = F
     content = io.BytesIO()  # torch would hide the system's error behind one of its own, and stores the name of a file inside it
     torch.save(copies, content)
     write_new(path, lambda unfinished: unfinished.write_bytes(content.getbuffer()))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Sorts the metadata of a safetensors file, which the library writes in a random order: the same tensors give the same bytes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def _torch(path: Path) -> Any:

@@ -59,6 +59,12 @@ def test_weights_and_config_are_the_same_in_every_format(name: str, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run", "w.safetensors"]
 
 
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    for turn in range(5):
+        write(made(ODD, 3), tmp_path / f"{turn}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_float16_is_half_the_size_and_rounds_each_value(tmp_path: Path) -> None:
     want = VARIANTS["late fusion"]
     write(want, tmp_path / "whole.safetensors")
