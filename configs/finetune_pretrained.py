@@ -5,9 +5,9 @@ The clips are those of the folder `prepared`; `--config.data.path=DATASET` names
 head alone.
 
 Nothing here was measured: the authors' weights can't be had where this was written. The recipe is the published one for the smallest set,
-AudioSet-20K (Gong et al., arXiv 2210.07839, table 8, and the authors' script, which adds noise and a roll in time), with three changes.
+AudioSet-20K (Gong et al., arXiv 2210.07839, and the authors' script, which adds noise and a roll in time), with three changes.
 Each clip has one class, so the loss is a softmax, as published for VGGSound. A batch is smaller, so that so few clips make a few hundred
-updates. Lower blocks learn more slowly, as published for the tuning of an image MAE (He et al., arXiv 2111.06377, table 9).
+updates. Lower blocks learn more slowly, as published for the tuning of an image MAE (He et al., arXiv 2111.06377, appendix A).
 """
 
 from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Config

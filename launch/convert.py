@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     try:
         io.require_new(out)
         io.require_known_suffix(out)
-        found = completed(io.read(source, **sizes), source, **model_flags.class_options())
+        found = completed(io.read(source, **sizes), source, model_flags.about_classes())
         print(f"read {source}: {describe(found)}")
         io.write(found, out, half=flags.FLAGS.float16)
     except AvmaeError as error:

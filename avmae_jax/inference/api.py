@@ -20,7 +20,7 @@ from avmae_jax.inference.windows import Medium, of_file, of_parts
 from avmae_jax.trees import flatten
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import notes_of
-from avmae_jax.weights.trained import Trained, load_trained
+from avmae_jax.weights.trained import About, Trained, load_trained
 
 Media = str | Path
 Array = np.ndarray | str | Path
@@ -139,7 +139,8 @@ def load(
       WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
       DatasetError: if the names can't be read.
     """
-    found = load_trained(path, labels_csv=labels_csv, tuned_loss=tuned_loss, tuned_mode=tuned_mode, audio_frames=audio_frames, **sizes)
+    about = About(labels_csv, tuned_loss, tuned_mode)
+    found = load_trained(path, about=about, audio_frames=audio_frames, **sizes)
     return Model(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
 
 

@@ -20,13 +20,16 @@ _KEPT_WIDTHS, _KEPT_HIDDEN = 16, 4
 _USABLE_SHARE = 0.7  # of the free memory; the rest is for the data, the compiler and other processes
 
 
-def step_flops(config: ModelConfig, mode: Mode | None = None) -> float:
-    """Computes the floating-point operations of one pair in a training step, 3 times the forward pass; `mode` is that of a classifier."""
+def step_flops(config: ModelConfig, mode: Mode | None = None, *, frozen: bool = False) -> float:
+    """Computes the floating-point operations of one pair in a training step: 3 times the forward pass, or that alone for a frozen encoder.
+
+    `mode` is that of a classifier.
+    """
     forward = 0.0
     for blocks, tokens, width in kind_of(config).stages(config, mode):
         linear = 2 * tokens * width**2 * (4 + 2 * config.mlp_ratio)
         forward += blocks * (linear + 4 * tokens**2 * width)
-    return 3 * forward
+    return forward if frozen else 3 * forward
 
 
 def activation_bytes(config: ModelConfig, mode: Mode | None = None) -> float:

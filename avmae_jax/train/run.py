@@ -267,14 +267,15 @@ def pick_micro_batch(config: Config, task: Task, before: int = 0) -> int:
 def announce(config: Config) -> None:
     """Logs the devices and how long a step will take; on a slow machine, also what to run instead."""
     logging.info("%s on %s", config.name, device_line())
-    flops = memory.step_flops(config.model, _mode(config)) * config.train.batch_size
+    mode = _mode(config)
+    flops = memory.step_flops(config.model, mode, frozen=bool(mode) and config.tune.freeze_base) * config.train.batch_size
     speed = memory.matmul_speed() * jax.device_count()
     seconds = flops / speed
     logging.info(
         "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",
         config.train.batch_size, seconds, flops / 1e9, speed / 1e9,
     )  # fmt: skip
-    if jax.default_backend() == "cpu" and seconds > _LONG_STEP:
+    if jax.default_backend() == "cpu" and seconds > _LONG_STEP and mode is None:
         logging.info("this is a run for GPUs; to see the whole job on a CPU in minutes: python -m launch.pretrain --config configs/tiny.py")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import logging
 from flax import nnx
@@ -57,72 +58,63 @@ class Trained:
         return "<" + "\n ".join(lines) + ">"
 
 
-def load_trained(
-    path: str | Path,
-    *,
-    labels_csv: str | Path = "",
-    tuned_loss: str = "",
-    tuned_mode: str = "",
-    audio_frames: int | None = None,
-    **sizes: int,
-) -> Trained:
+class About(NamedTuple):
+    """Says of a classifier what the original's .pth files don't store."""
+
+    labels_csv: str | Path = ""  # names of the classes, with the columns index,mid,display_name, in place of those stored in the file
+    tuned_loss: str = ""  # tune.loss of its training, bce or ce; "": as stored, or else bce, as the original's of AudioSet
+    tuned_mode: str = ""  # tune.mode of its training; "": as stored, or else multimodal
+
+
+UNSAID = About()
+
+
+def load_trained(path: str | Path, *, about: About = UNSAID, audio_frames: int | None = None, **sizes: int) -> Trained:
     """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
-      labels_csv: of `completed`.
-      tuned_loss: of `completed`.
-      tuned_mode: of `completed`.
+      about: what the file may not store of a classifier.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
       WeightsError: if the file can't be read, or holds another classifier than is described.
+      ConfigError: if there is no such loss or mode.
       DatasetError: if the names can't be read.
     """
-    found = io.read(path, audio_frames=audio_frames, **sizes)
-    return _made(path, completed(found, path, labels_csv=labels_csv, tuned_loss=tuned_loss, tuned_mode=tuned_mode))
+    return _made(path, completed(io.read(path, audio_frames=audio_frames, **sizes), path, about))
 
 
-def load_uncalibrated(
-    path: str | Path, *, labels_csv: str | Path = "", tuned_loss: str = "", tuned_mode: str = "", **sizes: int
-) -> Trained:
+def load_uncalibrated(path: str | Path, *, about: About = UNSAID, **sizes: int) -> Trained:
     """Loads a model as load_trained, without a calibration, which may be damaged or belong to other weights."""
-    found = io.read_uncalibrated(path, **sizes)
-    return _made(path, completed(found, path, labels_csv=labels_csv, tuned_loss=tuned_loss, tuned_mode=tuned_mode))
+    return _made(path, completed(io.read_uncalibrated(path, **sizes), path, about))
 
 
-def completed(
-    found: io.Weights, path: str | Path, *, labels_csv: str | Path = "", tuned_loss: str = "", tuned_mode: str = ""
-) -> io.Weights:
-    """Adds what a file of the original doesn't store of a classifier, and logs what nobody has said.
-
-    Args:
-      found: the weights.
-      path: where they come from.
-      labels_csv: names of the classes, with the columns index,mid,display_name, in place of those stored in the file.
-      tuned_loss: tune.loss of the training, bce or ce; "": as stored, or else bce, as the original's of AudioSet.
-      tuned_mode: tune.mode of the training; "": as stored, or else multimodal.
+def completed(found: io.Weights, path: str | Path, about: About) -> io.Weights:
+    """Adds to the weights of a path what they don't store of a classifier, and logs what nobody has said.
 
     Raises:
       WeightsError: if the model has no classes, or not as many as there are names, or the file stores another loss or mode.
       ConfigError: if there is no such loss or mode.
       DatasetError: if the names can't be read.
     """
-    given = {name: value for name, value in (("loss", tuned_loss), ("mode", tuned_mode)) if value}
+    given = {name: value for name, value in (("loss", about.tuned_loss), ("mode", about.tuned_mode)) if value}
     if not found.classes:
-        if labels_csv or given:
+        if about != UNSAID:
             raise WeightsError(f"{path} is a pretraining model without classes; leave out labels_csv, tuned_loss and tuned_mode")
         return found
-    TuneConfig(**given).validate()
+    TuneConfig(loss=about.tuned_loss or TuneConfig.loss, mode=about.tuned_mode or TuneConfig.mode).validate()
     if different := [name for name, value in given.items() if found.noted and value != getattr(found.notes, name)]:
         stored = " and ".join(f"tune.{name} {getattr(found.notes, name)}" for name in different)
         raise WeightsError(f"{path}: stores {stored}, and tuned_{different[0]} is {given[different[0]]}; leave it out")
     notes = dataclasses.replace(found.notes, **given)
-    if labels_csv:
-        names = read_labels(Path(labels_csv).expanduser())[1]
+    if about.labels_csv:
+        names = read_labels(Path(about.labels_csv).expanduser())[1]
         if len(names) != found.classes:
-            raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
+            raise WeightsError(
+                f"{path} has {found.classes} classes and {about.labels_csv} names {len(names)}; give the list it was tuned on"
+            )
         notes = dataclasses.replace(notes, label_names=tuple(names))
     if not notes.label_names:
         logging.warning("%s doesn't name its %d classes; labels_csv, the list that it was tuned on, names them", path, found.classes)

@@ -25,11 +25,10 @@ from .unused import unused_fields
 if TYPE_CHECKING:
     from avmae_jax.data.clip import ClipSource
     from avmae_jax.data.store.records import Needs
-    from avmae_jax.weights.trained import Trained
+    from avmae_jax.weights.trained import About, Trained
 
 USER_ERRORS = (AvmaeError, ValueError, OSError)  # reported in one line
 GIVEN = ("both", "audio", "image", "multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
-ABOUT = ("labels_csv", "tuned_loss", "tuned_mode")
 _RECIPES = ("finetune_instruments", "finetune_pretrained")  # for a folder of one's own: of a small model, and of the published base
 _RUN_DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
 
@@ -62,9 +61,11 @@ def define_class_flags() -> None:
     flags.DEFINE_enum("tuned_mode", None, ["multimodal", "audioonly", "videoonly"], text)
 
 
-def class_options() -> dict[str, str]:
-    """Returns the values of define_class_flags, for what takes them; {} in a program without them."""
-    return {name: flags.FLAGS[name].value or "" for name in ABOUT if name in flags.FLAGS}
+def about_classes() -> About:
+    """Returns the values of define_class_flags; nothing is said in a program without them."""
+    from avmae_jax.weights.trained import About
+
+    return About(*(flags.FLAGS[name].value or "" for name in About._fields if name in flags.FLAGS))
 
 
 def define_data_flags() -> None:
@@ -78,7 +79,7 @@ def load(path: str, *, calibrated: bool = True) -> Trained:
     from avmae_jax.weights.trained import load_trained, load_uncalibrated
 
     read = load_trained if calibrated else load_uncalibrated
-    return read(path, **class_options(), heads=flags.FLAGS.heads, decoder_heads=flags.FLAGS.decoder_heads)
+    return read(path, about=about_classes(), heads=flags.FLAGS.heads, decoder_heads=flags.FLAGS.decoder_heads)
 
 
 def open_clips(model_path: str, needs: Needs) -> ClipSource:

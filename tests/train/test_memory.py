@@ -26,6 +26,9 @@ STATE = 5_000_000  # ... and with gradients and moments
 def test_the_base_model_costs_what_was_published() -> None:
     assert memory.step_flops(ModelConfig()) == pytest.approx(234e9, rel=0.03)
     assert memory.step_flops(ModelConfig(remat=True)) == memory.step_flops(ModelConfig())  # useful work only
+    tuned = ModelConfig(kind="cavmae_classifier")
+    assert memory.step_flops(tuned) == pytest.approx(397e9, rel=0.03)
+    assert memory.step_flops(tuned, frozen=True) == pytest.approx(132e9, rel=0.03)
 
 
 def test_a_larger_model_or_input_costs_more() -> None:

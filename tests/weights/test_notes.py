@@ -17,7 +17,7 @@ from avmae_jax.errors import ConfigError, WeightsError
 from avmae_jax.weights.io import read, write
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.official import to_official
-from avmae_jax.weights.trained import load_trained
+from avmae_jax.weights.trained import About, load_trained
 from tests.support import ODD, made
 from tests.weights.files import HEADS, message
 
@@ -92,31 +92,31 @@ def test_a_label_file_of_other_classes_is_refused(tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n")
     with pytest.raises(WeightsError, match=r"3 classes.*labels\.csv.* 2"):
-        load_trained(tmp_path / "run", labels_csv=labels)
+        load_trained(tmp_path / "run", about=About(labels))
     labels.write_text("index,mid,display_name\n0,/m/0,harp\n1,/m/1,oboe\n2,/m/2,lute\n")
-    assert load_trained(tmp_path / "run", labels_csv=labels).label_names == ("harp", "oboe", "lute")
+    assert load_trained(tmp_path / "run", about=About(labels)).label_names == ("harp", "oboe", "lute")
 
 
 def test_a_file_without_notes_is_what_the_user_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "w.safetensors"
     save_file(to_official(made(classes=3).params), path)
     with caplog.at_level(logging.INFO, logger="absl"):
-        silent = load_trained(path, **HEADS)
+        silent = load_trained(path, about=About(), **HEADS)
     assert (silent.config.tune.loss, str(silent.tuned), silent.label_names[0]) == ("bce", "multimodal", "class 0")
     assert all(name in caplog.text for name in ("labels_csv", "tuned_loss is bce", "tuned_mode multimodal"))
-    said = load_trained(path, tuned_loss="ce", tuned_mode="audioonly", **HEADS)
+    said = load_trained(path, about=About(tuned_loss="ce", tuned_mode="audioonly"), **HEADS)
     assert (said.config.tune.loss, str(said.tuned)) == ("ce", "audioonly")
     with pytest.raises(ConfigError, match=r"tune\.loss.*mse"):
-        load_trained(path, tuned_loss="mse", **HEADS)
+        load_trained(path, about=About(tuned_loss="mse"), **HEADS)
     with pytest.raises(ConfigError, match=r"tune\.mode.*sound"):
-        load_trained(path, tuned_mode="sound", **HEADS)
+        load_trained(path, about=About(tuned_mode="sound"), **HEADS)
 
 
 def test_a_file_with_notes_is_no_other_than_these_say(tmp_path: Path) -> None:
     write(made(classes=3)._replace(notes=Notes(loss="ce")), tmp_path / "w.safetensors")
-    assert load_trained(tmp_path / "w.safetensors", tuned_loss="ce").config.tune.loss == "ce"
+    assert load_trained(tmp_path / "w.safetensors", about=About(tuned_loss="ce")).config.tune.loss == "ce"
     with pytest.raises(WeightsError, match=r"w\.safetensors.*tune\.loss ce.*tuned_loss is bce"):
-        load_trained(tmp_path / "w.safetensors", tuned_loss="bce")
+        load_trained(tmp_path / "w.safetensors", about=About(tuned_loss="bce"))
     write(made(), tmp_path / "pretrained.safetensors")
     with pytest.raises(WeightsError, match=r"pretrained\.safetensors.*without classes.*tuned_mode"):
-        load_trained(tmp_path / "pretrained.safetensors", tuned_mode="audioonly")
+        load_trained(tmp_path / "pretrained.safetensors", about=About(tuned_mode="audioonly"))
