@@ -17,7 +17,7 @@ from avmae_jax.errors import WeightsError, require_none
 from avmae_jax.files import require_local
 from avmae_jax.models.registry import kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights import io
+from avmae_jax.weights import box, io
 from avmae_jax.weights.build import set_params
 from avmae_jax.weights.official import is_official
 from avmae_jax.weights.tensor_files import is_torch, read_tensors
@@ -40,7 +40,7 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
       WeightsError: naming the path and what is wrong; if tensors don't fit, all of them are listed.
     """
     require_local(path)
-    path = Path(path).expanduser()
+    path = box.located(path)
     tensors = {} if path.is_dir() else read_tensors(path)
     try:
         official = path.is_dir() or is_official(tensors)

@@ -6,16 +6,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import avmae_jax as av
 import launch.box
 import launch.calibrate
 import launch.convert
 import launch.predict
+from avmae_jax.config_files import shipped
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.decode.images import decode_image
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
+from avmae_jax.models import registry
+from avmae_jax.trees import flatten
 from avmae_jax.weights import box
+from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.io import read
 from tests.media import write_clip
 from tests.support import TINY, completed
@@ -103,3 +108,11 @@ def test_it_is_copied_but_not_calibrated_in_its_place(tmp_path: Path) -> None:
     ours, copy = read(box.DEFAULT), read(tmp_path / "copy.safetensors")
     assert ours.notes == copy.notes
     assert all((copy.params[name] == value).all() for name, value in ours.params.items())
+
+
+def test_a_run_starts_from_it() -> None:
+    config = shipped("finetune_instruments").model
+    model = registry.build(config, 3, rngs=nnx.Rngs(0))
+    initialise_from(config, model, box.DEFAULT)
+    ours, theirs = flatten(nnx.state(model, nnx.Param)), read(box.DEFAULT).params
+    assert all((np.asarray(value) == theirs[name]).all() for name, value in ours.items() if name.startswith("encoder."))
