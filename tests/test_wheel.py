@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.media import write_clip
 from tests.support import ROOT, time_limit
 
 pytest.importorskip("setuptools", minversion="77")
@@ -75,6 +76,9 @@ def test_what_is_installed_runs_without_the_clone(wheel: Path, tmp_path: Path) -
         done = avmae("pretrain", "--config", recipe)
         assert (done.returncode, "Traceback" in done.stderr) == (1, False)
         assert part in done.stderr
+    done = avmae("predict", str(write_clip(tmp_path / "clip.mp4", 1.0)))  # with the model in the box
+    assert done.returncode == 0, done.stderr
+    assert "instruments12" in done.stdout.splitlines()[0]
 
 
 def test_programs_import_their_siblings_by_relative_names() -> None:
