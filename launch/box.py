@@ -60,7 +60,7 @@ def train(folder: Path, test_pattern: str) -> tuple[Config, str]:
     prepare(folder / "prepared", test_pattern)
     init_from = ""
     for stage, run in (("pretrain", pretrain), ("finetune", finetune)):
-        config = config_files.load(flags.FLAGS[f"{stage}_config"].value)
+        config = config_files.load(str(flags.FLAGS[f"{stage}_config"].value))
         config.data.source, config.data.path = "prepared", str(folder / "prepared")
         config.data.audio_mean = config.data.audio_std = None  # as statistics.json of these clips says
         config.train.workdir, config.init_from = str(folder / stage), init_from
@@ -113,6 +113,7 @@ def main(argv: list[str]) -> None:
     with model_flags.one_line_errors():
         from avmae_jax.data.catalog.generated import count_generated
         from avmae_jax.data.sources import open_source
+        from avmae_jax.data.store.reader import ids_of
         from avmae_jax.weights.box import Card
 
         work = Path(args.workdir).expanduser()
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> None:
         held_out = len(open_source(config.data, "test"))
         config, path = train(work / "shipped", "")
         source = open_source(config.data, "train")
-        generated = count_generated(source.ids)
+        generated = count_generated(ids_of(source))
         counts = {"clips": len(source) - generated, "generated": generated, "held_out": held_out}
         card = Card(args.name, config.model.kind, tuple(source.label_names), **counts, figures=figures, about=args.about)
         write(Path(args.out).expanduser(), path, calibration, card)
