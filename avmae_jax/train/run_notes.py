@@ -71,10 +71,6 @@ def note_start(workdir: Path, step: int) -> None:
     starts = before.get("starts") if isinstance(before, dict) else None
     if path.exists() and not isinstance(starts, list):
         logging.warning("%s holds no list of starts and is begun again", path)
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
     devices = jax.devices()
     machine = {
         "host": socket.gethostname(),
@@ -85,8 +81,17 @@ def note_start(workdir: Path, step: int) -> None:
         "processes": jax.process_count(),
     }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    start = {"time": now, "step": step, "command": _command(), "folder": os.getcwd(), "versions": versions, "machine": machine}  # noqa: PTH109
+    start = {"time": now, "step": step, "command": _command(), "folder": os.getcwd(), "versions": versions(), "machine": machine}  # noqa: PTH109
     write_json(path, {"starts": [*(starts if isinstance(starts, list) else []), start]})
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions of Python and of the libraries that a run depends on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager
