@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .common import cli, hosts_flags, model_flags, runtime, unused
 
+define_flags = hosts_flags.define
+
 
 def main(argv: list[str]) -> None:
     """Runs --config."""
@@ -35,4 +37,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, hosts_flags.define, __doc__)
+    cli.run(main, define_flags, __doc__)

@@ -11,6 +11,8 @@ from typing import Any
 
 from .common import cli, hosts_flags, model_flags, runtime, unused
 
+define_flags = hosts_flags.define
+
 
 def report(summary: dict[str, Any], workdir: str) -> None:
     """Prints the result in a few lines."""
@@ -42,4 +44,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, hosts_flags.define, __doc__)
+    cli.run(main, define_flags, __doc__)

@@ -134,7 +134,7 @@ class FinetuningTask(Task):
     def summary(self, model: Any) -> dict[str, Any]:
         """Evaluates the "averaged" weights, if there are any."""
         folder = self._workdir / AVERAGED
-        if self._test is None or not folder.is_dir():
+        if self._test is None or not hosts.of_first(folder.is_dir()):
             return {}
         return {"averaged": self.evaluate(io.made(io.read_uncalibrated(folder)), dict)}
 

@@ -73,8 +73,8 @@ class Trainer:
             raise ValueError(f"tune.average_last is {last_averaged}, but the run has {whole} whole epochs; change one of them")
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        seed = config.train.seed  # a restored key takes the place of the one made here; device_put can't give a key to several processes
-        self.key = jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
+        # A restored key takes the place of this one; device_put can't give a key to several processes.
+        self.key = jax.jit(lambda: jax.random.key(config.train.seed), out_shardings=everywhere)()
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.epochs.steps, self.total_steps)
         optimizer = task.optimizer(schedule)
@@ -91,7 +91,8 @@ class Trainer:
         )
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
         options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
-        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, sharding.own_rows(self.mesh, batch))
+        rows = sharding.own_rows(self.mesh, batch)
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
 
     @property
     def model(self) -> Any:
@@ -198,8 +199,8 @@ class Trainer:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
         if not (held_out := self.evaluate()):
             return
-        held_out |= {f"ema_{name}": value for name, value in self.evaluate_averaged().items()}
-        held_out = hosts.of_first(held_out)  # processors of other kinds may differ in a last bit
+        averaged = {f"ema_{name}": value for name, value in self.evaluate_averaged().items()}
+        held_out = hosts.of_first(held_out | averaged)  # other processors may differ in a last bit
         logbook.write(self.step, "eval", {**held_out, **progress})
         shown = ", ".join(f"{name} {held_out[name]:.4g}" for name in sorted(held_out, key="loss".__ne__))  # the loss first
         logging.info("step %d of %d, epoch %.2f, held out: %s", self.step, self.total_steps, progress["epoch"], shown)

@@ -23,6 +23,7 @@ from avmae_jax.config import Config
 from avmae_jax.config_history import is_config
 from avmae_jax.files import write_errors, write_json
 from avmae_jax.settings import flatten_fields
+from avmae_jax.train import hosts
 
 CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE = "config.json", "environment.json", "log.txt"
 RUN_LOG = getLogger("avmae_jax.run")  # for log.txt alone: what a screen shows in other ways, such as a bar
@@ -44,7 +45,7 @@ def note_config(workdir: Path, config: Config) -> None:
 
     The config is the one that the checkpoint has accepted, so that a file that was edited by hand never counts.
     """
-    if jax.process_index():
+    if not hosts.is_first():
         return
     path, now = workdir / CONFIG_FILE, json.loads(json.dumps(dataclasses.asdict(config)))
     before = read_json(path)
@@ -64,7 +65,7 @@ def note_config(workdir: Path, config: Config) -> None:
 
 def note_start(workdir: Path, step: int) -> None:
     """Appends this start to environment.json: time, command line, versions and machine; `step` is that of the checkpoint, 0 if none."""
-    if jax.process_index():
+    if not hosts.is_first():
         return
     path = workdir / ENVIRONMENT_FILE
     before = read_json(path)

@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 
 from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, restore_params, steps_of
+from avmae_jax.train import hosts
 
 BEST, AVERAGED, EMA = "best", "averaged", "ema"
 MEANS = (AVERAGED, EMA)  # folders of averaged weights, those that a classifier's user should take first
@@ -38,7 +38,7 @@ class Snapshots:
         """
         self._folder, self._meta = folder, meta
         self._first, self._last = first_epoch, last_epoch
-        self._best: float | None = (newest_meta(folder / BEST) or {}).get("measured")
+        self._best: float | None = hosts.of_first((newest_meta(folder / BEST) or {}).get("measured"))
 
     def measured(self, step: int, params: Any, measured: float) -> None:
         """Keeps the weights of a step if their result is better than that of every earlier step."""
@@ -58,7 +58,7 @@ class Snapshots:
         """
         if not self._first <= epoch <= self._last or not self._first:
             return
-        meta = newest_meta(self._folder / AVERAGED)
+        meta = hosts.of_first(newest_meta(self._folder / AVERAGED))
         if meta is None and steps_of(self._folder / AVERAGED):
             restore_params(self._folder / AVERAGED)  # raises an error that names the damage
         before = (meta or {}).get("epochs", [])
@@ -75,25 +75,19 @@ class Snapshots:
 
     def _save(self, name: str, step: int, params: Any, found: dict[str, Any]) -> None:
         folder = self._folder / name
-        newer = [path for number, path in steps_of(folder) if number >= step]
-        if newer:  # the run resumed from an older step and diverged, on other devices for example
-            for path in newer if jax.process_index() == 0 else ():
+        for number, path in steps_of(folder) if hosts.is_first() else ():
+            if number >= step:  # the run resumed from an older step and diverged, on other devices for example
                 shutil.rmtree(path)
-            _wait_for_all("newer snapshots are gone")
+        hosts.gather(None)
         with Checkpoints(folder, keep_last=1) as checkpoints:
             checkpoints.save(step, params=params, meta=self._meta() | found)
 
 
 def set_aside(folder: Path) -> None:
     """Renames these folders of a run without a checkpoint: an earlier try left them, or the run was killed before its first checkpoint."""
-    for name in (BEST, *MEANS) if jax.process_index() == 0 else ():
+    for name in (BEST, *MEANS) if hosts.is_first() else ():
         if (folder / name).is_dir():
             free = next(path for n in itertools.count(1) if not (path := folder / f"{name}.before-{n}").exists())
             (folder / name).rename(free)
             logging.warning("%s has no checkpoint that %s could belong to; it is renamed to %s", folder, name, free.name)
-    _wait_for_all("snapshots without checkpoints are set aside")
-
-
-def _wait_for_all(reason: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(reason)
+    hosts.gather(None)

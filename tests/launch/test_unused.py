@@ -11,7 +11,7 @@ import pytest
 from absl import app, flags
 
 from avmae_jax.config import Config
-from launch.common import cli, model_flags, unused
+from launch.common import cli, hosts_flags, model_flags, unused
 from tests.support import Program, apply, called_here
 from tests.test_config import EVERY_FIELD
 
@@ -51,6 +51,7 @@ CASES = {
         ("config.data.root", ["--config=tiny", "--config.data.root=x"]),
         ("config.train.epochs", ["--config=tiny", "--config.train.steps=3", "--config.train.epochs=2"]),
         ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
+        ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),
     ],
     "finetune": [
         ("config.loss.temperature", ["--config=finetune_instruments", "--config.loss.temperature=1"]),
@@ -91,7 +92,7 @@ def require_used(program: str, arguments: Sequence[str]) -> None:
     arguments = [program, *(PREPARE if program == "prepare" else ()), *arguments]
     if program in TRAINING:
         values = flags.FlagValues()
-        cli.define_config(values, arguments)
+        hosts_flags.define(values, arguments)
         unused.require_used(program, cli.parse(arguments, values), values)
         return
     with called_here(importlib.import_module(f"launch.{program}")):
