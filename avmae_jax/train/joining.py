@@ -61,9 +61,7 @@ def find(environment: Mapping[str, str]) -> Place | None:
     else:
         return None
     if place.count is not None and place.index is not None and not 0 <= place.index < place.count:
-        raise HostsError(
-            f"by environment variables this is process {place.index} of {place.count}; numbers begin with 0, and each is less than {place.count}"
-        )
+        raise HostsError(f"by environment variables this is process {place.index} of {place.count}; numbers begin with 0")
     return None if place.count == 1 else place
 
 

@@ -73,8 +73,7 @@ class Trainer:
             raise ValueError(f"tune.average_last is {last_averaged}, but the run has {whole} whole epochs; change one of them")
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        # A restored key takes the place of this one; device_put can't give a key to several processes.
-        self.key = jax.jit(lambda: jax.random.key(config.train.seed), out_shardings=everywhere)()
+        self.key = jax.jit(lambda: jax.random.key(config.train.seed), out_shardings=everywhere)()  # device_put can't in several processes
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.epochs.steps, self.total_steps)
         optimizer = task.optimizer(schedule)
@@ -199,8 +198,7 @@ class Trainer:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
         if not (held_out := self.evaluate()):
             return
-        averaged = {f"ema_{name}": value for name, value in self.evaluate_averaged().items()}
-        held_out = hosts.of_first(held_out | averaged)  # other processors may differ in a last bit
+        held_out = hosts.of_first(held_out | {f"ema_{name}": value for name, value in self.evaluate_averaged().items()})
         logbook.write(self.step, "eval", {**held_out, **progress})
         shown = ", ".join(f"{name} {held_out[name]:.4g}" for name in sorted(held_out, key="loss".__ne__))  # the loss first
         logging.info("step %d of %d, epoch %.2f, held out: %s", self.step, self.total_steps, progress["epoch"], shown)
