@@ -48,7 +48,9 @@ def find(environment: Mapping[str, str]) -> Place | None:
         count, index = (_number(environment, [pair[which] for pair in _GIVEN]) for which in (0, 1))
         for value, names in ((count, "JAX_NUM_PROCESSES"), (index, "JAX_PROCESS_ID")):
             if value is None:
-                raise HostsError(f"{_ADDRESS} or one of JAX_NUM_PROCESSES and JAX_PROCESS_ID is set, and {names} isn't; set all three")
+                raise HostsError(
+                    f"{_ADDRESS} or one of JAX_NUM_PROCESSES and JAX_PROCESS_ID is set, and {names} isn't; set all three, or --hosts=off"
+                )
         if address is not None and not re.fullmatch(r".+:\d+", address):
             raise HostsError(f"{_ADDRESS} is {address!r}; give HOST:PORT of the first process")
         place = Place(address, count, index)
@@ -99,7 +101,7 @@ def join(timeout: float, environment: Mapping[str, str] = os.environ) -> bool:
         raise HostsError(f"{who} can't join the others: {first_line(error)}; set {_ADDRESS} to HOST:PORT of the first process") from error
     finally:
         timer.cancel()
-    if _owns_devices(environment):
+    if owns_devices(environment):
         jax.config.update("jax_cuda_visible_devices", "all")
     _start_herald()
     return True
@@ -144,7 +146,7 @@ def _of_kubernetes() -> Place:
     return Place()
 
 
-def _owns_devices(environment: Mapping[str, str]) -> bool:
+def owns_devices(environment: Mapping[str, str]) -> bool:
     """Returns whether all visible GPUs are this process's own: JAX takes the one with the process's number on its host otherwise."""
     if "JAX_LOCAL_DEVICE_IDS" in environment:
         return False
