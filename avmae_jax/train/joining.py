@@ -49,7 +49,7 @@ def find(environment: Mapping[str, str]) -> Place | None:
         for value, names in ((count, "JAX_NUM_PROCESSES"), (index, "JAX_PROCESS_ID")):
             if value is None:
                 raise HostsError(
-                    f"{_ADDRESS} or one of JAX_NUM_PROCESSES and JAX_PROCESS_ID is set, and {names} isn't; set all three, or --hosts=off"
+                    f"variables name other processes, and {names} isn't set; set it, {_ADDRESS} and the others, or --hosts=off"
                 )
         if address is not None and not re.fullmatch(r".+:\d+", address):
             raise HostsError(f"{_ADDRESS} is {address!r}; give HOST:PORT of the first process")

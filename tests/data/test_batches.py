@@ -116,15 +116,15 @@ def test_the_number_of_readers_changes_nothing(reader: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("shares", [([0, 1], [2, 3]), ([0, 3], [1, 2]), ([0, 1, 2, 3], [0, 1, 2, 3]), ([2], [0, 1, 3])])
 def test_processes_read_their_rows_of_the_batch_that_one_would_read(shares: tuple[list[int], ...]) -> None:
-    whole = train_batches(Clips(12), 4)
+    whole = train_batches(Clips(10), 4)
     expected, state = take(whole, 4), whole.state
     later = take(whole, 2)
     for rows in shares:
-        own = TrainBatches(Clips(12), MODEL, DataConfig(), 4, 0, rows=rows)
+        own = TrainBatches(Clips(10), MODEL, DataConfig(), 4, 0, rows=rows)
         assert_same(take(own, 4), [{name: value[rows] for name, value in batch.items()} for batch in expected])
         assert own.state == state
         own.close()
-        other = TrainBatches(Clips(12), MODEL, DataConfig(), 4, 0, rows=rows[:1])  # goes on with another number of processes
+        other = TrainBatches(Clips(10), MODEL, DataConfig(), 4, 0, rows=rows[:1])  # goes on with another number of processes
         other.state = state
         assert_same(take(other, 2), [{name: value[rows[:1]] for name, value in batch.items()} for batch in later])
         other.close()
