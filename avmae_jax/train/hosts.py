@@ -5,6 +5,7 @@ module that says so; files are written by the first process alone. Alone, every 
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -12,15 +13,15 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.errors import AvmaeError, HostsError, first_line
 from avmae_jax.files import write_bytes
@@ -72,15 +73,12 @@ def local(model: nnx.Module) -> Any:
     """
     if jax.process_count() == 1:
         return model
-
-    def whole(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return leaf
-        mesh = cast(NamedSharding, leaf.sharding).mesh
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec())).addressable_data(0)
-
     graph, state = nnx.split(model)
-    return nnx.merge(graph, jax.tree.map(whole, state))
+    leaves, structure = jax.tree.flatten(state)
+    if leaves[0].is_fully_addressable:
+        return model
+    whole = _gathering(leaves[0].sharding.mesh)(leaves)
+    return nnx.merge(graph, jax.tree.unflatten(structure, [leaf.addressable_data(0) for leaf in whole]))
 
 
 def require_same(**values: Any) -> None:
@@ -155,6 +153,12 @@ def losses_explained() -> Iterator[None]:
             f"another process of this run has ended or can't be reached ({first_line(error)}); its own output says why. "
             "Nothing up to the newest checkpoint is lost: the same command in every process resumes there"
         ) from error
+
+
+@functools.cache
+def _gathering(mesh: Mesh) -> Callable[[list[jax.Array]], list[jax.Array]]:
+    """Compiles a program that copies arrays whole to every device."""
+    return jax.jit(lambda leaves: leaves, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _named(group: str, value: Any) -> Iterator[tuple[str, Any]]:
