@@ -33,8 +33,8 @@ class Place(NamedTuple):
     """Says where this process stands among those of the run; None: JAX finds it out."""
 
     address: str | None = None  # HOST:PORT at which the first process waits for the others
-    count: int | None = None
-    index: int | None = None
+    processes: int | None = None
+    number: int | None = None
 
 
 def find(environment: Mapping[str, str]) -> Place | None:
@@ -62,9 +62,9 @@ def find(environment: Mapping[str, str]) -> Place | None:
         return _of_kubernetes()
     else:
         return None
-    if place.count is not None and place.index is not None and not 0 <= place.index < place.count:
-        raise HostsError(f"by environment variables this is process {place.index} of {place.count}; numbers begin with 0")
-    return None if place.count == 1 else place
+    if place.processes is not None and place.number is not None and not 0 <= place.number < place.processes:
+        raise HostsError(f"by environment variables this is process {place.number} of {place.processes}; numbers begin with 0")
+    return None if place.processes == 1 else place
 
 
 def join(timeout: float, environment: Mapping[str, str] = os.environ) -> bool:
@@ -81,7 +81,7 @@ def join(timeout: float, environment: Mapping[str, str] = os.environ) -> bool:
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which train/stopping.py handles
     if jax.config.jax_cpu_collectives_implementation is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    who = "this process" if place.index is None else f"process {place.index} of {place.count}"
+    who = "this process" if place.number is None else f"process {place.number} of {place.processes}"
     late = (
         f"{who} has waited {timeout:g} s for the others at {place.address or 'the address of the first one'}: start them all, check that "
         "they reach each other, wait longer with --hosts_timeout=SECONDS, or train in one process alone with --hosts=off\n"
@@ -92,8 +92,8 @@ def join(timeout: float, environment: Mapping[str, str] = os.environ) -> bool:
     try:
         jax.distributed.initialize(
             place.address,
-            place.count,
-            place.index,
+            place.processes,
+            place.number,
             initialization_timeout=int(timeout) + 60,  # JAX's own end of the wait is pages long
             heartbeat_timeout_seconds=_HEARTBEAT,
         )
