@@ -46,6 +46,10 @@ class LockedError(AvmaeError):
         return f"{self.folder} is being written by {self.holder}; wait for it, or give another folder"
 
 
+class HostsError(AvmaeError):
+    """Says that the processes of a run can't train together, or that one of them is gone."""
+
+
 class ConfigError(AvmaeError, ValueError):
     """Names a setting of a wrong name, type or value, or a config file that can't be read, with its file and line where known."""
 

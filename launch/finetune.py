@@ -10,7 +10,9 @@ tune.average_first to tune.average_last. With train.ema, ema/ holds the moving a
 
 from pathlib import Path
 
-from .common import cli, model_flags, runtime, unused
+from .common import cli, hosts_flags, model_flags, runtime, unused
+
+define_flags = hosts_flags.define
 
 
 def main(argv: list[str]) -> None:
@@ -20,11 +22,12 @@ def main(argv: list[str]) -> None:
     runtime.start()
     with model_flags.one_line_errors():
         config = cli.config()
+    with hosts_flags.joined() as first, model_flags.one_line_errors():
         from avmae_jax.train.run import finetune
 
-        with runtime.TrainingBar(config.train.log_every).shown() as bar:
+        with runtime.TrainingBar(config.train.log_every, shown=first).shown() as bar:
             summary = finetune(config, reporter=bar, on_progress=bar.generating)
-    if summary:
+    if summary and first:
         print(f"{summary['steps']} steps in {summary['seconds']:.0f} s")
         for name, key in (("held out", "held_out"), ("held out, mean of epochs", "averaged"), ("held out, moving average", "ema")):
             if found := summary.get(key):
@@ -34,4 +37,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.define_config, __doc__)
+    cli.run(main, define_flags, __doc__)

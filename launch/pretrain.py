@@ -4,12 +4,14 @@
 
 The run lives in `--config.train.workdir`: config.json, environment.json, log.txt, checkpoints/, metrics.jsonl, tensorboard/, pictures/ and,
 at the end, summary.json. Ctrl-C and SIGTERM save and stop it after the step under way; a second Ctrl-C stops it at once. The same command
-resumes a run that was stopped or killed.
+resumes a run that was stopped or killed. On several GPUs or hosts, start it once for each host or GPU, in the same folder.
 """
 
 from typing import Any
 
-from .common import cli, model_flags, runtime, unused
+from .common import cli, hosts_flags, model_flags, runtime, unused
+
+define_flags = hosts_flags.define
 
 
 def report(summary: dict[str, Any], workdir: str) -> None:
@@ -32,13 +34,14 @@ def main(argv: list[str]) -> None:
     runtime.start()
     with model_flags.one_line_errors():
         config = cli.config()
+    with hosts_flags.joined() as first, model_flags.one_line_errors():
         from avmae_jax.train.run import pretrain
 
-        with runtime.TrainingBar(config.train.log_every).shown() as bar:
+        with runtime.TrainingBar(config.train.log_every, shown=first).shown() as bar:
             summary = pretrain(config, reporter=bar, on_progress=bar.generating)
-    if summary:
+    if summary and first:
         report(summary, config.train.workdir)
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.define_config, __doc__)
+    cli.run(main, define_flags, __doc__)

@@ -1,4 +1,4 @@
-"""Turns clips into batches: picks a frame, decodes it, shuffles, batches, gives each host its share.
+"""Turns clips into batches: picks a frame, decodes it, shuffles, batches, reads a process's rows of a batch.
 
 The host only decodes; mixing, scaling, the log-mel and normalisation are part of the jitted step. A batch is a dict of NumPy arrays; those
 of one modality are left out where only the other is needed:
@@ -16,17 +16,16 @@ Rows of `example` with F frames have image uint8[F, H, W, 3], and with audio="pe
 of them have [B, F, ...].
 
 The order and every random choice follow from the seed and the position alone, so that the reader's whole state is one number, which
-survives another number of hosts or workers.
+survives another number of processes or workers.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
 import grain
-import jax
 import numpy as np
 
 from avmae_jax.config import AugmentConfig, DataConfig, Frames, Modality, ModelConfig
@@ -62,6 +61,7 @@ class EvalOptions:
     frames: Frames = "middle"  # "first": the one at index 0; "middle": Clip.middle; "all": each
     classes: int = 0  # C of the targets, not smoothed; 0: none
     needs: Modality | None = None  # which modalities batches carry; None: those of the model
+    only: Sequence[int] | None = None  # read only these of the clips, numbered after `limit`; None: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,37 @@ class _TrainExamples:
         return made
 
 
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Holds some clips of a source."""
+
+    source: ClipSource
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.source[self.numbers[index]]
+
+
+class _Rows(grain.MapDataset[dict[str, Any]]):
+    """Holds the same rows of every batch of an endless data set of examples."""
+
+    def __init__(self, examples: grain.MapDataset[dict[str, Any]], batch_size: int, rows: Sequence[int]):
+        super().__init__(examples)
+        self._batch_size, self._rows = batch_size, rows
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, len(self._rows))
+        return self._parent[batch * self._batch_size + self._rows[row]]
+
+
 class TrainBatches:
     """Yields endless batches, with another order and another random frame of each clip in every pass.
 
@@ -124,6 +155,7 @@ class TrainBatches:
         batch_size: int,
         seed: int,
         options: TrainOptions | None = None,
+        rows: Sequence[int] | None = None,
     ):
         """Opens the reader; it starts reading at the first batch.
 
@@ -131,9 +163,10 @@ class TrainBatches:
           source: training clips.
           model: sizes of the inputs.
           data: reader threads and processes.
-          batch_size: clips a batch, over all hosts.
+          batch_size: clips a batch, over all processes.
           seed: of order and random choices, in [0, 2**32).
           options: what batches carry besides plain clips; None: nothing.
+          rows: those of each batch that this process reads; None: all.
 
         Raises:
           ValueError: if balanced sampling lacks weights, or they don't fit the source.
@@ -145,11 +178,13 @@ class TrainBatches:
         order = grain.MapDataset.range(len(source)).seed(seed)
         order = order if balanced else order.shuffle()
         workers = grain.MultiprocessingOptions(num_workers=data.workers) if data.workers else None
+        self._batch_size, self._own = batch_size, range(batch_size) if rows is None else rows
+        # Not the iterator's own sharding: its rows lie in other places of the batch for each number of processes.
         self._iterator = iter(
             grain.experimental.ElasticIterator(
-                order.repeat().random_map(examples.make),
-                batch_size,
-                grain.sharding.ShardOptions(jax.process_index(), jax.process_count()),
+                _Rows(order.repeat().random_map(examples.make), batch_size, self._own),
+                len(self._own),
+                grain.sharding.ShardOptions(0, 1),
                 read_options=grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch),  # of whole batches
                 multiprocessing_options=workers,
             )
@@ -160,17 +195,17 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        """Returns the next batch, this host's share of it."""
+        """Returns this process's rows of the next batch."""
         return next(self._iterator)
 
     @property
     def state(self) -> dict[str, Any]:
-        """Returns the reader's position."""
-        return self._iterator.get_state()
+        """Returns the reader's position: the number of clips that all processes have read."""
+        return {name: number // len(self._own) * self._batch_size for name, number in self._iterator.get_state().items()}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        self._iterator.set_state(state)
+        self._iterator.set_state({name: number // self._batch_size * len(self._own) for name, number in state.items()})
 
     def close(self) -> None:
         """Ends the reader's threads and processes."""
@@ -203,8 +238,9 @@ def eval_batches(
     crops, limit = options.crops, options.limit
     if crops < 1:
         raise ValueError(f"crops is {crops}; it must be at least 1")
-    clips = grain.MapDataset.source(source)
-    clips = clips[:: max(1, len(clips) // limit)][:limit] if limit else clips
+    numbers = range(len(source))
+    numbers = numbers[:: max(1, len(numbers) // limit)][:limit] if limit else numbers
+    clips = grain.MapDataset.source(_Chosen(source, numbers if options.only is None else [numbers[place] for place in options.only]))
     ahead = -(-data.prefetch * batch_size // (crops * (_USUAL_FRAMES if options.frames == "all" else 1)))
     reading = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead)
     views = clips.map(partial(_views, model=model, options=options)).to_iter_dataset(read_options=reading)

@@ -3,7 +3,7 @@
 Axis letters: N clips, C classes, D width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +70,9 @@ class Classify:
         """Computes the probabilities of each clip, not calibrated; arguments and errors are those of `logits`."""
         return scores_of(self.config, self.logits(model, source, crops=crops, frames=frames))
 
-    def logits(self, model: Any, source: ClipSource, *, crops: int = 1, frames: Frames = "middle") -> Logits:
+    def logits(
+        self, model: Any, source: ClipSource, *, crops: int = 1, frames: Frames = "middle", only: Sequence[int] | None = None
+    ) -> Logits:
         """Computes the logits of each clip's crops and frames.
 
         Args:
@@ -78,11 +80,12 @@ class Classify:
           source: labelled clips.
           crops: pieces of audio that is too long: its centre, or several, evenly spaced.
           frames: the "middle" frame, the "first" one, or "all".
+          only: numbers of the clips that are classified; None: all.
 
         Raises:
           ValueError: if there are no clips, or one lacks what the mode takes.
         """
-        views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given)
+        views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given, only=only)
         ids, rows, counts, targets = [], [], [], []
         for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, views)):
             rows.append(found)

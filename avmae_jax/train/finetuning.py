@@ -20,12 +20,12 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals.intervals import intervals
 from avmae_jax.evals.scores import evaluate_scores
-from avmae_jax.inference.forward import BATCH, Classify, Forward, Scores
+from avmae_jax.inference.forward import BATCH, Classify, Forward, Logits, Scores, scores_of
 from avmae_jax.models.late import Constant
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.models.modes import Mode, find_mode
 from avmae_jax.models.registry import kind_of, tuned_mode
-from avmae_jax.train import optim
+from avmae_jax.train import hosts, optim
 from avmae_jax.train.snapshots import AVERAGED
 from avmae_jax.train.step import Context, Metrics
 from avmae_jax.train.task import Task
@@ -122,8 +122,7 @@ class FinetuningTask(Task):
         if self._test is None:
             return {}
         tune = self.config.tune
-        scores = self._classify(model, self._test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames))
-        self._scores = scores
+        self._scores = scores = self._classified(hosts.local(model), self._test)
         found = evaluate_scores(scores, self.label_names, tune.loss)
         figures = {
             self._loss_name(self.mode): found.loss,
@@ -135,7 +134,7 @@ class FinetuningTask(Task):
     def summary(self, model: Any) -> dict[str, Any]:
         """Evaluates the "averaged" weights, if there are any."""
         folder = self._workdir / AVERAGED
-        if self._test is None or not folder.is_dir():
+        if self._test is None or not hosts.of_first(folder.is_dir()):
             return {}
         return {"averaged": self.evaluate(io.made(io.read_uncalibrated(folder)), dict)}
 
@@ -146,6 +145,15 @@ class FinetuningTask(Task):
     def better(self, measured: dict[str, float]) -> float | None:
         """Returns the accuracy where softmax is trained and each clip has one class, else the mean average precision."""
         return measured.get("accuracy", measured["map"]) if self.config.tune.loss == "ce" else measured["map"]
+
+    def _classified(self, model: Any, test: ClipSource) -> Scores:
+        """Computes the probabilities of all held-out clips; every process computes those of its share."""
+        own, tune, rows = hosts.share(len(test)), self.config.tune, {}
+        if own:
+            found = self._classify.logits(model, test, crops=tune.eval_crops, frames=cast(Frames, tune.eval_frames), only=own)
+            rows = found._replace(ids=np.array(found.ids))._asdict()  # pyright: ignore[reportArgumentType]
+        rows = hosts.gather_rows(rows)
+        return scores_of(self.config, Logits(rows["ids"].tolist(), rows["rows"], rows["counts"], rows["targets"]))
 
     def _loss_name(self, mode: Mode) -> str:
         return f"loss_{mode}" if len(self._weights) > 1 else "loss"

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from absl import logging
 from PIL import Image
 
 from avmae_jax.errors import WriteError
 from avmae_jax.files import write_bytes
+from avmae_jax.train import hosts
 from avmae_jax.train.event_files import Event, EventsWriter, SessionLog, Summary, scalar  # pyright: ignore[reportAttributeAccessIssue]
 
 METRICS_FILE = "metrics.jsonl"
@@ -54,7 +54,7 @@ class Logbook:
         self._begin, self._before = time.monotonic(), 0.0
         self._digest, self._lines = hashlib.sha256(), 0
         self._board: EventsWriter | None = None
-        if jax.process_index():
+        if not hosts.is_first():
             return
         path = folder / METRICS_FILE
         kept = _continued(path, last_step, written)

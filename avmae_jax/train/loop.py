@@ -23,7 +23,7 @@ from avmae_jax.config import Config
 from avmae_jax.config_history import require_same_config, with_defaults
 from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
-from avmae_jax.train import memory, sharding
+from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.clock import Clock
 from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.logbook import Logbook
@@ -76,8 +76,7 @@ class Trainer:
             )
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        seed = config.train.seed  # a restored key takes the place of the one made here; device_put can't give a key to several processes
-        self.key = jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
+        self.key = jax.jit(lambda: jax.random.key(config.train.seed), out_shardings=everywhere)()  # device_put can't in several processes
         self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.epochs.steps, self.total_steps)
         optimizer = task.optimizer(schedule)
@@ -94,7 +93,8 @@ class Trainer:
         )
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
         options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
-        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options)
+        rows = sharding.own_rows(self.mesh, batch)
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
 
     @property
     def model(self) -> Any:
@@ -201,7 +201,7 @@ class Trainer:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
         if not (held_out := self.evaluate()):
             return
-        held_out |= {f"ema_{name}": value for name, value in self.evaluate_averaged().items()}
+        held_out = hosts.of_first(held_out | {f"ema_{name}": value for name, value in self.evaluate_averaged().items()})
         logbook.write(self.step, "eval", {**held_out, **progress})
         shown = ", ".join(f"{name} {held_out[name]:.4g}" for name in sorted(held_out, key="loss".__ne__))  # the loss first
         logging.info("step %d of %d, epoch %.2f, held out: %s", self.step, self.total_steps, progress["epoch"], shown)
@@ -235,10 +235,10 @@ class Trainer:
             )
         count = min(clips // size, config.train.eval_batches or clips // size)
         sums: dict[str, float] = {}
-        batches = eval_batches(self.test_source, config.model, config.data, size, EvalOptions(limit=count * size))
-        for index, batch in enumerate(batches):
-            share = sharding.put_batch(sharding.host_share(batch), self.mesh)
-            metrics = self._eval_loss(state or self.state, share, jax.random.key(index))
+        rows = sharding.own_rows(self.mesh, size)
+        options = EvalOptions(limit=count * size, only=[number * size + row for number in range(count) for row in rows])
+        for index, batch in enumerate(eval_batches(self.test_source, config.model, config.data, len(rows), options)):
+            metrics = self._eval_loss(state or self.state, sharding.put_batch(batch, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():
                 sums[name] = sums.get(name, 0.0) + float(value) / count
         return sums

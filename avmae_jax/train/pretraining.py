@@ -18,6 +18,7 @@ from avmae_jax.inference.forward import Forward
 from avmae_jax.inference.masked import MaskedPass, compose_all
 from avmae_jax.models.registry import kind_of
 from avmae_jax.plots import curves, reconstructions
+from avmae_jax.train import hosts
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.losses import pretraining_losses, pretraining_weights, reconstruction_losses
 from avmae_jax.train.step import Context, Metrics
@@ -59,7 +60,10 @@ class PretrainingTask(Task):
 
     def draw(self, model: Any, step: int) -> Path | None:
         """Draws pictures/reconstructions_<step>.png: four held-out clips, with the same masks every time."""
-        if self._test is None or jax.process_index():
+        if self._test is None:
+            return None
+        model = hosts.local(model)
+        if not hosts.is_first():
             return None
         if self._examples is None:
             self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
@@ -73,7 +77,7 @@ class PretrainingTask(Task):
 
     def ended(self, negatives: int) -> None:
         """Draws pictures/loss_curves.png."""
-        if jax.process_index():
+        if not hosts.is_first():
             return
         path = self._workdir / "pictures" / "loss_curves.png"
         curves.loss_curves(path, self._workdir / METRICS_FILE, batch_size=negatives)
@@ -97,6 +101,8 @@ class PretrainingTask(Task):
         def vectors(model: Any, batch: Arrays) -> dict[str, jax.Array]:
             return model.embed(model_inputs(batch, self.config), ("audio", "image"))
 
-        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, EvalOptions(limit=clips))
-        parts = [found for _, found in Forward(vectors, batch_size)(model, batches)]
-        return flat_figures(rank_both({kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")}))
+        options = EvalOptions(limit=clips, only=hosts.share(clips))
+        batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, options)
+        parts = [found for _, found in Forward(vectors, batch_size)(hosts.local(model), batches)]
+        own = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")} if parts else {}
+        return flat_figures(rank_both(hosts.gather_rows(own)))

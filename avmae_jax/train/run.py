@@ -1,8 +1,9 @@
 """Runs a whole training from a config: what launch.pretrain and launch.finetune do, callable from Python.
 
-How a run starts is decided here, and nowhere else. The order matters:
+How a run starts is decided here, and nowhere else. The order matters. Of several processes, see train/hosts.py, each does all of it, and
+what they must agree on is that of the first one:
 
-  1. The config is checked, before a file is written or a clip is generated.
+  1. The config is checked, and compared in all processes, before a file is written or a clip is generated.
   2. The folder is claimed and locked: nobody else trains in it, and it holds a run or nothing. environment.json and log.txt begin.
   3. Its newest checkpoint is looked up. If there is one, steps 5 and 7 leave the run's own files and weights alone.
   4. The data is opened, and the task defined; a classifier's classes are those of the data. Where the config leaves mean, deviation or
@@ -40,12 +41,12 @@ from avmae_jax.files import LOCK, OnProgress, full_disk, locked, write_errors, w
 from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of
-from avmae_jax.train import memory, sharding
+from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.audio_settings import settle_audio
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.loop import Reporter, Trainer
 from avmae_jax.train.pretraining import PretrainingTask
-from avmae_jax.train.run_notes import CONFIG_FILE, RUN_LOG, log_file, note_config, note_start, read_json
+from avmae_jax.train.run_notes import CONFIG_FILE, RUN_LOG, log_file, note_config, note_start, read_json, versions
 from avmae_jax.train.snapshots import set_aside
 from avmae_jax.train.task import Task
 from avmae_jax.weights.build import described
@@ -100,13 +101,18 @@ def _run(
 ) -> dict[str, Any] | None:
     """Runs the nine steps that the module's docstring numbers."""
     begin, config = time.monotonic(), copy.deepcopy(config)  # step 4 decides what it leaves open
-    require_task(config, wanted)  # 1
-    with claimed(config) as workdir:  # 2
-        checkpoint = newest_meta(workdir / "checkpoints")  # 3
+    with hosts.losses_explained():
+        hosts.require_same(config=dataclasses.asdict(config), version=versions())  # 1
+    require_task(config, wanted)
+    with claimed(config) as workdir, hosts.losses_explained():  # 2
+        hosts.require_shared(workdir)
+        checkpoint = hosts.of_first(newest_meta(workdir / "checkpoints"))  # 3
         note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
-        settle_audio(config, checkpoint)  # 4
-        train, test = open_sources(config, on_progress)
-        task = make_task(config, train, test, workdir)
+        with hosts.together():
+            settle_audio(config, checkpoint)  # 4
+            train, test = open_sources(config, on_progress)
+            task = make_task(config, train, test, workdir)
+        hosts.require_same(data={"training clips": len(train), "held-out clips": test and len(test), "classes": list(task.label_names)})
         announce(config)
         if checkpoint is None:  # 5
             set_aside(workdir)
@@ -133,7 +139,7 @@ def _run(
         if test is not None and (warning := few_in(test)):
             summary["warning"] = warning
         summary["seconds"] = round(time.monotonic() - begin, 1)
-        if jax.process_index() == 0:
+        if hosts.is_first():
             write_json(workdir / SUMMARY_FILE, summary)
         RUN_LOG.info("finished: %s", json.dumps(summary))
         return summary
@@ -162,21 +168,22 @@ def claimed(config: Config) -> Iterator[Path]:
     """
     workdir = Path(config.train.workdir).expanduser()
     with write_errors(workdir), ExitStack() as stack:  # what appends to files of the run names none
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            if jax.process_index() == 0:  # of several hosts' processes, which share the folder
-                if not (workdir / LOCK).exists():  # else a run that begins at this moment may not have its config.json yet
+        with hosts.together():
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                if hosts.is_first():  # of several hosts' processes, which share the folder
+                    if not (workdir / LOCK).exists():  # else a run that begins at this moment may not have its config.json yet
+                        _require_run_or_nothing(workdir)
+                    stack.enter_context(locked(workdir))
                     _require_run_or_nothing(workdir)
-                stack.enter_context(locked(workdir))
-                _require_run_or_nothing(workdir)
-                if not steps_of(workdir / "checkpoints"):  # once there is one, a config that doesn't fit it will be refused
-                    write_json(workdir / CONFIG_FILE, dataclasses.asdict(config))
-                (workdir / "pictures").mkdir(exist_ok=True)
-                stack.enter_context(log_file(workdir))
-        except OSError as error:
-            if full_disk(error):
-                raise
-            raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
+                    if not steps_of(workdir / "checkpoints"):  # once there is one, a config that doesn't fit it will be refused
+                        write_json(workdir / CONFIG_FILE, dataclasses.asdict(config))
+                    (workdir / "pictures").mkdir(exist_ok=True)
+                    stack.enter_context(log_file(workdir))
+            except OSError as error:
+                if full_disk(error):
+                    raise
+                raise ValueError(f"train.workdir {workdir} can't be used: {error}; choose another folder") from error
         yield workdir
 
 
@@ -245,7 +252,7 @@ def pick_micro_batch(config: Config, task: Task, before: int = 0) -> int:
     """
     groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
     params = nnx.state(described(config.model, len(task.label_names)), nnx.Param)
-    batch, available = config.train.batch_size, memory.usable_memory()
+    batch, available = config.train.batch_size, min(hosts.gather(memory.usable_memory()))
     if micro_batch := config.train.micro_batch:
         reason = "as train.micro_batch says"
     elif before and batch % before == 0 and before % groups == 0:

@@ -23,6 +23,7 @@ from avmae_jax.config import Config
 from avmae_jax.config_history import is_config
 from avmae_jax.files import write_errors, write_json
 from avmae_jax.settings import flatten_fields
+from avmae_jax.train import hosts
 
 CONFIG_FILE, ENVIRONMENT_FILE, LOG_FILE = "config.json", "environment.json", "log.txt"
 RUN_LOG = getLogger("avmae_jax.run")  # for log.txt alone: what a screen shows in other ways, such as a bar
@@ -44,7 +45,7 @@ def note_config(workdir: Path, config: Config) -> None:
 
     The config is the one that the checkpoint has accepted, so that a file that was edited by hand never counts.
     """
-    if jax.process_index():
+    if not hosts.is_first():
         return
     path, now = workdir / CONFIG_FILE, json.loads(json.dumps(dataclasses.asdict(config)))
     before = read_json(path)
@@ -64,17 +65,13 @@ def note_config(workdir: Path, config: Config) -> None:
 
 def note_start(workdir: Path, step: int) -> None:
     """Appends this start to environment.json: time, command line, versions and machine; `step` is that of the checkpoint, 0 if none."""
-    if jax.process_index():
+    if not hosts.is_first():
         return
     path = workdir / ENVIRONMENT_FILE
     before = read_json(path)
     starts = before.get("starts") if isinstance(before, dict) else None
     if path.exists() and not isinstance(starts, list):
         logging.warning("%s holds no list of starts and is begun again", path)
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
     devices = jax.devices()
     machine = {
         "host": socket.gethostname(),
@@ -85,8 +82,17 @@ def note_start(workdir: Path, step: int) -> None:
         "processes": jax.process_count(),
     }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    start = {"time": now, "step": step, "command": _command(), "folder": os.getcwd(), "versions": versions, "machine": machine}  # noqa: PTH109
+    start = {"time": now, "step": step, "command": _command(), "folder": os.getcwd(), "versions": versions(), "machine": machine}  # noqa: PTH109
     write_json(path, {"starts": [*(starts if isinstance(starts, list) else []), start]})
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions of Python and of the libraries that a run depends on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager

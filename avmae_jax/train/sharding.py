@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.config import MeshConfig
@@ -44,8 +45,9 @@ def make_mesh(config: MeshConfig) -> Mesh:
     for size in given:
         known *= size
     if len(given) < 2 or any(size < 1 for size in given) or devices % known or (len(given) == 3 and known != devices):
+        among = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
         raise ValueError(
-            f"mesh is data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, but there are {devices} devices; "
+            f"mesh is data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, but there are {devices} devices{among}; "
             "the product must be that number, and one of the three may be -1"
         )
     return jax.make_mesh(tuple(devices // known if size == -1 else size for size in sizes), AXES, axis_types=(AxisType.Auto,) * 3)
@@ -80,14 +82,28 @@ def initialise(make: Callable[[Any], Any], params: Any, mesh: Mesh) -> Any:
     return jax.jit(lambda values: jax.tree.map(jnp.copy, make(values)), out_shardings=places)(params)
 
 
+def own_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """Lists the rows of a batch that this process's devices hold, wherever the mesh puts its processes."""
+    size = batch_size // batch_shards(mesh)
+    return [part * size + row for part in _own_parts(mesh) for row in range(size)]
+
+
 def put_batch(batch: Batch, mesh: Mesh) -> Any:
-    """Puts this host's share of a batch on its devices, all but the ids: NumPy arrays [B / hosts, ...] -> global arrays [B, ...]."""
-    where = NamedSharding(mesh, BATCH)
-    return {name: jax.make_array_from_process_local_data(where, array) for name, array in batch.items() if name != "id"}
+    """Puts this process's rows of a batch, see own_rows, on its devices, all but the ids: NumPy arrays -> global arrays [B, ...]."""
+    where, parts = NamedSharding(mesh, BATCH), _own_parts(mesh)
+    size = len(batch["id"]) // len(parts)
+
+    def put(array: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:  # slices of the whole array
+            place = parts.index((index[0].start or 0) // size)
+            return array[place * size : (place + 1) * size]
+
+        return jax.make_array_from_callback((size * batch_shards(mesh), *array.shape[1:]), where, part)
+
+    return {name: put(array) for name, array in batch.items() if name != "id"}
 
 
-def host_share(batch: Batch) -> Batch:
-    """Selects this host's rows of a batch that every host has read whole."""
-    host, hosts = jax.process_index(), jax.process_count()
-    rows = len(batch["id"]) // hosts
-    return {name: value[host * rows : (host + 1) * rows] for name, value in batch.items()}
+def _own_parts(mesh: Mesh) -> list[int]:
+    """Lists the parts of a batch, of all that batch_shards counts, that this process's devices hold."""
+    places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_shards(mesh),))
+    return sorted({index[0].start or 0 for index in places.values() if index})

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import logging
-from jax.experimental import multihost_utils
 
 from avmae_jax.checkpoint.manager import Checkpoints, newest_meta, restore_params, steps_of
+from avmae_jax.train import hosts
 
 BEST, AVERAGED, EMA = "best", "averaged", "ema"
 MEANS = (AVERAGED, EMA)  # folders of averaged weights, those that a classifier's user should take first
@@ -47,7 +47,7 @@ class Snapshots:
         self._first, self._last = first_epoch, last_epoch
         self._mean: _Mean | None = None  # in memory; None: none of this start's epochs is one of those averaged
         self._kept = 0  # epochs in the mean that is on the disk
-        self._best: float | None = (newest_meta(folder / BEST) or {}).get("measured")
+        self._best: float | None = hosts.of_first((newest_meta(folder / BEST) or {}).get("measured"))
 
     def measured(self, step: int, params: Any, measured: float) -> None:
         """Keeps the weights of a step if their result is better than that of every earlier step."""
@@ -88,7 +88,7 @@ class Snapshots:
 
     def _read_mean(self, params: Any) -> "_Mean":
         """Reads the mean that an earlier start has kept, into the structure of `params`; raises CheckpointError if it is damaged."""
-        if not steps_of(self._folder / AVERAGED):
+        if not hosts.of_first(bool(steps_of(self._folder / AVERAGED))):
             return _Mean([], None)
         kept = restore_params(self._folder / AVERAGED, params)
         self._kept = len(kept.meta["epochs"])
@@ -96,25 +96,19 @@ class Snapshots:
 
     def _save(self, name: str, step: int, params: Any, found: dict[str, Any]) -> None:
         folder = self._folder / name
-        newer = [path for number, path in steps_of(folder) if number >= step]
-        if newer:  # the run resumed from an older step and diverged, on other devices for example
-            for path in newer if jax.process_index() == 0 else ():
+        for number, path in steps_of(folder) if hosts.is_first() else ():
+            if number >= step:  # the run resumed from an older step and diverged, on other devices for example
                 shutil.rmtree(path)
-            _wait_for_all("newer snapshots are gone")
+        hosts.gather(None)
         with Checkpoints(folder, keep_last=1) as checkpoints:
             checkpoints.save(step, params=params, meta=self._meta() | found)
 
 
 def set_aside(folder: Path) -> None:
     """Renames these folders of a run without a checkpoint: an earlier try left them, or the run was killed before its first checkpoint."""
-    for name in (BEST, *MEANS) if jax.process_index() == 0 else ():
+    for name in (BEST, *MEANS) if hosts.is_first() else ():
         if (folder / name).is_dir():
             free = next(path for n in itertools.count(1) if not (path := folder / f"{name}.before-{n}").exists())
             (folder / name).rename(free)
             logging.warning("%s has no checkpoint that %s could belong to; it is renamed to %s", folder, name, free.name)
-    _wait_for_all("snapshots without checkpoints are set aside")
-
-
-def _wait_for_all(reason: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(reason)
+    hosts.gather(None)

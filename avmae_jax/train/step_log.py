@@ -7,6 +7,7 @@ import jax
 
 from avmae_jax.checkpoint.manager import Checkpoints
 from avmae_jax.errors import NonFiniteLossError
+from avmae_jax.train import hosts
 from avmae_jax.train.clock import Clock
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.memory import peak_memory
@@ -84,12 +85,13 @@ class StepLog:
         bad = next((name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])), None)
         if bad is None:
             return
+        ids = [name for part in hosts.gather([str(name) for name in ids]) for name in part]  # all have the same loss and come here
         self._checkpoints.wait()
         good = self._checkpoints.newest()
         where = f"{self._checkpoints.directory / str(good)}" if good is not None else "none yet"
         parts = ", ".join(f"{name} {value}" for name, value in values.items() if name != bad)
         raise NonFiniteLossError(
             f"the {bad.replace('_', ' ')} of step {step} is {values[bad]} ({parts})\n"
-            f"clips of that batch: {', '.join(map(str, ids))}\nlast good checkpoint: {where}\n"
+            f"clips of that batch: {', '.join(ids)}\nlast good checkpoint: {where}\n"
             "check these clips, or lower optim.learning_rate, and start again"
         )

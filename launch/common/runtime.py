@@ -58,7 +58,7 @@ def _ours_or_serious(record: LogRecord) -> bool:
 class TrainingBar:
     """Shows training as a bar on a terminal; elsewhere logs the first step, the last, and one in `every`. Implements train.Reporter."""
 
-    def __init__(self, every: int):
+    def __init__(self, every: int, *, shown: bool = True):
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -68,7 +68,7 @@ class TrainingBar:
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[numbers]}"),
             console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
+            disable=not (shown and sys.stderr.isatty()),
         )
         self._every, self._first, self._total = every, 0, 0
         self._generation: TaskID | None = None

@@ -37,7 +37,11 @@ def _all_given(args: Any, kinds: set[str]) -> bool:
     return bool(given) and given <= kinds
 
 
+_TRAINING = (_Rule(("hosts_timeout",), lambda args, _: args.hosts == "off", "with --hosts=off, which waits for none"),)
+
 RULES: dict[str, tuple[_Rule, ...]] = {
+    "pretrain": _TRAINING,
+    "finetune": _TRAINING,
     "prepare": (
         _Rule(("workers",), lambda args, _: args.beam_runner, "with --beam_runner, whose own options say how many processes there are"),
         _Rule(("beam_options",), lambda args, _: not args.beam_runner, "without --beam_runner"),

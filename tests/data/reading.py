@@ -3,9 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import numpy as np
-import pytest
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.data.batches import Batch, TrainBatches
@@ -35,11 +33,6 @@ def assert_same(got: list[Batch], want: list[Batch]) -> None:
         for name, value in one.items():
             assert value.dtype == other[name].dtype
             np.testing.assert_array_equal(value, other[name])
-
-
-def as_host(monkeypatch: pytest.MonkeyPatch, index: int, count: int) -> None:
-    monkeypatch.setattr(jax, "process_index", lambda: index)
-    monkeypatch.setattr(jax, "process_count", lambda: count)
 
 
 class Listed:

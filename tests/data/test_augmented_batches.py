@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,23 @@ from avmae_jax.config import AugmentConfig, DataConfig
 from avmae_jax.data.augment import soft_targets
 from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import Clip, ClipSource
-from tests.data.reading import COUNTING, FRAMES, LABELS, MODEL, SAMPLES, Listed, as_host, assert_same, ids, labelled, take
+from tests.data.reading import COUNTING, FRAMES, LABELS, MODEL, SAMPLES, Listed, assert_same, ids, labelled, take
 from tests.support import Clips
 
 ALL_ON = AugmentConfig(specaug_freq=4, specaug_time=9, noise=True, mixup=0.5, mixup_alpha=2.0, label_smoothing=0.1, balanced=True)
 
 
 def augmented(
-    augment: AugmentConfig, batch_size: int = 8, *, source: ClipSource | None = None, data: DataConfig | None = None
+    augment: AugmentConfig,
+    batch_size: int = 8,
+    *,
+    source: ClipSource | None = None,
+    data: DataConfig | None = None,
+    rows: Sequence[int] | None = None,
 ) -> TrainBatches:
     weights = np.array([1.0, 2, 0, 4, 3])
     source, data = source or labelled(), data or DataConfig(prefetch=1)
-    return TrainBatches(source, MODEL, data, batch_size, 0, TrainOptions(augment=augment, classes=4, weights=weights))
+    return TrainBatches(source, MODEL, data, batch_size, 0, TrainOptions(augment=augment, classes=4, weights=weights), rows)
 
 
 @pytest.mark.slow
@@ -145,14 +151,13 @@ def test_the_number_of_readers_changes_nothing_about_augmentation(reader: DataCo
     assert_same(*runs)
 
 
-def test_hosts_share_the_augmented_batch_that_one_host_would_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_read_their_rows_of_the_augmented_batch_that_one_would_read() -> None:
     batches = augmented(ALL_ON, 8)
     whole = take(batches, 2)
     batches.close()
-    for host in range(2):
-        as_host(monkeypatch, host, 2)
-        batches = augmented(ALL_ON, 8)
-        assert_same(take(batches, 2), [{name: value[host::2] for name, value in batch.items()} for batch in whole])
+    for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 6]):
+        batches = augmented(ALL_ON, 8, rows=rows)
+        assert_same(take(batches, 2), [{name: value[rows] for name, value in batch.items()} for batch in whole])
         batches.close()
 
 

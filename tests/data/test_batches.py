@@ -16,7 +16,7 @@ from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
 from tests import support
-from tests.data.reading import COUNTING, FRAMES, MODEL, SAMPLES, Listed, as_host, assert_same, frames, ids, of_modality, take
+from tests.data.reading import COUNTING, FRAMES, MODEL, SAMPLES, Listed, assert_same, frames, ids, of_modality, take
 from tests.support import Clips
 
 
@@ -114,27 +114,26 @@ def test_the_number_of_readers_changes_nothing(reader: dict[str, int]) -> None:
     assert runs[0][3] == runs[1][3]
 
 
-def test_hosts_share_the_batch_that_one_host_would_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train_batches(Clips(12), 4)
-    expected = [set(ids([batch])) for batch in take(whole, 6)]
-    shown = frames(take(whole, 3))
-    shares, states = [], []
-    for host in range(2):
-        as_host(monkeypatch, host, 2)
-        batches = train_batches(Clips(12), 4)
-        shares.append(take(batches, 6))
-        states.append(batches.state)
-        assert frames(take(batches, 3)).items() <= shown.items()
-        batches.close()
-    assert all(len(batch["id"]) == 2 for share in shares for batch in share)
-    assert [set(ids([one, other])) for one, other in zip(*shares, strict=True)] == expected
-    assert states[0] == states[1]
-    as_host(monkeypatch, 0, 1)  # the state of two hosts is that of one
-    alone = train_batches(Clips(12), 4)
-    alone.state = states[0]
-    assert frames(take(alone, 3)) == shown
-    alone.close()
+@pytest.mark.parametrize("shares", [([0, 1], [2, 3]), ([0, 3], [1, 2]), ([0, 1, 2, 3], [0, 1, 2, 3]), ([2], [0, 1, 3])])
+def test_processes_read_their_rows_of_the_batch_that_one_would_read(shares: tuple[list[int], ...]) -> None:
+    whole = train_batches(Clips(10), 4)
+    expected, state = take(whole, 4), whole.state
+    later = take(whole, 2)
+    for rows in shares:
+        own = TrainBatches(Clips(10), MODEL, DataConfig(), 4, 0, rows=rows)
+        assert_same(take(own, 4), [{name: value[rows] for name, value in batch.items()} for batch in expected])
+        assert own.state == state
+        own.close()
+        other = TrainBatches(Clips(10), MODEL, DataConfig(), 4, 0, rows=rows[:1])  # goes on with another number of processes
+        other.state = state
+        assert_same(take(other, 2), [{name: value[rows[:1]] for name, value in batch.items()} for batch in later])
+        other.close()
     whole.close()
+
+
+def test_evaluation_reads_only_the_clips_that_are_named() -> None:
+    options = EvalOptions(limit=5, only=[0, 3, 4])
+    assert ids(list(eval_batches(Clips(10), MODEL, DataConfig(), 2, options))) == ["clip0", "clip6", "clip8"]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from absl import app, flags
 
 from avmae_jax import config_files
 from avmae_jax.config import Config, ModelConfig
-from launch.common import cli, model_flags, unused
+from launch.common import cli, hosts_flags, model_flags, unused
 from tests.support import Program, apply, called_here
 from tests.test_config import EVERY_FIELD
 
@@ -53,6 +53,7 @@ CASES = {
         ("config.data.labelled_per_class", ["--config=tiny", "--config.data.labelled_per_class=2"]),
         ("config.train.epochs", ["--config=tiny", "--config.train.steps=3", "--config.train.epochs=2"]),
         ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
+        ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),
     ],
     "finetune": [
         ("config.loss.temperature", ["--config=finetune_instruments", "--config.loss.temperature=1"]),
@@ -104,7 +105,10 @@ def require_used(program: str, arguments: Sequence[str]) -> None:
     arguments = [program, *(PREPARE if program == "prepare" else ()), *arguments]
     if program in TRAINING:
         values = flags.FlagValues()
-        cli.define_config(values, arguments, "finetune_instruments" if program == "study" else "")
+        if program == "study":
+            cli.define_config(values, arguments, "finetune_instruments")
+        else:
+            hosts_flags.define(values, arguments)
         unused.require_used(program, cli.parse(arguments, values), values)
         return
     with called_here(importlib.import_module(f"launch.{program}")):
