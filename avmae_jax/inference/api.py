@@ -113,7 +113,9 @@ class Model(Trained):
         write(Weights(self.config.model, self.classes, params, notes_of(self.config, self.label_names, self.calibration)), path)
 
 
-def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Model:
+def load(
+    path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, compute_dtype: str = "float32", **sizes: int
+) -> Model:
     """Loads a trained model.
 
     Args:
@@ -122,13 +124,15 @@ def load(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | N
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms and a multiple of the patch: 96, 400 or 3008 for 1, 4
         or 30 s. Positions are interpolated along time. None: as in the file.
+      compute_dtype: of matrix products: "float32", which gives the same answers everywhere, whatever the model was trained in; "bfloat16",
+        several times faster on GPUs and TPUs that have it; or "auto", bfloat16 where the devices have it.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
       WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
       DatasetError: if the names can't be read.
     """
-    found = load_trained(path, labels_csv=labels_csv, audio_frames=audio_frames, **sizes)
+    found = load_trained(path, labels_csv=labels_csv, audio_frames=audio_frames, compute_dtype=compute_dtype, **sizes)
     return Model(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
 
 

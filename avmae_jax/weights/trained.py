@@ -57,25 +57,29 @@ class Trained:
         return "<" + "\n ".join(lines) + ">"
 
 
-def load_trained(path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, **sizes: int) -> Trained:
+def load_trained(
+    path: str | Path, *, labels_csv: str | Path = "", audio_frames: int | None = None, compute_dtype: str = "float32", **sizes: int
+) -> Trained:
     """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
+      compute_dtype: of matrix products, whatever the model was trained in: "float32", "bfloat16", or "auto", bfloat16 where the devices
+        have it.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
       WeightsError: if the file can't be read, or the names are of another number of classes.
       DatasetError: if the names can't be read.
     """
-    return _made(path, io.read(path, audio_frames=audio_frames, **sizes), labels_csv)
+    return _made(path, io.read(path, audio_frames=audio_frames, **sizes), labels_csv, compute_dtype)
 
 
-def load_uncalibrated(path: str | Path, *, labels_csv: str | Path = "", **sizes: int) -> Trained:
+def load_uncalibrated(path: str | Path, *, labels_csv: str | Path = "", compute_dtype: str = "float32", **sizes: int) -> Trained:
     """Loads a model as load_trained, without a calibration, which may be damaged or belong to other weights."""
-    return _made(path, io.read_uncalibrated(path, **sizes), labels_csv)
+    return _made(path, io.read_uncalibrated(path, **sizes), labels_csv, compute_dtype)
 
 
 def fingerprint_of(trained: Trained) -> str:
@@ -83,12 +87,12 @@ def fingerprint_of(trained: Trained) -> str:
     return fingerprint(flatten(nnx.state(trained.module, nnx.Param)))
 
 
-def _made(path: str | Path, found: io.Weights, labels_csv: str | Path) -> Trained:
+def _made(path: str | Path, found: io.Weights, labels_csv: str | Path, compute_dtype: str) -> Trained:
     names: Sequence[str] = found.notes.label_names
     if labels_csv:
         names = read_labels(Path(labels_csv).expanduser())[1]
         if len(names) != found.classes:
             raise WeightsError(f"{path} has {found.classes} classes and {labels_csv} names {len(names)}; give the list it was tuned on")
     names = names or [f"class {number}" for number in range(found.classes)]
-    notes = found.notes
+    found, notes = io.computing_in(compute_dtype, found), found.notes
     return Trained(str(path), io.made(found), notes.config(found.config), found.classes, tuple(names), found.step, notes.calibration)

@@ -47,6 +47,8 @@ def define_model_flags(*, classes: bool = True) -> None:
     """Defines options for what a model's file doesn't contain; `classes` says whether the program names them."""
     if classes:
         flags.DEFINE_string("labels_csv", "", "CSV with the names of the classes (index,mid,display_name), if the model's file has none")
+    text = "of matrix products: float32 gives the same answers everywhere; auto is bfloat16 where GPU or TPU has it, several times faster"
+    flags.DEFINE_enum("compute_dtype", "float32", ["float32", "bfloat16", "auto"], text)
     flags.DEFINE_integer("heads", 0, "encoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
     flags.DEFINE_integer("decoder_heads", 0, "decoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
 
@@ -64,7 +66,7 @@ def load(path: str, *, calibrated: bool = True) -> Trained:
     given = flags.FLAGS
     labels_csv = given.labels_csv if "labels_csv" in given else ""
     read = load_trained if calibrated else load_uncalibrated
-    return read(path, labels_csv=labels_csv, heads=given.heads, decoder_heads=given.decoder_heads)
+    return read(path, labels_csv=labels_csv, compute_dtype=given.compute_dtype, heads=given.heads, decoder_heads=given.decoder_heads)
 
 
 def open_clips(model_path: str, needs: Needs) -> ClipSource:
@@ -108,7 +110,7 @@ def finetune_command(path: str, model: ModelConfig) -> str:
     groups: dict[str, tuple[Any, Any]] = {"model": (model, recipe.model)}
     if run_folder(path):
         groups["data"] = (run_config(path).data, recipe.data)
-    kept = {"kind", *kind_of(recipe.model).head}  # what the recipe says of the classifier
+    kept = {"kind", "compute_dtype", *kind_of(recipe.model).head}  # what the recipe says of the classifier and of the devices
     for group, (own, given) in groups.items():
         names = [field.name for field in dataclasses.fields(own) if field.name not in kept]
         changed |= {f"{group}.{name}": getattr(own, name) for name in names if getattr(own, name) != getattr(given, name)}

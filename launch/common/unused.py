@@ -8,7 +8,7 @@ from absl import app, flags
 
 from avmae_jax.config import Config
 
-COMPUTING = ("data", "split", "labels_csv", "heads", "decoder_heads")  # options of launch.report for what it computes
+COMPUTING = ("data", "split", "labels_csv", "compute_dtype", "heads", "decoder_heads")  # options of launch.report for what it computes
 _AUDIO = {"audio", "audioonly", "missingaudioonly"}  # what a classifier is given, where it is audio alone ...
 _IMAGE = {"image", "videoonly", "missingvideoonly"}  # ... and images alone
 
@@ -75,6 +75,9 @@ FIELD_RULES = (
     _FieldRule(("loss.",), lambda program, _: program == "finetune", "in fine-tuning, whose loss tune.loss chooses"),
     _FieldRule(("augment.label_smoothing",), lambda program, _: program == "pretrain", "in pretraining, which has no targets"),
     _FieldRule(("train.retrieval_clips",), lambda program, _: program == "finetune", "in fine-tuning, after which nothing is retrieved"),
+    _FieldRule(
+        ("train.matmul_precision",), lambda _, config: config.model.compute_dtype == "bfloat16", "where the model computes in bfloat16"
+    ),
     _FieldRule(("train.epochs",), lambda _, config: config.train.steps, "where train.steps is given"),
     _FieldRule(("data.path",), lambda _, config: config.data.source == "builtin", "with the built-in set; give data.source=prepared"),
     _FieldRule(("data.builtin_", "data.cache_dir"), lambda _, config: config.data.source != "builtin", "where data.source isn't builtin"),
