@@ -33,7 +33,7 @@ def prepare_devices(config: Config) -> None:
     text = os.environ.get("XLA_FLAGS", "").strip()
     if text and not text.startswith("-"):
         raise ConfigError(f"train.deterministic adds to XLA_FLAGS, which names the file {text}; write its flags into the variable itself")
-    given = dict(flag.partition("=")[::2] for flag in text.split())
+    given = {name: value for name, _, value in (flag.partition("=") for flag in text.split())}
     excluded = any(given.get(flag, "false").lower() in _TRUE for flag in (_EXCLUDE, _STRONGER))
     if _EXCLUDE in given and not excluded:
         raise ConfigError(f"train.deterministic is True, but XLA_FLAGS has {_EXCLUDE}={given[_EXCLUDE]}; leave one of them out")

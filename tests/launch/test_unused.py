@@ -142,7 +142,10 @@ def test_every_rule_names_options_and_fields_that_there_are() -> None:
 
 
 def test_the_command_that_a_program_advises_is_not_refused(tmp_path: Path) -> None:
-    config = apply(Config(), {"data.source": "prepared", "data.path": "/prepared", "data.builtin_train": 7, "model.depth": 3, "model.compute_dtype": "float32"})
+    config = apply(
+        Config(),
+        {"data.source": "prepared", "data.path": "/prepared", "data.builtin_train": 7, "model.depth": 3, "model.compute_dtype": "float32"},
+    )
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     command = shlex.split(model_flags.finetune_command(str(tmp_path), config.model))
     assert {"--config.data.path=/prepared", "--config.model.depth=3"} <= {*command}

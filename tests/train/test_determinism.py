@@ -32,7 +32,7 @@ def flags(monkeypatch: pytest.MonkeyPatch, config: Config, before: str = "") -> 
     """Returns the flags that are set afterwards."""
     monkeypatch.setenv("XLA_FLAGS", before)
     prepare_devices(config)
-    return dict(flag.partition("=")[::2] for flag in determinism.os.environ["XLA_FLAGS"].split())
+    return {name: value for name, _, value in (flag.partition("=") for flag in determinism.os.environ["XLA_FLAGS"].split())}
 
 
 def test_kernels_are_excluded_and_their_choice_is_kept(monkeypatch: pytest.MonkeyPatch, config: Config, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.support import TINY, Program
 
 BATCH = 16
-MESHES = {(8, 1, 1): 8, (1, 8, 1): 8, (2, 2, 2): 4}  # (data, fsdp, tensor) -> parts into which a batch is cut
+MESHES: dict[tuple[int, ...], int] = {(8, 1, 1): 8, (1, 8, 1): 8, (2, 2, 2): 4}  # (data, fsdp, tensor) -> parts into which a batch is cut
 SAMPLES, FRAMES = 10_480, 64  # of a clip of TINY
 INPUTS = re.compile(rf"\[(\d+,)*({SAMPLES}|{FRAMES + 2},160|{FRAMES},(400|512|257|128)|32,32,3)\]")  # waveforms, frames, spectra, images
 
