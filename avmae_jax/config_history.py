@@ -12,6 +12,8 @@ from avmae_jax.config import Config
 from avmae_jax.errors import CheckpointMismatchError, ConfigError
 from avmae_jax.settings import flatten_fields
 
+OLDER_DTYPE = "float32"  # of runs from before model.compute_dtype, which has become "auto"
+
 
 def is_config(saved: Any) -> bool:
     """Returns whether the content of a JSON file can be the config of a run."""
@@ -35,6 +37,7 @@ def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict
     groups: dict[str, dict[str, Any]] = {
         name: {**value, **saved.get(name, {})} for name, value in defaults.items() if isinstance(value, dict)
     }
+    groups["model"]["compute_dtype"] = saved.get("model", {}).get("compute_dtype", OLDER_DTYPE)
     groups["model"]["kind"] = saved.get("model", {}).get("kind") or older_kind(groups["model"]["modality"], classifies=classifies)
     return {**defaults, **saved, **groups, "requires": tuple(saved.get("requires", ()))}
 

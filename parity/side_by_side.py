@@ -106,7 +106,7 @@ class Pretraining:
         self.config, self.loss, self.inputs, self.groups = config, loss, inputs, groups
         self.reference = with_weights(lambda: reference.CAVMAE(config), state, seed)
         self.model = build.build_official(lambda: CAVMAE(config, rngs=nnx.Rngs(0)), state_of(self.reference))
-        self.rough = config.compute_dtype != "float32"
+        self.rough = config.product_dtype != "float32"
 
     def _tolerance(self, exact: float) -> float:
         return BFLOAT16_TOLERANCE if self.rough else exact
@@ -201,7 +201,7 @@ class Classification:
         self.reference = with_weights(lambda: reference.CAVMAEClassifier(config, classes), state)
         self.model = build.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), state_of(self.reference))
         self.targets = np.random.default_rng(1).integers(0, 2, (len(inputs.fbank), classes)).astype(np.float32)
-        self.tolerance = BFLOAT16_TOLERANCE if config.compute_dtype != "float32" else OUTPUT_TOLERANCE
+        self.tolerance = BFLOAT16_TOLERANCE if config.product_dtype != "float32" else OUTPUT_TOLERANCE
 
     def logit_rows(self) -> Iterator[Row]:
         """Compares the logits of every mode."""

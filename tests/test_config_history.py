@@ -23,6 +23,15 @@ def test_a_run_from_before_a_field_has_its_default() -> None:
     assert with_defaults(before) == {**now, "data": {**now["data"], "threads": 99}, "gone": 1}
 
 
+def test_a_run_from_before_the_dtype_was_left_to_the_devices_computed_in_float32() -> None:
+    saved = json.loads(json.dumps(dataclasses.asdict(Config())))
+    assert config_from_dict(saved).model.compute_dtype == "auto"
+    del saved["model"]["compute_dtype"]
+    assert config_from_dict(saved).model.compute_dtype == "float32"
+    del saved["model"]
+    assert config_from_dict(saved).model.compute_dtype == "float32"
+
+
 def test_an_older_run_has_the_defaults_of_new_fields() -> None:
     config = apply(Config(requires=("data.path",)), {"train.batch_size": 7, "model.depth": 3})
     saved = json.loads(json.dumps(dataclasses.asdict(config)))

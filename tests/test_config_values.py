@@ -134,6 +134,7 @@ def test_the_defaults_are_valid() -> None:
         ("train.log_every", 0),
         ("train.keep_last", 0),
         ("train.eval_batches", -1),
+        ("train.matmul_precision", "exact"),
     ],
 )
 def test_a_value_that_cannot_work_is_named(name: str, value: Any) -> None:

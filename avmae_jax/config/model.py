@@ -63,7 +63,7 @@ class ModelConfig(Settings, group="model"):
     image_factor: float = 1.0  # late_classifier: what the image's logits are multiplied with before they are added to the audio's
     head_dropout: float = 0.0  # training of a classifier: share of the values that its last layer is given and that are set to 0, in [0, 1)
     remat: bool = False  # recompute each block in the backward pass: less memory, more time on accelerators; no effect on a CPU
-    compute_dtype: str = "float32"  # float32 | bfloat16; parameters, norms, softmax and losses are always float32
+    compute_dtype: str = "auto"  # of training: float32 | bfloat16 | auto, bfloat16 where GPU or TPU has it; parameters, losses: float32
 
     @property
     def shape(self) -> Size:
@@ -71,6 +71,11 @@ class ModelConfig(Settings, group="model"):
         self.require_choice("size", SIZES)
         replaced = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
         return SIZES[self.size]._replace(**replaced)
+
+    @property
+    def product_dtype(self) -> str:
+        """Returns the dtype of matrix products; that of "auto" is float32 until a run has decided what its devices have."""
+        return "float32" if self.compute_dtype == "auto" else self.compute_dtype
 
     def input_shape(self, modality: str) -> tuple[int, int, int]:
         """Returns (height, width, channels) of the input that a modality's patches are cut from; for audio (mel bins, frames, 1)."""
@@ -106,4 +111,4 @@ class ModelConfig(Settings, group="model"):
             if width % 4:
                 raise ConfigError(f"model.{name}width is {width}; 2-D sin-cos positions need a multiple of 4")
         self.require("joint_depth", 1 <= self.joint_depth <= shape.depth, f"it must be between 1 and the depth {shape.depth}")
-        self.require_choice("compute_dtype", ("float32", "bfloat16"))
+        self.require_choice("compute_dtype", ("auto", "float32", "bfloat16"))

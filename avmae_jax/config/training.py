@@ -5,6 +5,8 @@ import dataclasses
 from avmae_jax.errors import ConfigError
 from avmae_jax.settings import Settings
 
+MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")  # names that JAX has for them
+
 
 @dataclasses.dataclass
 class LossConfig(Settings, group="loss"):
@@ -125,6 +127,10 @@ class TrainConfig(Settings, group="train"):
     keep_every: int = 0  # also keep every checkpoint whose step is a multiple of this; 0: none
     eval_batches: int = 0  # batches of an evaluation; 0: the whole held-out set
     retrieval_clips: int = 200  # held-out clips that the final retrieval is computed on; 0: none
+    matmul_precision: str | None = (
+        None  # default | high | highest | a name of JAX's: of float32 products on GPU or TPU; None: JAX's default
+    )
+    deterministic: bool = False  # on GPUs: kernels that repeat to the last bit, chosen once and kept in the run's folder; slower
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
@@ -134,5 +140,8 @@ class TrainConfig(Settings, group="train"):
         self.require_share("ema", one=False)
         self.require_not_negative("micro_batch", "steps", "seed", "eval_every", "picture_every", "checkpoint_every", "keep_every")
         self.require_not_negative("eval_batches", "retrieval_clips", "checkpoint_minutes")
+        self.require(
+            "matmul_precision", self.matmul_precision in (None, *MATMUL_PRECISIONS), f"choose one of {', '.join(MATMUL_PRECISIONS)}"
+        )
         fits = not self.micro_batch or self.batch_size % self.micro_batch == 0
         self.require("micro_batch", fits, f"train.batch_size = {self.batch_size} must be a multiple of it")

@@ -1,13 +1,13 @@
 """Turns the bytes of a batch into the inputs of a model: the part of data preparation that runs on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from avmae_jax.config import Config
 from avmae_jax.data import augment
-from avmae_jax.data.fbank import num_frames, padded_fbank
+from avmae_jax.data.fbank import RowByRow, num_frames, padded_fbank, together
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -15,11 +15,18 @@ _LEAST = 1e-3  # deviation of a clip's log-mel, at least: that of digital silenc
 _AUDIO, _COLOURS, _CUTOUT = 0x61756469, 0x636F6C6F, 0x63757420  # far from the small numbers by which a clip's key is split for the others
 
 
-def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> dict[str, jax.Array]:
+def model_inputs(
+    batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow] = together
+) -> dict[str, jax.Array]:
     """Computes what a model sees of a batch of data/batches.py.
 
     The log-mel is normalised by the numbers of the data set or, with data.normalise "clip", by each clip's own (normalisation); what holds
-    no audio, and what SpecAugment hides, is 0 before the former and after the latter.
+    no audio, and what SpecAugment hides, is 0 before the former and after the latter. Matrix products are those of float32 on every device.
+
+    Args:
+      batch: on the device.
+      config: of model, data and augmentation.
+      own_rows: lets each device compute a function of rows on those that it holds; see padded_fbank.
 
     Returns:
       "audio" -> normalised log-mel float32[B, T, M] and "image" -> normalised float32[B, H, W, 3], as far as the batch carries them.
@@ -27,8 +34,9 @@ def model_inputs(batch: Mapping[str, jax.Array], config: Config) -> dict[str, ja
       What is drawn at random follows from the clips' own seeds and partners in the batch, no matter into which parts it is cut. Evaluation
       batches carry neither.
     """
-    inputs = {"audio": _fbank(batch, config)} if "waveform" in batch else {}
-    return inputs | ({"image": _image(batch, config)} if "image" in batch else {})
+    with jax.default_matmul_precision("highest"):
+        inputs = {"audio": _fbank(batch, config, own_rows)} if "waveform" in batch else {}
+        return inputs | ({"image": _image(batch, config)} if "image" in batch else {})
 
 
 def normalisation(batch: Mapping[str, jax.Array], config: Config) -> tuple[jax.Array, jax.Array]:
@@ -58,7 +66,9 @@ def _rows(value: jax.Array, lead: tuple[int, ...]) -> jax.Array:
     return value.reshape(-1, *value.shape[len(lead) :])
 
 
-def _log_mel(batch: Mapping[str, jax.Array], config: Config) -> tuple[jax.Array, jax.Array]:
+def _log_mel(
+    batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow] = together
+) -> tuple[jax.Array, jax.Array]:
     """Computes the log-mel before normalisation, float32[rows, T, M], and which frames hold audio, bool[rows, T]."""
     model, lead = config.model, batch["samples"].shape  # (B,) or (B, F)
     waveform, samples = _rows(batch["waveform"], lead), _rows(batch["samples"], lead)
@@ -66,12 +76,12 @@ def _log_mel(batch: Mapping[str, jax.Array], config: Config) -> tuple[jax.Array,
         partner, partner_samples, share = (_rows(batch[name], lead) for name in ("waveform_b", "samples_b", "mix"))
         waveform = augment.mix_waveforms(waveform, partner, share, samples, partner_samples)
     held = jnp.arange(model.audio_frames)[None] < num_frames(samples)[:, None]
-    return padded_fbank(waveform, samples, model.audio_frames, model.mel_bins), held
+    return padded_fbank(waveform, samples, model.audio_frames, model.mel_bins, own_rows), held
 
 
-def _fbank(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
+def _fbank(batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow]) -> jax.Array:
     options, lead = config.augment, batch["samples"].shape
-    fbank, held = _log_mel(batch, config)
+    fbank, held = _log_mel(batch, config, own_rows)
     if "augment_seed" not in batch:
         return _normalise(fbank, held, config).reshape(*lead, *fbank.shape[1:])
     keys = _keys(batch["augment_seed"], lead)

@@ -120,6 +120,7 @@ def load(
     tuned_loss: str = "",
     tuned_mode: str = "",
     audio_frames: int | None = None,
+    compute_dtype: str = "float32",
     **sizes: int,
 ) -> Model:
     """Loads a trained model.
@@ -133,6 +134,8 @@ def load(
       tuned_mode: of a classifier's training, which a .pth doesn't store: "multimodal", the default, "audioonly" or "videoonly".
       audio_frames: length of the audio that the model shall take, in frames of 10 ms and a multiple of the patch: 96, 400 or 3008 for 1, 4
         or 30 s. Positions are interpolated along time. None: as in the file.
+      compute_dtype: of matrix products: "float32", which gives the same answers everywhere, whatever the model was trained in; "bfloat16",
+        several times faster on GPUs and TPUs that have it; or "auto", bfloat16 where the devices have it.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
@@ -140,7 +143,7 @@ def load(
       DatasetError: if the names can't be read.
     """
     about = About(labels_csv, tuned_loss, tuned_mode)
-    found = load_trained(path, about=about, audio_frames=audio_frames, **sizes)
+    found = load_trained(path, about=about, audio_frames=audio_frames, compute_dtype=compute_dtype, **sizes)
     return Model(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
 
 

@@ -4,7 +4,7 @@ Axis letters: B batch, L tokens.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Config
+from avmae_jax.data.fbank import RowByRow, together
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.masking import sample_noise
@@ -38,13 +39,27 @@ class MaskedPass:
             for own, (modality, values) in zip(keys, inputs.items(), strict=True)
         }
 
-    def __call__(self, model: Any, batch: Arrays, key: jax.Array, drop_key: jax.Array | None = None) -> tuple[Any, dict[str, jax.Array]]:
-        """Runs the masked pass on a batch; `key` decides the masks, and `drop_key` in training which blocks are skipped.
+    def __call__(
+        self,
+        model: Any,
+        batch: Arrays,
+        key: jax.Array,
+        drop_key: jax.Array | None = None,
+        own_rows: Callable[[RowByRow], RowByRow] = together,
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """Runs the masked pass on a batch.
+
+        Args:
+          model: of the config's kind.
+          batch: of data/batches.py, on the device.
+          key: decides the masks.
+          drop_key: decides in training which blocks are skipped; None: none is.
+          own_rows: lets each device compute a function of rows on those that it holds.
 
         Returns:
           The model's result (with .predictions and .masks by modality) and its inputs, as frontend.model_inputs computes them.
         """
-        given, wanted = model_inputs(batch, self.config), kind_of(self.config.model).inputs(self.config.model)
+        given, wanted = model_inputs(batch, self.config, own_rows), kind_of(self.config.model).inputs(self.config.model)
         inputs = {modality: given[modality] for modality in wanted}
         return model(inputs, self.noise(inputs, key), drop_key), inputs
 

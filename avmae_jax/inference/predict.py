@@ -233,7 +233,8 @@ def open_matcher(trained: Trained, match_with: str | Path | Trained, **sizes: An
     """Loads the model for the match, for audio as long as the other model's; `sizes` and errors are those of load_trained."""
     if isinstance(match_with, Trained):
         return match_with
-    return load_trained(match_with, audio_frames=trained.config.model.audio_frames, **sizes)
+    own = trained.config.model
+    return load_trained(match_with, audio_frames=own.audio_frames, compute_dtype=own.product_dtype, **sizes)
 
 
 def mean_direction(vectors: np.ndarray) -> np.ndarray:

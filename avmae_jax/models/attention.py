@@ -7,8 +7,11 @@ machine that traces it, so that a program can be exported for another platform:
   decoder at B = 4). The gradient is written by hand: it recomputes the matrix from the log-sum-exp of its rows instead of storing it, as
   in Dao et al., arXiv 2205.14135. Two heads rather than one keep XLA's batched matrix product, which is faster; eight leave the cache.
 - CUDA with bfloat16: cuDNN's flash attention, which never holds the matrix either.
-- Everything else: `jax.nn.dot_product_attention` in plain XLA. Several CPU devices use it too: the partitioner cuts it along batch and
-  heads without communication, whereas it would gather every head on every device before a loop over them.
+- Every other accelerator, and CUDA where cuDNN has no kernel, as for float32: all heads at once, with the gradient of the loop. A matrix
+  lives as long as its block is computed and is not kept for the backward pass; the two that were kept a block took 515 of the 806 MiB
+  that a pair of the base model takes in float32. The partitioner cuts this along batch and heads without communication, whereas it would
+  gather every head on every device before a loop.
+- Several CPU devices: `jax.nn.dot_product_attention` in plain XLA.
 
 Axis letters: B batch, L tokens, N heads, d channels of a head; S steps of the loop, G heads in a step, S * G = B * N.
 """
@@ -44,7 +47,7 @@ def attention(query: Float[Array, "B L N d"], key: Float[Array, "..."], value: F
         found = ", ".join(f"{name} is {x.dtype}{list(x.shape)}" for name, x in given.items())
         raise ValueError(f"{found}; attention needs three arrays of one dtype and one shape [B, L, N, d]")
     cpu = _on_cpu if jax.device_count("cpu") == 1 else _plain
-    out: jax.Array = lax.platform_dependent(query, key, value, cpu=cpu, cuda=_cudnn if _fits_cudnn(query) else _plain, default=_plain)
+    out: jax.Array = lax.platform_dependent(query, key, value, cpu=cpu, cuda=_cudnn if _fits_cudnn(query) else _whole, default=_whole)
     return out
 
 
@@ -79,6 +82,41 @@ def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
+def _whole(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Computes attention for all heads at once and keeps no matrix for the gradient: [B, L, N, d] three times -> the same."""
+    return _whole_forward(query, key, value)[0]
+
+
+def _whole_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Returns the output and what the gradient needs: the arguments, the output, and the log-sum-exp of the logits [B, N, L]."""
+    heads = _to_heads(query) * query.shape[-1] ** -0.5, _to_heads(key), _to_heads(value)
+    out, logsumexp = _heads_forward(heads)
+    out = _from_heads(out, query)
+    return out, (query, key, value, out, logsumexp)
+
+
+def _whole_backward(saved: tuple[jax.Array, ...], out_grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    query, key, value, out, logsumexp = saved
+    scale = query.shape[-1] ** -0.5
+    heads = (_to_heads(query) * scale, *map(_to_heads, (key, value, out)), logsumexp, _to_heads(out_grad))
+    query_grad, key_grad, value_grad = _heads_backward(heads)
+    return _from_heads(query_grad * scale, query), _from_heads(key_grad, key), _from_heads(value_grad, value)
+
+
+_whole.defvjp(_whole_forward, _whole_backward)
+
+
+def _to_heads(x: jax.Array) -> jax.Array:
+    """Puts the heads before the tokens: [B, L, N, d] -> float32[B, N, L, d]."""
+    return x.astype(jnp.float32).swapaxes(1, 2)
+
+
+def _from_heads(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Undoes _to_heads: float32[B, N, L, d] -> [B, L, N, d] of the dtype of `like`."""
+    return x.swapaxes(1, 2).astype(like.dtype)
+
+
+@jax.custom_vjp
 def _looped(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Computes attention a few heads at a time: float32[B, L, N, d] three times -> float32[B, L, N, d]."""
     return _looped_forward(query, key, value)[0]
@@ -104,25 +142,25 @@ _looped.defvjp(_looped_forward, _looped_backward)
 
 
 def _heads_forward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    """Computes one step: scaled query, key, value [G, L, d] -> output [G, L, d] and log-sum-exp [G, L]."""
+    """Computes some heads: scaled query, key, value [..., L, d] -> output [..., L, d] and log-sum-exp [..., L]."""
     query, key, value = heads
-    logits = jnp.einsum("gqd,gkd->gqk", query, key)
+    logits = jnp.einsum("...qd,...kd->...qk", query, key)
     largest = logits.max(axis=-1, keepdims=True)  # subtracted before exp, so that logits of any size stay finite
     weights = jnp.exp(logits - largest)
     total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.einsum("gqk,gkd->gqd", weights, value) / total
+    out = jnp.einsum("...qk,...kd->...qd", weights, value) / total
     return out, (largest + jnp.log(total))[..., 0]
 
 
 def _heads_backward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes one step of the gradient on [key, query] matrices: so two of the three products that shrink them run along their rows."""
+    """Computes the gradient of some heads on [key, query] matrices: so two of the three products that shrink them run along their rows."""
     query, key, value, out, logsumexp, out_grad = heads
-    weights = jnp.exp(jnp.einsum("gkd,gqd->gkq", key, query) - logsumexp[:, None])
-    value_grad = jnp.einsum("gkq,gqd->gkd", weights, out_grad)
-    weights_grad = jnp.einsum("gkd,gqd->gkq", value, out_grad)
-    logits_grad = weights * (weights_grad - (out_grad * out).sum(axis=-1)[:, None])
-    query_grad = jnp.einsum("gkq,gkd->gqd", logits_grad, key)
-    key_grad = jnp.einsum("gkq,gqd->gkd", logits_grad, query)
+    weights = jnp.exp(jnp.einsum("...kd,...qd->...kq", key, query) - logsumexp[..., None, :])
+    value_grad = jnp.einsum("...kq,...qd->...kd", weights, out_grad)
+    weights_grad = jnp.einsum("...kd,...qd->...kq", value, out_grad)
+    logits_grad = weights * (weights_grad - (out_grad * out).sum(axis=-1)[..., None, :])
+    query_grad = jnp.einsum("...kq,...kd->...qd", logits_grad, key)
+    key_grad = jnp.einsum("...kq,...qd->...kd", logits_grad, query)
     return query_grad, key_grad, value_grad
 
 

@@ -31,7 +31,7 @@ class Head(nnx.Module):
         self.pooling, self.dropout = config.head_pool, config.head_dropout
         self.query = nnx.Param(jnp.zeros(width)) if config.head_pool == "attentive" else None  # it begins with the mean
         self.norm = layer_norm(values, config.norm_eps, rngs)
-        self.linear = linear(values, classes, jnp.dtype(config.compute_dtype), rngs)
+        self.linear = linear(values, classes, jnp.dtype(config.product_dtype), rngs)
 
     def pool(self, tokens: Tokens) -> Float32[Array, "B P"]:
         """Computes the P = D or 2 D values of a clip that the logits are computed from.

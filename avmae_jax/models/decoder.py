@@ -32,7 +32,7 @@ class Ends(nnx.Module):
         width, channels = config.shape.decoder_width, config.input_shape(modality)[2]
         self.positions = Position(jnp.asarray(sincos_positions(config.grid(modality), width)))
         self.modality = nnx.Param(token_init(rngs.params(), (width,))) if shared else None
-        self.head = linear(width, config.patch**2 * channels, jnp.dtype(config.compute_dtype), rngs)
+        self.head = linear(width, config.patch**2 * channels, jnp.dtype(config.product_dtype), rngs)
 
     def fill(self, kept: Float[Array, "B K D"], mask: Mask, mask_token: Float[Array, " D"]) -> Float[Array, "B L D"]:
         """Puts kept tokens in their places and the mask token elsewhere, and adds position and modality."""
@@ -45,7 +45,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, modalities: Sequence[str], *, rngs: nnx.Rngs):
         width = config.shape.decoder_width
-        self.embed = linear(config.shape.width, width, jnp.dtype(config.compute_dtype), rngs)
+        self.embed = linear(config.shape.width, width, jnp.dtype(config.product_dtype), rngs)
         self.mask_token = nnx.Param(token_init(rngs.params(), (width,)))
         self.ends = nnx.Dict({modality: Ends(config, modality, shared=len(modalities) > 1, rngs=rngs) for modality in modalities})
         self.blocks = nnx.List(Block(config, width, config.shape.decoder_heads, rngs=rngs) for _ in range(config.shape.decoder_depth))

@@ -71,7 +71,7 @@ class Tower(nnx.Module):
         patch_values = config.patch**2 * channels
         bound = 1 / math.sqrt(patch_values)  # torch's default for a convolution's bias, which the original leaves as it is
         self.patch_embed = linear(
-            patch_values, width, jnp.dtype(config.compute_dtype), rngs, bias_init=partial(jax.random.uniform, minval=-bound, maxval=bound)
+            patch_values, width, jnp.dtype(config.product_dtype), rngs, bias_init=partial(jax.random.uniform, minval=-bound, maxval=bound)
         )
         self.positions = Position(jnp.asarray(sincos_positions(grid_of(height, length, config.patch, stride), width)))
         self.modality = nnx.Param(token_init(rngs.params(), (width,))) if shared else None

@@ -161,7 +161,7 @@ class Block(nnx.Module):
     """Implements a pre-norm transformer block; in training each of its two branches is left out for a share `drop` of the examples."""
 
     def __init__(self, config: ModelConfig, width: int, heads: int, *, streams: Sequence[str] = (MAIN,), drop: float = 0.0, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.compute_dtype)
+        dtype = jnp.dtype(config.product_dtype)
         self.remat, self.drop = config.remat, drop
         self.norm1 = stream_norms(width, streams, config.norm_eps, rngs)
         self.attn = Attention(width, heads, dtype, rngs=rngs)

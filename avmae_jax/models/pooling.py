@@ -33,7 +33,7 @@ def pool(tokens: Tokens, how: Pooling = "mean") -> Float32[Array, "B D"]:
 
 def attention_weights(sequence: Float32[Array, "B L D"], query: Float32[Array, " D"]) -> Float32[Array, "B L"]:
     """Computes how much each token counts for one learned query: the softmax over the tokens of their products with it."""
-    return jax.nn.softmax(jnp.einsum("bld,d->bl", sequence, query) / math.sqrt(sequence.shape[-1]), axis=-1)
+    return jax.nn.softmax(jnp.einsum("bld,d->bl", sequence, query, precision="highest") / math.sqrt(sequence.shape[-1]), axis=-1)
 
 
 def deviation_summands(sequence: Float32[Array, "B L D"]) -> Float32[Array, "B L D"]:

@@ -26,7 +26,8 @@ def cosine_statistics(log_mel: Float[Array, "B T M"]) -> Float32[Array, "B S"]:
     """
     bins = log_mel.shape[-1]
     angles = np.pi / (2 * bins) * np.outer(2 * np.arange(bins) + 1, np.arange(COEFFICIENTS))
-    coefficients = log_mel.astype(jnp.float32) @ jnp.asarray(np.cos(angles) * np.sqrt(2 / bins), jnp.float32)
+    cosines = jnp.asarray(np.cos(angles) * np.sqrt(2 / bins), jnp.float32)
+    coefficients = jnp.matmul(log_mel.astype(jnp.float32), cosines, precision="highest")
     steps = jnp.diff(coefficients, axis=1)
     return jnp.concatenate([coefficients.mean(1), _deviation(coefficients), jnp.abs(steps).mean(1), _deviation(steps)], axis=1)
 

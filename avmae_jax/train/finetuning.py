@@ -80,7 +80,7 @@ class FinetuningTask(Task):
 
     def losses(self, model: Any, batch: Mapping[str, jax.Array], context: Context) -> tuple[Metrics, Metrics]:
         """Computes the loss of each mode that is trained: the mean over clips, and with binary cross-entropy over classes."""
-        inputs = model_inputs(batch, self.config)
+        inputs = model_inputs(batch, self.config, context.own_rows)
         if self.mode.given == "both" and self.config.tune.swap_pictures:
             inputs["image"] = swap(inputs["image"], self.config.tune.swap_pictures, context.key)
         cross_entropy = optax.sigmoid_binary_cross_entropy if self.config.tune.loss == "bce" else optax.softmax_cross_entropy

@@ -38,7 +38,7 @@ FREE_FIELDS = (
     "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
     "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
     "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_last", "train.keep_every",
-    "train.eval_batches", "train.retrieval_clips", "train.micro_batch",
+    "train.eval_batches", "train.retrieval_clips", "train.micro_batch", "train.matmul_precision", "train.deterministic",
 )  # fmt: skip
 
 
@@ -84,12 +84,13 @@ class Trainer:
         opt_state, extra = (sharding.initialise(make, params, self.mesh) for make in (optimizer.init, task.init_extra))
         self.state = State(params, frozen, opt_state, extra)
 
-        step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, groups=self.groups)
+        own_rows = sharding.on_own_rows(self.mesh)
+        step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, groups=self.groups, own_rows=own_rows)
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
         loss = make_loss(self.graph, task)
         self._eval_loss = jax.jit(
-            lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra))[1]
+            lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra, own_rows=own_rows))[1]
         )
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
         options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)

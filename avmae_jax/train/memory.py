@@ -34,7 +34,7 @@ def step_flops(config: ModelConfig, mode: Mode | None = None, *, frozen: bool = 
 
 def activation_bytes(config: ModelConfig, mode: Mode | None = None) -> float:
     """Estimates the bytes of one pair's intermediate values in a training step; `mode` is that of a classifier."""
-    bytes_each = jnp.dtype(config.compute_dtype).itemsize
+    bytes_each = jnp.dtype(config.product_dtype).itemsize
     widths = _KEPT_WIDTHS + _KEPT_HIDDEN * config.mlp_ratio
     stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in kind_of(config).stages(config, mode)]
     if config.remat and jax.default_backend() != "cpu":  # XLA for CPUs merges the second computation of a block with the first

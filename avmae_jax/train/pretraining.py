@@ -52,7 +52,7 @@ class PretrainingTask(Task):
 
     def losses(self, model: Any, batch: Arrays, context: Context) -> tuple[Metrics, Metrics]:
         """Computes the losses of a masked pass; reconstruction losses are means over the hidden patches of all devices."""
-        out, inputs = self._masked(model, batch, context.key, context.drop_key)
+        out, inputs = self._masked(model, batch, context.key, context.drop_key, context.own_rows)
         loss, patch = self.config.loss, self.config.model.patch
         if not self._contrasts:
             return reconstruction_losses(out, inputs, loss, patch=patch), {}

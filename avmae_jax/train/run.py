@@ -3,11 +3,13 @@
 How a run starts is decided here, and nowhere else. The order matters. Of several processes, see train/hosts.py, each does all of it, and
 what they must agree on is that of the first one:
 
-  1. The config is checked, and compared in all processes, before a file is written or a clip is generated.
+  1. What train.deterministic needs is set before JAX starts its devices. The config is compared in all processes and checked, before a
+     file is written or a clip is generated.
   2. The folder is claimed and locked: nobody else trains in it, and it holds a run or nothing. environment.json and log.txt begin.
   3. Its newest checkpoint is looked up. If there is one, steps 5 and 7 leave the run's own files and weights alone.
   4. The data is opened, and the task defined; a classifier's classes are those of the data. Where the config leaves mean, deviation or
-     channels of the audio open, they are those of the checkpoint or of the data set.
+     channels of the audio open, they are those of the checkpoint or of the data set; a dtype that it leaves open is that of the checkpoint
+     or of the devices.
   5. Without a checkpoint, best/, averaged/ and ema/ of an earlier try are set aside.
   6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint (another one would mean other negatives), else what fits in
      memory.
@@ -43,8 +45,10 @@ from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of
 from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.audio_settings import settle_audio
+from avmae_jax.train.determinism import note_devices, prepare_devices
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.loop import Reporter, Trainer
+from avmae_jax.train.precision import matmul_precision, settle_precision
 from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.run_notes import CONFIG_FILE, RUN_LOG, log_file, note_config, note_start, read_json, versions
 from avmae_jax.train.snapshots import set_aside
@@ -101,15 +105,18 @@ def _run(
 ) -> dict[str, Any] | None:
     """Runs the nine steps that the module's docstring numbers."""
     begin, config = time.monotonic(), copy.deepcopy(config)  # step 4 decides what it leaves open
+    prepare_devices(config)  # 1
     with hosts.losses_explained():
-        hosts.require_same(config=dataclasses.asdict(config), version=versions())  # 1
+        hosts.require_same(config=dataclasses.asdict(config), version=versions())
     require_task(config, wanted)
-    with claimed(config) as workdir, hosts.losses_explained():  # 2
+    with claimed(config) as workdir, hosts.losses_explained(), matmul_precision(config):  # 2
         hosts.require_shared(workdir)
         checkpoint = hosts.of_first(newest_meta(workdir / "checkpoints"))  # 3
         note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
         with hosts.together():
             settle_audio(config, checkpoint)  # 4
+            settle_precision(config, checkpoint)
+            note_devices(config)
             train, test = open_sources(config, on_progress)
             task = make_task(config, train, test, workdir)
         hosts.require_same(data={"training clips": len(train), "held-out clips": test and len(test), "classes": list(task.label_names)})

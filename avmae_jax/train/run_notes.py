@@ -56,7 +56,7 @@ def note_config(workdir: Path, config: Config) -> None:
     else:
         old, new = flatten_fields(before), flatten_fields(now)
         for name in old.keys() & new.keys():
-            if old[name] not in (new[name], None):  # None: left open, and decided when the run began
+            if old[name] not in (new[name], None, "auto"):  # left open, and decided when the run began
                 logging.warning("%s says %s = %r; the run goes on with %r, which is written there", path, name, old[name], new[name])
         for name in sorted(old.keys() - new.keys()):
             logging.warning("%s says %s = %r, which is no field of a config; it is left out", path, name, old[name])

@@ -7,6 +7,7 @@ batch is cut along the first two.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from avmae_jax.config import MeshConfig
 from avmae_jax.data.batches import Batch
+from avmae_jax.data.fbank import RowByRow, together
 from avmae_jax.trees import dotted
 
 AXES = ("data", "fsdp", "tensor")
@@ -51,6 +53,11 @@ def make_mesh(config: MeshConfig) -> Mesh:
             "the product must be that number, and one of the three may be -1"
         )
     return jax.make_mesh(tuple(devices // known if size == -1 else size for size in sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def on_own_rows(mesh: Mesh) -> Callable[[RowByRow], RowByRow]:
+    """Returns what makes a function of rows into one that each device computes on its own share of a batch, without communication."""
+    return partial(jax.shard_map, mesh=mesh, in_specs=BATCH, out_specs=BATCH) if batch_shards(mesh) > 1 else together
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from avmae_jax.data.fbank import RowByRow, together
 from avmae_jax.train.losses import weighted_sum
 
 _DROP = 0x64726F70  # far from the small numbers by which a step's key is split for the masks
@@ -31,6 +32,7 @@ class Context(NamedTuple):
     groups: int  # number of parts into which the mesh cuts the batch
     extra: Any  # State.extra
     training: bool = False  # whether blocks and values are dropped at random; evaluation never does it
+    own_rows: Callable[[RowByRow], RowByRow] = together  # lets each device compute a function of rows on those that it holds
 
     @property
     def drop_key(self) -> jax.Array | None:
@@ -72,7 +74,14 @@ def make_loss(graph: Any, objective: Objective) -> Callable[..., tuple[jax.Array
 
 
 def make_step(
-    graph: Any, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, micro_batches: int, groups: int
+    graph: Any,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    micro_batches: int,
+    groups: int,
+    own_rows: Callable[[RowByRow], RowByRow] = together,
 ) -> Callable[[State, Any, jax.Array, jax.Array], tuple[State, Metrics]]:
     """Returns the update: gradients of the mean loss over the micro-batches, one optimizer step.
 
@@ -83,6 +92,7 @@ def make_step(
       schedule: its learning rate, for the log.
       micro_batches: number of parts of the batch that are computed one after another.
       groups: number of parts into which the mesh cuts a batch.
+      own_rows: lets each device compute a function of rows on those that it holds.
 
     Returns:
       step(state, batch, key, index) -> (state, metrics), to be jitted; key is the run's, index the number of steps done before. The metrics
@@ -94,7 +104,7 @@ def make_step(
         step_key = jax.random.fold_in(key, index)
 
         def one(number: Any, part: Any) -> tuple[Any, Metrics]:
-            context = Context(jax.random.fold_in(step_key, number), groups, state.extra, training=True)
+            context = Context(jax.random.fold_in(step_key, number), groups, state.extra, training=True, own_rows=own_rows)
             (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, state.frozen, part, context)
             return gradients, metrics
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -27,6 +28,7 @@ from avmae_jax.config import ModelConfig
 from avmae_jax.errors import CheckpointError, WeightsError, require_none, some
 from avmae_jax.files import require_local
 from avmae_jax.models.patches import grid_of, interpolate_columns
+from avmae_jax.models.precision import fast_dtype
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
 from avmae_jax.weights import box, vit, vit_config
@@ -196,7 +198,20 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
     Raises:
       WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
     """
-    return made(read_uncalibrated(path, audio_frames=audio_frames, **sizes))
+    return made(computing_in("float32", read_uncalibrated(path, audio_frames=audio_frames, **sizes)))
+
+
+def computing_in(compute_dtype: str, weights: Weights) -> Weights:
+    """Sets the dtype of matrix products of a model that is applied; "auto" is bfloat16 where the devices have it.
+
+    Raises:
+      ConfigError: if there is no such dtype.
+    """
+    config = dataclasses.replace(weights.config, compute_dtype=compute_dtype)
+    config.validate()
+    if compute_dtype == "auto":
+        config.compute_dtype, _ = fast_dtype(jax.devices())
+    return weights._replace(config=config)
 
 
 def made(weights: Weights) -> Model:
@@ -305,7 +320,7 @@ def _log_unused(path: Path, tensors: Tensors, *, ours: bool) -> None:
 def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
     """Logs which settings a file without config loses: those that can't be read from the tensors."""
     shape, default = config.shape, ModelConfig()
-    in_tensors = {*shape._fields, *_SIZED, "size", "mlp_ratio"}
+    in_tensors = {*shape._fields, *_SIZED, "size", "mlp_ratio", "compute_dtype"}  # the last is a matter of who applies them
     settings = {name: value for name, value in vars(config).items() if name not in in_tensors and value != getattr(default, name)}
     settings |= {name: value for name, value in vars(notes).items() if value != getattr(Notes, name)}
     lost = [f"{name}={value}" for name, value in settings.items()]

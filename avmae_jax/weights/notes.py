@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Channels, Config, DataConfig, LossConfig, ModelConfig, Normalise, TuneConfig
-from avmae_jax.config_history import older_kind
+from avmae_jax.config_history import OLDER_DTYPE, older_kind
 from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
 from avmae_jax.weights.calibration import Calibration, from_json, to_json
@@ -72,7 +72,7 @@ def model_config(meta: Mapping[str, Any], *, classifies: bool) -> ModelConfig:
         kind = kinds[name] | int if kinds[name] is float else kinds[name]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"its config says that model.{name} is {str(value)[:40]!r}, which it can't be")
-    config = ModelConfig(**fields)
+    config = ModelConfig(**{"compute_dtype": OLDER_DTYPE, **fields})
     if "kind" not in fields:
         config.kind = older_kind(config.modality, classifies=classifies)
     config.validate()

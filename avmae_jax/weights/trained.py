@@ -69,13 +69,17 @@ class About(NamedTuple):
 UNSAID = About()
 
 
-def load_trained(path: str | Path, *, about: About = UNSAID, audio_frames: int | None = None, **sizes: int) -> Trained:
+def load_trained(
+    path: str | Path, *, about: About = UNSAID, audio_frames: int | None = None, compute_dtype: str = "float32", **sizes: int
+) -> Trained:
     """Loads a model with the weights of a file or a run, ready to be applied.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; .pth, .pt, .bin or .safetensors; weights/io.py lists what can be read.
       about: what the file may not store of a classifier.
       audio_frames: length of the audio that the model shall take, in frames of 10 ms; positions are interpolated along time.
+      compute_dtype: of matrix products, whatever the model was trained in: "float32", "bfloat16", or "auto", bfloat16 where the devices
+        have it.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
@@ -83,12 +87,12 @@ def load_trained(path: str | Path, *, about: About = UNSAID, audio_frames: int |
       ConfigError: if there is no such loss or mode.
       DatasetError: if the names can't be read.
     """
-    return _made(path, completed(io.read(path, audio_frames=audio_frames, **sizes), path, about))
+    return _made(path, completed(io.read(path, audio_frames=audio_frames, **sizes), path, about), compute_dtype)
 
 
-def load_uncalibrated(path: str | Path, *, about: About = UNSAID, **sizes: int) -> Trained:
+def load_uncalibrated(path: str | Path, *, about: About = UNSAID, compute_dtype: str = "float32", **sizes: int) -> Trained:
     """Loads a model as load_trained, without a calibration, which may be damaged or belong to other weights."""
-    return _made(path, completed(io.read_uncalibrated(path, **sizes), path, about))
+    return _made(path, completed(io.read_uncalibrated(path, **sizes), path, about), compute_dtype)
 
 
 def completed(found: io.Weights, path: str | Path, about: About) -> io.Weights:
@@ -128,7 +132,7 @@ def fingerprint_of(trained: Trained) -> str:
     return fingerprint(flatten(nnx.state(trained.module, nnx.Param)))
 
 
-def _made(path: str | Path, found: io.Weights) -> Trained:
-    notes = found.notes
+def _made(path: str | Path, found: io.Weights, compute_dtype: str) -> Trained:
+    found, notes = io.computing_in(compute_dtype, found), found.notes
     names = notes.label_names or tuple(f"class {number}" for number in range(found.classes))
     return Trained(str(path), io.made(found), notes.config(found.config), found.classes, names, found.step, notes.calibration)

@@ -44,7 +44,7 @@ def compare_job(job: str, config: Config, steps: int) -> tuple[dict[str, Turns],
 
     if jax.default_backend() != "cpu":
         raise ValueError(f"JAX runs on the {jax.default_backend()}, the reference on the CPU; set JAX_PLATFORMS=cpu")
-    if config.model.compute_dtype != "float32":
+    if config.model.product_dtype != "float32":
         raise ValueError(f"model.compute_dtype is {config.model.compute_dtype}; the reference needs float32")
 
     def check(results: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from avmae_jax.data.sources import open_source
 from avmae_jax.models import registry
 from avmae_jax.train import memory, run, sharding
 from avmae_jax.train.loop import Trainer
+from avmae_jax.train.precision import settle_precision
 
 from .measuring import peak_memory, show, take_turns
 
@@ -21,6 +22,7 @@ _READ = 16  # batches of a turn of the reader: more than it reads ahead
 
 def measure(config: Config, steps: int) -> dict[str, float]:
     """Returns the figures of a config's pretraining step and of its reader, by name."""
+    settle_precision(config, None)
     pairs = config.train.batch_size
     config.data.builtin_train, config.data.builtin_test = max(_CLIPS, pairs), 1
     train = open_source(config.data, "train", run.needs_of(config))

@@ -48,6 +48,8 @@ def define_model_flags(*, classes: bool = True) -> None:
     """Defines options for what a model's file doesn't contain; `classes` says whether the program names them."""
     if classes:
         define_class_flags()
+    text = "of matrix products: float32 gives the same answers everywhere; auto is bfloat16 where GPU or TPU has it, several times faster"
+    flags.DEFINE_enum("compute_dtype", "float32", ["float32", "bfloat16", "auto"], text)
     flags.DEFINE_integer("heads", 0, "encoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
     flags.DEFINE_integer("decoder_heads", 0, "decoder heads of a .pth; 0: those of the published model of its width", lower_bound=0)
 
@@ -78,8 +80,9 @@ def load(path: str, *, calibrated: bool = True) -> Trained:
     """Loads the model at a path, by the options of define_model_flags; raises what load_trained raises."""
     from avmae_jax.weights.trained import load_trained, load_uncalibrated
 
-    read = load_trained if calibrated else load_uncalibrated
-    return read(path, about=about_classes(), heads=flags.FLAGS.heads, decoder_heads=flags.FLAGS.decoder_heads)
+    read, given = load_trained if calibrated else load_uncalibrated, flags.FLAGS
+    sizes = {"heads": given.heads, "decoder_heads": given.decoder_heads}
+    return read(path, about=about_classes(), compute_dtype=given.compute_dtype, **sizes)
 
 
 def open_clips(model_path: str, needs: Needs) -> ClipSource:
@@ -126,7 +129,7 @@ def _changes(recipe: Config, path: str, model: ModelConfig) -> list[str]:
     from avmae_jax.models.registry import kind_of
 
     changed: dict[str, Any] = {"init_from": path, "train.workdir": f"{path.rstrip('/')}_finetuned"}
-    kept = {"kind", *kind_of(recipe.model).head}  # what the recipe says of the classifier
+    kept = {"kind", "compute_dtype", *kind_of(recipe.model).head}  # what the recipe says of the classifier and of the devices
     sized = dataclasses.replace(recipe.model, size=model.size)
     for field in dataclasses.fields(model):
         name, holders = field.name, (model.shape, sized.shape) if field.name in Size._fields else (model, recipe.model)

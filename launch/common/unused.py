@@ -9,7 +9,7 @@ from absl import app, flags
 from avmae_jax.config import Config
 
 # Options of launch.report for what it computes.
-COMPUTING = ("data", "split", "labels_csv", "tuned_loss", "tuned_mode", "heads", "decoder_heads")
+COMPUTING = ("data", "split", "labels_csv", "tuned_loss", "tuned_mode", "compute_dtype", "heads", "decoder_heads")
 _AUDIO = {"audio", "audioonly", "missingaudioonly"}  # what a classifier is given, where it is audio alone ...
 _IMAGE = {"image", "videoonly", "missingvideoonly"}  # ... and images alone
 _TUNING = ("finetune", "study")
@@ -88,6 +88,9 @@ FIELD_RULES = (
     _FieldRule(("train.retrieval_clips",), lambda program, _: program in _TUNING, "in fine-tuning, after which nothing is retrieved"),
     _FieldRule(("train.eval_batches",), lambda program, _: program in _TUNING, "in fine-tuning, which evaluates all held-out clips"),
     _FieldRule(("train.picture_every",), lambda program, _: program in _TUNING, "in fine-tuning, which draws no reconstructions"),
+    _FieldRule(
+        ("train.matmul_precision",), lambda _, config: config.model.compute_dtype == "bfloat16", "where the model computes in bfloat16"
+    ),
     _FieldRule(("train.epochs",), lambda _, config: config.train.steps, "where train.steps is given"),
     _FieldRule(("data.path",), lambda _, config: config.data.source == "builtin", "with the built-in set; give data.source=prepared"),
     _FieldRule(("data.builtin_", "data.cache_dir"), lambda _, config: config.data.source != "builtin", "where data.source isn't builtin"),

@@ -52,6 +52,10 @@ CASES = {
         ("config.data.root", ["--config=tiny", "--config.data.root=x"]),
         ("config.data.labelled_per_class", ["--config=tiny", "--config.data.labelled_per_class=2"]),
         ("config.train.epochs", ["--config=tiny", "--config.train.steps=3", "--config.train.epochs=2"]),
+        (
+            "config.train.matmul_precision",
+            ["--config=tiny", "--config.model.compute_dtype=bfloat16", "--config.train.matmul_precision=high"],
+        ),
         ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
         ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),
     ],
@@ -155,10 +159,14 @@ def test_every_rule_names_options_and_fields_that_there_are() -> None:
 
 
 def test_the_command_that_a_program_advises_is_not_refused(tmp_path: Path) -> None:
-    config = apply(Config(), {"data.source": "prepared", "data.path": "/prepared", "data.builtin_train": 7, "model.depth": 3})
+    config = apply(
+        Config(),
+        {"data.source": "prepared", "data.path": "/prepared", "data.builtin_train": 7, "model.depth": 3, "model.compute_dtype": "float32"},
+    )
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
     command = shlex.split(model_flags.finetune_command(str(tmp_path), config.model))
     assert {"--config.data.path=/prepared", "--config.model.depth=3"} <= {*command}
+    assert not [option for option in command if "compute_dtype" in option]  # the devices decide
     require_used("finetune", command[3:])
 
 

@@ -19,8 +19,8 @@ from jax.typing import ArrayLike
 from avmae_jax.models import attention as module
 from avmae_jax.models.attention import attention
 
-# The paths that a CPU can run: `attention` chooses the first on one device and the second on several.
-PATHS = {"looped": module._looped, "plain": jax.nn.dot_product_attention}
+# The paths that a CPU can run: `attention` chooses the first on one device, the second on several, and the third on GPUs without cuDNN.
+PATHS = {"looped": module._looped, "plain": jax.nn.dot_product_attention, "whole": module._whole}
 
 
 def _draw(shape: tuple[int, ...], seed: int = 0, size: float = 1.0) -> list[np.ndarray]:
@@ -77,13 +77,14 @@ def test_output_and_gradients_match_float64(shape: tuple[int, ...], seed: int) -
 def test_paths_agree(size: tuple[int, ...]) -> None:
     arrays = _draw(size)
     wanted = [np.asarray(x) for x in _output_and_grads(PATHS["plain"], *arrays)]
-    for function in (attention, PATHS["looped"]):
+    for function in (attention, PATHS["looped"], PATHS["whole"]):
         _assert_close(_output_and_grads(function, *arrays), wanted, 1e-5)
 
 
-def test_gradient_of_the_loop_matches_finite_differences() -> None:
+@pytest.mark.parametrize("path", ["looped", "whole"])
+def test_gradient_by_hand_matches_finite_differences(path: str) -> None:
     query, key, value, _ = (jnp.asarray(x) for x in _draw((2, 5, 3, 4)))
-    check_grads(jax.jit(module._looped), (query, key, value), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+    check_grads(jax.jit(PATHS[path]), (query, key, value), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -99,9 +100,10 @@ def _logits(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     return np.einsum("bqnd,bknd->bnqk", query, key) * query.shape[-1] ** -0.5
 
 
-def test_bfloat16_in_and_out_float32_in_between() -> None:
+@pytest.mark.parametrize("function", [attention, module._whole])
+def test_bfloat16_in_and_out_float32_in_between(function: Callable[..., jax.Array]) -> None:
     arrays = [jnp.asarray(x, jnp.bfloat16) for x in _draw((2, 200, 2, 32))]
-    got = _output_and_grads(attention, *arrays)
+    got = _output_and_grads(function, *arrays)
     assert {x.dtype for x in got} == {jnp.dtype(jnp.bfloat16)}
     # Half a unit in bfloat16's last place: only the result is rounded, not the softmax.
     _assert_close(got, _reference(*(np.asarray(x, np.float32) for x in arrays)), 2**-8)
@@ -167,6 +169,18 @@ def test_lowers_for_cuda_with_gradient(length: int, channels: int, dtype: jnp.dt
     assert ("__cudnn$fmhaSoftmaxBackward" in text) == uses_cudnn
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
+@pytest.mark.parametrize(("channels", "dtype"), [(64, jnp.float32), (32, jnp.float32), (20, jnp.bfloat16)])
+def test_no_matrix_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch, platform: str, channels: int, dtype: jnp.dtype) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda _: 1)
+    length = 177
+    x = jax.ShapeDtypeStruct((2, length, 3, channels), dtype)
+    forward = jax.jit(lambda *arrays: jax.vjp(attention, *arrays)).trace(x, x, x).lower(lowering_platforms=(platform,))
+    kept = [leaf.shape for leaf in jax.tree.leaves(forward.out_info)]  # the output, and what the gradient needs
+    assert len(kept) > 3
+    assert not [shape for shape in kept if shape.count(length) > 1]
+
+
 @pytest.mark.parametrize("batch", ["2", "b"])
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_the_platform_of_the_program_chooses_the_path(monkeypatch: pytest.MonkeyPatch, platform: str, batch: str) -> None:
@@ -180,7 +194,7 @@ def test_the_platform_of_the_program_chooses_the_path(monkeypatch: pytest.Monkey
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from avmae_jax.models.attention import _looped, attention
+from avmae_jax.models.attention import _looped, _whole, attention
 
 assert jax.device_count() == 4
 mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
@@ -190,12 +204,13 @@ wanted = run(_looped)(*arrays)
 for spec in (("data",), (("data", "tensor"),), ("data", None, "tensor")):
     sharding = NamedSharding(mesh, PartitionSpec(*spec))
     placed = [jax.device_put(x, sharding) for x in arrays]
-    compiled = run(attention).lower(*placed).compile()
-    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
-        assert collective not in compiled.as_text(), (spec, collective)
-    for x, y in zip(compiled(*placed), wanted, strict=True):
-        assert x.sharding.is_equivalent_to(sharding, 4), x.sharding
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    for function in (attention, _whole):
+        compiled = run(function).lower(*placed).compile()
+        for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+            assert collective not in compiled.as_text(), (spec, collective)
+        for x, y in zip(compiled(*placed), wanted, strict=True):
+            assert x.sharding.is_equivalent_to(sharding, 4), x.sharding
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 """
 
 

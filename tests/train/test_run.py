@@ -134,6 +134,14 @@ def test_a_config_json_that_was_edited_by_hand_is_named_and_written_again(tmp_pa
     assert path.read_bytes() == right
 
 
+def test_a_dtype_that_was_left_open_is_written_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with run.claimed(config(tmp_path)) as folder, caplog.at_level(logging.WARNING, logger="absl"):
+        assert json.loads((folder / run.CONFIG_FILE).read_text())["model"]["compute_dtype"] == "auto"
+        run_notes.note_config(tmp_path, config(tmp_path, model__compute_dtype="float32"))
+    assert not caplog.records
+    assert json.loads((tmp_path / run.CONFIG_FILE).read_text())["model"]["compute_dtype"] == "float32"
+
+
 def test_each_start_is_noted_with_its_command_versions_and_machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / run_notes.ENVIRONMENT_FILE
     run_notes.note_start(tmp_path, 0)

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from avmae_jax.errors import ConfigError, WeightsError
-from avmae_jax.weights.io import read, write
-from avmae_jax.weights.notes import Notes
+from avmae_jax.weights.io import load_pretrained, read, write
+from avmae_jax.weights.notes import Notes, model_config
 from avmae_jax.weights.official import to_official
 from avmae_jax.weights.trained import About, load_trained
 from tests.support import ODD, made
@@ -58,6 +59,30 @@ def test_what_a_user_must_know_stays_with_the_weights(name: str, tmp_path: Path)
     assert trained.label_names == notes.label_names
     assert (trained.config.data.audio_mean, trained.config.tune.mode, trained.config.loss.norm_pix) == (-5.5, "audioonly", False)
     assert trained.config.data.normalise == "clip"
+
+
+def test_a_model_is_applied_in_float32_unless_asked_whatever_it_was_trained_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = made(dataclasses.replace(ODD, compute_dtype="bfloat16"), classes=3)
+    write(given, tmp_path / "run")
+    assert read(tmp_path / "run").config.compute_dtype == "bfloat16"  # a converter keeps it
+
+    def products(module: Any) -> set[np.dtype]:
+        return {np.dtype(block.mlp.fc1.dtype) for block in module.encoder.blocks}
+
+    assert products(load_pretrained(tmp_path / "run")) == {np.dtype("float32")}
+    for asked, expected in (("float32", "float32"), ("bfloat16", "bfloat16"), ("auto", "float32")):  # this is a CPU
+        trained = load_trained(tmp_path / "run", compute_dtype=asked)
+        assert trained.config.model.compute_dtype == expected
+        assert products(trained.module) == {jnp.dtype(expected)}
+    with pytest.raises(ValueError, match=r"model\.compute_dtype.*float16"):
+        load_trained(tmp_path / "run", compute_dtype="float16")
+    write(given, tmp_path / "w.pth")
+    assert "compute_dtype" not in caplog.text  # a .pth loses nothing by it
+
+
+def test_weights_from_before_the_dtype_was_a_choice_were_trained_in_float32() -> None:
+    fields = {name: value for name, value in dataclasses.asdict(ODD).items() if name != "compute_dtype"}
+    assert model_config({"config": {"model": fields}}, classifies=False).compute_dtype == "float32"
 
 
 @pytest.mark.parametrize(
