@@ -173,7 +173,7 @@ def test_a_file_that_is_no_weights_gives_one_line(state: Mapping[str, Any], tmp_
     files: dict[str, tuple[bytes | Any, str]] = {
         "empty": (b"", "empty"),
         "text": (b"hello, this is a text\n", damaged),
-        "page": (b"<!DOCTYPE html><html></html>", damaged),
+        "page": (b"<!DOCTYPE html><html></html>", "web page"),
         "cut": (whole[: len(whole) // 2], damaged),
         "stub": (whole[:40], damaged),
         "module": (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),

@@ -110,7 +110,7 @@ def test_errors_are_one_line(call: Call, folder: Path, tmp_path: Path) -> None:
 
 def test_wrong_usage_is_told_before_anything_is_loaded(call: Call, folder: Path) -> None:
     film, run = folder / "media/film.mp4", f"--model={folder}/run.safetensors"
-    for arguments in ([run], [film], [film, run, "--json=-", "--csv=-"], [film, run, "--json=/nowhere/x.json"]):
+    for arguments in ([run], [film, run, "--json=-", "--csv=-"], [film, run, "--json=/nowhere/x.json"]):
         with pytest.raises(app.UsageError) as error:
             call(*arguments)
         assert error.value.exitcode == 1

@@ -1,6 +1,5 @@
 """Follows the README's recipe "From the authors' weights" at a small size, from a .pth as DataParallel of PyTorch writes it."""
 
-# pyright: reportMissingImports=false
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,6 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-
-pytest.importorskip("torch", reason='files of PyTorch need PyTorch: pip install -e ".[torch]"')
-
-import torch
 
 import avmae_jax as av
 import launch.calibrate
@@ -25,6 +20,7 @@ from avmae_jax.models import registry
 from avmae_jax.trees import flatten
 from avmae_jax.weights.official import to_official
 from tests.support import ROOT, TINY, apply, completed
+from tests.weights.torch_file import torch_file
 
 SMALL = {name: value for name, value in TINY.items() if name.startswith("model.")}
 HEADS = ("--heads=4", "--decoder_heads=4")
@@ -36,7 +32,7 @@ def authors_file(path: Path, kind: str, classes: int = 0) -> dict[str, np.ndarra
     config: ModelConfig = apply(Config(), SMALL | {"model.kind": kind}).model
     params = flatten(nnx.state(registry.build(config, classes, rngs=nnx.Rngs(3)), nnx.Param))
     params = {name: np.asarray(leaf) for name, leaf in params.items()}
-    torch.save({f"module.{name}": torch.from_numpy(np.array(x)) for name, x in to_official(params).items()}, path)
+    path.write_bytes(torch_file({f"module.{name}": np.ascontiguousarray(x) for name, x in to_official(params).items()}))
     return params
 
 

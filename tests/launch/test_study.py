@@ -228,7 +228,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_trained(data: Path, tmp_pa
     assert re.search("WeightsError.*nowhere", refusal(tmp_path / "nowhere", data))
     assert re.search("WeightsError.*nowhere", refusal(run, data, f"--also=x={tmp_path / 'nowhere'}"))
     assert re.search("DatasetError.*nowhere", refusal(run, tmp_path / "nowhere"))
-    assert re.search("(?s)WeightsError.*encoder", refusal(run, data, model__width=32))
+    assert re.search("WeightsError.*width is 16.*32", refusal(run, data, model__width=32))
     assert re.search("DatasetError.*labels", refusal(run, prepared(tmp_path / "bare", "bare")))
     assert re.search("DatasetError.*held out", refusal(run, prepared(tmp_path / "whole", test=0)))
     assert re.search(r"ConfigError.*train\.steps is 3", refusal(run, data, train__steps=3, tune__average_first=0, tune__average_last=0))
