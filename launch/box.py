@@ -96,10 +96,10 @@ def write(out: Path, path: str, calibration: Calibration, card: Card) -> None:
 
     found = io.read_uncalibrated(path)
     moved = dataclasses.replace(calibration, weights=fingerprint(found.params))
-    file = out / f"{card.name}.safetensors"
+    fresh = out / f".{card.name}.safetensors"  # the model of before stays until there is another
     out.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    io.write(found._replace(notes=dataclasses.replace(found.notes, calibration=moved)), file, half=True)
+    io.write(found._replace(notes=dataclasses.replace(found.notes, calibration=moved)), fresh, half=True)
+    fresh.replace(out / f"{card.name}.safetensors")
     write_json(out / f"{card.name}.json", dataclasses.asdict(card))
     write_text(out / f"{card.name}.md", card.text(sum(tensor.size for tensor in found.params.values())))
 

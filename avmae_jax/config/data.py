@@ -29,9 +29,7 @@ class DataConfig(Settings, group="data"):
     builtin_seconds: float = 10.0  # length of a built-in clip
     builtin_image_size: int = 224  # pixels a side of a built-in frame
     builtin_seed: int = 1  # each seed generates another set; 0 is the one that was viewed while the set was designed
-    labelled_per_class: int = (
-        0  # fine-tuning: tune on the clips of so many videos of each class, drawn at random, no matter the others; 0: all
-    )
+    labelled_per_class: int = 0  # fine-tuning: use the clips of so many videos of each class, drawn at random; 0: all
     labelled_seed: int = 0  # of that draw; with the same seed, fewer videos are among more
     workers: int = 0  # reader processes; 0: threads in this process
     threads: int = 4  # reader threads a process
