@@ -1,6 +1,6 @@
 """Decides how exactly a run computes, once its devices are known: model.compute_dtype and train.matmul_precision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,17 +13,18 @@ from avmae_jax.errors import ConfigError
 from avmae_jax.models.precision import fast_dtype
 
 
-def settle_precision(config: Config, checkpoint: Mapping[str, Any] | None) -> None:
+def settle_precision(config: Config, checkpoint: Mapping[str, Any] | None, devices: Sequence[Any] | None = None) -> None:
     """Sets model.compute_dtype where the config leaves it to the devices, and logs which one is used and why.
 
     Args:
       config: of the run; this field of it is set.
       checkpoint: meta of the run's newest checkpoint, whose dtype is kept; None: a new run.
+      devices: that will compute; None: those of this process.
 
     Raises:
       ConfigError: if train.matmul_precision is given and no product depends on it.
     """
-    model, (fast, clause) = config.model, fast_dtype(jax.devices())
+    model, (fast, clause) = config.model, fast_dtype(devices or jax.devices())
     if model.compute_dtype != "auto":
         reason = "as model.compute_dtype says" + (f", though {clause}" if (model.compute_dtype, fast) == ("bfloat16", "float32") else "")
     elif checkpoint is not None:

@@ -6,7 +6,7 @@ batch is cut along the first two.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,24 +35,27 @@ _TABLE = [
 ]
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Arranges the devices in a mesh (data, fsdp, tensor).
+def make_mesh(config: MeshConfig, among: Sequence[Any] | None = None) -> Mesh:
+    """Arranges devices, by default all that there are, in a mesh (data, fsdp, tensor).
 
     Raises:
       ValueError: if the config's product isn't the number of devices.
     """
-    sizes, devices = [config.data, config.fsdp, config.tensor], jax.device_count()
+    chosen = jax.devices() if among is None else list(among)
+    sizes, devices = [config.data, config.fsdp, config.tensor], len(chosen)
     given = [size for size in sizes if size != -1]
     known = 1
     for size in given:
         known *= size
     if len(given) < 2 or any(size < 1 for size in given) or devices % known or (len(given) == 3 and known != devices):
-        among = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        processes = len({device.process_index for device in chosen})
+        where = f" in {processes} processes" if processes > 1 else ""
         raise ValueError(
-            f"mesh is data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, but there are {devices} devices{among}; "
+            f"mesh is data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, but there are {devices} devices{where}; "
             "the product must be that number, and one of the three may be -1"
         )
-    return jax.make_mesh(tuple(devices // known if size == -1 else size for size in sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    shape = tuple(devices // known if size == -1 else size for size in sizes)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=chosen)
 
 
 def on_own_rows(mesh: Mesh) -> Callable[[RowByRow], RowByRow]:
