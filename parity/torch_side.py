@@ -57,6 +57,33 @@ def prepare(job: str, config: Config, batch: Arrays) -> Callable[[], list[np.nda
     return extract if job == "features" else train
 
 
+def pretraining_step(config: Config, batch: Arrays, *, device: str, compiled: bool) -> Callable[[], torch.Tensor]:
+    """Returns a function that starts a pretraining step in bfloat16 on a device, and returns its loss without waiting for it.
+
+    Args:
+      config: its model, loss and optim are used.
+      batch: as in prepare.
+      device: "cuda" or "cpu".
+      compiled: whether torch.compile makes kernels of the forward pass and its gradient.
+    """
+    model = _model("pretraining", config, batch).to(device)
+    optimizer = reference_training.adam(model.parameters(), config.optim)
+    fbank, image, *noise = (torch.tensor(batch[name], device=device) for name in ("fbank", "image", "noise_audio", "noise_image"))
+    image = image.permute(0, 3, 1, 2).contiguous()
+    forward = torch.compile(model) if compiled else model
+
+    def train() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16):
+            out = forward(fbank, image, *noise)
+            loss = reference_training.pretraining_losses(out, fbank, image, config.loss, patch=config.model.patch)["loss"]
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return train
+
+
 def initial_weights(job: str, config: Config, batch: Arrays) -> dict[str, np.ndarray]:
     """Returns the weights that `prepare` starts from, by their official names."""
     return {name: tensor.numpy() for name, tensor in _model(job, config, batch).state_dict().items()}

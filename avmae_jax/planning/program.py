@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from PIL import Image
 
 from avmae_jax.config import Config
@@ -64,7 +64,7 @@ def trace_step(config: Config, task: Task, mesh: Mesh, micro_batch: int, clips: 
     places = sharding.shardings(whole, mesh)
     state = jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), whole, places)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    batch = {name: _described((size, *row.shape[1:]), row.dtype, mesh, sharding.BATCH) for name, row in _one_row(config, task).items()}
+    batch = batch_shapes(config, task, size, NamedSharding(mesh, sharding.BATCH))
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = make_step(
         graph, task, optimizer, schedule, micro_batches=size // micro_batch, groups=groups, own_rows=sharding.on_own_rows(mesh)
@@ -73,6 +73,12 @@ def trace_step(config: Config, task: Task, mesh: Mesh, micro_batch: int, clips: 
     with matmul_precision(config):
         traced = jitted.trace(state, batch, _described(key.shape, key.dtype, mesh), np.int32(0))
     return Step(traced, state, batch)
+
+
+def batch_shapes(config: Config, task: Task, size: int, place: Sharding) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what the step gets of a batch of `size` clips, at a place."""
+    rows = _one_row(config, task).items()
+    return {name: jax.ShapeDtypeStruct((size, *row.shape[1:]), row.dtype, sharding=place) for name, row in rows}
 
 
 def bytes_a_device(tree: Any) -> int:

@@ -1,0 +1,1 @@
+"""Checks and measures a GPU, part by part: `--gpu-report`."""

@@ -1,0 +1,40 @@
+"""Trains a few steps on real clips, to see whether reading keeps up with the device."""
+
+import copy
+import tempfile
+from collections.abc import Iterator
+
+from avmae_jax.config import Config
+from avmae_jax.train.run import pretrain
+
+from .part import Row
+
+_BUILTIN = 512  # clips of the built-in set, where the config has no others
+
+
+class _Watch:
+    """Keeps what the loop reports of its last steps. Implements train.Reporter."""
+
+    def start(self, first: int, total: int) -> None:
+        """Begins a run."""
+
+    def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
+        """Keeps a step's figures."""
+        self.row: Row = {"steps": step, "loss": loss, "pairs/s": pairs_per_second, "share waiting for data": waiting}
+
+    def doing(self, what: str) -> None:
+        """Follows what is done between two steps."""
+
+
+def measure(config: Config, *, batch: int, steps: int) -> Iterator[Row]:
+    """Yields the speed of the loop over its last 20 steps and the share of that time for which it waited for data."""
+    config, watch = copy.deepcopy(config), _Watch()
+    if config.data.source == "builtin":
+        config.data.builtin_train, config.data.builtin_test = max(_BUILTIN, batch), 1
+    train = config.train
+    with tempfile.TemporaryDirectory() as workdir:
+        train.workdir, train.batch_size, train.micro_batch, train.steps = f"{workdir}/run", batch, batch, steps
+        train.checkpoint_every = train.eval_every = train.picture_every = float(10 * steps)
+        train.retrieval_clips = 0
+        pretrain(config, reporter=watch)
+    yield {"batch": batch, "data": config.data.source} | watch.row

@@ -1,0 +1,66 @@
+"""Builds a config's training step on the devices of this machine, with random weights and a random batch."""
+
+import copy
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+
+from avmae_jax.config import Config
+from avmae_jax.models import registry
+from avmae_jax.planning.program import task_of, trace_step
+from avmae_jax.train import sharding
+from avmae_jax.train.precision import settle_precision
+from avmae_jax.train.step import State
+
+_CLIPS = 100_000  # in a pass over the made-up data set: the learning rate doesn't change meanwhile
+CLASSES = [f"class {number}" for number in range(527)]  # AudioSet's
+
+
+class Program:
+    """Holds a compiled step and what it is called with."""
+
+    def __init__(self, config: Config, *, batch: int, remat: bool = False):
+        """Compiles the step of a batch that is computed at once; fills weights and inputs with random numbers."""
+        config = copy.deepcopy(config)
+        config.train.batch_size, config.model.remat = batch, remat
+        settle_precision(config, None)
+        task, mesh = task_of(config, CLASSES), sharding.make_mesh(config.mesh)
+        begin = time.perf_counter()
+        step = trace_step(config, task, mesh, micro_batch=batch, clips=_CLIPS)
+        self.trace_seconds = time.perf_counter() - begin
+        self.compiled = step.traced.lower().compile()
+        self.compile_seconds = time.perf_counter() - begin - self.trace_seconds
+        self.config, self.key = config, jax.random.key(config.train.seed)
+        _, params, frozen = nnx.split(
+            registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed)), task.trainable(), ...
+        )
+        params, frozen = (jax.device_put(tree, sharding.shardings(tree, mesh)) for tree in (params, frozen))
+        optimizer = task.optimizer(task.schedule(_CLIPS / batch, _CLIPS))
+        made = (sharding.initialise(make, params, mesh) for make in (optimizer.init, task.init_extra))
+        self.state = State(params, frozen, *made)
+        self.batch = random_batch(step.batch)
+        self._done = 0
+
+    def __call__(self) -> dict[str, jax.Array]:
+        """Dispatches one step and returns its metrics, which may not have been computed yet."""
+        self.state, metrics = self.compiled(self.state, self.batch, self.key, np.int32(self._done))
+        self._done += 1
+        return metrics
+
+
+def random_batch(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Fills a batch with random samples, pixels, seeds and shares; every clip is as long as the model hears."""
+    rng = np.random.default_rng(0)
+
+    def values(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.dtype == np.int32:  # the number of samples that a clip has
+            return np.full(leaf.shape, shapes["waveform"].shape[-1], np.int32)
+        if np.issubdtype(leaf.dtype, np.integer):
+            span = np.iinfo(leaf.dtype)
+            return rng.integers(span.min, span.max, leaf.shape, leaf.dtype, endpoint=True)
+        return rng.random(leaf.shape, np.float32)
+
+    return {name: jax.device_put(values(leaf), leaf.sharding) for name, leaf in shapes.items()}

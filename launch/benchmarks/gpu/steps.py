@@ -1,0 +1,41 @@
+"""Times a training step and measures its memory against what the compiler said."""
+
+from collections.abc import Iterator
+import time
+
+import jax
+
+from avmae_jax.config import Config
+from avmae_jax.train import memory
+
+from .part import Row
+from .program import Program
+
+
+def measure(config: Config, *, batch: int, remat: bool, steps: int) -> Iterator[Row]:
+    """Yields the figures of one program: steps are dispatched one after another, and waited for at the end, as in training."""
+    program = Program(config, batch=batch, remat=remat)
+    planned = program.compiled.memory_analysis()
+    expected = planned.argument_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes + planned.temp_size_in_bytes
+    for _ in range(3):  # the first ones allocate
+        jax.block_until_ready(program())
+    begin = time.perf_counter()
+    for _ in range(steps):
+        metrics = program()
+    jax.block_until_ready(metrics)
+    seconds = (time.perf_counter() - begin) / steps
+    measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    flops = memory.step_flops(config.model) * batch
+    yield {
+        "batch": batch,
+        "remat": remat,
+        "dtype": program.config.model.compute_dtype,
+        "ms a step": 1e3 * seconds,
+        "pairs/s": batch / seconds,
+        "TFLOP/s by formula": flops / seconds / 1e12,
+        "peak GiB": None if measured is None else measured / 2**30,
+        "peak GiB as compiled": expected / 2**30,
+        "trace s": program.trace_seconds,
+        "compile s": program.compile_seconds,
+        "loss": float(metrics["loss"]),
+    }

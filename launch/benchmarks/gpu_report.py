@@ -1,0 +1,74 @@
+"""Checks and measures everything that a GPU is promised to do, in one command of at most eight minutes: `--gpu-report`."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from avmae_jax.config import Config
+from avmae_jax.files import write_json
+
+from .gpu.part import Measured, Part, run
+from .measuring import show
+
+_LEAST = 20  # seconds that a part must have left to be begun
+_STEPS = 20
+
+
+def parts(batches: Sequence[int]) -> Iterator[Part]:
+    """Yields what is measured, the most important first, since those at the end are left out when time runs out."""
+    first = batches[0]
+    yield Part("device", "device")
+    yield Part("parity with the CPU", "parity", {"batch": 2})
+    yield Part(f"step, batch {first}", "steps", {"batch": first, "remat": False, "steps": _STEPS})
+    yield Part("the same steps twice", "repeats", {"batch": first, "steps": 50, "seconds": 120})
+    yield Part(f"step, batch {batches[-1]}", "steps", {"batch": batches[-1], "remat": False, "steps": _STEPS})
+    yield Part(f"PyTorch, batch {first}", "pytorch", {"batch": first, "compiled": False, "steps": _STEPS})
+    yield Part("training on clips", "feeding", {"batch": first, "steps": 3 * _STEPS})
+    yield Part(f"parts of the step, batch {first}", "profile", {"batch": first, "steps": 5}, {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="})
+    for batch in batches[1:-1]:
+        yield Part(f"step, batch {batch}", "steps", {"batch": batch, "remat": False, "steps": _STEPS})
+    for batch in (batches[-1], *batches[:-1]):
+        yield Part(f"step with remat, batch {batch}", "steps", {"batch": batch, "remat": True, "steps": _STEPS})
+    yield Part(f"PyTorch compiled, batch {first}", "pytorch", {"batch": first, "compiled": True, "steps": _STEPS})
+
+
+def measure(config: Config, batches: Sequence[int], minutes: float, path: Path) -> list[Measured]:
+    """Measures all parts, as far as the time suffices, and writes the report after each.
+
+    Args:
+      config: of the model and the data.
+      batches: sizes, in increasing order.
+      minutes: after which no part is begun and the one under way is ended.
+      path: of the report, a JSON file.
+    """
+    ends, found = time.monotonic() + 60 * minutes, []
+    with tempfile.TemporaryDirectory() as programs:
+        for part in parts(batches):
+            left = ends - time.monotonic()
+            if left < _LEAST:
+                found.append(Measured(part.title, [], "left out: no time", 0.0))
+            else:
+                logging.info("%s; at most %.0f s", part.title, left)
+                kept = {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+                found.append(run(part._replace(environment=kept | dict(part.environment)), config, left))
+            write_json(path, {"model": config.name, "batches": list(batches), "parts": [each._asdict() for each in found]})
+    return found
+
+
+def show_report(config: Config, batches: Sequence[int], minutes: float, path: Path) -> None:
+    """Measures, and prints a table of what was found."""
+    found = measure(config, batches, minutes, path)
+    rows = [(part.title, _text(row), part.ended, part.seconds) for part in found for row in (part.rows or [{}])]
+    show(f"{config.name} on this machine", ["part", "figures", "ended", "s"], rows, f"all figures are in {path}")
+
+
+def _text(row: dict[str, Any]) -> str:
+    def cell(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+
+    return ", ".join(f"{name} {cell(value)}" for name, value in row.items())
