@@ -117,8 +117,12 @@ def define_config(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None
     config_flags.DEFINE_config_dataclass("config", default, text, values, argv, config_files.load)
 
 
-def config(*, required: bool = True) -> Config:
+def config(*, required: bool = True, reads: bool = True) -> Config:
     """Returns the config of define_config with the fields given on the command line.
+
+    Args:
+      required: whether the user must give one.
+      reads: whether the program reads the config's clips; if so, those of the built-in set are announced.
 
     Raises:
       ConfigError: if it can't work, or the user gave none and it is required.
@@ -127,7 +131,7 @@ def config(*, required: bool = True) -> Config:
         raise ConfigError(f"give --config, a config file or the name of a shipped recipe: {', '.join(config_files.shipped_names())}")
     chosen = cast(Config, flags.FLAGS["config"].value)
     chosen.validate()
-    if chosen.data.source == "builtin":
+    if reads and chosen.data.source == "builtin":
         words = "for your own clips give --config.data.source=prepared --config.data.path=DATASET, a folder that launch.prepare wrote"
         logging.info("the clips are those of the built-in set, synthetic instruments; %s", words)
     return chosen

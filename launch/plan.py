@@ -1,0 +1,82 @@
+"""Plans a run on GPUs without having one: whether it fits, how long it takes, what it needs.
+
+    python -m launch.plan --config configs/base.py --gpu h100 [--devices=8] [--hosts=2] [--clips=N] [--config.train.batch_size=256 ...]
+
+This compiles the training step of launch.pretrain or launch.finetune for these GPUs, on the CPU, and reads the compiled program. It needs
+JAX's CUDA wheels, `pip install -e ".[cuda13]"` or ".[cuda12]", and a minute or more for a compilation of the base model. Nothing runs: memory is
+what the compiler says, seconds are bounds. --config and its fields are those of the run; --clips and --classes stand for a data set that
+isn't here yet.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import cast
+
+from absl import app, flags
+
+from avmae_jax.config import Config
+from avmae_jax.files import write_json
+
+from .common import cli, model_flags, runtime, unused
+
+_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_DEFAULT = 0.75  # JAX's
+
+
+def main(argv: list[str]) -> None:
+    """Prints the plan of --config."""
+    args = flags.FLAGS
+    cli.no_arguments(argv)
+    unused.require_used("plan", argv)
+    runtime.start()
+    with model_flags.one_line_errors():
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # a GPU that is there is left alone
+        from avmae_jax.planning.clips import assume_clips
+        from avmae_jax.planning.plan import Machine, make_plan
+
+        if not args["config"].using_default_value:
+            assume_clips(cast(Config, args["config"].value), args.clips)
+        config = cli.config(reads=False)
+        machine = Machine(args.gpu, args.devices, args.hosts, args.memory_share or _share())
+        plan = make_plan(config, machine, args.clips, args.classes)
+        if args.json == "-":
+            print(json.dumps(plan, indent=2))
+            return
+        if args.json:
+            write_json(Path(args.json).expanduser(), plan)
+    from .common.plan_tables import show_plan
+
+    show_plan(runtime.console(), plan)
+
+
+def define_flags() -> None:
+    """Defines the program's flags."""
+    cli.define_config()
+    flags.DEFINE_string("gpu", None, "kind of GPU: h100, h200, a100-40 or a100-80")
+    flags.mark_flag_as_required("gpu")
+    flags.DEFINE_integer("devices", 1, "GPUs of all hosts together", lower_bound=1)
+    flags.DEFINE_integer("hosts", 1, "machines among which the GPUs are divided evenly", lower_bound=1)
+    flags.DEFINE_integer("clips", 0, "training clips; 0: those of the config's data set", lower_bound=0)
+    flags.DEFINE_integer("classes", 0, "of a classifier; 0: those of the config's data set", lower_bound=0)
+    text = f"share of a GPU's memory that JAX takes; left out: ${_FRACTION}, or {_DEFAULT}"
+    flags.DEFINE_float("memory_share", None, text, lower_bound=0.01, upper_bound=1.0)
+    flags.DEFINE_string("json", "", "also write the plan into this file; -: print it as JSON, and nothing else")
+
+
+def _share() -> float:
+    """Returns the share that JAX would take with the environment of this process; raises UsageError for one that is no share."""
+    text = os.environ.get(_FRACTION, "")
+    try:
+        share = float(text or _DEFAULT)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise app.UsageError(f"{_FRACTION} is {text!r}; give a share above 0 and up to 1, or --memory_share")
+    return share
+
+
+if __name__ == "__main__":
+    cli.run(main, define_flags, __doc__)
