@@ -9,6 +9,8 @@ This times the training step and its compilation, the memory, and the reader alo
   --data loader     the reader and a PyTorch loader in turns, on clips of --config or of the built-in set. Needs the same.
   --data prepare    launch.prepare on --media FILE
   --data scale      reading 100,000 made-up examples
+  --gpu-report FILE everything that is promised of a GPU, in at most --minutes: parity with the CPU, speed and memory with the batches of
+                    --batches, PyTorch's speed beside it, waiting for data, where the time goes, and bit-identical repetition; into a JSON
 """
 
 import sys
@@ -28,12 +30,17 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     cli.no_arguments(argv)
     chosen = not flags.FLAGS["config"].using_default_value
-    if not (chosen or args.against or args.data):
-        raise app.UsageError("give --config FILE, --against torch or --data")
+    if not (chosen or args.against or args.data or args.gpu_report):
+        raise app.UsageError("give --config FILE, --against torch, --data or --gpu-report FILE")
     if (args.data == "prepare") != bool(args.media):
         raise app.UsageError("--data prepare and --media FILE need each other")
     unused.require_used("benchmark", argv)
     runtime.start()
+    if args.gpu_report:  # whose parts have a process each, so that this one leaves the device to them
+        from .benchmarks import gpu_report
+
+        gpu_report.show_report(cli.config() if chosen else Config(), sorted(map(int, args.batches)), args.minutes, Path(args.gpu_report))
+        return
     from avmae_jax.train.run import device_line
 
     from .benchmarks import against_torch, data, scale, step
@@ -63,6 +70,10 @@ def define_flags() -> None:
     flags.DEFINE_enum("against", None, ["torch"], "compare JAX with the reference in PyTorch")
     flags.DEFINE_enum("data", None, ["loader", "prepare", "scale"], "measure data in place of a model")
     flags.DEFINE_string("media", None, "--data prepare: a media file with a constant frame rate")
+    flags.DEFINE_string("gpu_report", None, "the JSON file of the report")
+    flags.DEFINE_alias("gpu-report", "gpu_report")
+    flags.DEFINE_list("batches", ["48", "108", "256"], "--gpu-report: pairs a step")
+    flags.DEFINE_float("minutes", 8.0, "--gpu-report: after which the report ends with what it has", lower_bound=0.1)
     flags.DEFINE_integer("steps", 5, "timed turns of each side", lower_bound=1)
 
 

@@ -43,6 +43,7 @@ class Kernel:
     bytes: float  # read and written by one run
     precision: str = ""  # of a product: bf16, f32 (TF32 on tensor cores) or f32 highest
     shapes: tuple[Shape, ...] = ()  # of a product's operands and its result; of attention's queries
+    name: str = ""  # of the instruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def cost_of(program: Program, devices: int = 1, hosts: int = 1) -> Cost:
         if kind in COLLECTIVES:
             collectives.append(_collective(computation, instruction, kind, count, (devices, hosts)))
         else:
-            kernels.append(_kernel(program, computation, instruction, count))
+            kernels.append(dataclasses.replace(_kernel(program, computation, instruction, count), name=instruction.name))
     return Cost(kernels, collectives)
 
 

@@ -29,7 +29,9 @@ def parts(batches: Sequence[int]) -> Iterator[Part]:
     yield Part(f"step, batch {batches[-1]}", "steps", {"batch": batches[-1], "remat": False, "steps": _STEPS})
     yield Part(f"PyTorch, batch {first}", "pytorch", {"batch": first, "compiled": False, "steps": _STEPS})
     yield Part("training on clips", "feeding", {"batch": first, "steps": 3 * _STEPS})
-    yield Part(f"parts of the step, batch {first}", "profile", {"batch": first, "steps": 5}, {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="})
+    yield Part(
+        f"parts of the step, batch {first}", "profile", {"batch": first, "steps": 5}, {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}
+    )
     for batch in batches[1:-1]:
         yield Part(f"step, batch {batch}", "steps", {"batch": batch, "remat": False, "steps": _STEPS})
     for batch in (batches[-1], *batches[:-1]):

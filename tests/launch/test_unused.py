@@ -43,6 +43,8 @@ CASES = {
         ("against", ["--against=torch", "--data=loader"]),
         ("steps", ["--data=scale", "--steps=3"]),
         ("config", ["--data=prepare", "--media=a.mp4", "--config=tiny"]),
+        ("steps", ["--gpu_report=x.json", "--steps=3"]),
+        ("batches", ["--against=torch", "--batches=2"]),
     ],
     "pretrain": [
         ("config.tune.loss", ["--config=tiny", "--config.tune.loss=ce"]),
@@ -90,7 +92,7 @@ USED = {
     "inpaint": [["run", "--clips=a,b", "--data=prepared"]],
     "inspect_data": [["prepared", "--out=x.png"]],
     "report": [["run", "--data=x"], ["run", "--nomake", "--out=x.html"]],
-    "benchmark": [["--data=loader", "--steps=3", "--config=tiny"]],
+    "benchmark": [["--data=loader", "--steps=3", "--config=tiny"], ["--gpu_report=x.json", "--batches=2,4", "--minutes=1"]],
     "pretrain": [["--config=tiny", "--config.data.builtin_seed=2", "--config.loss.temperature=1"], ["--config=pretrain_instruments"]],
     "finetune": [
         ["--config=finetune_instruments", "--config.tune.mode=audioonly"],

@@ -11,7 +11,18 @@ from avmae_jax.config import Config
 
 from .part import Row
 
-_PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "flax", "optax", "numpy", "torch", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+    "flax",
+    "optax",
+    "numpy",
+    "torch",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
 
 
 def measure(config: Config) -> Iterator[Row]:

@@ -4,7 +4,6 @@ import copy
 import tempfile
 from collections.abc import Iterator
 
-
 from avmae_jax.config import Config
 
 from . import part

@@ -1,7 +1,7 @@
 """Times a training step and measures its memory against what the compiler said."""
 
-from collections.abc import Iterator
 import time
+from collections.abc import Iterator
 
 import jax
 

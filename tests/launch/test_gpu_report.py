@@ -1,0 +1,78 @@
+"""The GPU report measures each part in a process of its own; here on a CPU, at a small size."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from avmae_jax.config import Config, DataConfig, ModelConfig
+from launch.benchmarks import gpu_report
+from launch.benchmarks.gpu import part
+from launch.benchmarks.gpu.part import Part
+
+MODEL = ModelConfig(
+    depth=2, width=32, heads=4, decoder_depth=1, decoder_width=16, decoder_heads=2, mel_bins=16, audio_frames=64, image_size=32
+)  # fmt: skip
+TINY = Config(name="mini", model=MODEL, data=DataConfig(source="builtin", workers=0, builtin_image_size=32, builtin_seconds=1.0))
+
+
+def rows_of(title: str) -> part.Measured:
+    chosen = next(each for each in gpu_report.parts((2, 4)) if each.title.startswith(title))
+    return part.run(chosen, TINY, 170)
+
+
+@pytest.mark.process
+def test_a_part_that_fails_or_hangs_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [Part("none", "no_such_part"), Part("bad", "steps", {"batch": 0, "remat": False, "steps": 1}), Part("device", "device")]
+    monkeypatch.setattr(gpu_report, "parts", lambda batches: iter(broken))
+    gpu_report.measure(TINY, (2,), 5, tmp_path / "report.json")
+    none, bad, device = json.loads((tmp_path / "report.json").read_text())["parts"]
+    assert "no_such_part" in none["ended"]
+    assert "batch_size is 0" in bad["ended"]
+    assert (device["ended"], device["rows"][0]["device"]) == ("done", "cpu")
+    assert part.run(Part("device", "device"), TINY, 0.1).ended.startswith("ended after")
+
+
+def test_parts_for_which_no_time_is_left_are_named(tmp_path: Path) -> None:
+    found = gpu_report.measure(TINY, (2, 4), 0.01, tmp_path / "report.json")
+    assert {each.ended for each in found} == {"left out: no time"}
+    assert len(found) == len(list(gpu_report.parts((2, 4))))
+
+
+@pytest.mark.process
+def test_a_step_is_timed_and_its_memory_is_that_of_the_compiler() -> None:
+    (row,) = rows_of("step with remat, batch 4").rows
+    assert (row["batch"], row["remat"], row["dtype"]) == (4, True, "float32")
+    assert row["ms a step"] > 0
+    assert 0 < row["peak GiB as compiled"] < 1
+
+
+@pytest.mark.process
+def test_a_device_is_compared_with_the_cpu() -> None:
+    exact, half, _ = rows_of("parity").rows
+    assert (exact["dtype"], exact["products"], exact["losses"], exact["gradients"], exact["within"]) == ("float32", "highest", 0, 0, True)
+    assert half["dtype"] == "bfloat16"
+    assert half["within"]
+    assert half["gradients"] > 0
+
+
+@pytest.mark.process
+def test_the_time_of_kernels_is_named_by_part() -> None:
+    rows = rows_of("parts of the step").rows
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert {"layer norm", "optimizer"} <= {row["part"] for row in rows}
+
+
+@pytest.mark.process
+def test_the_same_steps_are_trained_twice() -> None:
+    (row,) = rows_of("the same steps").rows
+    assert row["same"]
+    assert row["steps"] == 50
+
+
+@pytest.mark.process
+def test_training_reports_its_waiting_for_data(cache_dir: Path) -> None:
+    TINY.data.cache_dir = str(cache_dir)
+    (row,) = rows_of("training on clips").rows
+    assert row["steps"] == 60
+    assert 0 <= row["share waiting for data"] <= 1
