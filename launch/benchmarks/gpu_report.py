@@ -17,6 +17,7 @@ from .measuring import show
 
 _LEAST = 20  # seconds that a part must have left to be begun
 _STEPS = 20
+_EACH_KERNEL = {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}  # kernels are started one by one, so that a profile names each
 
 
 def parts(batches: Sequence[int]) -> Iterator[Part]:

@@ -74,9 +74,7 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("against",), lambda args, _: args.data, "with --data, which is another measurement"),
         _Rule(("steps",), lambda args, _: args.data == "scale", "with --data scale"),
         _Rule(("config",), lambda args, _: args.data == "prepare", "with --data prepare"),
-        _Rule(
-            ("against", "data", "media", "steps"), lambda args, _: args.gpu_report, "with --gpu_report, which measures what it always does"
-        ),
+        _Rule(("against", "data", "media", "steps"), lambda args, _: args.gpu_report, "with --gpu_report"),
         _Rule(("batches", "minutes"), lambda args, _: not args.gpu_report, "without --gpu_report"),
     ),
 }

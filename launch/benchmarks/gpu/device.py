@@ -12,6 +12,8 @@ from avmae_jax.config import Config
 from .part import Row
 
 _PACKAGES = (
+    "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "flax", "optax", "numpy", "torch",
+)  # fmt: skip
     "jax",
     "jaxlib",
     "jax-cuda12-plugin",
