@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if args.gpu_report:  # whose parts have a process each, so that this one leaves the device to them
         from .benchmarks import gpu_report
 
-        gpu_report.show_report(cli.config() if chosen else Config(), sorted(map(int, args.batches)), args.minutes, Path(args.gpu_report))
+        gpu_report.show_report(cli.config() if chosen else Config(), _sizes(args.batches), args.minutes, Path(args.gpu_report))
         return
     from avmae_jax.train.run import device_line
 
@@ -62,6 +62,13 @@ def main(argv: list[str]) -> None:
         sys.exit(f'{error.name} is not installed, which the comparison with PyTorch needs; pip install -e ".[parity]"')
     except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _sizes(given: list[str]) -> list[int]:
+    """Reads --batches, in increasing order."""
+    if not given or any(not text.isdecimal() or int(text) < 1 for text in given):
+        raise app.UsageError(f"--batches is {','.join(given)!r}; give positive numbers of pairs, such as 48,108,256")
+    return sorted({int(text) for text in given})
 
 
 def define_flags() -> None:

@@ -11,20 +11,8 @@ from avmae_jax.config import Config
 
 from .part import Row
 
-_PACKAGES = (
-    "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "flax", "optax", "numpy", "torch",
-)  # fmt: skip
-    "jax",
-    "jaxlib",
-    "jax-cuda12-plugin",
-    "jax-cuda13-plugin",
-    "flax",
-    "optax",
-    "numpy",
-    "torch",
-    "nvidia-cudnn-cu12",
-    "nvidia-cudnn-cu13",
-)
+_CUDA = ("jax-cuda{}-plugin", "nvidia-cudnn-cu{}")
+_PACKAGES = ("jax", "jaxlib", *(name.format(version) for version in (12, 13) for name in _CUDA), "flax", "optax", "numpy", "torch")
 
 
 def measure(config: Config) -> Iterator[Row]:
