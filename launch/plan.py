@@ -11,7 +11,7 @@ isn't here yet.
 import json
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from absl import app, flags
 
@@ -19,44 +19,54 @@ from avmae_jax.config import Config
 from avmae_jax.files import write_json
 
 from .common import cli, model_flags, runtime, unused
+from .common.plan_tables import show_plan
 
 _FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _DEFAULT = 0.75  # JAX's
+_KINDS = "h100, h200, a100-40 or a100-80"  # those of avmae_jax/planning/gpus.py
 
 
 def main(argv: list[str]) -> None:
     """Prints the plan of --config."""
     args = flags.FLAGS
     cli.no_arguments(argv)
-    unused.require_used("plan", argv)
+    if not args.gpu:
+        raise app.UsageError(f"give --gpu, {_KINDS}")
     runtime.start()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA reports a compilation of minutes as an error
     with model_flags.one_line_errors():
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # a GPU that is there is left alone
-        from avmae_jax.planning.clips import assume_clips
-        from avmae_jax.planning.plan import Machine, make_plan
-
-        if not args["config"].using_default_value:
-            assume_clips(cast(Config, args["config"].value), args.clips)
-        config = cli.config(reads=False)
-        machine = Machine(args.gpu, args.devices, args.hosts, args.memory_share or _share())
-        plan = make_plan(config, machine, args.clips, args.classes)
+        plan = _plan(args)
         if args.json == "-":
-            print(json.dumps(plan, indent=2))
+            print(json.dumps(plan, indent=1))
             return
         if args.json:
             write_json(Path(args.json).expanduser(), plan)
-    from .common.plan_tables import show_plan
-
     show_plan(runtime.console(), plan)
+
+
+def _plan(args: flags.FlagValues) -> dict[str, Any]:
+    from avmae_jax.models.registry import kind_of
+    from avmae_jax.planning.clips import assume_clips
+    from avmae_jax.planning.plan import Machine, make_plan
+
+    if not args["config"].using_default_value:
+        assume_clips(cast(Config, args["config"].value), args.clips)
+    config = cli.config(reads=False)
+    pretrains = kind_of(config.model).task == "pretraining"
+    unused.require_used_fields("pretrain" if pretrains else "finetune")
+    if pretrains:
+        unused.require_left_out(["classes"], "in pretraining, which needs no labels")
+    machine = Machine(args.gpu, args.devices, args.hosts, args.memory_share or _share())
+    return make_plan(config, machine, args.clips, args.classes)
 
 
 def define_flags() -> None:
     """Defines the program's flags."""
     cli.define_config()
-    flags.DEFINE_string("gpu", None, "kind of GPU: h100, h200, a100-40 or a100-80")
-    flags.mark_flag_as_required("gpu")
+    flags.DEFINE_string("gpu", "", f"kind of GPU: {_KINDS}")
     flags.DEFINE_integer("devices", 1, "GPUs of all hosts together", lower_bound=1)
     flags.DEFINE_integer("hosts", 1, "machines among which the GPUs are divided evenly", lower_bound=1)
     flags.DEFINE_integer("clips", 0, "training clips; 0: those of the config's data set", lower_bound=0)

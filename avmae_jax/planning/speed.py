@@ -28,9 +28,7 @@ def seconds(cost: Cost, gpu: Gpu, pace: Pace) -> float:
     """Computes the seconds of a step at a pace, without waiting for data or for the host."""
     computing = sum(kernel.count * max(_arithmetic(kernel, gpu, pace), kernel.bytes / (pace.bandwidth * gpu.bandwidth), pace.shortest)
                     for kernel in cost.kernels)  # fmt: skip
-    sending = sum(
-        each.count * each.sent / (pace.link * (NETWORK if each.across_hosts else gpu.chip.link)) for each in cost.collectives
-    )
+    sending = sum(each.count * each.sent / (pace.link * (NETWORK if each.across_hosts else gpu.chip.link)) for each in cost.collectives)
     return max(computing, sending) if pace.overlaps else computing + sending
 
 
