@@ -3,13 +3,14 @@
     python -m launch.plan --config configs/base.py --gpu h100 [--devices=8] [--hosts=2] [--clips=N] [--config.train.batch_size=256 ...]
 
 This compiles the training step of launch.pretrain or launch.finetune for these GPUs, on the CPU, and reads the compiled program. It needs
-JAX's CUDA wheels, `pip install -e ".[cuda13]"` or ".[cuda12]", and a minute or more for a compilation of the base model. Nothing runs: memory is
-what the compiler says, seconds are bounds. --config and its fields are those of the run; --clips and --classes stand for a data set that
-isn't here yet.
+JAX's CUDA wheels, `pip install -e ".[cuda13]"` or ".[cuda12]", and a minute or more for each compilation of the base model. A batch that
+doesn't fit is compiled again with model.remat, then in parts. Nothing runs: memory is what the compiler says, and a step's seconds are
+bounds. --config and its fields are those of the run; --clips and --classes stand for a data set that isn't here yet.
 """
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,9 @@ def main(argv: list[str]) -> None:
     cli.no_arguments(argv)
     if not args.gpu:
         raise app.UsageError(f"give --gpu, {_KINDS}")
+    file = Path(args.json).expanduser() if args.json not in ("", "-") else None
+    if file and (file.is_dir() or not file.parent.is_dir()):
+        raise app.UsageError(f"--json {file}: it must be a file in a folder that exists")
     runtime.start()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA reports a compilation of minutes as an error
     with model_flags.one_line_errors():
@@ -39,12 +43,11 @@ def main(argv: list[str]) -> None:
 
         jax.config.update("jax_platforms", "cpu")  # a GPU that is there is left alone
         plan = _plan(args)
-        if args.json == "-":
-            print(json.dumps(plan, indent=1))
-            return
-        if args.json:
-            write_json(Path(args.json).expanduser(), plan)
-    show_plan(runtime.console(), plan)
+        if file:
+            write_json(file, plan)
+    if args.json == "-":
+        print(json.dumps(plan, indent=1))
+    show_plan(runtime.console(sys.stderr if args.json == "-" else sys.stdout), plan)
 
 
 def _plan(args: flags.FlagValues) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("classes", 0, "of a classifier; 0: those of the config's data set", lower_bound=0)
     text = f"share of a GPU's memory that JAX takes; left out: ${_FRACTION}, or {_DEFAULT}"
     flags.DEFINE_float("memory_share", None, text, lower_bound=0.01, upper_bound=1.0)
-    flags.DEFINE_string("json", "", "also write the plan into this file; -: print it as JSON, and nothing else")
+    flags.DEFINE_string("json", "", "file for the plan; -: the standard output")
 
 
 def _share() -> float:

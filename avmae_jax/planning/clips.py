@@ -11,7 +11,7 @@ _NOT_READ = "not-read"  # stands for files that a plan doesn't need
 
 
 def assume_clips(config: Config, clips: int) -> None:
-    """Sets what a config leaves open of its files, so that it can be checked without them; `clips` is 0 where the data set is to be opened."""
+    """Sets what a config leaves open of its files, so that it can be checked without them; with 0 clips the data set must be there."""
     config.requires, data = (), config.data
     if clips and data.source == "builtin":
         data.builtin_train = max(clips, config.train.batch_size)  # count_clips has the words for too few

@@ -50,6 +50,8 @@ def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--gpu=h100", "--config.data.source=prepared", "--config.data.path=nowhere"], ["nowhere", "--clips"]),
         (["--gpu=h100", "--config.data.source=prepared"], ["data.path"]),
         (["--gpu=h100", "surplus"], ["surplus"]),
+        (["--gpu=h100", "--json=no/such/folder/plan.json"], ["--json", "no/such/folder"]),
+        (["--gpu=h100", "--json=/"], ["--json"]),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(arguments: list[str], named: list[str]) -> None:
