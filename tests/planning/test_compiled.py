@@ -12,7 +12,7 @@ from avmae_jax.models.registry import kind_of
 from avmae_jax.planning import program
 from avmae_jax.planning.compiled import Compiled, compile_step, devices_of
 from avmae_jax.planning.cost import Cost, cost_of
-from avmae_jax.planning.gpus import find_gpu
+from avmae_jax.planning.gpus import GPUS, find_gpu
 from avmae_jax.planning.program import Step
 from avmae_jax.train import sharding
 from avmae_jax.train.precision import settle_precision
@@ -44,6 +44,15 @@ def step(request: pytest.FixtureRequest) -> tuple[int, Config, Step, Compiled, C
 
 
 Found = tuple[int, Config, Step, Compiled, Cost]
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_xla_takes_the_description_of_every_gpu(name: str) -> None:
+    gpu = find_gpu(name)
+    devices = devices_of(gpu, 4, 2, 0.75)
+    assert [device.process_index for device in devices] == [0, 0, 1, 1]
+    assert {device.device_kind for device in devices} == {gpu.title}
+    assert {device.compute_capability for device in devices} == {"{}.{}".format(*gpu.chip.capability)}
 
 
 def test_bfloat16_is_chosen_and_every_stream_s_attention_is_cudnn_s(step: Found) -> None:
