@@ -22,9 +22,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never m
 jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing axis is an error instead of a broadcast
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that uses the `program` fixture, directly or through another one, as `process`, and all of those as `slow`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks every test that uses the `program` fixture, directly or through another one, as `process`, and all of those as `slow`.
+
+    Tests that need the CUDA wheels take minutes, and are skipped unless they are chosen by their marker.
+    """
     for item in items:
+        if item.get_closest_marker("cuda_wheels") and "cuda_wheels" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="runs with -m cuda_wheels alone"))
         if "program" in getattr(item, "fixturenames", ()):
             item.add_marker("process")
         if item.get_closest_marker("process"):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-_NEAR = 1.1  # estimates this far above the limit are still compiled: a line through one point is no more exact
+_NEAR = 1.1  # estimates this far above the limit are still compiled: they are no more exact
 
 
 class Needed(Protocol):
@@ -40,15 +40,18 @@ def choose(compiled: Callable[[bool, int], Needed], batch_size: int, groups: int
     Returns:
       The way; None if not even one pair a device fits.
     """
-    whole = compiled(remat, batch_size)
-    if whole.peak > limit and not remat:
-        remat, whole = True, compiled(True, batch_size)
-    if whole.peak <= limit:
+    latest = compiled(remat, batch_size)
+    if latest.peak > limit and not remat:
+        remat, latest = True, compiled(True, batch_size)
+    if latest.peak <= limit:
         return Way(remat, batch_size)
-    sizes = parts_of(batch_size, groups)[1:]
-    near = [size for size in sizes if whole.peak - whole.temporaries * (1 - size / batch_size) <= _NEAR * limit]
-    for size in near or sizes[-1:]:
-        if compiled(True, size).peak <= limit:
+    compiled_for = batch_size
+    for size in parts_of(batch_size, groups)[1:]:
+        estimate = latest.peak - latest.temporaries * (1 - size / compiled_for)
+        if estimate > _NEAR * limit and size > groups:
+            continue
+        latest, compiled_for = compiled(True, size), size
+        if latest.peak <= limit:
             return Way(True, size)
     return None
 

@@ -11,10 +11,10 @@ _NOT_READ = "not-read"  # stands for files that a plan doesn't need
 
 
 def assume_clips(config: Config, clips: int) -> None:
-    """Sets what a config leaves open of its files, so that it can be checked without them; `clips` is 0 where the data set is to be opened."""
+    """Sets what a config leaves open of its files, so that it can be checked without them; with 0 clips the data set must be there."""
     config.requires, data = (), config.data
     if clips and data.source == "builtin":
-        data.builtin_train = clips
+        data.builtin_train = max(clips, config.train.batch_size)  # count_clips has the words for too few
     elif clips:
         data.path = data.path or _NOT_READ
         data.labels_csv = data.labels_csv or (_NOT_READ if data.source == "manifest" else "")
@@ -32,8 +32,8 @@ def count_clips(config: Config, clips: int = 0, classes: int = 0) -> tuple[int, 
     if not clips or (classifies and not classes):
         found, found_names = _opened(config, classifies)
         clips, names = clips or found, names or (found_names if classifies else [])
-    if clips < config.train.batch_size and not config.train.steps:
-        raise ConfigError(f"train.batch_size is {config.train.batch_size}, but there are {clips} clips; give fewer, or more clips")
+    if clips < config.train.batch_size:
+        raise ConfigError(f"train.batch_size is {config.train.batch_size}, but there are only {clips} clips; change one of them")
     return clips, names
 
 

@@ -216,7 +216,7 @@ def _precision(operand: Shape, settings: str) -> str:
 
 
 def _fused_bytes(inside: Computation) -> float:
-    """Returns the bytes that a fused kernel reads and writes: of what it only slices, the slice; of what it updates in place, the update."""
+    """Returns the bytes that a fused kernel moves: of what it only slices, the slice; of what it updates in place, the update."""
     users: Mapping[str, list[Instruction]] = defaultdict(list)
     for instruction in inside:
         for name in instruction.operands:

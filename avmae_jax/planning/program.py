@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ def _one_row(config: Config, task: Task) -> dict[str, np.ndarray]:
 class _MadeUp:
     """Holds one clip of a second of silence and a black frame."""
 
-    label_names = ("a class",)
+    label_names: Sequence[str] = ("a class",)
 
     def __init__(self, size: int):
         file = io.BytesIO()

@@ -118,6 +118,11 @@ def require_used(program: str, argv: Sequence[str], args: Any = flags.FLAGS) -> 
         for name in rule.options:
             if rule.when(args, argv[1:]):
                 require_left_out([name], rule.why, args)
+    require_used_fields(program, args)
+
+
+def require_used_fields(program: str, args: Any = flags.FLAGS) -> None:
+    """Raises UsageError for a field of --config that was given on the command line and does nothing in a program."""
     if "config" in args and (program == "study" or not args["config"].using_default_value):  # a study's default is a recipe
         config = cast(Config, args["config"].value)
         for name, why in unused_fields(program, config, cast(Any, args["config"]).override_values):
