@@ -7,6 +7,7 @@ PyTorch is eager and has its default settings. Importing this module doesn't imp
 
 import io
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,31 +58,40 @@ def prepare(job: str, config: Config, batch: Arrays) -> Callable[[], list[np.nda
     return extract if job == "features" else train
 
 
-def pretraining_step(config: Config, batch: Arrays, *, device: str, compiled: bool) -> Callable[[], torch.Tensor]:
-    """Returns a function that starts a pretraining step in bfloat16 on a device, and returns its loss without waiting for it.
+def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: int) -> dict[str, float | None]:
+    """Times pretraining steps in bfloat16 on the GPU, or on the CPU where there is none.
 
     Args:
       config: its model, loss and optim are used.
       batch: as in prepare.
-      device: "cuda" or "cpu".
       compiled: whether torch.compile makes kernels of the forward pass and its gradient.
+      steps: that are timed; three come before.
+
+    Returns:
+      "ms a step", "peak GiB" (None on a CPU), "first steps s" (of those three, with their compilation) and the last "loss".
     """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = _model("pretraining", config, batch).to(device)
     optimizer = reference_training.adam(model.parameters(), config.optim)
     fbank, image, *noise = (torch.tensor(batch[name], device=device) for name in ("fbank", "image", "noise_audio", "noise_image"))
     image = image.permute(0, 3, 1, 2).contiguous()
     forward = torch.compile(model) if compiled else model
 
-    def train() -> torch.Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16):
-            out = forward(fbank, image, *noise)
-            loss = reference_training.pretraining_losses(out, fbank, image, config.loss, patch=config.model.patch)["loss"]
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
+    def train(steps: int) -> tuple[float, float]:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device, torch.bfloat16):
+                out = forward(fbank, image, *noise)
+                loss = reference_training.pretraining_losses(out, fbank, image, config.loss, patch=config.model.patch)["loss"]
+            loss.backward()
+            optimizer.step()
+        return loss.item(), time.perf_counter() - begin  # item waits for the device
 
-    return train
+    _, first = train(3)
+    loss, seconds = train(steps)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+    return {"ms a step": 1e3 * seconds / steps, "peak GiB": peak, "first steps s": first, "loss": loss}
 
 
 def initial_weights(job: str, config: Config, batch: Arrays) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from jax.experimental import topologies
 from avmae_jax.errors import AvmaeError, ConfigError, first_line
 from avmae_jax.planning import hlo
 from avmae_jax.planning.gpus import Gpu
-from avmae_jax.planning.program import Step, bytes_a_device
+from avmae_jax.train.program import Step, bytes_a_device, peak_bytes
 
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 # Products become calls of cuBLAS, whose shapes the text names; with a GPU, XLA times these against kernels of its own and takes the faster.
@@ -87,6 +87,6 @@ def compile_step(step: Step) -> Compiled:
         extra=bytes_a_device(state.extra),
         batch=bytes_a_device(step.batch),
         temporaries=found.temp_size_in_bytes,
-        peak=found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes,
+        peak=peak_bytes(done),
     )
     return Compiled(memory, hlo.parse(done.as_text()))

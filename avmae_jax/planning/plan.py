@@ -14,15 +14,15 @@ from avmae_jax.errors import ConfigError
 from avmae_jax.models import registry
 from avmae_jax.models.registry import kind_of
 from avmae_jax.planning import speed
-from avmae_jax.planning.choice import Way, choose
 from avmae_jax.planning.clips import count_clips
 from avmae_jax.planning.compiled import Compiled, Memory, compile_step, devices_of
 from avmae_jax.planning.cost import Cost, cost_of
 from avmae_jax.planning.gpus import find_gpu
-from avmae_jax.planning.program import task_of, trace_step
 from avmae_jax.train import memory, sharding
 from avmae_jax.train.epochs import Epochs
+from avmae_jax.train.fitting import Way, choose, parts_of
 from avmae_jax.train.precision import settle_precision
+from avmae_jax.train.program import task_of, trace_step
 from avmae_jax.train.task import Task
 
 READ = 1191  # pairs that the reader gives a second and core, measured: README, Speed
@@ -101,7 +101,7 @@ def _choose(config: Config, groups: int, limit: float, compiled: Any, found: dic
         memory.require_even(batch, given, groups)
         way = Way(remat, given) if compiled(remat, given).peak <= limit else None
     else:
-        way = choose(compiled, batch, groups, limit, remat=remat)
+        way = choose(compiled, parts_of(batch, groups), limit, (True,) if remat else (False, True))
     if way is not None:
         return way
     tried = ", ".join(

@@ -26,17 +26,19 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.clock import Clock
 from avmae_jax.train.epochs import Epochs
+from avmae_jax.train.fitting import Fit
 from avmae_jax.train.logbook import Logbook
+from avmae_jax.train.program import jit_step
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import Context, State, make_loss, make_step
+from avmae_jax.train.step import Context, State, make_loss
 from avmae_jax.train.step_log import Reporter, StepLog
 from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
 FREE_FIELDS = (
-    "name", "requires", "mesh", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir", "data.workers",
-    "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
+    "name", "requires", "mesh", "model.remat", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir",
+    "data.workers", "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
     "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_last", "train.keep_every",
     "train.eval_batches", "train.retrieval_clips", "train.micro_batch", "train.matmul_precision", "train.deterministic",
 )  # fmt: skip
@@ -45,7 +47,7 @@ FREE_FIELDS = (
 class Trainer:
     """Holds a run: its state on the devices and its data."""
 
-    def __init__(self, config: Config, model: nnx.Module, task: Task, train: ClipSource, test: ClipSource | None, *, micro_batch: int):
+    def __init__(self, config: Config, model: nnx.Module, task: Task, train: ClipSource, test: ClipSource | None, *, fit: Fit):
         """Places the model on the devices and opens the data.
 
         Args:
@@ -54,16 +56,16 @@ class Trainer:
           task: what the model is trained for.
           train: training clips.
           test: held-out clips; None: the run isn't evaluated.
-          micro_batch: pairs computed at once; divides the batch.
+          fit: how batches are computed.
 
         Raises:
           ValueError: if batch, micro-batch and devices don't divide, or the run is too short for the epochs to be averaged.
         """
-        self.config, self.task, self.train_source, self.test_source, self.micro_batch = config, task, train, test, micro_batch
+        self.config, self.task, self.train_source, self.test_source, self.micro_batch = config, task, train, test, fit.micro_batch
         batch = config.train.batch_size
         self.mesh = sharding.make_mesh(config.mesh)
         self.groups = sharding.batch_shards(self.mesh)
-        memory.require_even(batch, micro_batch, self.groups)
+        memory.require_even(batch, fit.micro_batch, self.groups)
         self.epochs = Epochs(len(train) / batch)
         self.step, self.total_steps = 0, self.epochs.total_steps(config.train)
         self._written: Mapping[str, Any] | None = None  # fingerprint of metrics.jsonl in the restored checkpoint
@@ -84,10 +86,10 @@ class Trainer:
         opt_state, extra = (sharding.initialise(make, params, self.mesh) for make in (optimizer.init, task.init_extra))
         self.state = State(params, frozen, opt_state, extra)
 
-        own_rows = sharding.on_own_rows(self.mesh)
-        step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, groups=self.groups, own_rows=own_rows)
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+        self.jitted_step = jit_step(self.graph, task, (optimizer, schedule), self.mesh, places, batch // fit.micro_batch)
+        self._take_step = fit.step or self.jitted_step
+        own_rows = sharding.on_own_rows(self.mesh)
         loss = make_loss(self.graph, task)
         self._eval_loss = jax.jit(
             lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra, own_rows=own_rows))[1]
@@ -159,7 +161,7 @@ class Trainer:
             with clock.wait(), held:
                 batch = next(self.batches)
             held = nullcontext()
-            self.state, metrics = self.jitted_step(self.state, sharding.put_batch(batch, self.mesh), self.key, np.int32(self.step))
+            self.state, metrics = self._take_step(self.state, sharding.put_batch(batch, self.mesh), self.key, np.int32(self.step))
             self.step += 1
             log.submit(self.step, batch["id"], metrics)
             last, epoch = self.step == self.total_steps, self.epochs.ended_at(self.step)

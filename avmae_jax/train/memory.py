@@ -3,7 +3,6 @@
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,12 @@ from avmae_jax.config import ModelConfig
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import kind_of
 
-# Values of a block that are alive at once, in widths of one token: inputs of norms, attention and both linear layers with their gradients
-# (16), and those of the hidden layer around the GELU (4 hidden widths). Fitted to compiled programs: XLA for CPUs takes 573 MiB a pair for
-# the base model, and these numbers give 570; tests/train/test_memory.py compares a smaller model.
-_KEPT_WIDTHS, _KEPT_HIDDEN = 16, 4
-_USABLE_SHARE = 0.7  # of the free memory; the rest is for the data, the compiler and other processes
+# Values of a block that are alive at once, in widths of one token. XLA for CPUs: inputs of norms, attention and linear layers with their
+# gradients (16), and those of the hidden layer around the GELU (4 hidden widths). Fitted to compiled programs: it takes 573 MiB a pair for
+# the base model, and these numbers give 570; tests/train/test_memory.py compares a smaller model. XLA for GPUs keeps half of it: 146 MiB in
+# bfloat16 and 291 in float32 for 143 and 285.
+_KEPT_ON_CPUS, _KEPT = (16, 4), (8, 2)
+_USABLE_ON_CPUS, _USABLE = 0.7, 0.95  # of the free memory; the rest is for data, compiler and other processes; for gaps and workspaces
 
 
 def step_flops(config: ModelConfig, mode: Mode | None = None, *, frozen: bool = False) -> float:
@@ -32,12 +32,13 @@ def step_flops(config: ModelConfig, mode: Mode | None = None, *, frozen: bool = 
     return forward if frozen else 3 * forward
 
 
-def activation_bytes(config: ModelConfig, mode: Mode | None = None) -> float:
-    """Estimates the bytes of one pair's intermediate values in a training step; `mode` is that of a classifier."""
-    bytes_each = jnp.dtype(config.product_dtype).itemsize
-    widths = _KEPT_WIDTHS + _KEPT_HIDDEN * config.mlp_ratio
+def activation_bytes(config: ModelConfig, mode: Mode | None = None, *, remat: bool | None = None) -> float:
+    """Estimates the bytes of one pair's intermediate values in a training step; `mode` is a classifier's, `remat` replaces model.remat."""
+    bytes_each, on_cpu = jnp.dtype(config.product_dtype).itemsize, jax.default_backend() == "cpu"
+    kept, hidden = _KEPT_ON_CPUS if on_cpu else _KEPT
+    widths = kept + hidden * config.mlp_ratio
     stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in kind_of(config).stages(config, mode)]
-    if config.remat and jax.default_backend() != "cpu":  # XLA for CPUs merges the second computation of a block with the first
+    if (config.remat if remat is None else remat) and not on_cpu:  # XLA for CPUs merges the second computation of a block with the first
         return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
     return sum(blocks * size for blocks, size in stages) * widths
 
@@ -46,12 +47,12 @@ def usable_memory() -> float:
     """Returns the bytes that a run may use on each device: of an accelerator's free memory, or of that of machine and container."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
-        return _USABLE_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+        return _USABLE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     free = psutil.virtual_memory().available
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     if limit.exists() and limit.read_text().strip().isdigit():
         free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return _USABLE_SHARE * free / jax.local_device_count()
+    return _USABLE_ON_CPUS * free / jax.local_device_count()
 
 
 def peak_memory() -> dict[str, float]:
@@ -61,37 +62,6 @@ def peak_memory() -> dict[str, float]:
         if known := [peak for peak in peaks if peak is not None]:
             return {"peak_device_gib": round(max(known) / 2**30, 3)}
     return {"peak_host_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}  # Linux counts in KiB
-
-
-def choose_micro_batch(config: ModelConfig, params: Any, batch_size: int, groups: int, memory: float, mode: Mode | None = None) -> int:
-    """Returns the largest part of a batch that fits in memory.
-
-    Args:
-      config: sizes of the model.
-      params: pytree of its parameters, or of their shapes.
-      batch_size: pairs a step.
-      groups: number of parts into which the mesh cuts a batch.
-      memory: bytes a device may use.
-      mode: of a classifier; None: pretraining.
-
-    Returns:
-      Pairs: divides batch_size and is a multiple of groups.
-
-    Raises:
-      ValueError: if the batch doesn't divide by the devices, or not even one pair a device fits.
-    """
-    require_even(batch_size, groups, groups)
-    state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # weights, gradients and their sum, two moments
-    each = activation_bytes(config, mode)
-    fitting = [size for size in range(groups, batch_size + 1, groups) if batch_size % size == 0 and state + size / groups * each <= memory]
-    if not fitting:
-        need = (state + each) / 2**30
-        remat = "" if config.remat or jax.default_backend() == "cpu" else "model.remat=True, "
-        raise ValueError(
-            f"a step of one pair a device needs about {need:.1f} GiB and {memory / 2**30:.1f} GiB may be used; "
-            f"choose a smaller model.size, {remat}or more devices with mesh.fsdp"
-        )
-    return max(fitting)
 
 
 def require_even(batch_size: int, micro_batch: int, groups: int) -> None:

@@ -43,10 +43,11 @@ from avmae_jax.files import LOCK, OnProgress, full_disk, locked, write_errors, w
 from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of
-from avmae_jax.train import hosts, memory, sharding
+from avmae_jax.train import hosts, memory
 from avmae_jax.train.audio_settings import settle_audio
 from avmae_jax.train.determinism import note_devices, prepare_devices
 from avmae_jax.train.finetuning import FinetuningTask
+from avmae_jax.train.fitting import fit_batch
 from avmae_jax.train.loop import Reporter, Trainer
 from avmae_jax.train.precision import matmul_precision, settle_precision
 from avmae_jax.train.pretraining import PretrainingTask
@@ -123,15 +124,15 @@ def _run(
         announce(config)
         if checkpoint is None:  # 5
             set_aside(workdir)
-        micro_batch = pick_micro_batch(config, task, checkpoint["micro_batch"] if checkpoint else 0)  # 6
+        fit = fit_batch(config, task, len(train), checkpoint)  # 6
         model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))  # 7
         if config.init_from and checkpoint is None:
             initialise_from(config.model, model, config.init_from)
         if checkpoint is None:
             task.begin(model, train)
-        trainer = Trainer(config, model, task, train, test, micro_batch=micro_batch)  # 8
+        trainer = Trainer(config, model, task, train, test, fit=fit)  # 8
         finished = trainer.run(reporter, functools.partial(note_config, workdir, config))
-        task.ended(micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))
+        task.ended(fit.micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))
         if not finished:
             return None
         summary: dict[str, Any] = {"steps": trainer.step, "held_out": trainer.evaluate()}  # 9
@@ -243,39 +244,6 @@ def make_task(config: Config, train: ClipSource, test: ClipSource | None, workdi
         raise DatasetError(f"the held-out clips have other classes ({len(test.label_names)}) than the training clips ({len(names)})")
     logging.info("%d training clips of %d classes, %s held out", len(train), len(names), held_out)
     return FinetuningTask(config, test, names, workdir)
-
-
-def pick_micro_batch(config: Config, task: Task, before: int = 0) -> int:
-    """Chooses the number of pairs computed at once, and logs it where a step has to be split.
-
-    Args:
-      config: of the run.
-      task: what is trained.
-      before: the micro-batch of the run that is resumed; 0: none. It is kept if the devices can share it, since the free memory changes
-        from moment to moment, and another size means other negatives.
-
-    Raises:
-      ValueError: if the batch can't be split so, or not even one pair fits in memory.
-    """
-    groups = sharding.batch_shards(sharding.make_mesh(config.mesh))
-    params = nnx.state(described(config.model, len(task.label_names)), nnx.Param)
-    batch, available = config.train.batch_size, min(hosts.gather(memory.usable_memory()))
-    if micro_batch := config.train.micro_batch:
-        reason = "as train.micro_batch says"
-    elif before and batch % before == 0 and before % groups == 0:
-        micro_batch, reason = before, "as in the run that is resumed; train.micro_batch changes it"
-    else:
-        micro_batch = memory.choose_micro_batch(config.model, params, batch, groups, available, _mode(config))
-        reason = f"{available / 2**30:.1f} GiB per device may be used"
-    memory.require_even(batch, micro_batch, groups)
-    if micro_batch < batch:
-        logging.info(
-            "a step of %d pairs is computed as %d micro-batches of %d (%s)%s",
-            batch, batch // micro_batch, micro_batch, reason, "; negatives come from one micro-batch" if "nce" in task.loss_weights else "",
-        )  # fmt: skip
-    trained = sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(params, task.trainable())))
-    logging.info("%.1f M parameters are trained", trained / 1e6)
-    return micro_batch
 
 
 def announce(config: Config) -> None:

@@ -11,6 +11,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.sources import open_source
 from avmae_jax.models import registry
 from avmae_jax.train import memory, run, sharding
+from avmae_jax.train.fitting import fit_batch
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.precision import settle_precision
 
@@ -28,7 +29,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     train = open_source(config.data, "train", run.needs_of(config))
     task = run.make_task(config, train, None, Path(config.train.workdir))
     model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))
-    trainer = Trainer(config, model, task, train, None, micro_batch=run.pick_micro_batch(config, task))
+    trainer = Trainer(config, model, task, train, None, fit=fit_batch(config, task, len(train)))
     try:
         batch, key = sharding.put_batch(next(trainer.batches), trainer.mesh), jax.random.key(0)
         begin = time.perf_counter()

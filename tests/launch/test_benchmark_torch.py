@@ -23,6 +23,8 @@ from avmae_jax.data.batches import example
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.instruments import make_clip
 from launch.benchmarks import against_torch, data, measuring
+from launch.benchmarks.gpu import part
+from launch.benchmarks.gpu.part import Part
 from parity import torch_side
 
 MODEL = ModelConfig(
@@ -111,3 +113,11 @@ def test_loaders_read_the_same_clips(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "ours/PyTorch per CPU second" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"model\.modality is audio"):
         data.show_loaders(Config(model=ModelConfig(modality="audio")), rounds=1)
+
+
+@pytest.mark.process
+def test_the_reference_is_timed_in_bfloat16() -> None:
+    (row,) = part.run(Part("PyTorch", "pytorch", {"batch": 2, "compiled": False, "steps": 2}), TINY, 100).rows
+    assert row["ms a step"] > 0
+    assert row["pairs/s"] == pytest.approx(2e3 / row["ms a step"])
+    assert 0 < row["loss"] < 20

@@ -14,9 +14,9 @@ from avmae_jax.config_files import shipped
 from avmae_jax.errors import ConfigError
 from avmae_jax.planning import compiled, gpus
 from avmae_jax.planning import plan as planning
-from avmae_jax.planning.choice import Way
 from avmae_jax.planning.compiled import Compiled, Memory
 from avmae_jax.planning.hlo import Program
+from avmae_jax.train.fitting import Way
 from launch import plan
 from tests.support import TINY, apply, as_arguments, cells, completed
 

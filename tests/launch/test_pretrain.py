@@ -1,7 +1,6 @@
 """python -m launch.pretrain as a user runs it: from nothing, killed, stopped, out of disk, on real videos, and with wrong arguments."""
 
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from avmae_jax.data.batches import TrainBatches, TrainOptions
 from avmae_jax.data.clip import Clip
 from avmae_jax.models import registry
 from avmae_jax.train import run
-from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.step import Context, make_loss
 from tests.launch.pretraining import STEPS, Command, assert_one_message, steps
 from tests.media import tone, write_clip, write_media
@@ -162,38 +160,6 @@ def test_the_noted_config_is_that_of_the_checkpoints(tmp_path: Path) -> None:
     assert [noted(1), noted(2)] == [1, 2]  # nothing has been saved with seed 1
     (tmp_path / "run/checkpoints/3").mkdir(parents=True)
     assert noted(3) == 2  # and 3 will be refused
-
-
-def picked(config: Config, before: int = 0) -> int:
-    task = PretrainingTask(config, None, Path("unused"))
-    return run.pick_micro_batch(config, task, before)
-
-
-@pytest.mark.parametrize(("batch", "micro", "mesh"), [(7, 0, 2), (8, 3, 1), (8, 16, 1), (8, 1, 2), (0, 0, 1), (8, -2, 1)])
-def test_a_batch_that_does_not_divide_names_the_fields(monkeypatch: pytest.MonkeyPatch, batch: int, micro: int, mesh: int) -> None:
-    monkeypatch.setattr(
-        "avmae_jax.train.loop.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor"))
-    )
-    config = apply(Config(), TINY | {"train.batch_size": batch, "train.micro_batch": micro})
-    with pytest.raises(ValueError, match=rf"train\.batch_size.* {batch}\b.*mesh"):
-        picked(config)
-
-
-def test_a_step_that_has_to_be_split_is_announced(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="absl"):
-        assert picked(apply(Config(), TINY | {"train.micro_batch": 2})) == 2
-    assert re.search(" 8 .* 4 .* 2", caplog.text)
-    assert picked(apply(Config(), TINY)) == 8
-
-
-@pytest.mark.parametrize(("before", "micro", "mesh", "expected"), [(4, 0, 1, 4), (4, 2, 1, 2), (1, 0, 2, 8), (0, 0, 1, 8)])
-def test_a_resumed_run_keeps_its_micro_batch_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, before: int, micro: int, mesh: int, expected: int
-) -> None:
-    monkeypatch.setattr(
-        "avmae_jax.train.loop.sharding.make_mesh", lambda config: jax.sharding.AbstractMesh((mesh, 1, 1), ("data", "fsdp", "tensor"))
-    )
-    assert picked(apply(Config(), TINY | {"train.micro_batch": micro}), before) == expected
 
 
 class Labelled(Clips):

@@ -18,6 +18,7 @@ from avmae_jax.models.masking import mask_from_noise
 from avmae_jax.models.registry import build
 from avmae_jax.models.tokens import join
 from avmae_jax.train import optim
+from avmae_jax.train.fitting import Fit
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.losses import reconstruction_losses
 from avmae_jax.train.pretraining import PretrainingTask
@@ -144,7 +145,7 @@ def test_one_modality_is_pretrained_by_the_same_task_and_loop(modality: str, hel
     before = {path: np.asarray(value) for path, value in flatten(nnx.state(model)).items()}
     task = PretrainingTask(config, held_out, tmp_path)
     assert isinstance(model, MAE)
-    trainer = Trainer(config, model, task, Clips(16), held_out, micro_batch=8)
+    trainer = Trainer(config, model, task, Clips(16), held_out, fit=Fit(8))
     assert trainer.run()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["split"]) for row in rows] == [(1, "train"), (2, "train"), *([(2, "eval")] if held_out else [])]

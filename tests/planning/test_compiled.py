@@ -9,13 +9,12 @@ import pytest
 from avmae_jax.config import Config
 from avmae_jax.config_files import shipped
 from avmae_jax.models.registry import kind_of
-from avmae_jax.planning import program
 from avmae_jax.planning.compiled import Compiled, compile_step, devices_of
 from avmae_jax.planning.cost import Cost, cost_of
 from avmae_jax.planning.gpus import GPUS, find_gpu
-from avmae_jax.planning.program import Step
-from avmae_jax.train import sharding
+from avmae_jax.train import program, sharding
 from avmae_jax.train.precision import settle_precision
+from avmae_jax.train.program import Step
 from tests.support import TINY, apply
 
 pytestmark = [

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from avmae_jax.config import Config
+from avmae_jax.train.fitting import Fit
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.step import Context
 from avmae_jax.train.step_log import MEASURED
@@ -63,7 +64,7 @@ def make_trainer(workdir: Path, *, task: ColourTask | None = None, train: int = 
     held_out = Clips(test) if test is not None else None
     task = task or ColourTask()
     task.config = config
-    return Trainer(config, Colours(), task, Clips(train), held_out, micro_batch=micro)
+    return Trainer(config, Colours(), task, Clips(train), held_out, fit=Fit(micro))
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ COMPILE = """
     from avmae_jax.config import Config
     from avmae_jax.models.cavmae import CAVMAE
     from avmae_jax.train import sharding
-    from avmae_jax.train.loop import Trainer
+    from avmae_jax.train.fitting import Fit
+from avmae_jax.train.loop import Trainer
     from avmae_jax.train.pretraining import PretrainingTask
     from tests.support import Clips, apply
 
@@ -31,7 +32,7 @@ COMPILE = """
     for changes in json.loads(sys.argv[1]):
         config = apply(Config(), changes)
         model, task = CAVMAE(config.model, rngs=nnx.Rngs(0)), PretrainingTask(config, None, Path("unused"))
-        trainer = Trainer(config, model, task, Clips(24), None, micro_batch=config.train.micro_batch)
+        trainer = Trainer(config, model, task, Clips(24), None, fit=Fit(config.train.micro_batch))
         batch = sharding.put_batch(next(trainer.batches), trainer.mesh)
         trainer.batches.close()
         texts.append(trainer.jitted_step.lower(trainer.state, batch, trainer.key, np.int32(0)).compile().as_text())

@@ -39,7 +39,8 @@ TRAIN = """
     from flax import nnx
     from avmae_jax.config import Config
     from avmae_jax.models.cavmae import CAVMAE
-    from avmae_jax.train.loop import Trainer
+    from avmae_jax.train.fitting import Fit
+from avmae_jax.train.loop import Trainer
     from avmae_jax.train.pretraining import PretrainingTask
     from tests.support import Clips, apply
 
@@ -50,7 +51,7 @@ TRAIN = """
         Path(config.train.workdir).mkdir(exist_ok=True)
         model = CAVMAE(config.model, rngs=nnx.Rngs(0))
         task = PretrainingTask(config, None, Path(config.train.workdir))
-        trainer = Trainer(config, model, task, Clips(24), None, micro_batch=8)
+        trainer = Trainer(config, model, task, Clips(24), None, fit=Fit(8))
         if not run["saved"]:
             trainer._save = lambda *_: None
         assert trainer.run()

@@ -12,8 +12,8 @@ from jax.sharding import SingleDeviceSharding
 
 from avmae_jax.config import Config
 from avmae_jax.models import registry
-from avmae_jax.planning.program import batch_shapes, task_of
 from avmae_jax.train.precision import matmul_precision
+from avmae_jax.train.program import batch_shapes, task_of
 from avmae_jax.train.step import Context, make_loss
 from avmae_jax.trees import flatten
 from parity.rows import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, compare

@@ -10,9 +10,9 @@ from flax import nnx
 
 from avmae_jax.config import Config
 from avmae_jax.models import registry
-from avmae_jax.planning.program import task_of, trace_step
 from avmae_jax.train import sharding
 from avmae_jax.train.precision import settle_precision
+from avmae_jax.train.program import task_of, trace_step
 from avmae_jax.train.step import State
 
 _CLIPS = 100_000  # in a pass over the made-up data set: the learning rate doesn't change meanwhile

@@ -13,10 +13,10 @@ from flax import nnx
 from avmae_jax.config import Config
 from avmae_jax.config_files import shipped
 from avmae_jax.models import attention, registry
-from avmae_jax.planning import program
-from avmae_jax.planning.program import Step
-from avmae_jax.train import sharding
+from avmae_jax.train import program, sharding
+from avmae_jax.train.fitting import Fit
 from avmae_jax.train.loop import Trainer
+from avmae_jax.train.program import Step
 from avmae_jax.train.run import make_task
 from tests.support import TINY, Clips, apply
 
@@ -49,7 +49,7 @@ def test_the_planned_step_is_the_one_that_training_runs(tmp_path: Path, changes:
     source = Labelled(16) if "model.kind" in changes else Clips(16)
     task = make_task(config, source, None, tmp_path)
     model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(0))
-    trainer = Trainer(config, model, task, source, None, micro_batch=micro_batch)
+    trainer = Trainer(config, model, task, source, None, fit=Fit(micro_batch))
     try:
         batch = sharding.put_batch(next(trainer.batches), trainer.mesh)
     finally:

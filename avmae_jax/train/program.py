@@ -1,4 +1,4 @@
-"""Builds the training step of a config from shapes alone, as train/loop.py builds it from arrays."""
+"""Builds the training step of a config: for train/loop.py from arrays, and from shapes alone, to ask the compiler what it needs."""
 
 import dataclasses
 import io
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from PIL import Image
@@ -42,7 +43,25 @@ def task_of(config: Config, label_names: list[str]) -> Task:
     return FinetuningTask(config, None, label_names, nowhere)
 
 
-def trace_step(config: Config, task: Task, mesh: Mesh, micro_batch: int, clips: int) -> Step:
+def jit_step(
+    graph: Any, task: Task, rates: tuple[optax.GradientTransformation, optax.Schedule], mesh: Mesh, places: State, micro_batches: int
+) -> Any:
+    """Returns the jitted step of train/step.py for a mesh; the memory of the state that it is given is used for the one that it returns.
+
+    Args:
+      graph: of nnx.split(model, trainable, ...).
+      task: what is trained.
+      rates: the optimizer and its learning rate.
+      mesh: of the devices.
+      places: the sharding of each leaf of the state.
+      micro_batches: number of parts of the batch that are computed one after another.
+    """
+    own_rows, groups = sharding.on_own_rows(mesh), sharding.batch_shards(mesh)
+    step = make_step(graph, task, *rates, micro_batches=micro_batches, groups=groups, own_rows=own_rows)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(mesh, PartitionSpec())))
+
+
+def trace_step(config: Config, task: Task, mesh: Mesh, micro_batch: int, clips: int, *, remat: bool | None = None) -> Step:
     """Traces the step that train/loop.py would run.
 
     Args:
@@ -51,28 +70,27 @@ def trace_step(config: Config, task: Task, mesh: Mesh, micro_batch: int, clips: 
       mesh: of the devices, which needn't be there.
       micro_batch: pairs computed at once.
       clips: in a pass over the training set.
+      remat: in place of model.remat.
 
     Raises:
       ValueError: if batch, micro-batch and devices don't divide, or fields of the config can't work together.
     """
-    size, groups = config.train.batch_size, sharding.batch_shards(mesh)
-    memory.require_even(size, micro_batch, groups)
+    size, model = config.train.batch_size, config.model
+    memory.require_even(size, micro_batch, sharding.batch_shards(mesh))
     epochs = Epochs(clips / size)
     schedule = task.schedule(epochs.steps, epochs.total_steps(config.train))
     optimizer = task.optimizer(schedule)
-    graph, params, frozen = nnx.split(described(config.model, len(task.label_names)), task.trainable(), ...)
+    built = described(model if remat is None else dataclasses.replace(model, remat=remat), len(task.label_names))
+    graph, params, frozen = nnx.split(built, task.trainable(), ...)
     whole = State(params, frozen, jax.eval_shape(optimizer.init, params), jax.eval_shape(task.init_extra, params))
     places = sharding.shardings(whole, mesh)
     state = jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), whole, places)
-    everywhere = NamedSharding(mesh, PartitionSpec())
     batch = batch_shapes(config, task, size, NamedSharding(mesh, sharding.BATCH))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = make_step(
-        graph, task, optimizer, schedule, micro_batches=size // micro_batch, groups=groups, own_rows=sharding.on_own_rows(mesh)
-    )
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+    jitted = jit_step(graph, task, (optimizer, schedule), mesh, places, size // micro_batch)
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
     with matmul_precision(config):
-        traced = jitted.trace(state, batch, _described(key.shape, key.dtype, mesh), np.int32(0))
+        traced = jitted.trace(state, batch, key, np.int32(0))
     return Step(traced, state, batch)
 
 
@@ -82,13 +100,15 @@ def batch_shapes(config: Config, task: Task, size: int, place: Sharding) -> dict
     return {name: jax.ShapeDtypeStruct((size, *row.shape[1:]), row.dtype, sharding=place) for name, row in rows}
 
 
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Returns the bytes that a compiled program needs at once on each device."""
+    found: Any = compiled.memory_analysis()
+    return found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
+
+
 def bytes_a_device(tree: Any) -> int:
     """Returns the bytes of a pytree of placed arrays that lie on one device."""
     return sum(leaf.dtype.itemsize * int(np.prod(leaf.sharding.shard_shape(leaf.shape))) for leaf in jax.tree.leaves(tree))
-
-
-def _described(shape: tuple[int, ...], dtype: Any, mesh: Mesh, spec: PartitionSpec | None = None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec or PartitionSpec()))
 
 
 def _one_row(config: Config, task: Task) -> dict[str, np.ndarray]:
