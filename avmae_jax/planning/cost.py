@@ -16,6 +16,8 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 _FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "replica-id", "opt-barrier"}
 _VIEWS = {"slice", "dynamic-slice", "gather"}  # which read no more than they return
 _BACKWARD = 2.5  # operations of attention's gradient for each one of attention: five products in place of two
+_MESH = re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<order>[^ ]*)\))? \{(?P<chosen>[^}]*)\}")
+_RANGE = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _HIGHEST = re.compile(r"highest", re.IGNORECASE)
 _PARTS = {  # an opcode inside a kernel, or the function that it comes from -> the part of a step; the first that is found counts
     "erf": "GELU",
@@ -153,21 +155,43 @@ def _collective(computation: Computation, instruction: Instruction, kind: str, c
 
 
 def groups_of(attributes: str, devices: int) -> np.ndarray:
-    """Reads which devices exchange with each other, in any of the three forms that HLO has: int[groups, devices of one]."""
+    """Reads which devices exchange with each other: int[groups, devices of one].
+
+    Raises:
+      ValueError: if they are written in a form that is none of HLO's three: axes of a mesh, a reshaped range, or lists.
+    """
     everyone = np.arange(devices)
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:\([^)]*\))? ?\{([^}]*)\}", attributes):
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        names, chosen = list(sizes), re.findall(r"'(\w+)'", found[2])
-        order = [names.index(name) for name in names if name not in chosen] + [names.index(name) for name in chosen]
-        grid = everyone.reshape(list(sizes.values())).transpose(order)
-        return grid.reshape(-1, math.prod(sizes[name] for name in chosen))
+    if found := _MESH.search(attributes):
+        axes, order, chosen = found["axes"], found["order"], re.findall(r"'(\w+)'", found["chosen"])
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+        names = list(sizes)
+        grid = _device_order(everyone, order or "").reshape(list(sizes.values()))
+        last = [names.index(name) for name in chosen]
+        return grid.transpose([*sorted({*range(len(names))} - {*last}), *last]).reshape(-1, math.prod(sizes[name] for name in chosen))
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
-        grid = everyone.reshape([int(size) for size in found[3].split(",")])
-        grid = grid.transpose([int(axis) for axis in found[4].split(",")]) if found[4] else grid
-        return grid.reshape(int(found[1]), int(found[2]))
+        return _reordered(everyone, found[3], found[4]).reshape(int(found[1]), int(found[2]))
     if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}", attributes):
         return np.array([[int(number) for number in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", found[1])])
+    if "replica_groups=" in attributes and "replica_groups={}" not in attributes:
+        raise ValueError(f"unknown form of replica_groups in a compiled program: {attributes[:200]}")
     return everyone[None]
+
+
+def _device_order(everyone: np.ndarray, text: str) -> np.ndarray:
+    """Reads the devices of a mesh in the order of its axes, by default that of their numbers; raises ValueError for an unknown form."""
+    if not text:
+        return everyone
+    if found := _RANGE.fullmatch(text):
+        return _reordered(everyone, found[1], found[2])
+    if re.fullmatch(r"[\d,]+", text):
+        return np.array([int(number) for number in text.split(",")])
+    raise ValueError(f"unknown form of device_ids in a compiled program: {text[:200]}")
+
+
+def _reordered(numbers: np.ndarray, sizes: str, axes: str | None) -> np.ndarray:
+    """Arranges numbers in a grid, and takes them out with its axes in another order."""
+    grid = numbers.reshape([int(size) for size in sizes.split(",")])
+    return grid.transpose([int(axis) for axis in axes.split(",")]).ravel() if axes else grid.ravel()
 
 
 def _kernel(program: Program, computation: Computation, instruction: Instruction, count: int) -> Kernel:

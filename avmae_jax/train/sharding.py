@@ -41,21 +41,20 @@ def make_mesh(config: MeshConfig, among: Sequence[Any] | None = None) -> Mesh:
     Raises:
       ValueError: if the config's product isn't the number of devices.
     """
-    chosen = jax.devices() if among is None else list(among)
-    sizes, devices = [config.data, config.fsdp, config.tensor], len(chosen)
+    sizes, devices = [config.data, config.fsdp, config.tensor], jax.device_count() if among is None else len(among)
     given = [size for size in sizes if size != -1]
     known = 1
     for size in given:
         known *= size
     if len(given) < 2 or any(size < 1 for size in given) or devices % known or (len(given) == 3 and known != devices):
-        processes = len({device.process_index for device in chosen})
+        processes = jax.process_count() if among is None else len({device.process_index for device in among})
         where = f" in {processes} processes" if processes > 1 else ""
         raise ValueError(
             f"mesh is data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, but there are {devices} devices{where}; "
             "the product must be that number, and one of the three may be -1"
         )
     shape = tuple(devices // known if size == -1 else size for size in sizes)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=chosen)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=among)
 
 
 def on_own_rows(mesh: Mesh) -> Callable[[RowByRow], RowByRow]:

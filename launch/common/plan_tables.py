@@ -28,7 +28,8 @@ def _step(plan: Mapping[str, Any]) -> dict[str, str]:
     tried = [f"{_way(each)}: {each['peak_gib']:.1f} GiB" for each in step["tried"]]
     parts = ("weights", "moments", "extra", "batch", "temporaries")
     rows = {
-        "fits": f"yes: {memory['peak']:.1f} of {memory['usable']:.1f} GiB that may be used of {memory['device']:.1f} GiB",
+        "fits": f"yes: {memory['peak']:.1f} of {memory['usable']:.1f} GiB; of {memory['device']:.1f} GiB JAX takes "
+        f"{plan['machine']['share']:.0%}, less 5 % for gaps and workspaces",
         "a step": f"{step['batch_size']} pairs{split} {'with' if step['remat'] else 'without'} model.remat, in {step['compute_dtype']}",
         "memory, GiB": ", ".join(f"{name} {memory[name]:.2f}" for name in parts if memory[name]),
     }
@@ -49,7 +50,7 @@ def _work(plan: Mapping[str, Any]) -> dict[str, str]:
     parts = {name: size for name, size in plan["bytes_by_part"].items() if size >= _SMALL * total}
     cudnn = plan["cudnn"]["calls"]
     return {
-        f"TFLOP{each}": f"{plan['flops'] / 1e12:.2f}; all devices by the formula {plan['formula_flops'] / 1e12:.2f}",
+        f"TFLOP{each}": f"{plan['flops'] / 1e12:.2f}; by formula {plan['formula_flops'] / 1e12:.2f}{' on all devices' * (devices > 1)}",
         f"GB moved{each}": f"{total / 1e9:.1f} by {plan['kernels']} kernels: "
         + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items()),
         "products": ", ".join(f"{count} in {precision}" for precision, count in plan["products"].items()),

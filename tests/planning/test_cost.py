@@ -143,6 +143,8 @@ def test_aliased_results_are_counted() -> None:
     [
         ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
+        ("replica_groups=mesh['a'=1,'b'=2,'c'=2], device_ids=([2,2]T(1,0)) {'c'}, x", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}", [[3, 2], [1, 0]]),
         ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
         ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
         ("replica_groups={{0,3},{1,2}}, x", [[0, 3], [1, 2]]),
@@ -152,6 +154,12 @@ def test_aliased_results_are_counted() -> None:
 )
 def test_groups_are_read_in_every_form(text: str, groups: list[list[int]]) -> None:
     np.testing.assert_array_equal(groups_of(text, 4), groups)
+
+
+@pytest.mark.parametrize("text", ["replica_groups=mesh['a'=4], device_ids=(x) {'a'}", "replica_groups=everyone"])
+def test_an_unknown_form_of_groups_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="unknown form"):
+        groups_of(text, 4)
 
 
 def test_a_text_without_a_program_is_refused() -> None:
