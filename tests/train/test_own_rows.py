@@ -23,7 +23,7 @@ COMPILE = """
     from avmae_jax.models.cavmae import CAVMAE
     from avmae_jax.train import sharding
     from avmae_jax.train.fitting import Fit
-from avmae_jax.train.loop import Trainer
+    from avmae_jax.train.loop import Trainer
     from avmae_jax.train.pretraining import PretrainingTask
     from tests.support import Clips, apply
 

@@ -40,7 +40,7 @@ TRAIN = """
     from avmae_jax.config import Config
     from avmae_jax.models.cavmae import CAVMAE
     from avmae_jax.train.fitting import Fit
-from avmae_jax.train.loop import Trainer
+    from avmae_jax.train.loop import Trainer
     from avmae_jax.train.pretraining import PretrainingTask
     from tests.support import Clips, apply
 
