@@ -9,6 +9,7 @@ from avmae_jax.config import Config, DataConfig, ModelConfig
 from launch.benchmarks import gpu_report
 from launch.benchmarks.gpu import part
 from launch.benchmarks.gpu.part import Part
+from tests.support import time_limit
 
 MODEL = ModelConfig(
     depth=2, width=32, heads=4, decoder_depth=1, decoder_width=16, decoder_heads=2, mel_bins=16, audio_frames=64, image_size=32
@@ -18,7 +19,7 @@ TINY = Config(name="mini", model=MODEL, data=DataConfig(source="builtin", worker
 
 def rows_of(title: str) -> part.Measured:
     chosen = next(each for each in gpu_report.parts((2, 4)) if each.title.startswith(title))
-    return part.run(chosen, TINY, 170)
+    return part.run(chosen, TINY, time_limit(150))
 
 
 @pytest.mark.process
