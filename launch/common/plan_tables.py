@@ -15,11 +15,12 @@ def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
     """Prints a plan and what it assumes."""
     machine = plan["machine"]
     where = f"{machine['devices']} x {machine['title']}" + (f" in {machine['hosts']} hosts" if machine["hosts"] > 1 else "")
-    table = Table("", "", title=escape(f"{plan['config']} on {where}: compiled, not run"), show_header=False)
+    table = Table("", "", box=None, show_header=False)
     for name, value in {**_step(plan), **_work(plan), **_time(plan)}.items():
         table.add_row(name, escape(value))
+    console.print(escape(f"{plan['config']} on {where}: compiled, not run"), highlight=False)
     console.print(table)
-    console.print("assumes", *(f"  {line}" for line in plan["assumptions"]), sep="\n", soft_wrap=True, highlight=False)
+    console.print("It assumes", *(f"  {line}" for line in plan["assumptions"]), sep="\n", soft_wrap=True, highlight=False)
 
 
 def _step(plan: Mapping[str, Any]) -> dict[str, str]:
