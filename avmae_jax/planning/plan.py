@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -94,7 +95,7 @@ def make_plan(config: Config, machine: Machine, clips: int = 0, classes: int = 0
     }
 
 
-def _choose(config: Config, groups: int, limit: float, compiled: Any, found: dict[Way, Compiled]) -> Way:
+def _choose(config: Config, groups: int, limit: float, compiled: Callable[[bool, int], Memory], found: dict[Way, Compiled]) -> Way:
     """Returns the way in which the batch is computed; raises ConfigError if none fits."""
     batch, given, remat = config.train.batch_size, config.train.micro_batch, config.model.remat
     if given:
