@@ -27,7 +27,9 @@ from avmae_jax.train.precision import settle_precision
 from avmae_jax.train.task import Task
 
 READ = 1191  # pairs that the reader gives a second and core, measured: README, Speed
-_SPARE = 0.95  # of JAX's share of the memory; the rest is for gaps and for workspaces that only a GPU tells
+# Of JAX's share of the memory; the rest is for gaps and for workspaces that only a GPU tells. What doesn't fit, XLA presses by recomputing
+# to a little more than this, so that model.remat, which recomputes less, is tried first.
+_SPARE = 0.95
 _GIB = 2**30
 
 

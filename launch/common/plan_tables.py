@@ -74,7 +74,7 @@ def _time(plan: Mapping[str, Any]) -> dict[str, str]:
         "the run": f"{run['steps']:,} steps, {run['epochs']:.3g} epochs of {run['clips']:,} clips: {_range(run['hours'], '.3g')} hours, "
         f"{_range(run['gpu_hours'], '.3g')} GPU-hours",
         "the loader must give": f"{loader['pairs_a_second_and_host']:,.0f} pairs/s{' on each host' if machine['hosts'] > 1 else ''}: "
-        f"{loader['cores_a_host']} cores at {loader['pairs_a_second_and_core']:,} pairs a second and core",
+        f"{loader['cores_a_host']} core{'s' * (loader['cores_a_host'] > 1)} at {loader['pairs_a_second_and_core']:,} pairs a second and core",
     }
 
 
