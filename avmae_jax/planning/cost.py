@@ -136,10 +136,8 @@ def _run(program: Program, computation: Computation, times: int) -> Iterator[tup
         elif opcode == "while" and (body := program.called(instruction, "body")):
             trips = int(instruction.attribute(r'known_trip_count":\{"n":"?(\d+)', "1"))
             yield from _run(program, body, times * trips)
-        elif opcode == "conditional":
-            branches = re.findall(r"%([\w.\-]+)", instruction.attribute(r"branch_computations=\{([^}]*)\}"))
-            for branch in branches[:1]:  # one of them runs
-                yield from _run(program, program.computations[branch], times)
+        elif opcode == "conditional" and (branch := program.called(instruction, "branch_computations|true_computation")):
+            yield from _run(program, branch, times)  # one of several
         else:
             yield computation, instruction, times
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,7 +27,9 @@ from avmae_jax.train.program import task_of, trace_step
 from avmae_jax.train.task import Task
 
 READ = 1191  # pairs that the reader gives a second and core, measured: README, Speed
-_SPARE = 0.95  # of JAX's share of the memory; the rest is for gaps and for workspaces that only a GPU tells
+# Of JAX's share of the memory; the rest is for gaps and for workspaces that only a GPU tells. What doesn't fit, XLA presses by recomputing
+# to a little more than this, so that model.remat, which recomputes less, is tried first.
+_SPARE = 0.95
 _GIB = 2**30
 
 
@@ -94,7 +97,7 @@ def make_plan(config: Config, machine: Machine, clips: int = 0, classes: int = 0
     }
 
 
-def _choose(config: Config, groups: int, limit: float, compiled: Any, found: dict[Way, Compiled]) -> Way:
+def _choose(config: Config, groups: int, limit: float, compiled: Callable[[bool, int], Memory], found: dict[Way, Compiled]) -> Way:
     """Returns the way in which the batch is computed; raises ConfigError if none fits."""
     batch, given, remat = config.train.batch_size, config.train.micro_batch, config.model.remat
     if given:

@@ -15,11 +15,12 @@ def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
     """Prints a plan and what it assumes."""
     machine = plan["machine"]
     where = f"{machine['devices']} x {machine['title']}" + (f" in {machine['hosts']} hosts" if machine["hosts"] > 1 else "")
-    table = Table("", "", title=escape(f"{plan['config']} on {where}: compiled, not run"), show_header=False)
+    table = Table("", "", box=None, show_header=False)
     for name, value in {**_step(plan), **_work(plan), **_time(plan)}.items():
         table.add_row(name, escape(value))
+    console.print(escape(f"{plan['config']} on {where}: compiled, not run"), highlight=False)
     console.print(table)
-    console.print("assumes", *(f"  {line}" for line in plan["assumptions"]), sep="\n", soft_wrap=True, highlight=False)
+    console.print("It assumes", *(f"  {line}" for line in plan["assumptions"]), sep="\n", soft_wrap=True, highlight=False)
 
 
 def _step(plan: Mapping[str, Any]) -> dict[str, str]:
@@ -66,6 +67,7 @@ def _exchange(row: Mapping[str, Any]) -> str:
 
 def _time(plan: Mapping[str, Any]) -> dict[str, str]:
     run, loader, machine = plan["run"], plan["loader"], plan["machine"]
+    cores = f"{loader['cores_a_host']} core{'s' * (loader['cores_a_host'] > 1)}"
     seconds = [1000 * value for value in plan["seconds_a_step"]]
     return {
         "ms a step": _range(seconds, ".1f"),
@@ -73,7 +75,7 @@ def _time(plan: Mapping[str, Any]) -> dict[str, str]:
         "the run": f"{run['steps']:,} steps, {run['epochs']:.3g} epochs of {run['clips']:,} clips: {_range(run['hours'], '.3g')} hours, "
         f"{_range(run['gpu_hours'], '.3g')} GPU-hours",
         "the loader must give": f"{loader['pairs_a_second_and_host']:,.0f} pairs/s{' on each host' if machine['hosts'] > 1 else ''}: "
-        f"{loader['cores_a_host']} cores at {loader['pairs_a_second_and_core']:,} pairs a second and core",
+        f"{cores} at {loader['pairs_a_second_and_core']:,} pairs a second and core",
     }
 
 

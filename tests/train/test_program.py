@@ -21,7 +21,7 @@ from avmae_jax.train.run import make_task
 from tests.support import TINY, Clips, apply
 
 TUNED = {"model.kind": "cavmae_classifier", "augment.mixup": 0.5, "augment.noise": True, "train.ema": 0.9}
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optax_promotion")]
 
 
 class Labelled(Clips):
@@ -42,7 +42,6 @@ def planned(config: Config, micro_batch: int, names: list[str] | None = None) ->
     return program.trace_step(config, program.task_of(config, names or []), mesh, micro_batch, clips=16)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "micro_batch"), [({}, 8), ({"model.remat": True, "train.micro_batch": 4}, 4), (TUNED, 8)])
 def test_the_planned_step_is_the_one_that_training_runs(tmp_path: Path, changes: dict[str, object], micro_batch: int) -> None:
     config = tiny({**changes, "train.workdir": str(tmp_path)})
