@@ -19,7 +19,9 @@ TINY = Config(name="mini", model=MODEL, data=DataConfig(source="builtin", worker
 
 def rows_of(title: str) -> part.Measured:
     chosen = next(each for each in gpu_report.parts((2, 4)) if each.title.startswith(title))
-    return part.run(chosen, TINY, time_limit(150))
+    found = part.run(chosen, TINY, time_limit(150))
+    assert found.ended == "done", found.ended
+    return found
 
 
 @pytest.mark.process

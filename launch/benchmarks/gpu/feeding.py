@@ -34,7 +34,7 @@ def measure(config: Config, *, batch: int, steps: int) -> Iterator[Row]:
     train = config.train
     with tempfile.TemporaryDirectory() as workdir:
         train.workdir, train.batch_size, train.micro_batch, train.steps = f"{workdir}/run", batch, batch, steps
-        train.checkpoint_every = train.eval_every = train.picture_every = float(10 * steps)
+        train.checkpoint_every = train.eval_every = train.picture_every = 10 * steps
         train.retrieval_clips = 0
         pretrain(config, reporter=watch)
     yield {"batch": batch, "data": config.data.source} | watch.row
