@@ -127,9 +127,7 @@ class TrainConfig(Settings, group="train"):
     keep_every: int = 0  # also keep every checkpoint whose step is a multiple of this; 0: none
     eval_batches: int = 0  # batches of an evaluation; 0: the whole held-out set
     retrieval_clips: int = 200  # held-out clips that the final retrieval is computed on; 0: none
-    matmul_precision: str | None = (
-        None  # default | high | highest | a name of JAX's: of float32 products on GPU or TPU; None: JAX's default
-    )
+    matmul_precision: str | None = None  # default | high | highest, of float32 products on GPUs and TPUs; None: JAX's own
     deterministic: bool = False  # on GPUs: kernels that repeat to the last bit, chosen once and kept in the run's folder; slower
 
     def validate(self) -> None:

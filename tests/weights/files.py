@@ -16,7 +16,7 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights.build import build
 from avmae_jax.weights.io import Weights, read
 
-HEADS = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
+HEADS: dict[str, Any] = {"heads": 2, "decoder_heads": 2, "mel_bins": 16}
 
 
 def assert_same(got: Weights, want: Weights) -> None:
