@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored
 from avmae_jax.config import Config
-from avmae_jax.config_history import require_same_config, with_defaults
+from avmae_jax.config_history import negatives_of, require_same_config, with_defaults
 from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import hosts, memory, sharding
@@ -28,7 +28,7 @@ from avmae_jax.train.clock import Clock
 from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import Context, State, make_loss, make_step
+from avmae_jax.train.step import State, make_evaluation, make_step
 from avmae_jax.train.step_log import Reporter, StepLog
 from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
@@ -85,13 +85,11 @@ class Trainer:
         self.state = State(params, frozen, opt_state, extra)
 
         own_rows = sharding.on_own_rows(self.mesh)
-        step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, groups=self.groups, own_rows=own_rows)
+        computed: dict[str, Any] = {"groups": self.groups, "own_rows": own_rows, "comparing": task.comparing}
+        step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, **computed)
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
-        loss = make_loss(self.graph, task)
-        self._eval_loss = jax.jit(
-            lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra, own_rows=own_rows))[1]
-        )
+        self._eval_loss = jax.jit(make_evaluation(self.graph, task, micro_batch=micro_batch, **computed))
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
         options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
         rows = sharding.own_rows(self.mesh, batch)
@@ -101,6 +99,11 @@ class Trainer:
     def model(self) -> Any:
         """Returns the model with the current parameters."""
         return nnx.merge(self.graph, self.state.params, self.state.frozen)
+
+    @property
+    def negatives(self) -> int:
+        """Returns the number of pairs among which the contrastive loss chooses; 0 without one."""
+        return self.task.negatives(self.micro_batch, self.groups)
 
     @property
     def params(self) -> Any:
@@ -228,7 +231,7 @@ class Trainer:
         if self.test_source is None:
             return {}
         clips, config = len(self.test_source), self.config
-        size = min(self.micro_batch, clips // self.groups * self.groups)
+        size = min(config.train.batch_size if self.task.comparing else self.micro_batch, clips // self.groups * self.groups)
         if not size:
             raise ValueError(
                 f"{clips} held-out clips can't be shared by the {self.groups} parts into which the mesh cuts a batch; "
@@ -246,7 +249,7 @@ class Trainer:
 
     def _meta(self) -> dict[str, Any]:
         own = {"label_names": list(self.task.label_names), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
-        return {"config": dataclasses.asdict(self.config), **own}
+        return {"config": dataclasses.asdict(self.config), **own, "negatives": self.negatives}
 
     def _save(self, checkpoints: Checkpoints, logbook: Logbook, snapshots: Snapshots) -> None:
         logbook.flush()
@@ -278,18 +281,19 @@ class Trainer:
         logging.info("resumed from step %d", self.step)
 
     def _require_same_run(self, meta: dict[str, Any]) -> None:
-        """Raises CheckpointMismatchError if a checkpoint's run computes something else; warns of another micro-batch."""
+        """Raises CheckpointMismatchError if a checkpoint's run computes something else; warns of other negatives."""
         saved, now = (
             {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]} for m in (meta, self._meta())
         )
         if saved["data"]["channels"] is None:  # the run is older than the field
             saved["data"]["channels"] = now["data"]["channels"]
+        saved["loss"]["negatives"] = negatives_of(meta)
         bound = ("train.epochs", "train.steps") if self.config.optim.schedule == "cosine" else ()  # its rates follow from the run's length
         require_same_config(saved, now, ignore=tuple(name for name in FREE_FIELDS if name not in bound))
-        if meta["micro_batch"] != self.micro_batch:
+        if self.negatives != meta.get("negatives", self.task.negatives(meta["micro_batch"], self.groups)):
             logging.warning(
-                "micro-batches had %d pairs and now have %d, so the contrastive loss has other negatives",
-                meta["micro_batch"], self.micro_batch,
+                "micro-batches had %d pairs and now have %d, so the contrastive loss chooses among %d pairs",
+                meta["micro_batch"], self.micro_batch, self.negatives,
             )  # fmt: skip
 
 
