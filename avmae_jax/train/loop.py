@@ -7,8 +7,9 @@ the uninterrupted one bit for bit.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.clock import Clock
 from avmae_jax.train.epochs import Epochs
+from avmae_jax.train.feed import Feed
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.snapshots import Snapshots
 from avmae_jax.train.step import State, make_evaluation, make_step
-from avmae_jax.train.step_log import Reporter, StepLog
+from avmae_jax.train.step_log import Reporter, StepLog, shown
 from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
@@ -94,6 +96,7 @@ class Trainer:
         options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
         rows = sharding.own_rows(self.mesh, batch)
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
+        self._feed = Feed(self.batches, partial(sharding.put_batch, mesh=self.mesh))
 
     @property
     def model(self) -> Any:
@@ -138,7 +141,7 @@ class Trainer:
         """
         train, folder = self.config.train, Path(self.config.train.workdir).expanduser()
         with (
-            closing(self.batches),
+            closing(self._feed),
             stop_requested() as stopped,  # until the last checkpoint is complete
             Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as saved,
         ):
@@ -159,12 +162,16 @@ class Trainer:
             stop, save_now = self._decide(stopped)
             if stop:
                 break
+            if not self._feed.ready:
+                log.settle()  # so that only the time in which the devices have nothing to do counts as waiting for data
             with clock.wait(), held:
-                batch = next(self.batches)
+                ids, batch = self._feed.take()
             held = nullcontext()
-            self.state, metrics = self.jitted_step(self.state, sharding.put_batch(batch, self.mesh), self.key, np.int32(self.step))
+            self.state, metrics = self.jitted_step(self.state, batch, self.key, np.int32(self.step))
             self.step += 1
-            log.submit(self.step, batch["id"], metrics)
+            if self.step < self.total_steps:
+                self._feed.read_ahead()
+            log.submit(self.step, ids, metrics)
             last, epoch = self.step == self.total_steps, self.epochs.ended_at(self.step)
             evaluates, draws, saves = (
                 last or self.epochs.due(self.step, every)
@@ -177,7 +184,7 @@ class Trainer:
                 checkpoints.check()
                 logbook.flush()
             if evaluates:
-                with _shown(reporter, "evaluating"):
+                with shown(reporter, "evaluating"):
                     self._evaluate_into(logbook, log.progress(self.step), snapshots)
             if draws and (picture := self.task.draw(self.model, self.step)):
                 logbook.picture(self.step, picture)
@@ -262,7 +269,7 @@ class Trainer:
             opt_state=self.state.opt_state,
             extra=self.state.extra,
             rng=self.key,
-            data=self.batches.state,
+            data=self._feed.state,
             meta=self._meta() | {"metrics": logbook.fingerprint},
         )
         self._saved_at = time.monotonic()
@@ -276,7 +283,7 @@ class Trainer:
             return
         params, frozen = nnx.split_state(restored.params, self.task.trainable(), ...)
         self.state = State(params, frozen, restored.opt_state, restored.extra)
-        self.key, self.step, self.batches.state = restored.rng, restored.step, restored.data
+        self.key, self.step, self._feed.state = restored.rng, restored.step, restored.data
         self._written = restored.meta.get("metrics")
         logging.info("resumed from step %d", self.step)
 
@@ -295,15 +302,3 @@ class Trainer:
                 "micro-batches had %d pairs and now have %d, so the contrastive loss chooses among %d pairs",
                 meta["micro_batch"], self.micro_batch, self.negatives,
             )  # fmt: skip
-
-
-@contextmanager
-def _shown(reporter: Reporter | None, what: str) -> Iterator[None]:
-    """Shows what the run does in the block."""
-    if reporter:
-        reporter.doing(what)
-    try:
-        yield
-    finally:
-        if reporter:
-            reporter.doing("")
