@@ -108,12 +108,13 @@ def make_evaluation(
         parts = next(count for count in range(1, rows + 1) if rows % count == 0 and rows // count <= micro_batch)
         if comparing is None or parts == 1:
             return loss(state.params, state.frozen, batch, context(key))[1]
+        task = comparing
 
         def own(number: Any, part: Any) -> tuple[Metrics, Any]:
             model = nnx.merge(graph, state.params, state.frozen)
-            return comparing.own_losses(model, part, context(PartKey(key, number, parts)))
+            return task.own_losses(model, part, context(PartKey(key, number, parts)))
 
-        return compared_losses(own, lambda vectors: comparing.compared(vectors, groups), objective.loss_weights, cut(batch, parts))
+        return compared_losses(own, lambda vectors: task.compared(vectors, groups), objective.loss_weights, cut(batch, parts))
 
     return evaluate
 
@@ -161,13 +162,14 @@ def make_step(
             return jax.grad(loss, has_aux=True)(state.params, state.frozen, batch, context(key))
         if comparing is None:
             return mean(one, cut(batch, micro_batches))
+        task = comparing
 
         def own(params: Any, number: Any, part: Any) -> tuple[Metrics, Any]:
             model = nnx.merge(graph, params, state.frozen)
-            return comparing.own_losses(model, part, context(PartKey(key, number, micro_batches)))
+            return task.own_losses(model, part, context(PartKey(key, number, micro_batches)))
 
         def compared(vectors: Any) -> tuple[Metrics, Metrics]:
-            return comparing.compared(vectors, groups)
+            return task.compared(vectors, groups)
 
         return compared_gradient(own, compared, objective.loss_weights, state.params, cut(batch, micro_batches))
 

@@ -95,24 +95,25 @@ class Programs(Watcher):
         self.names: list[str] = []
         monitoring.register_event_duration_secs_listener(self.note)
 
-    def note(self, event: str, duration: float, **about: Any) -> None:
+    def note(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            self.names.append(str(about.get("fun_name")))
+            self.names.append(str(kwargs.get("fun_name")))
 
     def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
         super().step(step, loss, pairs_per_second, waiting)
         jax.clear_caches()
         if step == 1:
             self.names.clear()
+        if step == STEPS - 1:  # what comes now is the end of the run
+            monitoring.unregister_event_duration_listener(self.note)
 
 
 def programs(folder: Path) -> set[str]:
     """Runs ordinary steps alone and returns the names of the programs between them."""
     watcher = Programs()
-    trainer = make_trainer(folder, test=None, **{f"train__{name}_every": 100 for name in ("eval", "picture", "checkpoint", "log")})
-    trainer._save = lambda *_: None
+    never: dict[str, Any] = {f"train__{name}_every": 100 for name in ("eval", "picture", "checkpoint", "log")}
+    trainer = make_trainer(folder, test=None, **never)
     trainer.run(watcher)
-    monitoring.unregister_event_duration_listener(watcher.note)
     return set(watcher.names)
 
 
