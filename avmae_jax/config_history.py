@@ -42,6 +42,13 @@ def with_defaults(saved: Mapping[str, Any], *, classifies: bool = False) -> dict
     return {**defaults, **saved, **groups, "requires": tuple(saved.get("requires", ()))}
 
 
+def negatives_of(meta: Mapping[str, Any]) -> str:
+    """Returns loss.negatives of the run of a checkpoint's meta: in older runs those of a split batch came from one micro-batch."""
+    config = with_defaults(meta["config"])
+    negatives, split = config["loss"]["negatives"], meta["micro_batch"] < config["train"]["batch_size"]
+    return "micro_batch" if negatives == "global" and split and "negatives" not in meta and not meta["label_names"] else negatives
+
+
 def older_kind(modality: str, *, classifies: bool) -> str:
     """Derives the kind of a model that was saved before configs had `model.kind`."""
     if modality == "both":

@@ -58,7 +58,7 @@ def prepare(job: str, config: Config, batch: Arrays) -> Callable[[], list[np.nda
     return extract if job == "features" else train
 
 
-def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: int) -> dict[str, float | None]:
+def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: int) -> dict[str, float]:
     """Times pretraining steps in bfloat16 on the GPU, or on the CPU where there is none.
 
     Args:
@@ -68,7 +68,7 @@ def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: in
       steps: that are timed; three come before.
 
     Returns:
-      "ms a step", "peak GiB" (None on a CPU), "first steps s" (of those three, with their compilation) and the last "loss".
+      "ms a step", "peak GiB" (0 on a CPU), "first steps s" (of those three, with their compilation) and the last "loss".
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = _model("pretraining", config, batch).to(device)
@@ -78,7 +78,7 @@ def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: in
     forward = torch.compile(model) if compiled else model
 
     def train(steps: int) -> tuple[float, float]:
-        begin = time.perf_counter()
+        begin, loss = time.perf_counter(), torch.zeros(())
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device, torch.bfloat16):
@@ -90,7 +90,7 @@ def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: in
 
     _, first = train(3)
     loss, seconds = train(steps)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     return {"ms a step": 1e3 * seconds / steps, "peak GiB": peak, "first steps s": first, "loss": loss}
 
 

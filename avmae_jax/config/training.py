@@ -17,7 +17,9 @@ class LossConfig(Settings, group="loss"):
     temperature: float = 0.05  # fixed temperature of the contrastive softmax
     bidirectional: bool = False  # False: softmax over audio for each image; True: the mean of both directions
     norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
-    negatives: str = "global"  # global | shard: take negatives from all devices, or from each device's share of the batch
+    negatives: str = (
+        "global"  # global | micro_batch | shard: of the whole batch, of the pairs computed at once, of a device's share of these
+    )
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
@@ -25,7 +27,7 @@ class LossConfig(Settings, group="loss"):
         self.require("mae_weight", self.mae_weight + self.contrast_weight > 0, "it must be positive where loss.contrast_weight is 0")
         self.require_positive("temperature")
         self.require_finite("mae_weight", "contrast_weight", "temperature")
-        self.require_choice("negatives", ("global", "shard"))
+        self.require_choice("negatives", ("global", "micro_batch", "shard"))
 
 
 @dataclasses.dataclass
@@ -113,7 +115,7 @@ class TrainConfig(Settings, group="train"):
 
     workdir: str = "runs/default"  # folder of the run's checkpoints, metrics and images; starting again in it resumes the run
     batch_size: int = 48  # pairs a step, over all devices
-    micro_batch: int = 0  # pairs computed at once; 0: as many as fit in memory. Negatives come from one micro-batch
+    micro_batch: int = 0  # pairs computed at once; 0: as many as fit in memory
     epochs: float = 25.0  # passes over the training set; may be fractional
     steps: int = 0  # > 0: train for this many steps, regardless of `epochs`
     seed: int = 0  # of the initial weights, the order of clips, masks and augmentation

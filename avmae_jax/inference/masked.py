@@ -18,6 +18,7 @@ from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.models.patches import as_image
 from avmae_jax.models.registry import kind_of
+from avmae_jax.models.rows import RowKey, split
 
 Arrays = Mapping[str, jax.Array]
 
@@ -28,10 +29,10 @@ class MaskedPass:
 
     config: Config
 
-    def noise(self, inputs: Arrays, key: jax.Array) -> dict[str, jax.Array]:
+    def noise(self, inputs: Arrays, key: RowKey) -> dict[str, jax.Array]:
         """Draws masking noise for each modality: float32[B, L]."""
         model = self.config.model
-        keys = jax.random.split(key, len(inputs)) if len(inputs) > 1 else [key]
+        keys = split(key, len(inputs)) if len(inputs) > 1 else [key]
         ratios = {"audio": model.audio_mask_ratio, "image": model.image_mask_ratio}
         modes = {"audio": model.audio_mask_mode, "image": "unstructured"}
         return {
@@ -43,8 +44,8 @@ class MaskedPass:
         self,
         model: Any,
         batch: Arrays,
-        key: jax.Array,
-        drop_key: jax.Array | None = None,
+        key: RowKey,
+        drop_key: RowKey | None = None,
         own_rows: Callable[[RowByRow], RowByRow] = together,
     ) -> tuple[Any, dict[str, jax.Array]]:
         """Runs the masked pass on a batch.

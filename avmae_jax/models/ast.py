@@ -5,7 +5,6 @@ Axis letters: B batch, T spectrogram frames, M mel bins, D width, C classes.
 
 from collections.abc import Iterable
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float32
 
@@ -16,6 +15,7 @@ from avmae_jax.models.layers import MAIN, Stage, branch_key, stream_norms
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.patches import grid_of
 from avmae_jax.models.pooling import pool
+from avmae_jax.models.rows import RowKey
 from avmae_jax.models.tokens import Tokens, through
 
 STRIDE = 10  # pixels between patches of 16, which therefore overlap
@@ -42,15 +42,15 @@ class AST(nnx.Module):
         self.norm = stream_norms(config.shape.width, (MAIN,), config.norm_eps, rngs)
         self.head = Head(config, classes, rngs=rngs)
 
-    def separate(self, inputs: Inputs, key: jax.Array | None = None) -> Tokens:
+    def separate(self, inputs: Inputs, key: RowKey | None = None) -> Tokens:
         """Computes the float32 segments after the norm, class and distillation token first; `key` is that of drop-path in training."""
         return through(self.norm[MAIN], self.tower.separate(self.tower.embed(inputs["audio"]), key))
 
-    def logits(self, tokens: Tokens, mode: Mode = AUDIO, key: jax.Array | None = None) -> Float32[Array, "B C"]:
+    def logits(self, tokens: Tokens, mode: Mode = AUDIO, key: RowKey | None = None) -> Float32[Array, "B C"]:
         """Computes the logits of the tokens of separate; `key` is that of dropout in training."""
         return self.head(pool(tokens, "global"), key)
 
-    def each(self, inputs: Inputs, modes: Iterable[Mode], key: jax.Array | None = None) -> dict[Mode, Float32[Array, "B C"]]:
+    def each(self, inputs: Inputs, modes: Iterable[Mode], key: RowKey | None = None) -> dict[Mode, Float32[Array, "B C"]]:
         """Computes the logits of each mode, of which an AST has one; `key` is that of drop-path and dropout in training."""
         tokens = self.separate(inputs, branch_key(key, 0))
         return {mode: self.logits(tokens, mode, branch_key(key, 1)) for mode in modes}

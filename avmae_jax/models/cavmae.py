@@ -6,7 +6,6 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L t
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
@@ -16,6 +15,7 @@ from avmae_jax.models.encoder import VECTORS, Encoder, Inputs
 from avmae_jax.models.layers import Stage
 from avmae_jax.models.masking import Mask, mask_from_noise, num_kept
 from avmae_jax.models.pooling import pool
+from avmae_jax.models.rows import RowKey
 from avmae_jax.models.tokens import Tokens
 
 MODALITIES = ("audio", "image")
@@ -51,7 +51,7 @@ class CAVMAE(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, MODALITIES, rngs=rngs)
 
-    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]], key: jax.Array | None = None) -> Pretraining:
+    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]], key: RowKey | None = None) -> Pretraining:
         """Runs the masked pretraining pass.
 
         Args:

@@ -19,6 +19,7 @@ from avmae_jax.models.encoder import VECTORS, Encoder, Inputs
 from avmae_jax.models.layers import Stage, branch_key, dropout, layer_norm, linear
 from avmae_jax.models.modes import MULTIMODAL, Mode
 from avmae_jax.models.pooling import attention_weights, deviation_summands, pool
+from avmae_jax.models.rows import RowKey
 from avmae_jax.models.tokens import Tokens, join, of_modality
 
 
@@ -49,7 +50,7 @@ class Head(nnx.Module):
             return sequence / length
         return jnp.concatenate([sequence / length, deviation_summands(sequence)], axis=-1)
 
-    def __call__(self, pooled: Float32[Array, "B P"], key: jax.Array | None = None) -> Float32[Array, "B C"]:
+    def __call__(self, pooled: Float32[Array, "B P"], key: RowKey | None = None) -> Float32[Array, "B C"]:
         """Computes the logits of pooled tokens; `key` is that of dropout in training."""
         return self.linear(dropout(self.norm(pooled), self.dropout, key)).astype(jnp.float32)
 
@@ -89,7 +90,7 @@ class CAVMAEClassifier(nnx.Module):
         """
         return self.each(inputs, [mode])[mode]
 
-    def each(self, inputs: Inputs, modes: Iterable[Mode], key: jax.Array | None = None) -> dict[Mode, Float32[Array, "B C"]]:
+    def each(self, inputs: Inputs, modes: Iterable[Mode], key: RowKey | None = None) -> dict[Mode, Float32[Array, "B C"]]:
         """Computes the logits of several modes, for which the inputs run through their towers once; raises as __call__.
 
         Args:
@@ -102,21 +103,21 @@ class CAVMAEClassifier(nnx.Module):
         tokens = self.separate({modality: value for modality, value in inputs.items() if modality in wanted}, branch_key(key, 0))
         return {mode: self.logits(tokens, mode, branch_key(key, number)) for number, mode in enumerate(modes, start=1)}
 
-    def separate(self, inputs: Inputs, key: jax.Array | None = None) -> Tokens:
+    def separate(self, inputs: Inputs, key: RowKey | None = None) -> Tokens:
         """Computes the tokens before the joint blocks, of all given modalities; `key` is that of drop-path in training."""
         return self.encoder.separate(inputs, key=key)
 
-    def final(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> Tokens:
+    def final(self, tokens: Tokens, mode: Mode, key: RowKey | None = None) -> Tokens:
         """Computes the float32[B, L, D] segments that the head pools in a mode; raises as __call__."""
         needed = {name: segment for modality in mode.inputs for name, segment in of_modality(tokens, modality).items()}
         passes = [self.encoder.joint(needed, stream, key=key) for stream in mode.streams]
         return jax.tree.map(lambda *segments: sum(segments[1:], segments[0]) / len(segments), *passes)
 
-    def parts(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> list[tuple[Head, Tokens, float]]:
+    def parts(self, tokens: Tokens, mode: Mode, key: RowKey | None = None) -> list[tuple[Head, Tokens, float]]:
         """Lists the heads whose logits are added up, each with the tokens that it pools and its factor in the sum: here the only one."""
         return [(self.head, self.final(tokens, mode, key), 1.0)]
 
-    def logits(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> Float32[Array, "B C"]:
+    def logits(self, tokens: Tokens, mode: Mode, key: RowKey | None = None) -> Float32[Array, "B C"]:
         """Computes the logits of the tokens of separate; raises as __call__. `key` is that of drop-path and dropout in training."""
         return self.head(self.head.pool(self.final(tokens, mode, branch_key(key, 0))), branch_key(key, 1))
 

@@ -33,6 +33,7 @@ from avmae_jax.models.layers import (
 from avmae_jax.models.masking import Mask, keep, mask_from_noise
 from avmae_jax.models.patches import as_image, grid_of, patchify, sincos_positions
 from avmae_jax.models.pooling import pool, unit_length
+from avmae_jax.models.rows import RowKey, draw, fold_in
 from avmae_jax.models.tokens import GLOBAL, PATCHES, Tokens, name_of, of_modality, through
 
 Inputs = Mapping[str, Float[Array, "B ..."]]  # "audio" -> normalised log-mel [B, T, M], "image" -> normalised image [B, H, W, 3]
@@ -110,7 +111,7 @@ class Tower(nnx.Module):
         prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))
         return {name_of(self.name, GLOBAL): prefix, **embedded}
 
-    def separate(self, tokens: Tokens, key: jax.Array | None = None) -> Tokens:
+    def separate(self, tokens: Tokens, key: RowKey | None = None) -> Tokens:
         """Runs the modality's own blocks on its segments; `key` is that of drop-path in training."""
         return through(lambda sequence: run_blocks(self.blocks, sequence, key=key), tokens)
 
@@ -130,7 +131,7 @@ class Encoder(nnx.Module):
         )
         self.norm = stream_norms(shape.width, ALL_STREAMS, config.norm_eps, rngs)
 
-    def separate(self, inputs: Inputs, masks: Mapping[str, Mask] | None = None, key: jax.Array | None = None) -> Tokens:
+    def separate(self, inputs: Inputs, masks: Mapping[str, Mask] | None = None, key: RowKey | None = None) -> Tokens:
         """Runs each given modality through its own tower, audio first.
 
         Args:
@@ -154,14 +155,14 @@ class Encoder(nnx.Module):
             tokens |= tower.separate(tower.embed(inputs[modality], mask), own)
         return tokens
 
-    def _dropout_mask(self, tower: Tower, batch: int, key: jax.Array | None) -> Mask | None:
+    def _dropout_mask(self, tower: Tower, batch: int, key: RowKey | None) -> Mask | None:
         """Draws which patches a classifier is tuned on: Liu et al., PatchDropout, arXiv 2208.07220; None: on all."""
         if key is None or not self.patch_dropout:
             return None
-        noise = jax.random.uniform(jax.random.fold_in(key, _PATCHES), (batch, len(tower.positions[...])))
+        noise = draw(jax.random.uniform, fold_in(key, _PATCHES), (batch, len(tower.positions[...])))
         return mask_from_noise(noise, self.patch_dropout)
 
-    def joint(self, tokens: Tokens, stream: str = MAIN, *, unchained: bool = False, key: jax.Array | None = None) -> Tokens:
+    def joint(self, tokens: Tokens, stream: str = MAIN, *, unchained: bool = False, key: RowKey | None = None) -> Tokens:
         """Runs the joint blocks and the final norm of a stream.
 
         Args:

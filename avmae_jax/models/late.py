@@ -21,6 +21,7 @@ from avmae_jax.models.classifier import CAVMAEClassifier, Head
 from avmae_jax.models.encoder import Inputs
 from avmae_jax.models.layers import Stage, branch_key
 from avmae_jax.models.modes import Mode
+from avmae_jax.models.rows import RowKey
 from avmae_jax.models.tokens import Tokens, name_of
 
 STATISTICS = "statistics"  # the segment statistics.audio is not of the audio's tokens
@@ -64,12 +65,12 @@ class LateClassifier(CAVMAEClassifier):
         """Computes the logits of one mode; arguments and errors are those of CAVMAEClassifier."""
         return super().__call__(inputs, mode)
 
-    def separate(self, inputs: Inputs, key: jax.Array | None = None) -> Tokens:
+    def separate(self, inputs: Inputs, key: RowKey | None = None) -> Tokens:
         """Computes the tokens before the joint blocks and the statistics, of all given modalities; `key` is that of training."""
         statistics_of = {name_of(STATISTICS, modality): values[:, None] for modality, values in measure(inputs).items()}
         return super().separate(inputs, key) | statistics_of
 
-    def parts(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> list[tuple[Head, Tokens, float]]:
+    def parts(self, tokens: Tokens, mode: Mode, key: RowKey | None = None) -> list[tuple[Head, Tokens, float]]:
         """Lists for each modality of a mode its head, the tokens that it pools, and the factor of its logits in the sum."""
         factors = {"audio": 1.0, "image": self.image_factor if len(mode.inputs) > 1 else 1.0}
         return [
@@ -77,7 +78,7 @@ class LateClassifier(CAVMAEClassifier):
             for number, modality in enumerate(mode.inputs)
         ]
 
-    def logits(self, tokens: Tokens, mode: Mode, key: jax.Array | None = None) -> Float32[Array, "B C"]:
+    def logits(self, tokens: Tokens, mode: Mode, key: RowKey | None = None) -> Float32[Array, "B C"]:
         """Computes the sum of the modalities' logits, of what separate returns; raises as __call__. `key` is that of training."""
         total: Any = 0.0
         parts = self.parts(tokens, mode, branch_key(key, 0))

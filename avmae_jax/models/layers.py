@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.attention import attention
+from avmae_jax.models.rows import RowKey, draw, fold_in
 
 MAIN = "main"
 ALL_STREAMS = (MAIN, "audio", "image")
@@ -104,12 +105,12 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def branch_key(key: jax.Array | None, number: int) -> jax.Array | None:
+def branch_key(key: RowKey | None, number: int) -> RowKey | None:
     """Derives the key of one part of a pass in training; None, which means evaluation, stays None."""
-    return None if key is None else jax.random.fold_in(key, number)
+    return None if key is None else fold_in(key, number)
 
 
-def drop_path(branch: Float[Array, "B L D"], rate: float, key: jax.Array | None) -> Float[Array, "B L D"]:
+def drop_path(branch: Float[Array, "B L D"], rate: float, key: RowKey | None) -> Float[Array, "B L D"]:
     """Leaves a residual branch out for a share of the examples, and scales it up for the others: Huang et al., arXiv 1603.09382.
 
     Args:
@@ -119,15 +120,16 @@ def drop_path(branch: Float[Array, "B L D"], rate: float, key: jax.Array | None)
     """
     if key is None or not rate:
         return branch
-    kept = jax.random.bernoulli(key, 1 - rate, (len(branch), 1, 1))
+    kept = draw(lambda key, shape: jax.random.bernoulli(key, 1 - rate, shape), key, (len(branch), 1, 1))
     return jnp.where(kept, branch / max(1 - rate, 1e-6), 0)
 
 
-def dropout(values: Float[Array, "*shape"], rate: float, key: jax.Array | None) -> Float[Array, "*shape"]:
+def dropout(values: Float[Array, "*shape"], rate: float, key: RowKey | None) -> Float[Array, "*shape"]:
     """Sets a share of the values to 0 and scales the others up; with the rate 0 or without a key it returns them as they are."""
     if key is None or not rate:
         return values
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, values.shape), values / max(1 - rate, 1e-6), 0)
+    kept = draw(lambda key, shape: jax.random.bernoulli(key, 1 - rate, shape), key, values.shape)
+    return jnp.where(kept, values / max(1 - rate, 1e-6), 0)
 
 
 class Attention(nnx.Module):
@@ -168,7 +170,7 @@ class Block(nnx.Module):
         self.norm2 = stream_norms(width, streams, config.norm_eps, rngs)
         self.mlp = Mlp(width, int(width * config.mlp_ratio), dtype, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "B L D"], stream: str = MAIN, key: jax.Array | None = None) -> Float[Array, "B L D"]:
+    def __call__(self, tokens: Float[Array, "B L D"], stream: str = MAIN, key: RowKey | None = None) -> Float[Array, "B L D"]:
         """Runs the block with the norms of one stream; with `model.remat` the backward pass recomputes its inside.
 
         Args:
@@ -179,7 +181,7 @@ class Block(nnx.Module):
         run = nnx.remat(Block._run, static_argnums=2) if self.remat else Block._run
         return run(self, tokens, stream, key)
 
-    def _run(self, tokens: jax.Array, stream: str, key: jax.Array | None) -> jax.Array:
+    def _run(self, tokens: jax.Array, stream: str, key: RowKey | None) -> jax.Array:
         first, second = (branch_key(key, number) if self.drop else None for number in range(2))
         tokens = tokens + drop_path(self.attn(self.norm1[stream](tokens)), self.drop, first)
         return tokens + drop_path(self.mlp(self.norm2[stream](tokens)), self.drop, second)
@@ -190,7 +192,7 @@ def drop_rate(config: ModelConfig, block: int) -> float:
     return config.drop_path * (block + 1) / config.shape.depth
 
 
-def run_blocks(blocks: Sequence[Block], tokens: Float[Array, "B L D"], stream: str = MAIN, key: jax.Array | None = None) -> jax.Array:
+def run_blocks(blocks: Sequence[Block], tokens: Float[Array, "B L D"], stream: str = MAIN, key: RowKey | None = None) -> jax.Array:
     """Runs a stack of blocks on one sequence; each block has a key of its own in training."""
     for number, block in enumerate(blocks):
         tokens = block(tokens, stream, branch_key(key, number))

@@ -7,7 +7,6 @@ Axis letters: B batch, T spectrogram frames, M mel bins, H W image, P patch, L t
 
 from collections.abc import Mapping
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -16,6 +15,7 @@ from avmae_jax.models.decoder import Decoder, Reconstruction
 from avmae_jax.models.encoder import Inputs, Tower
 from avmae_jax.models.layers import MAIN, Stage, stream_norms
 from avmae_jax.models.masking import mask_from_noise, num_kept
+from avmae_jax.models.rows import RowKey
 from avmae_jax.models.tokens import Tokens, through
 
 
@@ -40,7 +40,7 @@ class MAE(nnx.Module):
         self.norm = stream_norms(config.shape.width, (MAIN,), config.norm_eps, rngs)
         self.decoder = Decoder(config, (config.modality,), rngs=rngs)
 
-    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]], key: jax.Array | None = None) -> Reconstruction:
+    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]], key: RowKey | None = None) -> Reconstruction:
         """Runs the masked pass.
 
         Args:

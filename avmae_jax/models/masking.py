@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Shaped
 
 from avmae_jax.config import MaskMode
+from avmae_jax.models.rows import RowKey, draw, split
 
 # Share of the ratio that `tf` spends on rows and on columns each, so that their union hides about the ratio (the original's choice).
 _TF_SHARE = 0.7
@@ -84,13 +85,11 @@ def structure_noise(
     return noise + hidden.reshape(noise.shape).astype(noise.dtype)
 
 
-def sample_noise(
-    key: jax.Array, batch: int, grid: tuple[int, int], ratio: float, mode: str = "unstructured"
-) -> Float32[Array, "{batch} L"]:
+def sample_noise(key: RowKey, batch: int, grid: tuple[int, int], ratio: float, mode: str = "unstructured") -> Float32[Array, "{batch} L"]:
     """Draws the noise for `batch` masks of a grid of (rows, columns); `ratio` and `mode` are those of structure_noise."""
-    cell_key, line_key = jax.random.split(key)
-    noise = jax.random.uniform(cell_key, (batch, grid[0] * grid[1]))
-    return structure_noise(noise, jax.random.uniform(line_key, (batch, sum(grid))), grid, ratio, mode)
+    cell_key, line_key = split(key, 2)
+    noise = draw(jax.random.uniform, cell_key, (batch, grid[0] * grid[1]))
+    return structure_noise(noise, draw(jax.random.uniform, line_key, (batch, sum(grid))), grid, ratio, mode)
 
 
 def keep(tokens: Shaped[Array, "B L D"], mask: Mask) -> Shaped[Array, "B K D"]:

@@ -132,7 +132,7 @@ def _curves(run: RunFolder) -> str:
         return "".join(parts) + missing(f"{METRICS_FILE} has no line yet; the run writes it as it trains.")
     there = {name for row in run.rows for name, value in row.items() if isinstance(value, int | float) and name not in _NOT_CURVES}
     names = [name for name in _CURVES if name in there] + sorted(there - _CURVES.keys())
-    size = run.meta.get("micro_batch")  # the contrastive loss chooses among one micro-batch
+    size = run.meta.get("negatives", run.meta.get("micro_batch"))  # older runs chose among one micro-batch
     drawn = []
     for name in names:
         title = _CURVES.get(name) or short_name(name, 60)

@@ -25,6 +25,7 @@ from avmae_jax.models.late import Constant
 from avmae_jax.models.layers import ALL_STREAMS, MAIN
 from avmae_jax.models.modes import Mode, find_mode
 from avmae_jax.models.registry import kind_of, tuned_mode
+from avmae_jax.models.rows import RowKey, draw
 from avmae_jax.train import hosts, optim
 from avmae_jax.train.snapshots import AVERAGED
 from avmae_jax.train.step import Context, Metrics
@@ -168,7 +169,7 @@ class FinetuningTask(Task):
         return any(name.startswith((f"encoder.{other}.", f"head.{other}.")) for other in others)
 
 
-def swap(images: jax.Array, share: float, key: jax.Array) -> jax.Array:
+def swap(images: jax.Array, share: float, key: RowKey) -> jax.Array:
     """Gives a share of a batch's clips the image of the clip before it.
 
     A memorised image is always right in training, and a new one seldom is. A classifier that is sometimes given a wrong image learns not to
@@ -179,4 +180,5 @@ def swap(images: jax.Array, share: float, key: jax.Array) -> jax.Array:
       share: the probability of each clip, in [0, 1].
       key: of the step.
     """
-    return jnp.where(jax.random.bernoulli(key, share, (len(images), 1, 1, 1)), jnp.roll(images, 1, axis=0), images)
+    chosen = draw(lambda key, shape: jax.random.bernoulli(key, share, shape), key, (len(images), 1, 1, 1))
+    return jnp.where(chosen, jnp.roll(images, 1, axis=0), images)

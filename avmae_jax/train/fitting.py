@@ -1,4 +1,4 @@
-"""Decides how a batch is computed: whole, with blocks that are recomputed, or, last of all, in parts, which have fewer negatives.
+"""Decides how a batch is computed: whole, with blocks that are recomputed, or, last of all, in parts.
 
 On accelerators the step is compiled here, and the compiler says what it needs. On CPUs a formula estimates it.
 """
@@ -15,6 +15,7 @@ from avmae_jax.config_history import with_defaults
 from avmae_jax.models import registry
 from avmae_jax.models.registry import kind_of
 from avmae_jax.train import hosts, memory, sharding
+from avmae_jax.train.negatives import describe_negatives
 from avmae_jax.train.program import peak_bytes, trace_step
 from avmae_jax.train.task import Task
 from avmae_jax.weights.build import described
@@ -69,11 +70,13 @@ def choose(needed: Callable[[bool, int], Needed], sizes: Sequence[int], limit: f
     Returns:
       The way; None if not even the smallest part fits.
     """
-    for remat in remats:
-        latest = needed(remat, sizes[0])
+    latest, known = needed(remats[0], sizes[0]), sizes[0]
+    if latest.peak <= limit:
+        return Way(remats[0], known)
+    for remat in remats[1:]:
+        latest = needed(remat, known)
         if latest.peak <= limit:
-            return Way(remat, sizes[0])
-    known = sizes[0]
+            return Way(remat, known)
     for size in sizes[1:]:
         estimate = latest.peak - latest.temporaries * (1 - size / known)
         if estimate > _NEAR * limit and size != sizes[-1]:
@@ -97,7 +100,8 @@ def fit_batch(config: Config, task: Task, clips: int, before: Mapping[str, Any] 
       task: what is trained.
       clips: in the training set.
       before: meta of the checkpoint from which the run goes on, whose way is kept where the devices can share it: the free memory changes
-        from moment to moment, and another micro-batch means other negatives. None: a new run.
+        from moment to moment, and another micro-batch means other rounding and, unless loss.negatives is "global", other negatives. None: a
+        new run.
 
     Raises:
       ValueError: if the batch can't be divided so, or not even one pair a device fits.
@@ -106,13 +110,13 @@ def fit_batch(config: Config, task: Task, clips: int, before: Mapping[str, Any] 
     groups = sharding.batch_shards(mesh)
     memory.require_even(batch, groups, groups)
     limit = min(hosts.gather(memory.usable_memory()))
-    kept = before["micro_batch"] if before else 0
+    kept, recomputed = (before["micro_batch"], with_defaults(before["config"])["model"]["remat"]) if before else (0, False)
     steps: dict[Way, Any] = {}
     if given:
         memory.require_even(batch, given, groups)
         way, reason = Way(config.model.remat, given), "as train.micro_batch says"
     elif kept and batch % kept == 0 and kept % groups == 0:
-        way, reason = Way(config.model.remat or with_defaults(before["config"])["model"]["remat"], kept), "as in the run that is resumed"
+        way, reason = Way(config.model.remat or recomputed, kept), "as in the run that is resumed"
     else:
         estimated = _estimate(config, task, groups)
         asked = jax.default_backend() != "cpu"
@@ -132,7 +136,7 @@ def fit_batch(config: Config, task: Task, clips: int, before: Mapping[str, Any] 
                 "may be used; choose a smaller model.size, or more devices with mesh.fsdp"
             )
         reason = f"{limit / 2**30:.1f} GiB per device may be used"
-    _announce(config, task, way, reason)
+    _announce(config, task, way, groups, reason)
     config.model.remat = way.remat
     return Fit(way.micro_batch, steps.get(way))
 
@@ -162,18 +166,18 @@ def _compile(config: Config, task: Task, mesh: jax.sharding.Mesh, clips: int, wa
     return _Bytes(peak_bytes(steps[way]), steps[way].memory_analysis().temp_size_in_bytes)
 
 
-def _announce(config: Config, task: Task, way: Way, reason: str) -> None:
+def _announce(config: Config, task: Task, way: Way, groups: int, reason: str) -> None:
     """Logs how a batch is computed where it isn't whole and without recomputed blocks, and the number of parameters."""
-    for line in _lines(config, task, way, reason):
+    for line in _lines(config, task, way, groups, reason):
         logging.info(line)
     params = nnx.filter_state(nnx.state(described(config.model, len(task.label_names)), nnx.Param), task.trainable())
     logging.info("%.1f M parameters are trained", sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6)
 
 
-def _lines(config: Config, task: Task, way: Way, reason: str) -> Iterator[str]:
+def _lines(config: Config, task: Task, way: Way, groups: int, reason: str) -> Iterator[str]:
     batch = config.train.batch_size
     if way.remat and not config.model.remat:
         yield f"blocks are recomputed in the backward pass, which takes about a fifth more time ({reason})"
     if way.micro_batch < batch:
-        negatives = "; negatives come from one micro-batch" if "nce" in task.loss_weights else ""
+        negatives = describe_negatives(task, way.micro_batch, groups)
         yield f"a step of {batch} pairs is computed as {batch // way.micro_batch} micro-batches of {way.micro_batch} ({reason}){negatives}"

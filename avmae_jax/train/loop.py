@@ -7,8 +7,9 @@ the uninterrupted one bit for bit.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored
 from avmae_jax.config import Config
-from avmae_jax.config_history import require_same_config, with_defaults
+from avmae_jax.config_history import negatives_of, require_same_config, with_defaults
 from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.clock import Clock
 from avmae_jax.train.epochs import Epochs
+from avmae_jax.train.feed import Feed
 from avmae_jax.train.fitting import Fit
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.program import jit_step
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import Context, State, make_loss
-from avmae_jax.train.step_log import Reporter, StepLog
+from avmae_jax.train.step import State, make_evaluation
+from avmae_jax.train.step_log import Reporter, StepLog, shown
 from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
@@ -89,20 +91,26 @@ class Trainer:
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.jitted_step = jit_step(self.graph, task, (optimizer, schedule), self.mesh, places, batch // fit.micro_batch)
         self._take_step = fit.step or self.jitted_step
-        own_rows = sharding.on_own_rows(self.mesh)
-        loss = make_loss(self.graph, task)
-        self._eval_loss = jax.jit(
-            lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra, own_rows=own_rows))[1]
+        own_rows, comparing = sharding.on_own_rows(self.mesh), task.comparing
+        evaluation = make_evaluation(
+            self.graph, task, micro_batch=fit.micro_batch, groups=self.groups, own_rows=own_rows, comparing=comparing
         )
+        self._eval_loss = jax.jit(evaluation)
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
         options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
         rows = sharding.own_rows(self.mesh, batch)
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
+        self._feed = Feed(self.batches, partial(sharding.put_batch, mesh=self.mesh))
 
     @property
     def model(self) -> Any:
         """Returns the model with the current parameters."""
         return nnx.merge(self.graph, self.state.params, self.state.frozen)
+
+    @property
+    def negatives(self) -> int:
+        """Returns the number of pairs among which the contrastive loss chooses; 0 without one."""
+        return self.task.negatives(self.micro_batch, self.groups)
 
     @property
     def params(self) -> Any:
@@ -137,7 +145,7 @@ class Trainer:
         """
         train, folder = self.config.train, Path(self.config.train.workdir).expanduser()
         with (
-            closing(self.batches),
+            closing(self._feed),
             stop_requested() as stopped,  # until the last checkpoint is complete
             Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as saved,
         ):
@@ -158,12 +166,16 @@ class Trainer:
             stop, save_now = self._decide(stopped)
             if stop:
                 break
+            if not self._feed.ready:
+                log.settle()  # so that only the time in which the devices have nothing to do counts as waiting for data
             with clock.wait(), held:
-                batch = next(self.batches)
+                ids, batch = self._feed.take()
             held = nullcontext()
-            self.state, metrics = self._take_step(self.state, sharding.put_batch(batch, self.mesh), self.key, np.int32(self.step))
+            self.state, metrics = self._take_step(self.state, batch, self.key, np.int32(self.step))
             self.step += 1
-            log.submit(self.step, batch["id"], metrics)
+            if self.step < self.total_steps:
+                self._feed.read_ahead()
+            log.submit(self.step, ids, metrics)
             last, epoch = self.step == self.total_steps, self.epochs.ended_at(self.step)
             evaluates, draws, saves = (
                 last or self.epochs.due(self.step, every)
@@ -176,7 +188,7 @@ class Trainer:
                 checkpoints.check()
                 logbook.flush()
             if evaluates:
-                with _shown(reporter, "evaluating"):
+                with shown(reporter, "evaluating"):
                     self._evaluate_into(logbook, log.progress(self.step), snapshots)
             if draws and (picture := self.task.draw(self.model, self.step)):
                 logbook.picture(self.step, picture)
@@ -230,7 +242,7 @@ class Trainer:
         if self.test_source is None:
             return {}
         clips, config = len(self.test_source), self.config
-        size = min(self.micro_batch, clips // self.groups * self.groups)
+        size = min(config.train.batch_size if self.task.comparing else self.micro_batch, clips // self.groups * self.groups)
         if not size:
             raise ValueError(
                 f"{clips} held-out clips can't be shared by the {self.groups} parts into which the mesh cuts a batch; "
@@ -248,7 +260,7 @@ class Trainer:
 
     def _meta(self) -> dict[str, Any]:
         own = {"label_names": list(self.task.label_names), "train_clips": len(self.train_source), "micro_batch": self.micro_batch}
-        return {"config": dataclasses.asdict(self.config), **own}
+        return {"config": dataclasses.asdict(self.config), **own, "negatives": self.negatives}
 
     def _save(self, checkpoints: Checkpoints, logbook: Logbook, snapshots: Snapshots) -> None:
         logbook.flush()
@@ -261,7 +273,7 @@ class Trainer:
             opt_state=self.state.opt_state,
             extra=self.state.extra,
             rng=self.key,
-            data=self.batches.state,
+            data=self._feed.state,
             meta=self._meta() | {"metrics": logbook.fingerprint},
         )
         self._saved_at = time.monotonic()
@@ -275,33 +287,22 @@ class Trainer:
             return
         params, frozen = nnx.split_state(restored.params, self.task.trainable(), ...)
         self.state = State(params, frozen, restored.opt_state, restored.extra)
-        self.key, self.step, self.batches.state = restored.rng, restored.step, restored.data
+        self.key, self.step, self._feed.state = restored.rng, restored.step, restored.data
         self._written = restored.meta.get("metrics")
         logging.info("resumed from step %d", self.step)
 
     def _require_same_run(self, meta: dict[str, Any]) -> None:
-        """Raises CheckpointMismatchError if a checkpoint's run computes something else; warns of another micro-batch."""
+        """Raises CheckpointMismatchError if a checkpoint's run computes something else; warns of other negatives."""
         saved, now = (
             {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]} for m in (meta, self._meta())
         )
         if saved["data"]["channels"] is None:  # the run is older than the field
             saved["data"]["channels"] = now["data"]["channels"]
+        saved["loss"]["negatives"] = negatives_of(meta)
         bound = ("train.epochs", "train.steps") if self.config.optim.schedule == "cosine" else ()  # its rates follow from the run's length
         require_same_config(saved, now, ignore=tuple(name for name in FREE_FIELDS if name not in bound))
-        if meta["micro_batch"] != self.micro_batch:
+        if self.negatives != meta.get("negatives", self.task.negatives(meta["micro_batch"], self.groups)):
             logging.warning(
-                "micro-batches had %d pairs and now have %d, so the contrastive loss has other negatives",
-                meta["micro_batch"], self.micro_batch,
+                "micro-batches had %d pairs and now have %d, so the contrastive loss chooses among %d pairs",
+                meta["micro_batch"], self.micro_batch, self.negatives,
             )  # fmt: skip
-
-
-@contextmanager
-def _shown(reporter: Reporter | None, what: str) -> Iterator[None]:
-    """Shows what the run does in the block."""
-    if reporter:
-        reporter.doing(what)
-    try:
-        yield
-    finally:
-        if reporter:
-            reporter.doing("")

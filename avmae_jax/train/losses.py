@@ -96,6 +96,14 @@ def reconstruction_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch
     }
 
 
+def contrastive_losses(
+    audio: Float[Array, "B D"], image: Float[Array, "B D"], config: LossConfig, *, groups: int = 1
+) -> tuple[Losses, Losses]:
+    """Computes the loss "nce", not weighted, and the metric "contrast_accuracy" as the config says; see contrastive_loss."""
+    loss, accuracy = contrastive_loss(audio, image, temperature=config.temperature, bidirectional=config.bidirectional, groups=groups)
+    return {"nce": loss}, {"contrast_accuracy": accuracy}
+
+
 def pretraining_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: int, groups: int = 1) -> tuple[Losses, Losses]:
     """Computes the losses of CAV-MAE by name, not weighted.
 
@@ -109,11 +117,8 @@ def pretraining_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: i
     Returns:
       The losses "mae_audio", "mae_image" and "nce", and the metric "contrast_accuracy".
     """
-    losses = reconstruction_losses(out, inputs, config, patch=patch)
-    losses["nce"], accuracy = contrastive_loss(
-        out.embed_audio, out.embed_image, temperature=config.temperature, bidirectional=config.bidirectional, groups=groups
-    )
-    return losses, {"contrast_accuracy": accuracy}
+    losses, metrics = contrastive_losses(out.embed_audio, out.embed_image, config, groups=groups)
+    return reconstruction_losses(out, inputs, config, patch=patch) | losses, metrics
 
 
 def pretraining_weights(config: LossConfig) -> dict[str, float]:

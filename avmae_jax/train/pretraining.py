@@ -20,7 +20,7 @@ from avmae_jax.models.registry import kind_of
 from avmae_jax.plots import curves, reconstructions
 from avmae_jax.train import hosts
 from avmae_jax.train.logbook import METRICS_FILE
-from avmae_jax.train.losses import pretraining_losses, pretraining_weights, reconstruction_losses
+from avmae_jax.train.losses import contrastive_losses, pretraining_weights, reconstruction_losses
 from avmae_jax.train.step import Context, Metrics
 from avmae_jax.train.task import Task
 
@@ -52,11 +52,34 @@ class PretrainingTask(Task):
 
     def losses(self, model: Any, batch: Arrays, context: Context) -> tuple[Metrics, Metrics]:
         """Computes the losses of a masked pass; reconstruction losses are means over the hidden patches of all devices."""
-        out, inputs = self._masked(model, batch, context.key, context.drop_key, context.own_rows)
-        loss, patch = self.config.loss, self.config.model.patch
+        losses, vectors = self.own_losses(model, batch, context)
         if not self._contrasts:
-            return reconstruction_losses(out, inputs, loss, patch=patch), {}
-        return pretraining_losses(out, inputs, loss, patch=patch, groups=context.groups if loss.negatives == "shard" else 1)
+            return losses, {}
+        compared, metrics = self.compared(vectors, context.groups)
+        return losses | compared, metrics
+
+    @property
+    def comparing(self) -> "PretrainingTask | None":
+        """Returns itself if the contrastive loss has the negatives of the whole batch, however it is computed."""
+        return self if self._contrasts and self.config.loss.negatives == "global" else None
+
+    def own_losses(self, model: Any, batch: Arrays, context: Context) -> tuple[Metrics, dict[str, jax.Array]]:
+        """Computes the reconstruction losses of a masked pass, and the vectors that the contrastive loss compares: float32[B, D]."""
+        out, inputs = self._masked(model, batch, context.key, context.drop_key, context.own_rows)
+        vectors = {"audio": out.embed_audio, "image": out.embed_image} if self._contrasts else {}
+        return reconstruction_losses(out, inputs, self.config.loss, patch=self.config.model.patch), vectors
+
+    def compared(self, vectors: Mapping[str, jax.Array], groups: int) -> tuple[Metrics, Metrics]:
+        """Computes the contrastive loss of a batch, and its accuracy."""
+        shared = groups if self.config.loss.negatives == "shard" else 1
+        return contrastive_losses(vectors["audio"], vectors["image"], self.config.loss, groups=shared)
+
+    def negatives(self, micro_batch: int, groups: int) -> int:
+        """Returns the number of pairs among which the contrastive loss chooses; 0 without one."""
+        if not self._contrasts:
+            return 0
+        of = {"global": self.config.train.batch_size, "micro_batch": micro_batch, "shard": micro_batch // groups}
+        return of[self.config.loss.negatives]
 
     def draw(self, model: Any, step: int) -> Path | None:
         """Draws pictures/reconstructions_<step>.png: four held-out clips, with the same masks every time."""

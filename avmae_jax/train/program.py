@@ -57,7 +57,7 @@ def jit_step(
       micro_batches: number of parts of the batch that are computed one after another.
     """
     own_rows, groups = sharding.on_own_rows(mesh), sharding.batch_shards(mesh)
-    step = make_step(graph, task, *rates, micro_batches=micro_batches, groups=groups, own_rows=own_rows)
+    step = make_step(graph, task, *rates, micro_batches=micro_batches, groups=groups, own_rows=own_rows, comparing=task.comparing)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(mesh, PartitionSpec())))
 
 

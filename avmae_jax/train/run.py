@@ -11,8 +11,8 @@ what they must agree on is that of the first one:
      channels of the audio open, they are those of the checkpoint or of the data set; a dtype that it leaves open is that of the checkpoint
      or of the devices.
   5. Without a checkpoint, best/, averaged/ and ema/ of an earlier try are set aside.
-  6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint (another one would mean other negatives), else what fits in
-     memory.
+  6. The micro-batch is chosen: train.micro_batch, else that of the checkpoint, else what fits in memory. Negatives of a run that an
+     earlier version began in micro-batches still come from one of these.
   7. The model is initialised at random and, without a checkpoint, with the weights of `init_from` and what it must know of the clips.
   8. The loop restores the checkpoint, which refuses another config, writes the accepted one to config.json, and trains.
   9. After the last step the model is evaluated, and summary.json written.
@@ -49,6 +49,7 @@ from avmae_jax.train.determinism import note_devices, prepare_devices
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.fitting import fit_batch
 from avmae_jax.train.loop import Reporter, Trainer
+from avmae_jax.train.negatives import settle_negatives
 from avmae_jax.train.precision import matmul_precision, settle_precision
 from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.run_notes import CONFIG_FILE, RUN_LOG, log_file, note_config, note_start, read_json, versions
@@ -117,6 +118,7 @@ def _run(
         with hosts.together():
             settle_audio(config, checkpoint)  # 4
             settle_precision(config, checkpoint)
+            settle_negatives(config, checkpoint)
             note_devices(config)
             train, test = open_sources(config, on_progress)
             task = make_task(config, train, test, workdir)
@@ -132,7 +134,7 @@ def _run(
             task.begin(model, train)
         trainer = Trainer(config, model, task, train, test, fit=fit)  # 8
         finished = trainer.run(reporter, functools.partial(note_config, workdir, config))
-        task.ended(fit.micro_batch // (trainer.groups if config.loss.negatives == "shard" else 1))
+        task.ended(trainer.negatives)
         if not finished:
             return None
         summary: dict[str, Any] = {"steps": trainer.step, "held_out": trainer.evaluate()}  # 9

@@ -9,11 +9,11 @@ import optax
 from flax import nnx
 
 from avmae_jax.data.fbank import RowByRow, together
+from avmae_jax.models.rows import PartKey, RowKey, fold_in
 from avmae_jax.train.losses import weighted_sum
+from avmae_jax.train.micro_batches import Metrics, compared_gradient, compared_losses, cut, mean
 
 _DROP = 0x64726F70  # far from the small numbers by which a step's key is split for the masks
-
-Metrics = dict[str, jax.Array]
 
 
 class State(NamedTuple):
@@ -28,16 +28,16 @@ class State(NamedTuple):
 class Context(NamedTuple):
     """Holds what a task's losses may depend on besides the model and the batch."""
 
-    key: jax.Array  # of this step and micro-batch
+    key: RowKey  # of this step, or of a micro-batch of it
     groups: int  # number of parts into which the mesh cuts the batch
     extra: Any  # State.extra
     training: bool = False  # whether blocks and values are dropped at random; evaluation never does it
     own_rows: Callable[[RowByRow], RowByRow] = together  # lets each device compute a function of rows on those that it holds
 
     @property
-    def drop_key(self) -> jax.Array | None:
+    def drop_key(self) -> RowKey | None:
         """Returns the key of drop-path and dropout, another than that of the masks; None in evaluation."""
-        return jax.random.fold_in(self.key, _DROP) if self.training else None
+        return fold_in(self.key, _DROP) if self.training else None
 
 
 class Objective(Protocol):
@@ -57,6 +57,18 @@ class Objective(Protocol):
         ...
 
 
+class Comparing(Objective, Protocol):
+    """Is the same part of a task whose losses compare the clips of a batch with each other."""
+
+    def own_losses(self, model: Any, batch: Any, context: Context) -> tuple[Metrics, Any]:
+        """Computes the losses that are means over clips, and the vectors that are compared: a pytree of [B, ...]."""
+        ...
+
+    def compared(self, vectors: Any, groups: int) -> tuple[Metrics, Metrics]:
+        """Computes the other losses from the vectors of the whole batch, and further metrics."""
+        ...
+
+
 def make_loss(graph: Any, objective: Objective) -> Callable[..., tuple[jax.Array, Metrics]]:
     """Returns loss(params, frozen, batch, context) -> (total, metrics), with "loss" and each loss among the metrics.
 
@@ -73,6 +85,40 @@ def make_loss(graph: Any, objective: Objective) -> Callable[..., tuple[jax.Array
     return loss
 
 
+def make_evaluation(
+    graph: Any,
+    objective: Objective,
+    *,
+    micro_batch: int,
+    groups: int,
+    own_rows: Callable[[RowByRow], RowByRow] = together,
+    comparing: Comparing | None = None,
+) -> Callable[[State, Any, jax.Array], Metrics]:
+    """Returns evaluate(state, batch, key) -> metrics, those of make_loss; the arguments are those of make_step.
+
+    Where a task compares all clips of a batch, no more than `micro_batch` are computed at once.
+    """
+    loss = make_loss(graph, objective)
+
+    def evaluate(state: State, batch: Any, key: jax.Array) -> Metrics:
+        def context(own: RowKey) -> Context:
+            return Context(own, groups, state.extra, own_rows=own_rows)
+
+        rows = len(jax.tree.leaves(batch)[0])
+        parts = next(count for count in range(1, rows + 1) if rows % count == 0 and rows // count <= micro_batch)
+        if comparing is None or parts == 1:
+            return loss(state.params, state.frozen, batch, context(key))[1]
+        task = comparing
+
+        def own(number: Any, part: Any) -> tuple[Metrics, Any]:
+            model = nnx.merge(graph, state.params, state.frozen)
+            return task.own_losses(model, part, context(PartKey(key, number, parts)))
+
+        return compared_losses(own, lambda vectors: task.compared(vectors, groups), objective.loss_weights, cut(batch, parts))
+
+    return evaluate
+
+
 def make_step(
     graph: Any,
     objective: Objective,
@@ -82,6 +128,7 @@ def make_step(
     micro_batches: int,
     groups: int,
     own_rows: Callable[[RowByRow], RowByRow] = together,
+    comparing: Comparing | None = None,
 ) -> Callable[[State, Any, jax.Array, jax.Array], tuple[State, Metrics]]:
     """Returns the update: gradients of the mean loss over the micro-batches, one optimizer step.
 
@@ -93,6 +140,7 @@ def make_step(
       micro_batches: number of parts of the batch that are computed one after another.
       groups: number of parts into which the mesh cuts a batch.
       own_rows: lets each device compute a function of rows on those that it holds.
+      comparing: the task, if it compares all clips of a batch that is computed in micro-batches; None: those of each micro-batch.
 
     Returns:
       step(state, batch, key, index) -> (state, metrics), to be jitted; key is the run's, index the number of steps done before. The metrics
@@ -100,27 +148,34 @@ def make_step(
     """
     loss = make_loss(graph, objective)
 
-    def step(state: State, batch: Any, key: jax.Array, index: jax.Array) -> tuple[State, Metrics]:
-        step_key = jax.random.fold_in(key, index)
+    def gradient(state: State, batch: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        def context(own: RowKey) -> Context:
+            return Context(own, groups, state.extra, training=True, own_rows=own_rows)
 
         def one(number: Any, part: Any) -> tuple[Any, Metrics]:
-            context = Context(jax.random.fold_in(step_key, number), groups, state.extra, training=True, own_rows=own_rows)
-            (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, state.frozen, part, context)
+            gradients, metrics = jax.grad(loss, has_aux=True)(
+                state.params, state.frozen, part, context(PartKey(key, number, micro_batches))
+            )
             return gradients, metrics
 
         if micro_batches == 1:
-            gradients, metrics = one(0, batch)
-        else:
-            # Row i of part j is row i * n + j of the batch: every device's own share is cut, so that no row moves to another device.
-            parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
-            first = jax.eval_shape(one, 0, jax.tree.map(lambda x: x[0], parts))
-            zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+            return jax.grad(loss, has_aux=True)(state.params, state.frozen, batch, context(key))
+        if comparing is None:
+            return mean(one, cut(batch, micro_batches))
+        task = comparing
 
-            def add(total: Any, indexed: Any) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, one(*indexed)), None
+        def own(params: Any, number: Any, part: Any) -> tuple[Metrics, Any]:
+            model = nnx.merge(graph, params, state.frozen)
+            return task.own_losses(model, part, context(PartKey(key, number, micro_batches)))
 
-            total, _ = jax.lax.scan(add, zero, (jnp.arange(micro_batches), parts))
-            gradients, metrics = jax.tree.map(lambda x: x / micro_batches, total)
+        def compared(vectors: Any) -> tuple[Metrics, Metrics]:
+            return task.compared(vectors, groups)
+
+        return compared_gradient(own, compared, objective.loss_weights, state.params, cut(batch, micro_batches))
+
+    def step(state: State, batch: Any, key: jax.Array, index: jax.Array) -> tuple[State, Metrics]:
+        step_key = jax.random.fold_in(jax.random.fold_in(key, index), 0)  # twice: so that a run goes on as earlier versions began it
+        gradients, metrics = gradient(state, batch, step_key)
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": jnp.asarray(schedule(index), jnp.float32)}
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)

@@ -1,6 +1,8 @@
 """Logs training steps without making the device wait: a step's metrics are read while the next step is computed."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -95,3 +97,15 @@ class StepLog:
             f"clips of that batch: {', '.join(ids)}\nlast good checkpoint: {where}\n"
             "check these clips, or lower optim.learning_rate, and start again"
         )
+
+
+@contextmanager
+def shown(reporter: Reporter | None, what: str) -> Iterator[None]:
+    """Shows what the run does in the block."""
+    if reporter:
+        reporter.doing(what)
+    try:
+        yield
+    finally:
+        if reporter:
+            reporter.doing("")

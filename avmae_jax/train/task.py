@@ -11,7 +11,7 @@ import optax
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import optim
-from avmae_jax.train.step import Context, Metrics
+from avmae_jax.train.step import Comparing, Context, Metrics
 
 
 class Task(ABC):
@@ -30,6 +30,20 @@ class Task(ABC):
     @abstractmethod
     def losses(self, model: Any, batch: Mapping[str, jax.Array], context: Context) -> tuple[Metrics, Metrics]:
         """Computes the losses of a batch on the device by name, not weighted, and further metrics."""
+
+    @property
+    def comparing(self) -> Comparing | None:
+        """Returns the task if its losses compare all clips of a batch, also of one that is computed in micro-batches; by default None."""
+        return None
+
+    def negatives(self, micro_batch: int, groups: int) -> int:
+        """Returns the number of pairs among which a contrastive loss chooses; by default 0: there is none.
+
+        Args:
+          micro_batch: pairs computed at once.
+          groups: number of parts into which the mesh cuts a batch.
+        """
+        return 0
 
     def init_extra(self, params: Any) -> Any:
         """Returns the task's own state at the start of a run: the averaged weights under "ema" where train.ema asks for them.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from avmae_jax.config import Config
+from avmae_jax.models.rows import draw
 from avmae_jax.train.fitting import Fit
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.step import Context
@@ -48,7 +49,7 @@ class ColourTask(Task):
 
     def losses(self, model: Colours, batch: Mapping[str, jax.Array], context: Context) -> tuple[Arrays, Arrays]:
         pixel = batch["image"][:, 0, 0].astype(jnp.float32) / 255
-        noise = jax.random.normal(context.key, (len(pixel),))
+        noise = draw(jax.random.normal, context.key, (len(pixel),))
         error = model.w[0] * pixel[:, 0] + model.w[1] * noise + model.offset[...] - pixel[:, 1]
         return {"square": self._spoil(jnp.square(error).mean(), model, batch)}, {"noise": noise.mean()}
 

@@ -135,12 +135,22 @@ def test_another_config_is_refused_with_its_fields(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+class ComparingSome(ColourTask):
+    """Says that it compares the pairs of a micro-batch."""
+
+    def negatives(self, micro_batch: int, groups: int) -> int:
+        return micro_batch
+
+
+@pytest.mark.parametrize(("task", "warns"), [(ColourTask, False), (ComparingSome, True)])
 @pytest.mark.slow
-def test_other_micro_batches_are_allowed_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert make_trainer(tmp_path).run()
+def test_other_micro_batches_are_allowed_with_a_warning_if_negatives_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, task: type[ColourTask], warns: bool
+) -> None:
+    assert make_trainer(tmp_path, task=task()).run()
     with caplog.at_level(logging.WARNING, logger="absl"):
-        assert make_trainer(tmp_path, micro=2, train__steps=STEPS + 1).run()
-    assert re.search("micro-batches .*4.* 2", caplog.text)
+        assert make_trainer(tmp_path, task=task(), micro=2, train__steps=STEPS + 1).run()
+    assert bool(re.search("micro-batches .*4.* 2", caplog.text)) == warns
 
 
 @pytest.mark.slow

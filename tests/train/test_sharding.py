@@ -25,7 +25,7 @@ from tests.support import TINY, Clips, Program, apply
 STEPS = 4
 CHANGES = TINY | {"loss.contrast_weight": 1.0, "train.steps": STEPS, "train.checkpoint_every": 2}
 MESHES = {  # devices -> what is run on them: name -> (data, fsdp, tensor)
-    4: {"mixed4": (1, 2, 2)},
+    4: {"mixed4": (1, 2, 2), "micro4": (2, 2, 1)},
     1: {"alone": (1, 1, 1)},
     2: {"tensor2": (1, 1, 2), "from4to2": (2, 1, 1), "shard2": (1, 2, 1)},
     8: {"mixed8": (2, 2, 2)},
@@ -51,7 +51,7 @@ TRAIN = """
         Path(config.train.workdir).mkdir(exist_ok=True)
         model = CAVMAE(config.model, rngs=nnx.Rngs(0))
         task = PretrainingTask(config, None, Path(config.train.workdir))
-        trainer = Trainer(config, model, task, Clips(24), None, fit=Fit(8))
+        trainer = Trainer(config, model, task, Clips(24), None, fit=Fit(run["micro_batch"]))
         if not run["saved"]:
             trainer._save = lambda *_: None
         assert trainer.run()
@@ -91,7 +91,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, program: Program) -> Runs:
             changes = {"train.workdir": str(root / name), "mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
             if name == "shard2":
                 changes |= {"loss.negatives": "shard", "train.steps": 1}
-            wanted.append({"name": name, "changes": CHANGES | changes, "saved": name in ("mixed4", "from4to2")})
+            wanted.append(
+                {
+                    "name": name,
+                    "changes": CHANGES | changes,
+                    "saved": name in ("mixed4", "from4to2"),
+                    "micro_batch": 4 if name == "micro4" else 8,
+                }
+            )
         done = program("-c", textwrap.dedent(TRAIN), json.dumps(wanted), devices=devices)
         assert done.returncode == 0, done.stderr
         count, found = json.loads(done.stdout.splitlines()[-1])
@@ -100,7 +107,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, program: Program) -> Runs:
     return Runs(root, places)
 
 
-@pytest.mark.parametrize("name", ["tensor2", "mixed4", "mixed8"])
+@pytest.mark.parametrize("name", ["tensor2", "mixed4", "mixed8", "micro4"])
 @pytest.mark.parametrize("metric", ["loss", "nce", "mae_audio", "mae_image"])
 @pytest.mark.slow
 def test_losses_do_not_depend_on_the_devices(runs: Runs, name: str, metric: str) -> None:

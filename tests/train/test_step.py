@@ -11,6 +11,7 @@ from flax import nnx
 
 from avmae_jax.config import Config
 from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.rows import draw
 from avmae_jax.train import optim
 from avmae_jax.train.losses import pretraining_losses, pretraining_weights
 from avmae_jax.train.step import Context, Metrics, State, make_step
@@ -28,7 +29,7 @@ class Line(nnx.Module):
 
 
 class Fit:
-    """Reports in its metrics which rows, key and groups it was given; `extra` sums the steps' numbers and parameters."""
+    """Reports in its metrics which rows, random numbers and groups it was given; `extra` sums the steps' numbers and parameters."""
 
     def __init__(self, **weights: float):
         self.loss_weights = weights or {"square": 1.0}
@@ -36,7 +37,8 @@ class Fit:
     def losses(self, model: Line, batch: dict[str, jax.Array], context: Context) -> tuple[Metrics, Metrics]:
         error = batch["x"] @ model.w[...] + model.b[...] - batch["y"]
         losses = {"square": jnp.square(error).mean(), "absolute": jnp.abs(error).mean()}
-        seen = {"product": jnp.prod(batch["row"]), "key": jax.random.uniform(context.key), "groups": jnp.float32(context.groups)}
+        drawn = draw(jax.random.uniform, context.key, batch["row"].shape)
+        seen = {"product": jnp.prod(batch["row"]), "drawn": (drawn * batch["row"]).mean(), "groups": jnp.float32(context.groups)}
         return {name: losses[name] for name in self.loss_weights}, seen
 
     def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
@@ -70,13 +72,18 @@ def test_one_step_follows_the_mean_gradient(micro_batches: int) -> None:
     assert jax.tree.leaves(after.frozen) == jax.tree.leaves(before.frozen)
 
 
-def test_each_part_takes_rows_of_every_device_and_its_own_key() -> None:
+def test_each_part_takes_rows_of_every_device() -> None:
     """With 8 rows in 2 parts: rows 0, 2, 4, 6 and 1, 3, 5, 7; devices hold neighbouring rows, so each keeps its own."""
     _, _, metrics = run_line(8, 2, groups=2)
     assert metrics["product"] == (2 * 5 * 11 * 17 + 3 * 7 * 13 * 19) / 2
-    keys = [jax.random.uniform(jax.random.fold_in(jax.random.fold_in(KEY, 0), part)) for part in range(2)]
-    np.testing.assert_allclose(metrics["key"], np.mean(keys), rtol=1e-6)
     assert metrics["groups"] == 2
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4, 8])
+def test_each_row_draws_what_it_draws_in_the_whole_batch(micro_batches: int) -> None:
+    _, _, whole = run_line(8, 1)
+    _, _, parts = run_line(8, micro_batches)
+    np.testing.assert_allclose(parts["drawn"], whole["drawn"], rtol=1e-6)
 
 
 def test_a_step_is_repeated_to_the_last_bit() -> None:
@@ -148,6 +155,6 @@ def test_only_training_has_a_key_to_drop_by_which_is_none_of_the_masks() -> None
     key = jax.random.key(3)
     assert Context(key, 1, {}).drop_key is None
     dropping = Context(key, 1, {}, training=True).drop_key
-    assert dropping is not None
+    assert isinstance(dropping, jax.Array)
     taken = [key, *jax.random.split(key, 4), *(jax.random.fold_in(key, number) for number in range(100))]
     assert not any((jax.random.key_data(dropping) == jax.random.key_data(other)).all() for other in taken)

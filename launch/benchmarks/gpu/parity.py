@@ -22,11 +22,11 @@ from .part import Row
 from .program import CLASSES, random_batch
 
 _BLOCKS = {"depth": 3, "decoder_depth": 2}  # of the config's widths and lengths: the CPU would need minutes for all of them
-# (dtype, precision of float32 products, tolerance of losses, of gradients); None: none is promised
+# (dtype, precision of float32 products, tolerances of losses and of gradients); None: none is promised
 _KINDS = (
-    ("float32", "highest", OUTPUT_TOLERANCE, GRADIENT_TOLERANCE),
-    ("bfloat16", None, BFLOAT16_TOLERANCE, BFLOAT16_TOLERANCE),
-    ("float32", None, None, None),  # as XLA multiplies by default: TF32 on the GPUs that have it
+    ("float32", "highest", (OUTPUT_TOLERANCE, GRADIENT_TOLERANCE)),
+    ("bfloat16", None, (BFLOAT16_TOLERANCE, BFLOAT16_TOLERANCE)),
+    ("float32", None, None),  # as XLA multiplies by default: TF32 on the GPUs that have it
 )
 
 
@@ -35,22 +35,22 @@ def measure(config: Config, *, batch: int) -> Iterator[Row]:
     config = copy.deepcopy(config)
     config.model = dataclasses.replace(config.model, **_BLOCKS)
     exact_losses, exact_gradients = _compute(config, "float32", "highest", batch, jax.devices("cpu")[0])
-    for dtype, precision, of_losses, of_gradients in _KINDS:
+    for dtype, precision, tolerances in _KINDS:
         losses, gradients = _compute(config, dtype, precision, batch, jax.devices()[0])
         errors = {name: compare(name, value, exact_losses[name], np.inf).relative for name, value in losses.items()}
         together = compare("gradients", gradients, exact_gradients, np.inf).relative
-        within = of_losses is None or (max(errors.values()) <= of_losses and together <= of_gradients)
+        within = tolerances is None or (max(errors.values()) <= tolerances[0] and together <= tolerances[1])
         yield {
             "dtype": dtype,
             "products": precision or "default",
             "losses": max(errors.values()),
             "gradients": together,
-            "tolerances": None if of_losses is None else [of_losses, of_gradients],
+            "tolerances": tolerances,
             "within": within,
         }
 
 
-def _compute(config: Config, dtype: str, precision: Any, batch: int, device: jax.Device) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _compute(config: Config, dtype: str, precision: Any, batch: int, device: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Returns the losses by name, and all gradients in a row, computed on a device."""
     config = copy.deepcopy(config)
     config.model.compute_dtype, config.train.matmul_precision = dtype, precision

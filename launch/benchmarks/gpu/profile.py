@@ -19,13 +19,10 @@ from .program import Program
 def measure(config: Config, *, batch: int, steps: int) -> Iterator[Row]:
     """Yields the milliseconds a step of each part of it, the longest first, as shares too."""
     program = Program(config, batch=batch)
-    for _ in range(3):
-        jax.block_until_ready(program())
+    program.train(3)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(steps):
-                metrics = program()
-            jax.block_until_ready(metrics)
+            program.train(steps)
         spent = _seconds_by_kernel(next(Path(folder).rglob("*.xplane.pb")))
     part_of = {kernel.name: kernel.part for kernel in cost_of(hlo.parse(program.compiled.as_text())).kernels}
     parts: dict[str, float] = defaultdict(float)

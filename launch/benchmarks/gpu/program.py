@@ -44,11 +44,13 @@ class Program:
         self.batch = random_batch(step.batch)
         self._done = 0
 
-    def __call__(self) -> dict[str, jax.Array]:
-        """Dispatches one step and returns its metrics, which may not have been computed yet."""
-        self.state, metrics = self.compiled(self.state, self.batch, self.key, np.int32(self._done))
-        self._done += 1
-        return metrics
+    def train(self, steps: int) -> tuple[float, float]:
+        """Dispatches steps one after another, as training does; returns the last loss, once it is there, and the seconds of all."""
+        begin, loss = time.perf_counter(), jax.numpy.nan
+        for _ in range(steps):
+            self.state, metrics = self.compiled(self.state, self.batch, self.key, np.int32(self._done))
+            self._done, loss = self._done + 1, metrics["loss"]
+        return float(loss), time.perf_counter() - begin
 
 
 def random_batch(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

@@ -1,6 +1,5 @@
 """Times a training step and measures its memory against what the compiler said."""
 
-import time
 from collections.abc import Iterator
 
 import jax
@@ -16,13 +15,9 @@ from .program import Program
 def measure(config: Config, *, batch: int, remat: bool, steps: int) -> Iterator[Row]:
     """Yields the figures of one program: steps are dispatched one after another, and waited for at the end, as in training."""
     program = Program(config, batch=batch, remat=remat)
-    for _ in range(3):  # the first ones allocate
-        jax.block_until_ready(program())
-    begin = time.perf_counter()
-    for _ in range(steps):
-        metrics = program()
-    jax.block_until_ready(metrics)
-    seconds = (time.perf_counter() - begin) / steps
+    program.train(3)  # the first ones allocate
+    loss, seconds = program.train(steps)
+    seconds /= steps
     measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     flops = memory.step_flops(config.model) * batch
     yield {
@@ -36,5 +31,5 @@ def measure(config: Config, *, batch: int, remat: bool, steps: int) -> Iterator[
         "peak GiB as compiled": peak_bytes(program.compiled) / 2**30,
         "trace s": program.trace_seconds,
         "compile s": program.compile_seconds,
-        "loss": float(metrics["loss"]),
+        "loss": loss,
     }
