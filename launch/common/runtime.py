@@ -1,8 +1,7 @@
-"""Sets up what every program needs: logging, the cache of compiled programs, progress bars."""
+"""Sets up what every program needs: logging and progress bars."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .kept_programs import cache_programs as cache_programs
 
 if TYPE_CHECKING:
     from avmae_jax.files import OnProgress
@@ -32,16 +33,6 @@ def start() -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_ours_or_serious)
-
-
-def cache_programs() -> None:
-    """Caches compiled programs in ~/.cache/avmae_jax/programs, or in $JAX_COMPILATION_CACHE_DIR, so that a second call needn't compile."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/avmae_jax/programs").expanduser()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def console(file: TextIO | None = None) -> Console:
