@@ -32,7 +32,6 @@ def main(argv: list[str]) -> None:
     cli.no_arguments(argv)
     unused.require_used("pretrain", argv)
     runtime.start()
-    runtime.cache_programs()
     with model_flags.one_line_errors():
         config = cli.config()
     with hosts_flags.joined() as first, model_flags.one_line_errors():

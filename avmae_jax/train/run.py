@@ -121,6 +121,8 @@ def _run(
     require_task(config, wanted)
     with claimed(config) as workdir, hosts.losses_explained(), matmul_precision(config):  # 2
         hosts.require_shared(workdir)
+        if not config.train.deterministic:  # whose flags name a file for each process: no two would look for the same program
+            hosts.keep_programs(workdir / "programs")
         checkpoint = hosts.of_first(newest_meta(workdir / "checkpoints"))  # 3
         note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
         with hosts.together():

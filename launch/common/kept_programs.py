@@ -34,10 +34,10 @@ def cache_programs() -> None:
     for name, value in _KEEP_ALL.items():
         if name not in os.environ:
             jax.config.update(name.lower(), value)
-    _explain_failures()
+    explain_failures()
 
 
-def _explain_failures() -> None:
+def explain_failures() -> None:
     """Turns JAX's warnings of the folder into a line, and removes what can't be read.
 
     A process that is killed while it writes leaves a part of a program, which JAX would never replace.
