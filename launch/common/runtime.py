@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from logging import WARNING, Formatter, LogRecord
+from logging import WARNING, Formatter, LogRecord, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from avmae_jax.files import OnProgress
 
 
+_BACKENDS = "jax._src.xla_bridge"  # the logger of what JAX loads for its devices
 _MEASURABLE = 1.0  # seconds; a speed over less says nothing
 
 
@@ -33,6 +34,7 @@ def start() -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_ours_or_serious)
+    getLogger(_BACKENDS).addFilter(_in_a_line)
 
 
 def console(file: TextIO | None = None) -> Console:
@@ -44,6 +46,19 @@ def console(file: TextIO | None = None) -> Console:
 def _ours_or_serious(record: LogRecord) -> bool:
     """Drops the log lines of other libraries that are not at least warnings."""
     return record.levelno >= WARNING or bool({"avmae_jax", "launch"} & set(Path(record.pathname).parts))
+
+
+def _in_a_line(record: LogRecord) -> bool:
+    """Names a GPU's libraries that are installed and can't be used in a line, in place of the traceback that JAX logs."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, Exception):
+        from avmae_jax.errors import first_line
+
+        reason = first_line(error)
+        cuda = "cuda" in f"{record.args} {reason}".lower()
+        what = "CUDA wheels are installed, but no GPU could be used" if cuda else "a plugin of JAX is installed that can't be used"
+        record.msg, record.args, record.exc_info, record.exc_text = f"{what}: {reason}", (), None, None
+    return True
 
 
 class TrainingBar:
