@@ -10,9 +10,9 @@ tune.average_first to tune.average_last. With train.ema, ema/ holds the moving a
 
 from pathlib import Path
 
-from .common import cli, hosts_flags, model_flags, runtime, unused
+from .common import cli, hosts_flags, model_flags, runtime, training_flags, unused
 
-define_flags = hosts_flags.define
+define_flags = training_flags.define
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
         from avmae_jax.train.run import finetune
 
         with runtime.TrainingBar(config.train.log_every, shown=first).shown() as bar:
-            summary = finetune(config, reporter=bar, on_progress=bar.generating)
+            summary = finetune(config, reporter=bar, on_progress=bar.generating, profile=training_flags.profile())
     if summary and first:
         print(f"{summary['steps']} steps in {summary['seconds']:.0f} s")
         for name, key in (("held out", "held_out"), ("held out, mean of epochs", "averaged"), ("held out, moving average", "ema")):

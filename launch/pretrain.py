@@ -9,9 +9,9 @@ resumes a run that was stopped or killed. On several GPUs or hosts, start it onc
 
 from typing import Any
 
-from .common import cli, hosts_flags, model_flags, runtime, unused
+from .common import cli, hosts_flags, model_flags, runtime, training_flags, unused
 
-define_flags = hosts_flags.define
+define_flags = training_flags.define
 
 
 def report(summary: dict[str, Any], workdir: str) -> None:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         from avmae_jax.train.run import pretrain
 
         with runtime.TrainingBar(config.train.log_every, shown=first).shown() as bar:
-            summary = pretrain(config, reporter=bar, on_progress=bar.generating)
+            summary = pretrain(config, reporter=bar, on_progress=bar.generating, profile=training_flags.profile())
     if summary and first:
         report(summary, config.train.workdir)
 

@@ -11,6 +11,8 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -29,6 +31,8 @@ from avmae_jax.weights import io
 from avmae_jax.weights.official import to_official
 from avmae_jax.weights.tensor_files import read_tensors
 from parity.rows import Row, print_table
+
+_CUDNNS = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # of the extra cuda12, and of cuda13 and of PyTorch's wheels
 
 
 def media_inputs(config: ModelConfig, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,6 +85,21 @@ def check(
         yield from (row._replace(name=f"{kind}: {row.name}") for row in rows)
 
 
+def overwritten() -> str:
+    """Names the two distributions of cuDNN, if both are installed: they have the same files, of which the last one installed remains."""
+    found = {}
+    for name in _CUDNNS:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    if len(found) < len(_CUDNNS):
+        return ""
+    both = " and ".join(f"{name} {version}" for name, version in found.items())
+    return (
+        f"{both} are both installed and overwrite each other's files, so that JAX or PyTorch may run with the wrong cuDNN on a GPU; "
+        'in a new environment pip install -e ".[dev,parity,cuda13]", whose JAX and PyTorch share one\n'
+    )
+
+
 def main() -> int:
     """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -96,6 +115,7 @@ def main() -> int:
     parser.add_argument("--no_norm_pix", action="store_true", help="the model was trained to predict pixels as they are")
     parser.add_argument("--gradients", action="store_true", help="compare gradients too")
     args = parser.parse_args()
+    sys.stderr.write(overwritten())
     try:
         found, state = read(args.checkpoint, heads=args.heads, decoder_heads=args.decoder_heads, mel_bins=args.mel_bins)
         options = {"batch": args.batch, "seed": args.seed, "norm_pix": not args.no_norm_pix, "gradients": args.gradients}

@@ -78,3 +78,15 @@ def test_a_file_that_cannot_be_used_is_one_line(
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1
     assert str(media if kind == "media" else path) in printed.err
+
+
+@pytest.mark.parametrize("installed", [[], ["nvidia-cudnn-cu12"], ["nvidia-cudnn-cu13"], ["nvidia-cudnn-cu12", "nvidia-cudnn-cu13"]])
+def test_two_versions_of_cudnn_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: list[str]) -> None:
+    for name in installed:
+        folder = tmp_path / f"{name.replace('-', '_')}-9.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.1\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert bool(check.overwritten()) == (len(installed) == 2)
+    if check.overwritten():
+        assert all(name in check.overwritten() for name in [*installed, "cuda13"])

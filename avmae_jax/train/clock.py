@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
 
@@ -18,9 +19,10 @@ class Clock:
 
     @contextlib.contextmanager
     def wait(self) -> Iterator[None]:
-        """Counts the time of the block as waiting."""
+        """Counts the time of the block as waiting, and shows it in a profile."""
         begin = time.monotonic()
-        yield
+        with jax.profiler.TraceAnnotation("wait for data"):
+            yield
         self._waits[-1] += time.monotonic() - begin
 
     def done(self) -> None:

@@ -139,6 +139,18 @@ def require_shared(folder: Path) -> None:
         file.unlink()
 
 
+def keep_programs(folder: Path) -> None:
+    """Lets several processes keep compiled programs in a folder that they share, unless $JAX_COMPILATION_CACHE_DIR names another.
+
+    It must be one folder: on GPUs the processes share the work of timing kernels, so that one that finds no program would wait for those
+    that do. The first process alone writes.
+    """
+    if jax.process_count() == 1 or jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    for name, value in {"dir": str(folder), "min_compile_time_secs": 0, "min_entry_size_bytes": -1}.items():
+        jax.config.update(f"jax_{'compilation' if name == 'dir' else 'persistent'}_cache_{name}", value)
+
+
 @contextlib.contextmanager
 def losses_explained() -> Iterator[None]:
     """Turns what JAX raises in the block when another process is gone into a HostsError; alone it does nothing."""

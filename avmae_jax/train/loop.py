@@ -30,6 +30,7 @@ from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.feed import Feed
 from avmae_jax.train.fitting import Fit
 from avmae_jax.train.logbook import Logbook
+from avmae_jax.train.profiling import StepProfile
 from avmae_jax.train.program import jit_step
 from avmae_jax.train.snapshots import Snapshots
 from avmae_jax.train.step import State, make_evaluation
@@ -128,12 +129,13 @@ class Trainer:
         """Returns the state with the averaged weights in place of the current ones; None without them."""
         return self.state._replace(params=self.state.extra["ema"]) if "ema" in self.state.extra else None
 
-    def run(self, reporter: Reporter | None = None, on_restored: Callable[[], None] = lambda: None) -> bool:
+    def run(self, reporter: Reporter | None = None, on_restored: Callable[[], None] = lambda: None, *, profile: int = 0) -> bool:
         """Restores the newest checkpoint, if there is one, and trains until the last step; SIGTERM and Ctrl-C save and return earlier.
 
         Args:
           reporter: is called at every step.
           on_restored: is called before the first step, once a checkpoint has been accepted or there is none.
+          profile: number of steps that profiling.py records; 0: none.
 
         Returns:
           True if the last step was reached and nobody asked to stop.
@@ -142,6 +144,7 @@ class Trainer:
           NonFiniteLossError: if a loss or gradient isn't finite; nothing of that step is saved.
           CheckpointMismatchError: if the checkpoint is of another config or model.
           CheckpointError: if a checkpoint can't be written, or none can be read.
+          ConfigError: if fewer steps are left than should be profiled.
         """
         train, folder = self.config.train, Path(self.config.train.workdir).expanduser()
         with (
@@ -150,13 +153,16 @@ class Trainer:
             Checkpoints(folder / "checkpoints", keep_last=train.keep_last, keep_every=train.keep_every) as saved,
         ):
             self._restore(saved)
+            profiler = StepProfile(folder, profile, self.step, self.total_steps)
             on_restored()
             if reporter:
                 reporter.start(self.step, self.total_steps)
-            with closing(Logbook(folder, self.step, self._written)) as logbook:
-                return self._loop(saved, logbook, reporter, stopped)
+            with closing(profiler), closing(Logbook(folder, self.step, self._written)) as logbook:
+                return self._loop(saved, logbook, reporter, stopped, profiler)
 
-    def _loop(self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stopped: Callable[[], str]) -> bool:
+    def _loop(
+        self, checkpoints: Checkpoints, logbook: Logbook, reporter: Reporter | None, stopped: Callable[[], str], profiler: StepProfile
+    ) -> bool:
         train, clock = self.config.train, Clock(self.config.train.batch_size)
         snapshots = Snapshots(Path(train.workdir).expanduser(), self._meta, *self.task.averaged_epochs)
         log = StepLog(logbook, clock, checkpoints, reporter, self.epochs.steps, train.log_every)
@@ -168,10 +174,11 @@ class Trainer:
                 break
             if not self._feed.ready:
                 log.settle()  # so that only the time in which the devices have nothing to do counts as waiting for data
-            with clock.wait(), held:
-                ids, batch = self._feed.take()
-            held = nullcontext()
-            self.state, metrics = self._take_step(self.state, batch, self.key, np.int32(self.step))
+            with profiler.step(self.step, lambda: self.state):
+                with clock.wait(), held:
+                    ids, batch = self._feed.take()
+                held = nullcontext()
+                self.state, metrics = self._take_step(self.state, batch, self.key, np.int32(self.step))
             self.step += 1
             if self.step < self.total_steps:
                 self._feed.read_ahead()

@@ -62,13 +62,16 @@ SUMMARY_FILE = "summary.json"
 _LONG_STEP = 20.0  # seconds from which a CPU user is pointed to the tiny config
 
 
-def pretrain(config: Config, *, reporter: Reporter | None = None, on_progress: OnProgress | None = None) -> dict[str, Any] | None:
+def pretrain(
+    config: Config, *, reporter: Reporter | None = None, on_progress: OnProgress | None = None, profile: int = 0
+) -> dict[str, Any] | None:
     """Pretrains a model, or resumes the run in config.train.workdir.
 
     Args:
       config: of the run; its model.kind is one that is pretrained.
       reporter: is called at every step.
       on_progress: is called while the built-in set is generated.
+      profile: number of steps after the first three that are recorded in train.workdir/profile, for TensorBoard and Perfetto; 0: none.
 
     Returns:
       The content of summary.json: "steps", "seconds", "held_out", "retrieval", with train.ema "ema" and, if there are few held-out clips,
@@ -79,16 +82,19 @@ def pretrain(config: Config, *, reporter: Reporter | None = None, on_progress: O
         finite.
       ValueError: if fields of the config can't work together.
     """
-    return _run(config, "pretraining", reporter, on_progress)
+    return _run(config, "pretraining", reporter, on_progress, profile)
 
 
-def finetune(config: Config, *, reporter: Reporter | None = None, on_progress: OnProgress | None = None) -> dict[str, Any] | None:
+def finetune(
+    config: Config, *, reporter: Reporter | None = None, on_progress: OnProgress | None = None, profile: int = 0
+) -> dict[str, Any] | None:
     """Fine-tunes a classifier, or resumes the run in config.train.workdir.
 
     Args:
       config: of the run; its model.kind is a classifier.
       reporter: is called at every step.
       on_progress: is called while the built-in set is generated.
+      profile: number of steps after the first three that are recorded in train.workdir/profile, for TensorBoard and Perfetto; 0: none.
 
     Returns:
       The content of summary.json: "steps", "seconds", "held_out" and, where weights were averaged, "averaged" and "ema", and "warning" if
@@ -99,11 +105,15 @@ def finetune(config: Config, *, reporter: Reporter | None = None, on_progress: O
         finite.
       ValueError: if fields of the config can't work together.
     """
-    return _run(config, "classification", reporter, on_progress)
+    return _run(config, "classification", reporter, on_progress, profile)
 
 
 def _run(
-    config: Config, wanted: Literal["pretraining", "classification"], reporter: Reporter | None, on_progress: OnProgress | None
+    config: Config,
+    wanted: Literal["pretraining", "classification"],
+    reporter: Reporter | None,
+    on_progress: OnProgress | None,
+    profile: int,
 ) -> dict[str, Any] | None:
     """Runs the nine steps that the module's docstring numbers."""
     begin, config = time.monotonic(), copy.deepcopy(config)  # step 4 decides what it leaves open
@@ -113,6 +123,8 @@ def _run(
     require_task(config, wanted)
     with claimed(config) as workdir, hosts.losses_explained(), matmul_precision(config):  # 2
         hosts.require_shared(workdir)
+        if not config.train.deterministic:  # whose flags name a file for each process: no two would look for the same program
+            hosts.keep_programs(workdir / "programs")
         checkpoint = hosts.of_first(newest_meta(workdir / "checkpoints"))  # 3
         note_start(workdir, next((step for step, _ in steps_of(workdir / "checkpoints")), 0))
         with hosts.together():
@@ -133,7 +145,7 @@ def _run(
         if checkpoint is None:
             task.begin(model, train)
         trainer = Trainer(config, model, task, train, test, fit=fit)  # 8
-        finished = trainer.run(reporter, functools.partial(note_config, workdir, config))
+        finished = trainer.run(reporter, functools.partial(note_config, workdir, config), profile=profile)
         task.ended(trainer.negatives)
         if not finished:
             return None

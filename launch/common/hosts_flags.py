@@ -10,7 +10,7 @@ from absl import flags, logging
 
 from avmae_jax.files import printable
 
-from . import cli
+from . import cli, kept_programs
 from .model_flags import one_line_errors
 
 
@@ -27,10 +27,13 @@ def define(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None
 def joined() -> Iterator[bool]:
     """Joins the other processes for the block; ends this one with the block's error without waiting for them.
 
+    A process that is alone keeps compiled programs as every program does; train/hosts.py says where several keep them.
+
     Yields:
       Whether this process is the one that reports on the screen.
     """
     if flags.FLAGS.hosts == "off":
+        kept_programs.cache_programs()
         yield True
         return
     from avmae_jax.train import hosts, joining
@@ -38,8 +41,10 @@ def joined() -> Iterator[bool]:
     with one_line_errors():
         several = joining.join(flags.FLAGS.hosts_timeout)
     if not several:
+        kept_programs.cache_programs()
         yield True
         return
+    kept_programs.explain_failures()
     faulthandler.disable()  # JAX aborts a process when the first one is gone: every thread's traceback would hide the sentence
     if not hosts.is_first():
         logging.set_verbosity(logging.WARNING)

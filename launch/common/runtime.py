@@ -1,13 +1,12 @@
-"""Sets up what every program needs: logging, the cache of compiled programs, progress bars."""
+"""Sets up what every program needs: logging and progress bars."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from logging import WARNING, Formatter, LogRecord
+from logging import WARNING, Formatter, LogRecord, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,10 +14,13 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .kept_programs import cache_programs as cache_programs
+
 if TYPE_CHECKING:
     from avmae_jax.files import OnProgress
 
 
+_BACKENDS = "jax._src.xla_bridge"  # the logger of what JAX loads for its devices
 _MEASURABLE = 1.0  # seconds; a speed over less says nothing
 
 
@@ -32,16 +34,7 @@ def start() -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_ours_or_serious)
-
-
-def cache_programs() -> None:
-    """Caches compiled programs in ~/.cache/avmae_jax/programs, or in $JAX_COMPILATION_CACHE_DIR, so that a second call needn't compile."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/avmae_jax/programs").expanduser()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    getLogger(_BACKENDS).addFilter(_in_a_line)
 
 
 def console(file: TextIO | None = None) -> Console:
@@ -53,6 +46,19 @@ def console(file: TextIO | None = None) -> Console:
 def _ours_or_serious(record: LogRecord) -> bool:
     """Drops the log lines of other libraries that are not at least warnings."""
     return record.levelno >= WARNING or bool({"avmae_jax", "launch"} & set(Path(record.pathname).parts))
+
+
+def _in_a_line(record: LogRecord) -> bool:
+    """Names a GPU's libraries that are installed and can't be used in a line, in place of the traceback that JAX logs."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, Exception):
+        from avmae_jax.errors import first_line
+
+        reason = first_line(error)
+        cuda = "cuda" in f"{record.args} {reason}".lower()
+        what = "CUDA wheels are installed, but no GPU could be used" if cuda else "a plugin of JAX is installed that can't be used"
+        record.msg, record.args, record.exc_info, record.exc_text = f"{what}: {reason}", (), None, None
+    return True
 
 
 class TrainingBar:

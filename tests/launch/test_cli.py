@@ -145,6 +145,41 @@ def test_a_platform_without_its_plugin_is_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+UNUSABLE = """
+from absl import flags
+from launch.common import runtime
+flags.FLAGS(["program"])
+runtime.start()
+import jax
+print(jax.default_backend())
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("problem", "parts"),
+    [
+        ("def initialize(): raise RuntimeError('cuInit(0) failed: error 303\\nand more')", ["CUDA", "GPU", "cuInit(0) failed: error 303"]),
+        ("import xla_cuda12.absent", ["xla_cuda12"]),
+        ("raise ImportError('libcudart.so.12 is missing')", ["libcudart.so.12"]),
+    ],
+)
+def test_cuda_wheels_without_a_gpu_are_a_line(tmp_path: Path, problem: str, parts: list[str]) -> None:
+    """JAX finds its plugins by the name of their package."""
+    plugin = tmp_path / "jax_plugins/xla_cuda12"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text(f"{problem}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"} | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", UNUSABLE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(60), check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if any(part in line for part in parts)]
+    assert len(lines) == 1, done.stderr
+    assert all(part in lines[0] for part in parts)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_an_average_past_the_end_is_refused_before_anything_is_read(program: Program) -> None:
     average = ["--config.tune.average_first=1", "--config.tune.average_last=91"]
     done = program("-m", "launch.finetune", "--config=finetune_instruments", *average)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -254,3 +255,17 @@ def test_a_process_that_never_comes_and_one_with_another_config_end_with_a_sente
         assert "0.5 in process 1" in rank.stderr
         assert "Traceback" not in rank.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("processes", "given", "used"), [(2, None, "run"), (2, "mine", "mine"), (1, None, None)])
+def test_several_processes_keep_programs_in_one_folder_unless_the_user_names_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processes: int, given: str | None, used: str | None
+) -> None:
+    before: str = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    try:
+        jax.config.update("jax_compilation_cache_dir", given and str(tmp_path / given))
+        hosts.keep_programs(tmp_path / "run")
+        assert jax.config.jax_compilation_cache_dir == (used and str(tmp_path / used))  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
