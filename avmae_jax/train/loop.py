@@ -21,11 +21,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored
 from avmae_jax.config import Config
-from avmae_jax.config_history import negatives_of, require_same_config, with_defaults
 from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.clock import Clock
+from avmae_jax.train.continuing import require_same_run
 from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.feed import Feed
 from avmae_jax.train.fitting import Fit
@@ -37,14 +37,6 @@ from avmae_jax.train.step import State, make_evaluation
 from avmae_jax.train.step_log import Reporter, StepLog, shown
 from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
-
-# Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
-FREE_FIELDS = (
-    "name", "requires", "mesh", "model.remat", "data.path", "data.eval_path", "data.labels_csv", "data.root", "data.cache_dir",
-    "data.workers", "data.threads", "data.prefetch", "data.max_damaged", "train.workdir", "train.epochs", "train.steps", "train.log_every",
-    "train.eval_every", "train.picture_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_last", "train.keep_every",
-    "train.eval_batches", "train.retrieval_clips", "train.micro_batch", "train.matmul_precision", "train.deterministic",
-)  # fmt: skip
 
 
 class Trainer:
@@ -300,14 +292,7 @@ class Trainer:
 
     def _require_same_run(self, meta: dict[str, Any]) -> None:
         """Raises CheckpointMismatchError if a checkpoint's run computes something else; warns of other negatives."""
-        saved, now = (
-            {**with_defaults(m["config"], classifies=bool(m["label_names"])), "train_clips": m["train_clips"]} for m in (meta, self._meta())
-        )
-        if saved["data"]["channels"] is None:  # the run is older than the field
-            saved["data"]["channels"] = now["data"]["channels"]
-        saved["loss"]["negatives"] = negatives_of(meta)
-        bound = ("train.epochs", "train.steps") if self.config.optim.schedule == "cosine" else ()  # its rates follow from the run's length
-        require_same_config(saved, now, ignore=tuple(name for name in FREE_FIELDS if name not in bound))
+        require_same_run(meta, self._meta(), bound=("train.epochs", "train.steps") if self.config.optim.schedule == "cosine" else ())
         if self.negatives != meta.get("negatives", self.task.negatives(meta["micro_batch"], self.groups)):
             logging.warning(
                 "micro-batches had %d pairs and now have %d, so the contrastive loss chooses among %d pairs",

@@ -35,8 +35,9 @@ from avmae_jax.inference.token_features import TokenFeatures
 from avmae_jax.models import registry
 from avmae_jax.plots.learning_curve import draw_curves
 from avmae_jax.settings import flatten_fields
+from avmae_jax.train.continuing import FREE_FIELDS
 from avmae_jax.train.epochs import Epochs
-from avmae_jax.train.loop import FREE_FIELDS, Reporter
+from avmae_jax.train.loop import Reporter
 from avmae_jax.train.run import finetune, needs_of, open_sources, require_task
 from avmae_jax.train.snapshots import MEANS
 from avmae_jax.trees import flatten
