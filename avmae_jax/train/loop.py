@@ -29,7 +29,7 @@ from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.profiling import StepProfile
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import Context, State, make_loss, make_step
+from avmae_jax.train.step import Context, State, compiler_options, make_loss, make_step
 from avmae_jax.train.step_log import Reporter, StepLog
 from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
@@ -88,7 +88,7 @@ class Trainer:
         own_rows = sharding.on_own_rows(self.mesh)
         step = make_step(self.graph, task, optimizer, schedule, micro_batches=batch // micro_batch, groups=self.groups, own_rows=own_rows)
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+        self.jitted_step = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere), compiler_options=compiler_options())
         loss = make_loss(self.graph, task)
         self._eval_loss = jax.jit(
             lambda state, batch, key: loss(state.params, state.frozen, batch, Context(key, self.groups, state.extra, own_rows=own_rows))[1]
