@@ -105,6 +105,15 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
+def computed_once(values: jax.Array) -> jax.Array:
+    """Returns values that a CPU writes once, in a step that is compiled with the options of train/step.py; elsewhere it does nothing.
+
+    Left alone, XLA for CPUs computes the sum of the residual branches anew in every kernel that needs a block's tokens, up to all branches
+    before it. No two blocks have the same kernels then, and each has to be compiled by itself: 30 % of a step's compilation.
+    """
+    return jax.lax.platform_dependent(values, cpu=jax.lax.optimization_barrier, default=lambda same: same)
+
+
 def branch_key(key: RowKey | None, number: int) -> RowKey | None:
     """Derives the key of one part of a pass in training; None, which means evaluation, stays None."""
     return None if key is None else fold_in(key, number)
@@ -183,8 +192,10 @@ class Block(nnx.Module):
 
     def _run(self, tokens: jax.Array, stream: str, key: RowKey | None) -> jax.Array:
         first, second = (branch_key(key, number) if self.drop else None for number in range(2))
-        tokens = tokens + drop_path(self.attn(self.norm1[stream](tokens)), self.drop, first)
-        return tokens + drop_path(self.mlp(self.norm2[stream](tokens)), self.drop, second)
+        for norm, layer, own in ((self.norm1, self.attn, first), (self.norm2, self.mlp, second)):
+            branch = computed_once(layer(computed_once(norm[stream](tokens))))
+            tokens = computed_once(tokens + drop_path(branch, self.drop, own))
+        return tokens
 
 
 def drop_rate(config: ModelConfig, block: int) -> float:

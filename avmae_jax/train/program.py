@@ -22,7 +22,7 @@ from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.precision import matmul_precision
 from avmae_jax.train.pretraining import PretrainingTask
-from avmae_jax.train.step import State, make_step
+from avmae_jax.train.step import State, compiler_options, make_step
 from avmae_jax.train.task import Task
 from avmae_jax.weights.build import described
 
@@ -58,7 +58,8 @@ def jit_step(
     """
     own_rows, groups = sharding.on_own_rows(mesh), sharding.batch_shards(mesh)
     step = make_step(graph, task, *rates, micro_batches=micro_batches, groups=groups, own_rows=own_rows, comparing=task.comparing)
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(mesh, PartitionSpec())))
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, NamedSharding(mesh, PartitionSpec())), compiler_options=options)
 
 
 def trace_step(config: Config, task: Task, mesh: Mesh, micro_batch: int, clips: int, *, remat: bool | None = None) -> Step:

@@ -20,7 +20,7 @@ from avmae_jax.config import Config
 from avmae_jax.models import registry
 from avmae_jax.models.tokens import join
 from avmae_jax.train import losses, optim
-from avmae_jax.train.step import Context, Metrics, State, make_step
+from avmae_jax.train.step import Context, Metrics, State, compiler_options, make_step
 from avmae_jax.weights import build
 
 from .measuring import Run, Turns, peak_alone, ratio, show, take_turns
@@ -103,7 +103,8 @@ def prepare(job: str, config: Config, batch: Arrays, weights: Arrays | None = No
     schedule = optim.learning_rate(config.optim, 1e6)  # steps an epoch: the learning rate doesn't decay
     optimizer = optim.adam(config.optim, schedule)
     state = State(params, frozen, jax.jit(optimizer.init)(params), {})
-    step = jax.jit(make_step(graph, objective, optimizer, schedule, micro_batches=1, groups=1), donate_argnums=0)
+    update = make_step(graph, objective, optimizer, schedule, micro_batches=1, groups=1)
+    step = jax.jit(update, donate_argnums=0, compiler_options=compiler_options(jax.default_backend()))
 
     def run() -> list[np.ndarray]:
         nonlocal state

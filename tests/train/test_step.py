@@ -1,5 +1,6 @@
 """Checks that a step computed in parts is the step computed at once."""
 
+import re
 from typing import Any
 
 import jax
@@ -9,12 +10,13 @@ import optax
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config
+from avmae_jax.config import Config, ModelConfig
 from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.models.layers import Block, run_blocks
 from avmae_jax.models.rows import draw
 from avmae_jax.train import optim
 from avmae_jax.train.losses import pretraining_losses, pretraining_weights
-from avmae_jax.train.step import Context, Metrics, State, make_step
+from avmae_jax.train.step import Context, Metrics, State, compiler_options, make_step
 from tests.support import TINY, apply
 
 KEY = jax.random.key(7)
@@ -158,3 +160,22 @@ def test_only_training_has_a_key_to_drop_by_which_is_none_of_the_masks() -> None
     assert isinstance(dropping, jax.Array)
     taken = [key, *jax.random.split(key, 4), *(jax.random.fold_in(key, number) for number in range(100))]
     assert not any((jax.random.key_data(dropping) == jax.random.key_data(other)).all() for other in taken)
+
+
+def widest_kernels(depth: int, options: dict[str, str]) -> int:
+    """Returns the most arguments of a kernel in the gradient of a stack of blocks."""
+    blocks = nnx.List(Block(ModelConfig(), 16, 2, rngs=nnx.Rngs(0)) for _ in range(depth))
+    graph, params = nnx.split(blocks)
+
+    def loss(params: Any, tokens: jax.Array) -> jax.Array:
+        return jnp.square(run_blocks(nnx.merge(graph, params), tokens)).sum()
+
+    compiled = jax.jit(jax.grad(loss), compiler_options=options).lower(params, jnp.ones((2, 8, 16))).compile()
+    return max(arguments.count("%") for arguments in re.findall(r" fusion\((.*?)\), kind", compiled.as_text()))
+
+
+@pytest.mark.slow
+def test_a_kernel_on_a_cpu_does_not_grow_with_the_number_of_blocks() -> None:
+    """Otherwise no two blocks have the same kernels, and each is compiled by itself."""
+    assert widest_kernels(2, compiler_options("cpu")) == widest_kernels(5, compiler_options("cpu"))
+    assert widest_kernels(2, {}) < widest_kernels(5, {})  # else the options do nothing any more
