@@ -119,16 +119,14 @@ def fit_batch(config: Config, task: Task, clips: int, before: Mapping[str, Any] 
         way, reason = Way(config.model.remat or recomputed, kept), "as in the run that is resumed"
     else:
         estimated = _estimate(config, task, groups)
-        asked = jax.default_backend() != "cpu"
 
         def needed(remat: bool, micro_batch: int) -> Needed:
             formula = estimated(remat, micro_batch)
-            if not asked or formula.peak > _FAR * limit:
+            if jax.default_backend() == "cpu" or formula.peak > _FAR * limit:
                 return formula
             return _compile(config, task, mesh, clips, Way(remat, micro_batch), steps)
 
-        # XLA for CPUs merges the second computation of a block with the first, so that nothing would be saved.
-        remats = (config.model.remat,) if config.model.remat or not asked else (False, True)
+        remats = (True,) if config.model.remat else (False, True)
         way = choose(needed, parts_of(batch, groups), limit, remats)
         if way is None:
             raise ValueError(

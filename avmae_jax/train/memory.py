@@ -34,11 +34,11 @@ def step_flops(config: ModelConfig, mode: Mode | None = None, *, frozen: bool = 
 
 def activation_bytes(config: ModelConfig, mode: Mode | None = None, *, remat: bool | None = None) -> float:
     """Estimates the bytes of one pair's intermediate values in a training step; `mode` is a classifier's, `remat` replaces model.remat."""
-    bytes_each, on_cpu = jnp.dtype(config.product_dtype).itemsize, jax.default_backend() == "cpu"
-    kept, hidden = _KEPT_ON_CPUS if on_cpu else _KEPT
+    bytes_each = jnp.dtype(config.product_dtype).itemsize
+    kept, hidden = _KEPT_ON_CPUS if jax.default_backend() == "cpu" else _KEPT
     widths = kept + hidden * config.mlp_ratio
     stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in kind_of(config).stages(config, mode)]
-    if (config.remat if remat is None else remat) and not on_cpu:  # XLA for CPUs merges the second computation of a block with the first
+    if config.remat if remat is None else remat:
         return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
     return sum(blocks * size for blocks, size in stages) * widths
 
