@@ -62,7 +62,7 @@ class ModelConfig(Settings, group="model"):
     patch_dropout: float = 0.0  # training of a CAV-MAE classifier: share of the patches that are left out of each clip, in [0, 1)
     image_factor: float = 1.0  # late_classifier: what the image's logits are multiplied with before they are added to the audio's
     head_dropout: float = 0.0  # training of a classifier: share of the values that its last layer is given and that are set to 0, in [0, 1)
-    remat: bool = False  # recompute each block in the backward pass: less memory, more time on accelerators; no effect on a CPU
+    remat: bool = False  # recompute each block in the backward pass: less memory, a quarter more time
     compute_dtype: str = "auto"  # of training: float32 | bfloat16 | auto, bfloat16 where GPU or TPU has it; parameters, losses: float32
 
     @property
