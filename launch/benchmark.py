@@ -39,7 +39,11 @@ def main(argv: list[str]) -> None:
     if args.gpu_report:  # whose parts have a process each, so that this one leaves the device to them
         from .benchmarks import gpu_report
 
-        gpu_report.show_report(cli.config() if chosen else Config(), _sizes(args.batches), args.minutes, Path(args.gpu_report))
+        path, batches = Path(args.gpu_report).expanduser(), _sizes(args.batches)
+        if path.is_dir() or not path.parent.is_dir():
+            raise app.UsageError(f"--gpu_report {path}: it must be a file in a folder that exists")
+        with model_flags.one_line_errors():
+            gpu_report.show_report(cli.config() if chosen else Config(), batches, args.minutes, path)
         return
     from avmae_jax.train.run import device_line
 

@@ -22,7 +22,7 @@ from absl import flags
 from avmae_jax import config_files
 from avmae_jax.files import write_json, write_text
 
-from .common import cli, model_flags, runtime
+from .common import cli, kept_programs, model_flags, runtime
 
 if TYPE_CHECKING:
     from avmae_jax.config import Config
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
     cli.no_arguments(argv)
     args = flags.FLAGS
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     with model_flags.one_line_errors():
         from avmae_jax.data.catalog.generated import count_generated
         from avmae_jax.data.sources import open_source

@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from avmae_jax.files import write_json
 from avmae_jax.weights import box
 
-from .common import cli, model_flags, runtime, views
+from .common import cli, kept_programs, model_flags, runtime, views
 
 
 def fit_modes(path: str, given: list[str]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         )
     given = views.chosen("given", args.given, model_flags.GIVEN)
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     from avmae_jax.weights.calibration import file_beside
 
     from .common import tables

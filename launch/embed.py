@@ -10,7 +10,7 @@ existing files are never overwritten. Audio that is longer than the model's is c
 
 from absl import app, flags
 
-from .common import cli, model_flags, runtime
+from .common import cli, kept_programs, model_flags, runtime
 
 
 def main(argv: list[str]) -> None:
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2 or not args.out:
         raise app.UsageError("give one model, and --out, the file to write")
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     from avmae_jax.inference.embed import DatasetEmbedder, counted, kinds_of, needs_of, note_of
     from avmae_jax.inference.embedding_files import write_embeddings
     from avmae_jax.weights.tensor_files import require_new

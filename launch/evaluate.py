@@ -27,7 +27,7 @@ from absl import app, flags
 
 from avmae_jax.config import Frames
 
-from .common import cli, model_flags, runtime, unused, views
+from .common import cli, kept_programs, model_flags, runtime, unused, views
 
 
 def define_flags() -> None:
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     frames = cast(list[Frames], views.chosen("frames", args.frames, get_args(Frames))) or ["middle"]
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "evaluation")
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     from .common import baseline_tables, tables
 
     with model_flags.one_line_errors():

@@ -28,7 +28,7 @@ from absl import app, flags, logging
 from avmae_jax.errors import ClipError, CorruptRecordError
 from avmae_jax.files import printable
 
-from .common import cli, model_flags, runtime, unused
+from .common import cli, kept_programs, model_flags, runtime, unused
 
 
 def define_flags() -> None:
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give --out, the folder to write into")
     unused.require_used("inpaint", argv)
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     with model_flags.one_line_errors():
         status = run(argv[1], argv[2:], args.clips, Path(args.out).expanduser())
     if status:

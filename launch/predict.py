@@ -32,7 +32,7 @@ from avmae_jax.errors import ClipError
 from avmae_jax.files import file_names
 from avmae_jax.weights.box import DEFAULT
 
-from .common import cli, model_flags, runtime, unused
+from .common import cli, kept_programs, model_flags, runtime, unused
 
 if TYPE_CHECKING:
     from avmae_jax.inference.explain import Explainer
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
     check_usage(argv)
     args = flags.FLAGS
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     from avmae_jax.data.catalog.media_folder import media_files
     from avmae_jax.weights import box
 

@@ -18,7 +18,7 @@ from absl import app, flags
 
 from avmae_jax.files import write_json
 
-from .common import cli, labelled_data, model_flags, runtime
+from .common import cli, kept_programs, labelled_data, model_flags, runtime
 
 if TYPE_CHECKING:
     from avmae_jax.data.clip import ClipSource
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     args, path = flags.FLAGS, argv[1]
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "probe")
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     from .common import baseline_tables
 
     with model_flags.one_line_errors():

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from avmae_jax.files import replacing
 
-from .common import cli, model_flags, runtime, unused
+from .common import cli, kept_programs, model_flags, runtime, unused
 
 if TYPE_CHECKING:
     from avmae_jax.config import Frames
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give one RUN, the folder of a run; there are {len(argv) - 1}")
     unused.require_used("report", argv)
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     from avmae_jax.report.build import report
     from avmae_jax.report.run_folder import RunFolder
 

@@ -25,7 +25,7 @@ from avmae_jax.config import DataConfig
 from avmae_jax.errors import ClipError
 from avmae_jax.files import printable
 
-from .common import cli, model_flags, runtime, unused
+from .common import cli, kept_programs, model_flags, runtime, unused
 from .common.screen import escape
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--out is {args.out}; with --query it is a PNG, whose name ends in .png")
     unused.require_used("retrieve", argv)
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     status = 0
     with model_flags.one_line_errors():
         if args.query:

@@ -22,7 +22,7 @@ from absl import app, flags
 from avmae_jax.config import Config
 from avmae_jax.errors import AvmaeError
 
-from .common import cli, model_flags, runtime, unused, views
+from .common import cli, kept_programs, model_flags, runtime, unused, views
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
     config.tune.mode, config.init_from = _MODES[args.given], run
     unused.require_used("study", argv)
     runtime.start()
-    runtime.cache_programs()
+    kept_programs.cache_programs()
     with model_flags.one_line_errors():
         from avmae_jax.evals.learning_curve import PICTURE, STUDY
         from avmae_jax.train.study import study

@@ -22,7 +22,7 @@ from avmae_jax.data.clip import Clip, even_times
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described
 from avmae_jax.weights.io import Weights
-from launch.common import runtime
+from launch.common import kept_programs, runtime
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,7 +131,7 @@ def called_here(program: ModuleType) -> Iterator[Callable[..., None]]:
     before = flagsaver.save_flag_values()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "start", lambda: None)
-        patch.setattr(runtime, "cache_programs", lambda: None)
+        patch.setattr(kept_programs, "cache_programs", lambda: None)
         flags.FLAGS.set_gnu_getopt()
         program.define_flags()
 

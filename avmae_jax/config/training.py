@@ -17,9 +17,7 @@ class LossConfig(Settings, group="loss"):
     temperature: float = 0.05  # fixed temperature of the contrastive softmax
     bidirectional: bool = False  # False: softmax over audio for each image; True: the mean of both directions
     norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
-    negatives: str = (
-        "global"  # global | micro_batch | shard: of the whole batch, of the pairs computed at once, of a device's share of these
-    )
+    negatives: str = "global"  # global | micro_batch | shard: from the batch, the pairs computed at once, or a device's share of these
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""

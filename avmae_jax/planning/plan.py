@@ -70,10 +70,8 @@ def make_plan(config: Config, machine: Machine, clips: int = 0, classes: int = 0
     found: dict[Way, Compiled] = {}
 
     def compiled(remat: bool, micro_batch: int) -> Memory:
-        own = copy.deepcopy(config)
-        own.model.remat = remat
         logging.info("compiling %d pairs at once for %s%s", micro_batch, gpu.title, ", with model.remat" if remat else "")
-        result = compile_step(trace_step(own, task_of(own, names), mesh, micro_batch, count))
+        result = compile_step(trace_step(config, task, mesh, micro_batch, count, remat=remat))
         found[Way(remat, micro_batch)] = result
         return result.memory
 
@@ -83,7 +81,13 @@ def make_plan(config: Config, machine: Machine, clips: int = 0, classes: int = 0
     cost = cost_of(chosen.program, machine.devices, machine.hosts)
     pace = [speed.seconds(cost, gpu, pace) for pace in (speed.FAST, speed.SLOW)]
     tried = [{**each._asdict(), "peak_gib": result.memory.peak / _GIB} for each, result in found.items()]
-    step = {"batch_size": config.train.batch_size, **way._asdict(), "compute_dtype": config.model.compute_dtype, "tried": tried}
+    step = {
+        "batch_size": config.train.batch_size,
+        **way._asdict(),
+        "negatives": task.negatives(way.micro_batch, sharding.batch_shards(mesh)),
+        "compute_dtype": config.model.compute_dtype,
+        "tried": tried,
+    }
     sizes = {name: value / _GIB for name, value in chosen.memory._asdict().items()}
     return {
         "config": config.name,

@@ -3,7 +3,7 @@
 On accelerators the step is compiled here, and the compiler says what it needs. On CPUs a formula estimates it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -166,16 +166,11 @@ def _compile(config: Config, task: Task, mesh: jax.sharding.Mesh, clips: int, wa
 
 def _announce(config: Config, task: Task, way: Way, groups: int, reason: str) -> None:
     """Logs how a batch is computed where it isn't whole and without recomputed blocks, and the number of parameters."""
-    for line in _lines(config, task, way, groups, reason):
-        logging.info(line)
+    batch, size = config.train.batch_size, way.micro_batch
+    if way.remat and not config.model.remat:
+        logging.info("blocks are recomputed in the backward pass, which takes about a fifth more time (%s)", reason)
+    if size < batch:
+        negatives = describe_negatives(task, size, groups)
+        logging.info("a step of %d pairs is computed as %d micro-batches of %d (%s)%s", batch, batch // size, size, reason, negatives)
     params = nnx.filter_state(nnx.state(described(config.model, len(task.label_names)), nnx.Param), task.trainable())
     logging.info("%.1f M parameters are trained", sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6)
-
-
-def _lines(config: Config, task: Task, way: Way, groups: int, reason: str) -> Iterator[str]:
-    batch = config.train.batch_size
-    if way.remat and not config.model.remat:
-        yield f"blocks are recomputed in the backward pass, which takes about a fifth more time ({reason})"
-    if way.micro_batch < batch:
-        negatives = describe_negatives(task, way.micro_batch, groups)
-        yield f"a step of {batch} pairs is computed as {batch // way.micro_batch} micro-batches of {way.micro_batch} ({reason}){negatives}"

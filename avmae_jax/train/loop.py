@@ -31,7 +31,7 @@ from avmae_jax.train.feed import Feed
 from avmae_jax.train.fitting import Fit
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.profiling import StepProfile
-from avmae_jax.train.program import jit_step
+from avmae_jax.train.program import initial_state, jit_step
 from avmae_jax.train.snapshots import Snapshots
 from avmae_jax.train.step import State, make_evaluation
 from avmae_jax.train.step_log import Reporter, StepLog, shown
@@ -74,13 +74,9 @@ class Trainer:
 
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.key = jax.jit(lambda: jax.random.key(config.train.seed), out_shardings=everywhere)()  # device_put can't in several processes
-        self.graph, params, frozen = nnx.split(model, task.trainable(), ...)
         schedule = task.schedule(self.epochs.steps, self.total_steps)
         optimizer = task.optimizer(schedule)
-        params, frozen = (jax.device_put(tree, sharding.shardings(tree, self.mesh)) for tree in (params, frozen))
-        opt_state, extra = (sharding.initialise(make, params, self.mesh) for make in (optimizer.init, task.init_extra))
-        self.state = State(params, frozen, opt_state, extra)
-
+        self.graph, self.state = initial_state(model, task, optimizer, self.mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.jitted_step = jit_step(self.graph, task, (optimizer, schedule), self.mesh, places, batch // fit.micro_batch)
         self._take_step = fit.step or self.jitted_step

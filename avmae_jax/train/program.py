@@ -43,6 +43,14 @@ def task_of(config: Config, label_names: list[str]) -> Task:
     return FinetuningTask(config, None, label_names, nowhere)
 
 
+def initial_state(model: nnx.Module, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[Any, State]:
+    """Puts a model and what belongs to it on the devices; returns the graph of nnx.split(model, trainable, ...) and the state."""
+    graph, params, frozen = nnx.split(model, task.trainable(), ...)
+    params, frozen = (jax.device_put(tree, sharding.shardings(tree, mesh)) for tree in (params, frozen))
+    opt_state, extra = (sharding.initialise(make, params, mesh) for make in (optimizer.init, task.init_extra))
+    return graph, State(params, frozen, opt_state, extra)
+
+
 def jit_step(
     graph: Any, task: Task, rates: tuple[optax.GradientTransformation, optax.Schedule], mesh: Mesh, places: State, micro_batches: int
 ) -> Any:

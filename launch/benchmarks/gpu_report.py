@@ -1,6 +1,7 @@
 """Checks and measures everything that a GPU is promised to do, in one command of at most eight minutes: `--gpu-report`."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from .measuring import show
 
 _LEAST = 20  # seconds that a part must have left to be begun
 _STEPS = 20
-_EACH_KERNEL = {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}  # kernels are started one by one, so that a profile names each
+_EACH_KERNEL = "--xla_gpu_enable_command_buffer="  # kernels are started one by one, so that a profile names each
 
 
 def parts(batches: Sequence[int]) -> Iterator[Part]:
@@ -30,9 +31,8 @@ def parts(batches: Sequence[int]) -> Iterator[Part]:
     yield Part(f"step, batch {batches[-1]}", "steps", {"batch": batches[-1], "remat": False, "steps": _STEPS})
     yield Part(f"PyTorch, batch {first}", "pytorch", {"batch": first, "compiled": False, "steps": _STEPS})
     yield Part("training on clips", "feeding", {"batch": first, "steps": 3 * _STEPS})
-    yield Part(
-        f"parts of the step, batch {first}", "profile", {"batch": first, "steps": 5}, {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}
-    )
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {_EACH_KERNEL}".strip()
+    yield Part(f"parts of the step, batch {first}", "profile", {"batch": first, "steps": 5}, {"XLA_FLAGS": flags})
     for batch in batches[1:-1]:
         yield Part(f"step, batch {batch}", "steps", {"batch": batch, "remat": False, "steps": _STEPS})
     for batch in (batches[-1], *batches[:-1]):

@@ -25,7 +25,8 @@ def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
 
 def _step(plan: Mapping[str, Any]) -> dict[str, str]:
     step, memory, mesh = plan["step"], plan["memory_gib"], plan["machine"]["mesh"]
-    split = "" if step["micro_batch"] == step["batch_size"] else f" as micro-batches of {step['micro_batch']}, from which negatives come,"
+    among = f", contrasted among {step['negatives']}," if step["negatives"] else ""
+    split = "" if step["micro_batch"] == step["batch_size"] else f" as micro-batches of {step['micro_batch']}{among}"
     tried = [f"{_way(each)}: {each['peak_gib']:.1f} GiB" for each in step["tried"]]
     parts = ("weights", "moments", "extra", "batch", "temporaries")
     rows = {

@@ -14,8 +14,6 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .kept_programs import cache_programs as cache_programs
-
 if TYPE_CHECKING:
     from avmae_jax.files import OnProgress
 

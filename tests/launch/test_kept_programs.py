@@ -28,12 +28,12 @@ SMALL = """
 import collections, json, sys
 import jax, jax.numpy as jnp
 from absl import flags
-from launch.common import runtime
+from launch.common import kept_programs, runtime
 flags.FLAGS(["small"])
 seen = collections.Counter()
 jax.monitoring.register_event_listener(lambda name, **_: seen.update([name.rpartition("/")[2]]))
 runtime.start()
-runtime.cache_programs()
+kept_programs.cache_programs()
 assert float(jax.jit(lambda x: (x @ x).sum() + 1)(jnp.ones((3, 3)))) == 28
 print(json.dumps(seen | {"folder": jax.config.jax_compilation_cache_dir}))
 """
@@ -59,7 +59,7 @@ def kept(folder: Path, name: str = "") -> list[Path]:
 
 @pytest.mark.process
 def test_a_run_that_is_resumed_compiles_no_step_again(command: Command, tmp_path: Path) -> None:
-    """That its numbers are the same to the last bit is tested in test_pretrain_interrupted.py, whose programs share what they compile."""
+    """Counts compilations alone: test_pretrain_interrupted.py compares the numbers of resumed runs bit for bit."""
     folder = tmp_path / ".cache/avmae_jax/programs"
     arguments = ["launch.pretrain", *command.arguments(tmp_path / "run", {"train.steps": 3})]
     first = counts(run(COUNTED, *arguments, home=tmp_path))
@@ -75,7 +75,7 @@ def test_a_run_that_is_resumed_compiles_no_step_again(command: Command, tmp_path
 
 @pytest.mark.process
 def test_a_part_of_a_program_is_named_once_and_replaced(tmp_path: Path) -> None:
-    """A process that is killed while it writes leaves one."""
+    """Cuts kept programs short, as a process does that is killed while it writes one."""
     folder = tmp_path / ".cache/avmae_jax/programs"
     first = run(SMALL, home=tmp_path)
     assert (counts(first)["cache_misses"], first.stderr) == (len(kept(folder)), "")

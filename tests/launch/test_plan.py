@@ -96,12 +96,13 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused() -> None:
 @pytest.mark.usefixtures("on_cpu", "optax_promotion", "unpolished")
 @pytest.mark.parametrize("classifies", [False, True])
 def test_a_plan_says_what_the_run_takes(tmp_path: Path, classifies: bool) -> None:
-    changes = TINY | {"train.steps": 0, "train.epochs": 3.0}
+    changes = TINY | {"train.steps": 0, "train.epochs": 3.0, "train.micro_batch": 4}
     changes |= {"model.kind": "cavmae_classifier", "augment.mixup": 0.5} if classifies else {}
     done = planned("--config=tiny", "--gpu=h100", "--clips=4000", f"--json={tmp_path}/plan.json", *as_arguments(changes))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((tmp_path / "plan.json").read_text())
-    assert found["step"]["batch_size"] == found["step"]["micro_batch"] == 8
+    assert (found["step"]["batch_size"], found["step"]["micro_batch"], found["step"]["negatives"]) == (8, 4, 0 if classifies else 8)
+    assert ("among 8" in done.stdout) == (not classifies)  # the pairs of the whole batch, though it is computed in parts
     assert found["run"]["steps"] == 1500
     fast, slow = found["seconds_a_step"]
     assert 0 < fast < slow

@@ -1,6 +1,7 @@
 """Builds a config's training step on the devices of this machine, with random weights and a random batch."""
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 
@@ -12,8 +13,7 @@ from avmae_jax.config import Config
 from avmae_jax.models import registry
 from avmae_jax.train import sharding
 from avmae_jax.train.precision import settle_precision
-from avmae_jax.train.program import task_of, trace_step
-from avmae_jax.train.step import State
+from avmae_jax.train.program import initial_state, task_of, trace_step
 
 _CLIPS = 100_000  # in a pass over the made-up data set: the learning rate doesn't change meanwhile
 CLASSES = [f"class {number}" for number in range(527)]  # AudioSet's
@@ -34,19 +34,14 @@ class Program:
         self.compiled = step.traced.lower().compile()
         self.compile_seconds = time.perf_counter() - begin - self.trace_seconds
         self.config, self.key = config, jax.random.key(config.train.seed)
-        _, params, frozen = nnx.split(
-            registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed)), task.trainable(), ...
-        )
-        params, frozen = (jax.device_put(tree, sharding.shardings(tree, mesh)) for tree in (params, frozen))
-        optimizer = task.optimizer(task.schedule(_CLIPS / batch, _CLIPS))
-        made = (sharding.initialise(make, params, mesh) for make in (optimizer.init, task.init_extra))
-        self.state = State(params, frozen, *made)
+        model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))
+        _, self.state = initial_state(model, task, task.optimizer(task.schedule(_CLIPS / batch, _CLIPS)), mesh)
         self.batch = random_batch(step.batch)
         self._done = 0
 
     def train(self, steps: int) -> tuple[float, float]:
         """Dispatches steps one after another, as training does; returns the last loss, once it is there, and the seconds of all."""
-        begin, loss = time.perf_counter(), jax.numpy.nan
+        begin, loss = time.perf_counter(), math.nan
         for _ in range(steps):
             self.state, metrics = self.compiled(self.state, self.batch, self.key, np.int32(self._done))
             self._done, loss = self._done + 1, metrics["loss"]
