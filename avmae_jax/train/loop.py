@@ -32,7 +32,7 @@ from avmae_jax.train.fitting import Fit
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.program import jit_step
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import State, make_evaluation
+from avmae_jax.train.step import Metrics, State, make_evaluation
 from avmae_jax.train.step_log import Reporter, StepLog, shown
 from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
@@ -86,9 +86,10 @@ class Trainer:
         optimizer = task.optimizer(schedule)
         params, frozen = (jax.device_put(tree, sharding.shardings(tree, self.mesh)) for tree in (params, frozen))
         opt_state, extra = (sharding.initialise(make, params, self.mesh) for make in (optimizer.init, task.init_extra))
-        self.state = State(params, frozen, opt_state, extra)
+        state = State(params, frozen, opt_state, extra)
+        self.leaves, self._structure = jax.tree.flatten(state)
 
-        places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
         self.jitted_step = jit_step(self.graph, task, (optimizer, schedule), self.mesh, places, batch // fit.micro_batch)
         self._take_step = fit.step or self.jitted_step
         own_rows, comparing = sharding.on_own_rows(self.mesh), task.comparing
@@ -101,6 +102,15 @@ class Trainer:
         rows = sharding.own_rows(self.mesh, batch)
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
         self._feed = Feed(self.batches, partial(sharding.put_batch, mesh=self.mesh))
+
+    @property
+    def state(self) -> State:
+        """Returns everything that a step changes; steps pass its leaves to each other, see program.jit_step."""
+        return jax.tree.unflatten(self._structure, self.leaves)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.leaves = self._structure.flatten_up_to(state)
 
     @property
     def model(self) -> Any:
@@ -162,16 +172,16 @@ class Trainer:
         log = StepLog(logbook, clock, checkpoints, reporter, self.epochs.steps, train.log_every)
         held = ctrl_c_held() if self.config.data.workers else nullcontext()  # the first batch starts the reader processes
         stop, self._saved_at = False, time.monotonic()
+        metrics: Metrics = {}
         while self.step < self.total_steps:
             stop, save_now = self._decide(stopped)
             if stop:
                 break
-            if not self._feed.ready:
-                log.settle()  # so that only the time in which the devices have nothing to do counts as waiting for data
-            with clock.wait(), held:
+            waiting = nullcontext() if self._feed.ready else clock.wait(metrics)
+            with waiting, held:
                 ids, batch = self._feed.take()
             held = nullcontext()
-            self.state, metrics = self._take_step(self.state, batch, self.key, np.int32(self.step))
+            self.leaves, metrics = self._take_step(self.leaves, batch, self.key, np.int32(self.step))
             self.step += 1
             if self.step < self.total_steps:
                 self._feed.read_ahead()
