@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -14,8 +15,8 @@ class PartKey:
     Row i of part j is row i * parts + j of the batch.
     """
 
-    key: jax.Array  # of the whole batch
-    part: jax.Array  # j
+    key: Any  # jax.Array of the whole batch; Any, since JAX also builds pytrees with placeholders, as for recomputed blocks
+    part: Any  # jax.Array, j
     parts: int = dataclasses.field(metadata={"static": True})
 
 

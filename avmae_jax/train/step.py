@@ -69,6 +69,11 @@ class Comparing(Objective, Protocol):
         ...
 
 
+def merged(graph: Any, params: Any, frozen: Any) -> Any:
+    """Returns the model with variables of its own, which recomputed blocks may set also inside a loop over micro-batches."""
+    return nnx.merge(graph, params, frozen, copy=True)
+
+
 def make_loss(graph: Any, objective: Objective) -> Callable[..., tuple[jax.Array, Metrics]]:
     """Returns loss(params, frozen, batch, context) -> (total, metrics), with "loss" and each loss among the metrics.
 
@@ -78,7 +83,7 @@ def make_loss(graph: Any, objective: Objective) -> Callable[..., tuple[jax.Array
     """
 
     def loss(params: Any, frozen: Any, batch: Any, context: Context) -> tuple[jax.Array, Metrics]:
-        losses, metrics = objective.losses(nnx.merge(graph, params, frozen), batch, context)
+        losses, metrics = objective.losses(merged(graph, params, frozen), batch, context)
         total = weighted_sum(losses, objective.loss_weights)
         return total, {"loss": total, **losses, **metrics}
 
@@ -111,7 +116,7 @@ def make_evaluation(
         task = comparing
 
         def own(number: Any, part: Any) -> tuple[Metrics, Any]:
-            model = nnx.merge(graph, state.params, state.frozen)
+            model = merged(graph, state.params, state.frozen)
             return task.own_losses(model, part, context(PartKey(key, number, parts)))
 
         return compared_losses(own, lambda vectors: task.compared(vectors, groups), objective.loss_weights, cut(batch, parts))
@@ -165,7 +170,7 @@ def make_step(
         task = comparing
 
         def own(params: Any, number: Any, part: Any) -> tuple[Metrics, Any]:
-            model = nnx.merge(graph, params, state.frozen)
+            model = merged(graph, params, state.frozen)
             return task.own_losses(model, part, context(PartKey(key, number, micro_batches)))
 
         def compared(vectors: Any) -> tuple[Metrics, Metrics]:

@@ -51,10 +51,10 @@ def stepped(micro_batches: int, **changes: Any) -> tuple[dict[str, float], list[
     return {name: float(value) for name, value in metrics.items()}, jax.tree.leaves(moved)
 
 
-@pytest.mark.parametrize("micro_batches", [2, 8])
+@pytest.mark.parametrize(("micro_batches", "remat"), [(2, False), (8, False), (4, True)])
 @pytest.mark.slow
-def test_with_global_negatives_micro_batches_change_nothing(micro_batches: int) -> None:
-    (metrics, gradient), (parts, other) = stepped(1), stepped(micro_batches)
+def test_with_global_negatives_micro_batches_change_nothing(micro_batches: int, remat: bool) -> None:
+    (metrics, gradient), (parts, other) = stepped(1), stepped(micro_batches, model__remat=remat)
     assert metrics["nce"] > 1
     assert parts == pytest.approx(metrics, rel=1e-5)
     difference = np.sqrt(sum(np.square(one - same).sum() for one, same in zip(gradient, other, strict=True)))
@@ -87,13 +87,14 @@ def test_the_pairs_compared_are_counted(negatives: str, expected: int) -> None:
     assert (task.comparing is task) == (negatives == "global")
 
 
+@pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.slow
-def test_an_evaluation_in_parts_is_that_of_the_whole_batch() -> None:
-    config = apply(Config(), CHANGES)
-    task = PretrainingTask(config, None, Path("unused"))
-    graph, params, frozen = nnx.split(CAVMAE(config.model, rngs=nnx.Rngs(0)), task.trainable(), ...)
+def test_an_evaluation_in_parts_is_that_of_the_whole_batch(remat: bool) -> None:
     found = []
-    for micro_batch in (8, 2):
+    for micro_batch, recomputed in ((8, False), (2, remat)):
+        config = apply(Config(), CHANGES | {"model.remat": recomputed})
+        task = PretrainingTask(config, None, Path("unused"))
+        graph, params, frozen = nnx.split(CAVMAE(config.model, rngs=nnx.Rngs(0)), task.trainable(), ...)
         evaluate = make_evaluation(graph, task, micro_batch=micro_batch, groups=1, comparing=task.comparing)
         found.append({name: float(value) for name, value in jax.jit(evaluate)(State(params, frozen, {}, {}), batch(), KEY).items()})
     assert found[1] == pytest.approx(found[0], rel=1e-5)

@@ -57,6 +57,11 @@ def test_the_planned_step_is_the_one_that_training_runs(tmp_path: Path, changes:
     assert planned(config, micro_batch, list(task.label_names)).traced.lower().as_text() == trained.as_text()
 
 
+def test_a_frozen_base_is_recomputed_in_micro_batches() -> None:
+    changes = {"model.kind": "cavmae_classifier", "tune.freeze_base": True, "model.remat": True, "train.micro_batch": 4}
+    assert planned(tiny(changes), 4, ["a", "b"]).traced.lower().as_text()
+
+
 @pytest.fixture(scope="module")
 def lowered() -> tuple[Config, Step, str]:
     """Lowers a step in bfloat16 for CUDA on a machine without the wheels, down to cuDNN's custom calls."""
