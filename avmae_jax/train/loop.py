@@ -34,7 +34,7 @@ from avmae_jax.train.program import jit_step
 from avmae_jax.train.snapshots import Snapshots
 from avmae_jax.train.step import Metrics, State, make_evaluation
 from avmae_jax.train.step_log import Reporter, StepLog, shown
-from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
+from avmae_jax.train.stopping import Agreement, agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
 # Fields that may differ when a run is resumed: they don't change what is computed, or (steps, epochs) only for how long.
@@ -102,6 +102,7 @@ class Trainer:
         rows = sharding.own_rows(self.mesh, batch)
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
         self._feed = Feed(self.batches, partial(sharding.put_batch, mesh=self.mesh))
+        self._agreement = Agreement(self.mesh)
 
     @property
     def state(self) -> State:
@@ -216,11 +217,17 @@ class Trainer:
         return True
 
     def _decide(self, stopped: Callable[[], str]) -> tuple[bool, bool]:
-        """Returns whether to stop now, and whether it is time for a checkpoint; several processes ask each other every log_every steps."""
-        if jax.process_count() > 1 and self.step % self.config.train.log_every:
-            return False, False
-        minutes = self.config.train.checkpoint_minutes
-        return agreed(bool(stopped()), 0 < 60 * minutes <= time.monotonic() - self._saved_at)
+        """Returns whether to stop now, and whether it is time for a checkpoint.
+
+        Several processes ask each other every log_every steps, and hear the answer a step later.
+        """
+        due = 0 < 60 * self.config.train.checkpoint_minutes <= time.monotonic() - self._saved_at
+        if jax.process_count() == 1:
+            return bool(stopped()), due
+        stop, save = self._agreement.answer()
+        if self.step % self.config.train.log_every == 0:
+            self._agreement.ask(bool(stopped()), due and not save)
+        return stop, save
 
     def _evaluate_into(self, logbook: Logbook, progress: Mapping[str, float], snapshots: Snapshots) -> None:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""

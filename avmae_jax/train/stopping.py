@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,6 +52,31 @@ def ctrl_c_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Agreement:
+    """Lets the processes of a run stop and save after the same step without waiting for their devices, which have steps to compute.
+
+    Every process must call `ask` and `answer` after the same steps.
+    """
+
+    def __init__(self, mesh: Mesh):
+        """Takes the mesh of the devices of all processes."""
+        self._rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._any = jax.jit(lambda flags: flags.any(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._asked: jax.Array | None = None
+
+    def ask(self, stop: bool, save: bool) -> None:
+        """Asks to stop if any process is asked to, and to save if the first one wants to; the devices answer after the steps before."""
+        flags = np.array([[stop, save and jax.process_index() == 0]])
+        self._asked = self._any(jax.make_array_from_callback((self._rows.mesh.size, 2), self._rows, lambda _: flags))
+
+    def answer(self) -> tuple[bool, bool]:
+        """Returns whether to stop and whether to save, as was asked for last; neither if nothing was since the last answer."""
+        if self._asked is None:
+            return False, False
+        (stop, save), self._asked = jax.device_get(self._asked), None
+        return bool(stop), bool(save)
 
 
 def agreed(stop: bool, save: bool) -> tuple[bool, bool]:

@@ -13,8 +13,10 @@ import pytest
 
 from avmae_jax.checkpoint import manager
 from avmae_jax.checkpoint.manager import restore_params
+from avmae_jax.config import MeshConfig
 from avmae_jax.errors import CheckpointMismatchError
-from avmae_jax.train.stopping import agreed
+from avmae_jax.train.sharding import make_mesh
+from avmae_jax.train.stopping import Agreement, agreed
 from avmae_jax.trees import flatten
 from tests.train.colours import STEPS, ColourTask, Watcher, computed, make_trainer, rows, saved
 
@@ -205,6 +207,15 @@ def test_processes_stop_and_save_as_the_first_one_decides(monkeypatch: pytest.Mo
         "avmae_jax.train.stopping.multihost_utils.process_allgather", lambda flags: np.array([[False, False], [False, True]])
     )
     assert agreed(False, True) == (False, False)
+
+
+def test_an_agreement_is_answered_once() -> None:
+    agreement = Agreement(make_mesh(MeshConfig()))
+    assert agreement.answer() == (False, False)
+    for asked in ((True, False), (False, True), (True, True)):
+        agreement.ask(*asked)
+        assert agreement.answer() == asked
+        assert agreement.answer() == (False, False)
 
 
 def test_edited_numbers_are_noticed_when_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
