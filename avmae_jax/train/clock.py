@@ -1,15 +1,17 @@
 """Measures the speed of a run."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 
 class Clock:
-    """Measures pairs per second and the share of time spent waiting for data, over the last steps."""
+    """Measures pairs per second and the share of time in which the devices wait for data, over the last steps."""
 
     def __init__(self, batch_size: int, memory: int = 20):
         """Starts the clock; `memory` is the number of latest steps that count."""
@@ -18,12 +20,24 @@ class Clock:
         self._waits: list[float] = [0.0]
 
     @contextlib.contextmanager
-    def wait(self) -> Iterator[None]:
-        """Counts the time of the block as waiting, and shows it in a profile."""
-        begin = time.monotonic()
+    def wait(self, computed: Any) -> Iterator[None]:
+        """Counts the time of the block as waiting, from when the devices have nothing left to do, and shows the block in a profile.
+
+        Args:
+          computed: results of the latest step, which may still be computed; {}: there is none.
+        """
+        begin, ready = time.monotonic(), list[float]()
+
+        def watch() -> None:
+            with contextlib.suppress(RuntimeError):  # a step that fails is reported when its metrics are fetched
+                jax.block_until_ready(computed)
+            ready.append(time.monotonic())
+
+        threading.Thread(target=watch, daemon=True).start()
         with jax.profiler.TraceAnnotation("wait for data"):
             yield
-        self._waits[-1] += time.monotonic() - begin
+        end = time.monotonic()
+        self._waits[-1] += end - max(begin, min([end, *ready]))
 
     def done(self) -> None:
         """Ends a step."""

@@ -33,9 +33,9 @@ from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.profiling import StepProfile
 from avmae_jax.train.program import initial_state, jit_step
 from avmae_jax.train.snapshots import Snapshots
-from avmae_jax.train.step import State, make_evaluation
+from avmae_jax.train.step import Metrics, State, make_evaluation
 from avmae_jax.train.step_log import Reporter, StepLog, shown
-from avmae_jax.train.stopping import agreed, ctrl_c_held, stop_requested
+from avmae_jax.train.stopping import Agreement, agreed, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
 
@@ -76,8 +76,9 @@ class Trainer:
         self.key = jax.jit(lambda: jax.random.key(config.train.seed), out_shardings=everywhere)()  # device_put can't in several processes
         schedule = task.schedule(self.epochs.steps, self.total_steps)
         optimizer = task.optimizer(schedule)
-        self.graph, self.state = initial_state(model, task, optimizer, self.mesh)
-        places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        self.graph, state = initial_state(model, task, optimizer, self.mesh)
+        self.leaves, self._structure = jax.tree.flatten(state)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
         self.jitted_step = jit_step(self.graph, task, (optimizer, schedule), self.mesh, places, batch // fit.micro_batch)
         self._take_step = fit.step or self.jitted_step
         own_rows, comparing = sharding.on_own_rows(self.mesh), task.comparing
@@ -90,6 +91,16 @@ class Trainer:
         rows = sharding.own_rows(self.mesh, batch)
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
         self._feed = Feed(self.batches, partial(sharding.put_batch, mesh=self.mesh))
+        self._agreement = Agreement(self.mesh)
+
+    @property
+    def state(self) -> State:
+        """Returns everything that a step changes; steps pass its leaves to each other, see program.jit_step."""
+        return jax.tree.unflatten(self._structure, self.leaves)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.leaves = self._structure.flatten_up_to(state)
 
     @property
     def model(self) -> Any:
@@ -156,17 +167,17 @@ class Trainer:
         log = StepLog(logbook, clock, checkpoints, reporter, self.epochs.steps, train.log_every)
         held = ctrl_c_held() if self.config.data.workers else nullcontext()  # the first batch starts the reader processes
         stop, self._saved_at = False, time.monotonic()
+        metrics: Metrics = {}
         while self.step < self.total_steps:
-            stop, save_now = self._decide(stopped)
+            stop, save_now = self._agreement.decide(bool(stopped()), self._save_due, asks=self.step % train.log_every == 0)
             if stop:
                 break
-            if not self._feed.ready:
-                log.settle()  # so that only the time in which the devices have nothing to do counts as waiting for data
-            with profiler.step(self.step, lambda: self.state):
-                with clock.wait(), held:
+            waiting = nullcontext() if self._feed.ready else clock.wait(metrics)
+            with profiler.step(self.step, lambda: self.leaves):
+                with waiting, held:
                     ids, batch = self._feed.take()
                 held = nullcontext()
-                self.state, metrics = self._take_step(self.state, batch, self.key, np.int32(self.step))
+                self.leaves, metrics = self._take_step(self.leaves, batch, self.key, np.int32(self.step))
             self.step += 1
             if self.step < self.total_steps:
                 self._feed.read_ahead()
@@ -200,12 +211,10 @@ class Trainer:
             return False
         return True
 
-    def _decide(self, stopped: Callable[[], str]) -> tuple[bool, bool]:
-        """Returns whether to stop now, and whether it is time for a checkpoint; several processes ask each other every log_every steps."""
-        if jax.process_count() > 1 and self.step % self.config.train.log_every:
-            return False, False
-        minutes = self.config.train.checkpoint_minutes
-        return agreed(bool(stopped()), 0 < 60 * minutes <= time.monotonic() - self._saved_at)
+    @property
+    def _save_due(self) -> bool:
+        """Returns whether train.checkpoint_minutes have passed since the last checkpoint."""
+        return 0 < 60 * self.config.train.checkpoint_minutes <= time.monotonic() - self._saved_at
 
     def _evaluate_into(self, logbook: Logbook, progress: Mapping[str, float], snapshots: Snapshots) -> None:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""

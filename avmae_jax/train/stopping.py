@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,6 +52,36 @@ def ctrl_c_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Agreement:
+    """Lets the processes of a run stop and save after the same step without waiting for their devices, which have steps to compute."""
+
+    def __init__(self, mesh: Mesh):
+        """Takes the mesh of the devices of all processes."""
+        self._rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._any = jax.jit(lambda flags: flags.any(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._asked: jax.Array | None = None
+
+    def decide(self, stop: bool, save: bool, *, asks: bool) -> tuple[bool, bool]:
+        """Returns whether to stop and whether to save after this step; several processes hear the answer a step after they ask.
+
+        Every process must call it after the same steps, with the same `asks`.
+
+        Args:
+          stop: whether this process is asked to stop; all do if any is.
+          save: whether this process wants to save; all do if the first one wants to.
+          asks: whether several processes ask each other now.
+        """
+        if jax.process_count() == 1:
+            return stop, save
+        answer = (False, False) if self._asked is None else tuple(map(bool, jax.device_get(self._asked)))
+        self._asked = self._ask(stop, save and not answer[1]) if asks else None
+        return answer
+
+    def _ask(self, stop: bool, save: bool) -> jax.Array:
+        flags = np.array([[stop, save and jax.process_index() == 0]])
+        return self._any(jax.make_array_from_callback((self._rows.mesh.size, 2), self._rows, lambda _: flags))
 
 
 def agreed(stop: bool, save: bool) -> tuple[bool, bool]:

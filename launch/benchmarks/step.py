@@ -33,13 +33,13 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     try:
         batch, key = sharding.put_batch(next(trainer.batches), trainer.mesh), jax.random.key(0)
         begin = time.perf_counter()
-        lowered = trainer.jitted_step.lower(trainer.state, batch, key, np.int32(0))
+        lowered = trainer.jitted_step.lower(trainer.leaves, batch, key, np.int32(0))
         traced = time.perf_counter()
         step = lowered.compile()
         compiled = time.perf_counter()
 
         def once() -> None:
-            trainer.state, _ = jax.block_until_ready(step(trainer.state, batch, key, np.int32(0)))
+            trainer.leaves, _ = jax.block_until_ready(step(trainer.leaves, batch, key, np.int32(0)))
 
         seconds = float(np.median(take_turns({"step": once}, steps)["step"].clock))
         peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")  # of an accelerator

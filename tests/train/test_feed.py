@@ -2,11 +2,14 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import monitoring
 
@@ -139,3 +142,50 @@ def test_the_loop_reads_no_batch_after_the_last(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(TrainBatches, "__next__", lambda self: read.append(1) or following(self))
     assert make_trainer(tmp_path, test=None).run()
     assert len(read) == STEPS
+
+
+class Running:
+    """Stands for results that aren't computed before the loop has dispatched the next step."""
+
+    def __init__(self, value: Any):
+        self.computed, self._value = threading.Event(), value
+
+    def block_until_ready(self) -> Any:
+        assert self.computed.wait(10), "the loop waits for a step before it dispatches the next one"
+        return self
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return np.asarray(self.block_until_ready()._value)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_late_batch_is_trained_on_as_soon_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step before it may still run, and then nobody waited for data."""
+    never: dict[str, Any] = {f"train__{name}_every": 100 for name in ("eval", "picture", "checkpoint")}
+    trainer, following = make_trainer(tmp_path, test=None, train=4 * STEPS, **never), TrainBatches.__next__
+    wanted, wait, take_step, dispatched = threading.Event(), Clock.wait, trainer._take_step, list[Running]()
+
+    def late(self: TrainBatches) -> Any:
+        assert wanted.wait(10)
+        wanted.clear()
+        return following(self)
+
+    @contextmanager
+    def wait_noted(self: Clock, computed: Any) -> Iterator[None]:
+        with wait(self, computed):
+            wanted.set()
+            yield
+
+    def step(*given: Any) -> Any:
+        leaves, metrics = take_step(*given)
+        dispatched.append(Running(metrics["loss"]))
+        for each in dispatched[: None if len(dispatched) == STEPS else -1]:
+            each.computed.set()
+        return leaves, metrics | {"loss": dispatched[-1]}
+
+    monkeypatch.setattr(TrainBatches, "__next__", late)
+    monkeypatch.setattr(Clock, "wait", wait_noted)
+    monkeypatch.setattr(trainer, "_take_step", step)
+    watcher = Watcher()
+    assert trainer.run(watcher)
+    assert watcher.steps == list(range(1, STEPS + 1))

@@ -169,3 +169,15 @@ def test_a_picture_that_is_drawn_is_on_the_board(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(task, "draw", lambda model, step: tmp_path / f"{step}.png")
     assert make_trainer(tmp_path, task=task).run()
     assert shown == [(step, tmp_path / f"{step}.png") for step in (4, 8, 9)]
+
+
+def test_a_step_is_called_with_arrays_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX goes through nodes of nnx in Python, which takes longer than the rest of a call."""
+    trainer = make_trainer(tmp_path, test=None, train__steps=2)
+    given, take_step = list[Any](), trainer._take_step
+    monkeypatch.setattr(trainer, "_take_step", lambda *args: given.append(args) or take_step(*args))
+    before = trainer.state
+    assert trainer.run()
+    for leaves, *_ in given:
+        assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    assert jax.tree.structure(trainer.state) == jax.tree.structure(before)

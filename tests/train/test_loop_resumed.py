@@ -13,8 +13,10 @@ import pytest
 
 from avmae_jax.checkpoint import manager
 from avmae_jax.checkpoint.manager import restore_params
+from avmae_jax.config import MeshConfig
 from avmae_jax.errors import CheckpointMismatchError
-from avmae_jax.train.stopping import agreed
+from avmae_jax.train.sharding import make_mesh
+from avmae_jax.train.stopping import Agreement, agreed
 from avmae_jax.trees import flatten
 from tests.train.colours import STEPS, ColourTask, Watcher, computed, make_trainer, rows, saved
 
@@ -205,6 +207,19 @@ def test_processes_stop_and_save_as_the_first_one_decides(monkeypatch: pytest.Mo
         "avmae_jax.train.stopping.multihost_utils.process_allgather", lambda flags: np.array([[False, False], [False, True]])
     )
     assert agreed(False, True) == (False, False)
+
+
+def test_several_processes_hear_what_they_asked_a_step_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    agreement = Agreement(make_mesh(MeshConfig()))
+    assert agreement.decide(True, True, asks=False) == (True, True)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert agreement.decide(True, True, asks=False) == (False, False)
+    for asked in ((True, False), (False, True), (True, True)):
+        assert agreement.decide(*asked, asks=True) == (False, False)
+        assert agreement.decide(False, False, asks=False) == asked
+    assert agreement.decide(False, True, asks=True) == (False, False)
+    assert agreement.decide(False, True, asks=True) == (False, True)  # which saves now, and needn't be asked for once more
+    assert agreement.decide(False, False, asks=False) == (False, False)
 
 
 def test_edited_numbers_are_noticed_when_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -35,7 +35,7 @@ COMPILE = """
         trainer = Trainer(config, model, task, Clips(24), None, fit=Fit(config.train.micro_batch))
         batch = sharding.put_batch(next(trainer.batches), trainer.mesh)
         trainer.batches.close()
-        texts.append(trainer.jitted_step.lower(trainer.state, batch, trainer.key, np.int32(0)).compile().as_text())
+        texts.append(trainer.jitted_step.lower(trainer.leaves, batch, trainer.key, np.int32(0)).compile().as_text())
     print(json.dumps(texts))
 """
 

@@ -55,8 +55,8 @@ def both(folder: Path, stop: int) -> list[str]:
 def test_two_processes_write_once_and_save_and_stop_together(tmp_path: Path) -> None:
     stopped = both(tmp_path, 3)
     assert stopped[0] == stopped[1]
-    assert stopped[0].startswith("ended False 4 ")  # they ask each other every second step
-    assert both(tmp_path, 0) == ["ended True 9 [1, 3, 4, 5, 7, 9]"] * 2
+    assert stopped[0].startswith("ended False 5 ")  # they ask each other every second step, and hear the answer a step later
+    assert both(tmp_path, 0) == ["ended True 9 [2, 4, 5, 8, 9]"] * 2
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 10))
     assert [row["step"] for row in rows if row["split"] == "eval"] == [4, 8, 9]

@@ -53,7 +53,7 @@ def test_the_planned_step_is_the_one_that_training_runs(tmp_path: Path, changes:
         batch = sharding.put_batch(next(trainer.batches), trainer.mesh)
     finally:
         trainer.batches.close()
-    trained = trainer.jitted_step.lower(trainer.state, batch, trainer.key, np.int32(0))
+    trained = trainer.jitted_step.lower(trainer.leaves, batch, trainer.key, np.int32(0))
     assert planned(config, micro_batch, list(task.label_names)).traced.lower().as_text() == trained.as_text()
 
 

@@ -41,11 +41,14 @@ class Program:
 
     def train(self, steps: int) -> tuple[float, float]:
         """Dispatches steps one after another, as training does; returns the last loss, once it is there, and the seconds of all."""
+        leaves, structure = jax.tree.flatten(self.state)
         begin, loss = time.perf_counter(), math.nan
         for _ in range(steps):
-            self.state, metrics = self.compiled(self.state, self.batch, self.key, np.int32(self._done))
+            leaves, metrics = self.compiled(leaves, self.batch, self.key, np.int32(self._done))
             self._done, loss = self._done + 1, metrics["loss"]
-        return float(loss), time.perf_counter() - begin
+        loss, seconds = float(loss), time.perf_counter() - begin
+        self.state = jax.tree.unflatten(structure, leaves)
+        return loss, seconds
 
 
 def random_batch(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
