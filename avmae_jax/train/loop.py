@@ -126,7 +126,8 @@ class Trainer:
     @property
     def _averaged(self) -> State | None:
         """Returns the state with the averaged weights in place of the current ones; None without them."""
-        return self.state._replace(params=self.state.extra["ema"]) if "ema" in self.state.extra else None
+        state = self.state
+        return state._replace(params=state.extra["ema"]) if "ema" in state.extra else None
 
     def run(self, reporter: Reporter | None = None, on_restored: Callable[[], None] = lambda: None, *, profile: int = 0) -> bool:
         """Restores the newest checkpoint, if there is one, and trains until the last step; SIGTERM and Ctrl-C save and return earlier.

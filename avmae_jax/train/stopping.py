@@ -75,9 +75,9 @@ class Agreement:
         """
         if jax.process_count() == 1:
             return stop, save
-        answer = (False, False) if self._asked is None else tuple(map(bool, jax.device_get(self._asked)))
-        self._asked = self._ask(stop, save and not answer[1]) if asks else None
-        return answer
+        stops, saves = (False, False) if self._asked is None else map(bool, jax.device_get(self._asked))
+        self._asked = self._ask(stop, save and not saves) if asks else None
+        return stops, saves
 
     def _ask(self, stop: bool, save: bool) -> jax.Array:
         flags = np.array([[stop, save and jax.process_index() == 0]])
