@@ -18,7 +18,7 @@ TINY = Config(name="mini", model=MODEL, data=DataConfig(source="builtin", worker
 
 
 def rows_of(title: str) -> part.Measured:
-    chosen = next(each for each in gpu_report.parts((2, 4)) if each.title.startswith(title))
+    chosen = next(each for each in (*gpu_report.untimed((2, 4)), *gpu_report.timed((2, 4))) if each.title.startswith(title))
     found = part.run(chosen, TINY, time_limit(150))
     assert found.ended == "done", found.ended
     return found
@@ -27,7 +27,8 @@ def rows_of(title: str) -> part.Measured:
 @pytest.mark.process
 def test_a_part_that_fails_or_hangs_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [Part("none", "no_such_part"), Part("bad", "steps", {"batch": 0, "remat": False, "steps": 1}), Part("device", "device")]
-    monkeypatch.setattr(gpu_report, "parts", lambda batches: iter(broken))
+    monkeypatch.setattr(gpu_report, "untimed", lambda batches: broken[:1])
+    monkeypatch.setattr(gpu_report, "timed", lambda batches: iter(broken[1:]))
     gpu_report.measure(TINY, (2,), 5, tmp_path / "report.json")
     none, bad, device = json.loads((tmp_path / "report.json").read_text())["parts"]
     assert "no_such_part" in none["ended"]
@@ -39,7 +40,7 @@ def test_a_part_that_fails_or_hangs_costs_itself_alone(tmp_path: Path, monkeypat
 def test_parts_for_which_no_time_is_left_are_named(tmp_path: Path) -> None:
     found = gpu_report.measure(TINY, (2, 4), 0.01, tmp_path / "report.json")
     assert {each.ended for each in found} == {"left out: no time"}
-    assert len(found) == len(list(gpu_report.parts((2, 4))))
+    assert len({each.title for each in found}) == len(found) == 12
 
 
 @pytest.mark.process
@@ -79,3 +80,18 @@ def test_training_reports_its_waiting_for_data(cache_dir: Path) -> None:
     (row,) = rows_of("training on clips").rows
     assert row["steps"] == 60
     assert 0 <= row["share waiting for data"] <= 1
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_what_is_timed_finds_its_programs_compiled(tmp_path: Path, cache_dir: Path) -> None:
+    TINY.data.cache_dir = str(cache_dir)
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    programs, _ = gpu_report.untimed((2, 4))
+    assert part.run(programs._replace(environment=kept), TINY, time_limit(200)).ended == "done"
+    steps = {file.name for file in tmp_path.glob("*step*-cache")}
+    assert len(steps) == 5
+    for timed in gpu_report.timed((2, 4)):
+        if timed.module in ("steps", "feeding"):
+            assert part.run(timed._replace(environment=kept), TINY, time_limit(150)).ended == "done"
+    assert {file.name for file in tmp_path.glob("*step*-cache")} == steps

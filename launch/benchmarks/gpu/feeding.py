@@ -3,9 +3,15 @@
 import copy
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from avmae_jax.config import Config
-from avmae_jax.train.run import pretrain
+from avmae_jax.train.audio_settings import settle_audio
+from avmae_jax.train.precision import settle_precision
+from avmae_jax.train.program import trace_step
+from avmae_jax.train.run import make_task, open_sources, pretrain
+from avmae_jax.train.sharding import make_mesh
 
 from .part import Row
 
@@ -28,13 +34,30 @@ class _Watch:
 
 def measure(config: Config, *, batch: int, steps: int) -> Iterator[Row]:
     """Yields the speed of the loop over its last 20 steps and the share of that time for which it waited for data."""
-    config, watch = copy.deepcopy(config), _Watch()
+    config, watch = _run(config, batch, steps), _Watch()
+    with tempfile.TemporaryDirectory() as workdir:
+        config.train.workdir = f"{workdir}/run"
+        pretrain(config, reporter=watch)
+    yield {"batch": batch, "data": config.data.source} | watch.row
+
+
+def trace(config: Config, *, batch: int, steps: int) -> Any:
+    """Returns the traced step of that run."""
+    config = _run(config, batch, steps)
+    settle_audio(config, None)
+    settle_precision(config, None)
+    train, test = open_sources(config)
+    task = make_task(config, train, test, Path("unused"))
+    return trace_step(config, task, make_mesh(config.mesh), micro_batch=batch, clips=len(train)).traced
+
+
+def _run(config: Config, batch: int, steps: int) -> Config:
+    """Returns the config of a run that only trains."""
+    config = copy.deepcopy(config)
     if config.data.source == "builtin":
         config.data.builtin_train, config.data.builtin_test = max(_BUILTIN, batch), 1
     train = config.train
-    with tempfile.TemporaryDirectory() as workdir:
-        train.workdir, train.batch_size, train.micro_batch, train.steps = f"{workdir}/run", batch, batch, steps
-        train.checkpoint_every = train.eval_every = train.picture_every = 10 * steps
-        train.retrieval_clips = 0
-        pretrain(config, reporter=watch)
-    yield {"batch": batch, "data": config.data.source} | watch.row
+    train.batch_size, train.micro_batch, train.steps = batch, batch, steps
+    train.checkpoint_every = train.eval_every = train.picture_every = 10 * steps
+    train.retrieval_clips = 0
+    return config

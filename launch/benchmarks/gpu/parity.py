@@ -1,7 +1,6 @@
 """Compares losses and gradients of this machine's accelerator with those of its CPU, which the folder parity/ compares with PyTorch."""
 
 import copy
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +18,8 @@ from avmae_jax.trees import flatten
 from parity.rows import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, compare
 
 from .part import Row
-from .program import CLASSES, random_batch
+from .program import CLASSES, few_blocks, random_batch
 
-_BLOCKS = {"depth": 3, "decoder_depth": 2}  # of the config's widths and lengths: the CPU would need minutes for all of them
 # (dtype, precision of float32 products, tolerances of losses and of gradients); None: none is promised
 _KINDS = (
     ("float32", "highest", (OUTPUT_TOLERANCE, GRADIENT_TOLERANCE)),
@@ -32,8 +30,7 @@ _KINDS = (
 
 def measure(config: Config, *, batch: int) -> Iterator[Row]:
     """Yields the largest relative error of a loss, and that of all gradients together, for each kind of arithmetic."""
-    config = copy.deepcopy(config)
-    config.model = dataclasses.replace(config.model, **_BLOCKS)
+    config = few_blocks(config)  # of all of them a CPU would need minutes
     exact_losses, exact_gradients = _compute(config, "float32", "highest", batch, jax.devices("cpu")[0])
     for dtype, precision, tolerances in _KINDS:
         losses, gradients = _compute(config, dtype, precision, batch, jax.devices()[0])

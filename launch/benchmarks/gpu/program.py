@@ -1,6 +1,7 @@
 """Builds a config's training step on the devices of this machine, with random weights and a random batch."""
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -13,30 +14,41 @@ from avmae_jax.config import Config
 from avmae_jax.models import registry
 from avmae_jax.train import sharding
 from avmae_jax.train.precision import settle_precision
-from avmae_jax.train.program import initial_state, task_of, trace_step
+from avmae_jax.train.program import Step, initial_state, task_of, trace_step
+from avmae_jax.train.task import Task
 
 _CLIPS = 100_000  # in a pass over the made-up data set: the learning rate doesn't change meanwhile
 CLASSES = [f"class {number}" for number in range(527)]  # AudioSet's
+
+
+def few_blocks(config: Config) -> Config:
+    """Returns a copy with the widths and lengths of the model, but with three blocks in its encoder and two in its decoder."""
+    config = copy.deepcopy(config)
+    config.model = dataclasses.replace(config.model, depth=3, decoder_depth=2)
+    return config
+
+
+def step_of(config: Config, *, batch: int, remat: bool = False) -> tuple[Config, Task, Step]:
+    """Traces the step of a batch that is computed at once; returns the config with its sizes and its settled dtype, and the task too."""
+    config = copy.deepcopy(config)
+    config.train.batch_size, config.model.remat = batch, remat
+    settle_precision(config, None)
+    task = task_of(config, CLASSES)
+    return config, task, trace_step(config, task, sharding.make_mesh(config.mesh), micro_batch=batch, clips=_CLIPS)
 
 
 class Program:
     """Holds a compiled step and what it is called with."""
 
     def __init__(self, config: Config, *, batch: int, remat: bool = False):
-        """Compiles the step of a batch that is computed at once; fills weights and inputs with random numbers."""
-        config = copy.deepcopy(config)
-        config.train.batch_size, config.model.remat = batch, remat
-        settle_precision(config, None)
-        task, mesh = task_of(config, CLASSES), sharding.make_mesh(config.mesh)
-        begin = time.perf_counter()
-        step = trace_step(config, task, mesh, micro_batch=batch, clips=_CLIPS)
-        self.trace_seconds = time.perf_counter() - begin
+        """Compiles the step, or takes it from the kept programs; fills weights and inputs with random numbers."""
+        self.config, task, step = step_of(config, batch=batch, remat=remat)
         self.compiled = step.traced.lower().compile()
-        self.compile_seconds = time.perf_counter() - begin - self.trace_seconds
-        self.config, self.key = config, jax.random.key(config.train.seed)
-        model = registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(config.train.seed))
-        _, self.state = initial_state(model, task, task.optimizer(task.schedule(_CLIPS / batch, _CLIPS)), mesh)
-        self.batch = random_batch(step.batch)
+        seed = self.config.train.seed
+        model = registry.build(self.config.model, len(task.label_names), rngs=nnx.Rngs(seed))
+        optimizer = task.optimizer(task.schedule(_CLIPS / batch, _CLIPS))
+        _, self.state = initial_state(model, task, optimizer, sharding.make_mesh(self.config.mesh))
+        self.batch, self.key = random_batch(step.batch), jax.random.key(seed)
         self._done = 0
 
     def train(self, steps: int) -> tuple[float, float]:

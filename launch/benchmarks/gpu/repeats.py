@@ -1,17 +1,17 @@
 """Trains the same steps twice with train.deterministic, each time in a new process, and compares the weights bit for bit."""
 
-import copy
 import tempfile
 from collections.abc import Iterator
 
 from avmae_jax.config import Config
 
 from . import part
+from .program import few_blocks
 
 
 def measure(config: Config, *, batch: int, steps: int, seconds: float) -> Iterator[part.Row]:
-    """Yields whether both processes end with the same weights."""
-    config = copy.deepcopy(config)
+    """Yields whether both processes end with the same weights, of a model with few blocks, since each compiles for itself."""
+    config = few_blocks(config)
     config.train.deterministic = True
     with tempfile.TemporaryDirectory() as folder:
         config.train.workdir = folder  # where the first start keeps which kernels XLA chose
@@ -20,4 +20,10 @@ def measure(config: Config, *, batch: int, steps: int, seconds: float) -> Iterat
     if any(each.ended != "done" for each in found):
         raise RuntimeError("; ".join(each.ended for each in found))
     (first,), (second,) = (each.rows for each in found)
-    yield {"batch": batch, "steps": steps, "same": first["weights"] == second["weights"], "loss": first["loss"]}
+    yield {
+        "batch": batch,
+        "blocks": config.model.depth,
+        "steps": steps,
+        "same": first["weights"] == second["weights"],
+        "loss": first["loss"],
+    }

@@ -29,7 +29,5 @@ def measure(config: Config, *, batch: int, remat: bool, steps: int) -> Iterator[
         "TFLOP/s by formula": flops / seconds / 1e12,
         "peak GiB": None if measured is None else measured / 2**30,
         "peak GiB as compiled": peak_bytes(program.compiled) / 2**30,
-        "trace s": program.trace_seconds,
-        "compile s": program.compile_seconds,
         "loss": loss,
     }
