@@ -21,7 +21,7 @@ class Clock:
 
     @contextlib.contextmanager
     def wait(self, computed: Any) -> Iterator[None]:
-        """Counts the time of the block as waiting, from when the devices have nothing left to do, and shows the block in a profile.
+        """Counts the time of the block as waiting, from when the devices have nothing left to do.
 
         Args:
           computed: results of the latest step, which may still be computed; {}: there is none.
@@ -34,8 +34,7 @@ class Clock:
             ready.append(time.monotonic())
 
         threading.Thread(target=watch, daemon=True).start()
-        with jax.profiler.TraceAnnotation("wait for data"):
-            yield
+        yield
         end = time.monotonic()
         self._waits[-1] += end - max(begin, min([end, *ready]))
 

@@ -170,7 +170,8 @@ class Trainer:
         stop, self._saved_at = False, time.monotonic()
         metrics: Metrics = {}
         while self.step < self.total_steps:
-            stop, save_now = self._agreement.decide(bool(stopped()), self._save_due, asks=self.step % train.log_every == 0)
+            due = 0 < 60 * train.checkpoint_minutes <= time.monotonic() - self._saved_at
+            stop, save_now = self._agreement.decide(bool(stopped()), due, asks=self.step % train.log_every == 0)
             if stop:
                 break
             waiting = nullcontext() if self._feed.ready else clock.wait(metrics)
@@ -211,11 +212,6 @@ class Trainer:
             logging.info("stopped by %s after step %d, which is saved; the same command resumes there", cause, self.step)
             return False
         return True
-
-    @property
-    def _save_due(self) -> bool:
-        """Returns whether train.checkpoint_minutes have passed since the last checkpoint."""
-        return 0 < 60 * self.config.train.checkpoint_minutes <= time.monotonic() - self._saved_at
 
     def _evaluate_into(self, logbook: Logbook, progress: Mapping[str, float], snapshots: Snapshots) -> None:
         """Evaluates the model, logs the result, and keeps the weights if they are the best so far."""
@@ -284,10 +280,8 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _restore(self, checkpoints: Checkpoints) -> None:
-        state = self.state
-        restored: Restored | None = checkpoints.restore(
-            self.params, state.opt_state, self.key, extra=state.extra, check_meta=self._require_same_run
-        )
+        state, check = self.state, self._require_same_run
+        restored: Restored | None = checkpoints.restore(self.params, state.opt_state, self.key, extra=state.extra, check_meta=check)
         if restored is None:
             return
         params, frozen = nnx.split_state(restored.params, self.task.trainable(), ...)
