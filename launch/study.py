@@ -8,7 +8,8 @@ of RUN (launch.probe) and the best classical baseline (launch.baseline), each ch
 for all, and fewer are among more; all held-out clips are the test. Small trainings get more epochs, by --least_steps.
 
 Writes study.json after every measurement, and study.png, into RUN/study/GIVEN; launch.report shows both. The same command resumes, and
-other --labels, --seeds, --starts or --also are added. Probe and baseline need `pip install -e ".[baseline]"`.
+other --labels, --seeds, --starts or --also are added. Processes that are started together train together, as in launch.finetune. Probe and
+baseline need `pip install -e ".[baseline]"`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from absl import app, flags
 from avmae_jax.config import Config
 from avmae_jax.errors import AvmaeError
 
-from .common import cli, kept_programs, model_flags, runtime, unused, views
+from .common import cli, hosts_flags, model_flags, runtime, unused, views
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -96,14 +97,15 @@ def main(argv: list[str]) -> None:
     config.tune.mode, config.init_from = _MODES[args.given], run
     unused.require_used("study", argv)
     runtime.start()
-    kept_programs.cache_programs()
-    with model_flags.one_line_errors():
+    with hosts_flags.joined() as first, model_flags.one_line_errors():
         from avmae_jax.evals.learning_curve import PICTURE, STUDY
         from avmae_jax.train.study import study
 
         plan = wanted(run)
-        with runtime.TrainingBar(100).shown() as bar:
+        with runtime.TrainingBar(100, shown=first).shown() as bar:
             content = study(plan, reporter=bar)
+    if not first:
+        return
     if content is None:
         print("stopped; the same command resumes")
         return
@@ -115,6 +117,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the options of this program."""
     cli.define_config(recipe="finetune_instruments")
+    hosts_flags.define()
     flags.DEFINE_enum("given", "both", [*_MODES], "what is tuned and tested")
     flags.DEFINE_list("labels", ["2", "4", "8", "16", "24"], "numbers of labelled clips of each class; those of one video count as one")
     flags.DEFINE_integer("seeds", 3, "number of draws of clips, with a training each", lower_bound=1)

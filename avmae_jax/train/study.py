@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from avmae_jax.inference.token_features import TokenFeatures
 from avmae_jax.models import registry
 from avmae_jax.plots.learning_curve import draw_curves
 from avmae_jax.settings import flatten_fields
+from avmae_jax.train import hosts
 from avmae_jax.train.continuing import FREE_FIELDS
 from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.loop import Reporter
@@ -86,7 +88,7 @@ class _Clips(NamedTuple):
 
 
 def study(wanted: Study, *, reporter: Reporter | None = None, on_progress: OnProgress = lambda *_: None) -> dict[str, Any] | None:
-    """Measures the cells that study.json lacks, and draws its curves.
+    """Measures the cells that study.json lacks, and draws its curves; several processes, see train/hosts.py, train each cell together.
 
     Args:
       wanted: what is studied.
@@ -106,26 +108,39 @@ def study(wanted: Study, *, reporter: Reporter | None = None, on_progress: OnPro
         raise ConfigError(
             f"train.steps is {wanted.config.train.steps}; a study lengthens train.epochs for few clips, so give these instead"
         )
-    with locked(wanted.out):
-        clips = _opened(wanted.config)
-        labels = _labels_there(wanted.labels, clips.train)
-        settings = {"config": _determining(wanted.config), "least_steps": wanted.least_steps, "clips": clips.digest()}
-        file = StudyFile(wanted.out / STUDY, settings, _fingerprints(wanted, len(clips.names)))
-        cells = [Cell(method, count, seed) for seed in range(wanted.seeds) for count in labels for method in wanted.methods]
-        missing = [cell for cell in cells if file.get(cell) is None]
+    with hosts.losses_explained(), ExitStack() as stack:
+        hosts.require_same(study=wanted._asdict() | {"config": dataclasses.asdict(wanted.config), "out": str(wanted.out)})
+        file: StudyFile | None = None  # of the first process, which alone writes
+        with hosts.together():
+            if hosts.is_first():
+                stack.enter_context(locked(wanted.out))
+            clips = _opened(wanted.config)
+            labels = _labels_there(wanted.labels, clips.train)
+            settings = {"config": _determining(wanted.config), "least_steps": wanted.least_steps, "clips": clips.digest()}
+            weights = _fingerprints(wanted, len(clips.names))
+            if hosts.is_first():
+                file = StudyFile(wanted.out / STUDY, settings, weights)
+            cells = [Cell(method, count, seed) for seed in range(wanted.seeds) for count in labels for method in wanted.methods]
+        missing = [Cell(*cell) for cell in hosts.of_first([cell for cell in cells if file and file.get(cell) is None])]
         logging.info("%d of %d cells are measured already", len(cells) - len(missing), len(cells))
         drawn = functools.cache(lambda labels, seed: ids_of(_drawn(wanted.config, labels, seed)))
         finished = True
         for cell, measured in _measured(wanted, clips, missing, drawn, reporter, on_progress):
-            if finished := measured is not None:
-                ids = drawn(cell.labels, cell.seed)
-                file.add_draw(cell.labels, cell.seed, ids)
-                file.add(cell, {"clips": len(ids), **measured})
-                words = ", ".join(f"{name} {measured[name]:.3f}" for name in FIGURES if measured[name] is not None)
-                logging.info("%s, %d labels a class, seed %d: %s", *cell, words)
-        if file.content["cells"]:
+            finished = measured is not None
+            if file and measured is not None:
+                _note(file, cell, drawn(cell.labels, cell.seed), measured)
+        if file and file.content["cells"]:
             draw_curves(wanted.out / PICTURE, {figure: curves(file.content, figure) for figure in FIGURES})
-        return file.content if finished else None
+        content: dict[str, Any] = hosts.of_first(file and file.content)
+        return content if finished else None
+
+
+def _note(file: StudyFile, cell: Cell, ids: list[str], measured: dict[str, Any]) -> None:
+    """Writes down what was measured of a cell."""
+    file.add_draw(cell.labels, cell.seed, ids)
+    file.add(cell, {"clips": len(ids), **measured})
+    words = ", ".join(f"{name} {measured[name]:.3f}" for name in FIGURES if measured[name] is not None)
+    logging.info("%s, %d labels a class, seed %d: %s", *cell, words)
 
 
 def _opened(config: Config) -> _Clips:
@@ -197,9 +212,12 @@ def _measured(
     reporter: Reporter | None,
     on_progress: OnProgress,
 ) -> Iterator[tuple[Cell, dict[str, Any] | None]]:
-    """Yields each cell with what is measured, those that take seconds first; ends after the first None, a training that was stopped."""
+    """Yields each cell with what is measured; ends after the first None, a training that was stopped.
+
+    Those that take seconds come first. Of several processes the first one measures them alone, the others wait for it in the next training.
+    """
     for method, features_of in ((BASELINE, _baseline_features), (PROBE, _probe_features)):
-        if own := [cell for cell in cells if cell.method == method]:
+        if (own := [cell for cell in cells if cell.method == method]) and hosts.is_first():
             train, held_out = features_of(wanted, clips, on_progress)
             for cell in own:
                 fitted_to = train.keep(np.flatnonzero(np.isin(train.ids, drawn(cell.labels, cell.seed))))
@@ -249,8 +267,9 @@ def _tuned(wanted: Study, cell: Cell, clips: int, reporter: Reporter | None) -> 
     summary = finetune(config, reporter=reporter)
     if summary is None:
         return None
-    write_json(folder.with_suffix(".json"), summary)
-    shutil.rmtree(folder)
+    if hosts.is_first():
+        write_json(folder.with_suffix(".json"), summary)
+        shutil.rmtree(folder)
     weights = next((name for name in MEANS if name in summary), "held_out")
     loss = next(value for name, value in summary[weights].items() if name.startswith("loss"))
     figures = {name: summary[weights].get(name) for name in FIGURES} | {"loss": loss}

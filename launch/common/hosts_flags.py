@@ -14,9 +14,8 @@ from . import cli, kept_programs
 from .model_flags import one_line_errors
 
 
-def define(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None) -> None:
-    """Defines --config, see cli.define_config, and the options of `joined`."""
-    cli.define_config(values, argv)
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the options of `joined`."""
     about = "auto: train together with the processes that SLURM, mpirun, an indexed job or JAX_COORDINATOR_ADDRESS names; off: alone"
     flags.DEFINE_enum("hosts", "auto", ["auto", "off"], about, flag_values=values)
     about = "seconds to wait for the other processes at the start"

@@ -2,12 +2,13 @@
 
 from absl import flags
 
-from . import hosts_flags
+from . import cli, hosts_flags
 
 
 def define(values: flags.FlagValues = flags.FLAGS, argv: list[str] | None = None) -> None:
     """Defines --config, the options of hosts_flags, and --profile."""
-    hosts_flags.define(values, argv)
+    cli.define_config(values, argv)
+    hosts_flags.define(values)
     about = "steps to record for TensorBoard and Perfetto, into WORKDIR/profile; the first three after a start are left out"
     flags.DEFINE_integer("profile", None, about, lower_bound=1, flag_values=values)
 

@@ -42,6 +42,7 @@ _TRAINING = (_Rule(("hosts_timeout",), lambda args, _: args.hosts == "off", "wit
 RULES: dict[str, tuple[_Rule, ...]] = {
     "pretrain": _TRAINING,
     "finetune": _TRAINING,
+    "study": _TRAINING,
     "prepare": (
         _Rule(("workers",), lambda args, _: args.beam_runner, "with --beam_runner, whose own options say how many processes there are"),
         _Rule(("beam_options",), lambda args, _: not args.beam_runner, "without --beam_runner"),

@@ -12,7 +12,7 @@ from absl import app, flags
 
 from avmae_jax import config_files
 from avmae_jax.config import Config, ModelConfig
-from launch.common import cli, hosts_flags, model_flags, unused
+from launch.common import cli, hosts_flags, model_flags, training_flags, unused
 from tests.support import Program, apply, called_here
 from tests.test_config import EVERY_FIELD
 
@@ -73,6 +73,7 @@ CASES = {
         ("config.train.picture_every", ["--config=finetune_instruments", "--config.train.picture_every=5"]),
     ],
     "study": [
+        ("hosts_timeout", ["run", "--hosts=off", "--hosts_timeout=5"]),
         ("config.tune.mode", ["run", "--config.tune.mode=audioonly"]),
         ("config.data.labelled_per_class", ["run", "--config=finetune_instruments", "--config.data.labelled_per_class=3"]),
         ("config.init_from", ["run", "--config.init_from=x"]),
@@ -113,8 +114,9 @@ def require_used(program: str, arguments: Sequence[str]) -> None:
         values = flags.FlagValues()
         if program == "study":
             cli.define_config(values, arguments, "finetune_instruments")
+            hosts_flags.define(values)
         else:
-            hosts_flags.define(values, arguments)
+            training_flags.define(values, arguments)
         unused.require_used(program, cli.parse(arguments, values), values)
         return
     with called_here(importlib.import_module(f"launch.{program}")):

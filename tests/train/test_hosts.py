@@ -113,6 +113,14 @@ def test_only_what_another_process_causes_is_blamed_on_one(monkeypatch: pytest.M
             raise error
 
 
+CLASSIFIER = {
+    "model.kind": "cavmae_classifier", "model.head_pool": "mean", "model.patch_dropout": 0.0, "model.image_factor": 1.0,
+    "tune.both_weight": 1.0, "tune.audio_weight": 0.0, "tune.image_weight": 0.0, "tune.eval_crops": 1,
+    "tune.average_first": 1, "tune.average_last": 1, "train.epochs": 1.0, "train.ema": 0.5,
+    "data.source": "builtin", "data.builtin_train": 24,
+}  # fmt: skip
+
+
 class Machine:
     """Starts processes that train, each with one simulated device."""
 
@@ -217,16 +225,14 @@ def test_pretraining_by_two_goes_on_after_a_kill_by_one_and_after_a_stop_by_two(
 
 @pytest.mark.process
 def test_fine_tuning_by_two_is_that_by_one(machine: Machine, tmp_path: Path) -> None:
-    changes = {
-        "model.kind": "cavmae_classifier", "model.head_pool": "mean", "model.patch_dropout": 0.0, "model.image_factor": 1.0,
-        "tune.both_weight": 1.0, "tune.audio_weight": 0.0, "tune.image_weight": 0.0, "tune.eval_crops": 1,
-        "tune.average_first": 1, "tune.average_last": 1, "train.epochs": 1.0, "train.ema": 0.5,
-        "data.source": "builtin", "data.builtin_train": 24,
-    }  # fmt: skip
     summaries = []
     for count in (1, 2):
         folder = tmp_path / str(count)
-        command = ["-m", "launch.finetune", *arguments(machine, folder, "finetune_instruments", **changes, mesh__fsdp=count, mesh__data=1)]
+        command = [
+            "-m",
+            "launch.finetune",
+            *arguments(machine, folder, "finetune_instruments", **CLASSIFIER, mesh__fsdp=count, mesh__data=1),
+        ]
         command = [part for part in command if "decoder" not in part]
         for rank in machine(*[command] * count):
             assert rank.returncode == 0, rank.stderr
@@ -236,6 +242,22 @@ def test_fine_tuning_by_two_is_that_by_one(machine: Machine, tmp_path: Path) -> 
         assert summaries[0][name].keys() == summaries[1][name].keys()
         np.testing.assert_allclose([*summaries[1][name].values()], [*summaries[0][name].values()], rtol=1e-4)
     assert (tmp_path / "2" / "best").is_dir()
+
+
+@pytest.mark.process
+def test_a_study_by_two_is_that_by_one_and_written_once(machine: Machine, tmp_path: Path) -> None:
+    figures = []
+    for count in (1, 2):
+        given = arguments(machine, tmp_path / "unused", "finetune_instruments", **CLASSIFIER, mesh__fsdp=count, mesh__data=1)
+        given = [part for part in given if "decoder" not in part and "workdir" not in part and "checkpoint_every" not in part][2:]
+        options = ["--starts=scratch,baseline", "--labels=1,2", "--seeds=1", "--least_steps=1", f"--out={tmp_path / str(count)}"]
+        ended = machine(*[["-m", "launch.study", "no-run", *options, *given]] * count)
+        assert [rank.returncode for rank in ended] == [0] * count, [rank.stderr for rank in ended]
+        assert ["study.json" in rank.stdout for rank in ended] == [True, False][:count]
+        cells = json.loads((tmp_path / str(count) / "study.json").read_text())["cells"]
+        figures.append({f"{cell['method']} {cell['labels']} {name}": cell[name] for cell in cells for name in ("clips", "loss", "map")})
+    assert len(figures[0]) == 12
+    assert figures[1] == pytest.approx(figures[0], rel=1e-4)
 
 
 @pytest.mark.process
