@@ -10,8 +10,7 @@ Axis letters: B batch, L tokens, D width, N heads.
 
 import math
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.models.attention import attention
+from avmae_jax.models.projection import computed_once, norm_and_project, project
 from avmae_jax.models.rows import RowKey, draw, fold_in
 
 MAIN = "main"
@@ -47,49 +47,6 @@ def linear(in_width: int, out_width: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias
     return nnx.Linear(in_width, out_width, kernel_init=_xavier, bias_init=bias_init, dtype=dtype, dot_general=project, rngs=rngs)
 
 
-def project(tokens: Float[Array, "..."], kernel: Float[Array, "..."], dimension_numbers: Any, **_: Any) -> Float[Array, "..."]:
-    """Multiplies tokens by a kernel for flax's linear layers: contracts the last axes of tokens with the first ones of the kernel.
-
-    The numbers are those of `jax.lax.dot_general`; the gradient of the kernel has another order, tokens first and cotangent second. With
-    jax's own order XLA's CPU backend transposes the cotangent, and for that recomputes the chain of residual sums behind it in each layer:
-    40 % of a step of the base model.
-
-    Raises:
-      ValueError: if other axes would be contracted.
-    """
-    (contracted, _), batched = dimension_numbers
-    axes = len(contracted)
-    if batched != ((), ()) or tuple(contracted) != tuple(range(tokens.ndim - axes, tokens.ndim)):
-        raise ValueError(f"project contracts the last axes of tokens with the first of a kernel, not {dimension_numbers}")
-    leading = tokens.shape[: tokens.ndim - axes]
-    rows = tokens.reshape(-1, *tokens.shape[tokens.ndim - axes :])
-    product: jax.Array = _project(rows, kernel, axes)
-    return product.reshape(*leading, *kernel.shape[axes:])
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _project(rows: jax.Array, kernel: jax.Array, axes: int) -> jax.Array:
-    """Multiplies [R, *inner] by [*inner, *outer] to [R, *outer]; `axes` is the number of inner axes."""
-    return _contract(rows, kernel, range(1, rows.ndim), range(axes))
-
-
-def _project_forward(rows: jax.Array, kernel: jax.Array, axes: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _project(rows, kernel, axes), (rows, kernel)
-
-
-def _project_backward(axes: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rows, kernel = saved
-    of_rows = _contract(cotangent, kernel, range(1, cotangent.ndim), range(axes, kernel.ndim))
-    return of_rows, _contract(rows, cotangent, (0,), (0,))
-
-
-_project.defvjp(_project_forward, _project_backward)
-
-
-def _contract(left: jax.Array, right: jax.Array, left_axes: Sequence[int], right_axes: Sequence[int]) -> jax.Array:
-    return jax.lax.dot_general(left, right, ((tuple(left_axes), tuple(right_axes)), ((), ())))
-
-
 def layer_norm(width: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Makes a LayerNorm that computes in float32, the variance in two passes as torch does."""
     return nnx.LayerNorm(width, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
@@ -105,13 +62,15 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def computed_once(values: jax.Array) -> jax.Array:
-    """Returns values that a CPU writes once, in a step that is compiled with the options of train/step.py; elsewhere it does nothing.
-
-    Left alone, XLA for CPUs computes the sum of the residual branches anew in every kernel that needs a block's tokens, up to all branches
-    before it. No two blocks have the same kernels then, and each has to be compiled by itself: 30 % of a step's compilation.
-    """
-    return jax.lax.platform_dependent(values, cpu=jax.lax.optimization_barrier, default=lambda same: same)
+def after_norm(
+    tokens: Float[Array, "*leading D"], norm: nnx.LayerNorm | None, layer: nnx.Linear | nnx.LinearGeneral
+) -> Float[Array, "..."]:
+    """Applies a norm, if one is given, and a linear layer."""
+    if norm is None:
+        return layer(tokens)
+    given = norm.scale, norm.bias, layer.kernel, layer.bias
+    params = [each[...] for each in given if each is not None]  # for the type checker: all layers here have all four
+    return norm_and_project(tokens, *params, epsilon=norm.epsilon, dtype=layer.dtype)
 
 
 def branch_key(key: RowKey | None, number: int) -> RowKey | None:
@@ -150,10 +109,10 @@ class Attention(nnx.Module):
         self.qkv = nnx.LinearGeneral(width, projected, kernel_init=_xavier, dtype=dtype, dot_general=project, rngs=rngs)
         self.proj = nnx.LinearGeneral(projected[1:], width, axis=(-2, -1), kernel_init=_xavier, dtype=dtype, dot_general=project, rngs=rngs)
 
-    def __call__(self, tokens: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """Computes the attention of every token to every token."""
-        query, key, value = jnp.moveaxis(self.qkv(tokens), 2, 0)
-        return self.proj(attention(query, key, value))
+    def __call__(self, tokens: Float[Array, "B L D"], norm: nnx.LayerNorm | None = None) -> Float[Array, "B L D"]:
+        """Computes the attention of every token to every token, after a norm if one is given."""
+        projected = after_norm(tokens, norm, self.qkv)
+        return self.proj(attention(*(projected[:, :, part] for part in range(3))))
 
 
 class Mlp(nnx.Module):
@@ -163,9 +122,9 @@ class Mlp(nnx.Module):
         self.fc1 = linear(width, hidden_width, dtype, rngs)
         self.fc2 = linear(hidden_width, width, dtype, rngs)
 
-    def __call__(self, tokens: Float[Array, "*leading D"]) -> Float[Array, "*leading D"]:
-        """Transforms each token alone."""
-        return self.fc2(gelu(self.fc1(tokens)))
+    def __call__(self, tokens: Float[Array, "*leading D"], norm: nnx.LayerNorm | None = None) -> Float[Array, "*leading D"]:
+        """Transforms each token alone, after a norm if one is given."""
+        return self.fc2(gelu(after_norm(tokens, norm, self.fc1)))
 
 
 class Block(nnx.Module):
@@ -193,7 +152,7 @@ class Block(nnx.Module):
     def _run(self, tokens: jax.Array, stream: str, key: RowKey | None) -> jax.Array:
         first, second = (branch_key(key, number) if self.drop else None for number in range(2))
         for norm, layer, own in ((self.norm1, self.attn, first), (self.norm2, self.mlp, second)):
-            branch = computed_once(layer(computed_once(norm[stream](tokens))))
+            branch = computed_once(layer(tokens, norm[stream]))
             tokens = computed_once(tokens + drop_path(branch, self.drop, own))
         return tokens
 

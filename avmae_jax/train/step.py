@@ -70,7 +70,7 @@ class Comparing(Objective, Protocol):
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """Returns the options with which a step is compiled for a platform: on CPUs XLA keeps the marks of models/layers.computed_once."""
+    """Returns the options with which a step is compiled for a platform: on CPUs XLA keeps the marks of models/projection.computed_once."""
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else {}
 
 
