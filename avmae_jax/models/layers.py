@@ -9,9 +9,9 @@ Axis letters: B batch, L tokens, D width, N heads.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from avmae_jax.models.rows import RowKey, draw, fold_in
 
 MAIN = "main"
 ALL_STREAMS = (MAIN, "audio", "image")
+
+_Arrays = TypeVar("_Arrays", jax.Array, tuple[jax.Array, ...])
 
 _xavier = nnx.initializers.xavier_uniform()
 _zeros = nnx.initializers.zeros_init()
@@ -42,9 +44,17 @@ class Position(nnx.Param):
     """Holds the positions of the patches, float32[L, D]: a parameter that pretraining leaves as it is unless the config says otherwise."""
 
 
-def linear(in_width: int, out_width: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias_init: nnx.Initializer = _zeros) -> nnx.Linear:
-    """Makes a linear layer with Xavier-uniform kernel and a bias of zero, unless `bias_init` is given."""
-    return nnx.Linear(in_width, out_width, kernel_init=_xavier, bias_init=bias_init, dtype=dtype, dot_general=project, rngs=rngs)
+def linear(
+    in_width: int,
+    out_width: int,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    *,
+    bias_init: nnx.Initializer = _zeros,
+    product: Callable[..., jax.Array] | None = None,
+) -> nnx.Linear:
+    """Makes a linear layer with Xavier-uniform kernel and a bias of zero, unless `bias_init` is given; `product` replaces `project`."""
+    return nnx.Linear(in_width, out_width, kernel_init=_xavier, bias_init=bias_init, dtype=dtype, dot_general=product or project, rngs=rngs)
 
 
 def project(tokens: Float[Array, "..."], kernel: Float[Array, "..."], dimension_numbers: Any, **_: Any) -> Float[Array, "..."]:
@@ -90,6 +100,36 @@ def _contract(left: jax.Array, right: jax.Array, left_axes: Sequence[int], right
     return jax.lax.dot_general(left, right, ((tuple(left_axes), tuple(right_axes)), ((), ())))
 
 
+def project_gelu(hidden: Float[Array, "... H"], kernel: Float[Array, "H D"], dimension_numbers: Any, **_: Any) -> Float[Array, "... D"]:
+    """Multiplies the GELU of `hidden` by a kernel. On CPUs the backward pass computes the GELU again.
+
+    So of a hidden layer a CPU keeps its input alone, instead of that, its erf and its GELU: three quarters of a step's memory are left.
+    The numbers are ignored, since flax's Linear contracts the last axis with the first.
+    """
+    product: jax.Array = _project_gelu(hidden.reshape(-1, hidden.shape[-1]), kernel)
+    return product.reshape(*hidden.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def _project_gelu(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiplies the GELU of [R, H] by [H, D]."""
+    return _project(gelu(rows), kernel, 1)
+
+
+def _project_gelu_forward(rows: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _project_gelu(rows, kernel), (rows, kernel)
+
+
+def _project_gelu_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows, cotangent = computed_once((saved[0], cotangent))  # together, so that nothing is computed again before it is needed
+    activated, of_gelu = jax.vjp(gelu, rows)
+    of_activated, of_kernel = _project_backward(1, (activated, saved[1]), cotangent)
+    return *of_gelu(of_activated), of_kernel
+
+
+_project_gelu.defvjp(_project_gelu_forward, _project_gelu_backward)
+
+
 def layer_norm(width: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Makes a LayerNorm that computes in float32, the variance in two passes as torch does."""
     return nnx.LayerNorm(width, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
@@ -105,11 +145,12 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def computed_once(values: jax.Array) -> jax.Array:
-    """Returns values that a CPU writes once, in a step that is compiled with the options of train/step.py; elsewhere it does nothing.
+def computed_once(values: _Arrays) -> _Arrays:
+    """Returns an array or a tuple of arrays that a CPU writes once, in a step compiled with the options of train/step.py.
 
-    Left alone, XLA for CPUs computes the sum of the residual branches anew in every kernel that needs a block's tokens, up to all branches
-    before it. No two blocks have the same kernels then, and each has to be compiled by itself: 30 % of a step's compilation.
+    Elsewhere it does nothing. Left alone, XLA for CPUs computes the sum of the residual branches anew in every kernel that needs a block's
+    tokens, up to all branches before it. No two blocks have the same kernels then, and each has to be compiled by itself: 30 % of a step's
+    compilation.
     """
     return jax.lax.platform_dependent(values, cpu=jax.lax.optimization_barrier, default=lambda same: same)
 
@@ -157,15 +198,15 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Applies two linear layers with an exact (erf) GELU between them."""
+    """Applies two linear layers with an exact (erf) GELU between them, which belongs to the second one's product."""
 
     def __init__(self, width: int, hidden_width: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.fc1 = linear(width, hidden_width, dtype, rngs)
-        self.fc2 = linear(hidden_width, width, dtype, rngs)
+        self.fc2 = linear(hidden_width, width, dtype, rngs, product=project_gelu)
 
     def __call__(self, tokens: Float[Array, "*leading D"]) -> Float[Array, "*leading D"]:
         """Transforms each token alone."""
-        return self.fc2(gelu(self.fc1(tokens)))
+        return self.fc2(self.fc1(tokens))
 
 
 class Block(nnx.Module):
