@@ -106,6 +106,8 @@ def test_the_gradient_of_an_mlp_needs_the_input_of_its_gelu_alone(dtype: jnp.dty
 
     def plain(params: Any, tokens: jax.Array) -> jax.Array:
         mlp = nnx.merge(graph, params)
+        assert mlp.fc1.bias is not None
+        assert mlp.fc2.bias is not None
         hidden = tokens @ mlp.fc1.kernel[...].astype(dtype) + mlp.fc1.bias[...].astype(dtype)[None, None]
         hidden = (hidden * 0.5 * (1 + jax.lax.erf(hidden * math.sqrt(0.5)))).astype(dtype)
         return hidden @ mlp.fc2.kernel[...].astype(dtype) + mlp.fc2.bias[...].astype(dtype)[None, None]
