@@ -17,11 +17,13 @@ pytest.importorskip("torchaudio", reason='the loader needs PyTorch: pip install 
 
 import jax
 import torch
+from flax import nnx
 
 from avmae_jax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from avmae_jax.data.batches import example
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.instruments import make_clip
+from avmae_jax.weights.build import described
 from launch.benchmarks import against_torch, data, measuring
 from launch.benchmarks.gpu import part
 from launch.benchmarks.gpu.part import Part
@@ -47,9 +49,37 @@ def test_both_sides_compute_the_same_in_every_step(job: str, monkeypatch: pytest
     monkeypatch.setattr(against_torch, "take_turns", observed)
     monkeypatch.setattr(against_torch, "peak_alone", lambda *_: 1.0)
     turns, _ = against_torch.compare_job(job, TINY, 2)
-    assert {side: len(cost.clock) for side, cost in turns.items()} == {"JAX": 2, "PyTorch": 2}
+    assert {side: len(cost.clock) for side, cost in turns.items()} == {"JAX": 2, "PyTorch": 2, "matrix product": 2}
     assert len(computed) == 3
     assert all(np.array_equal(first, last) for first, last in zip(computed[0], computed[2], strict=True)) == (job == "features")
+
+
+@pytest.mark.parametrize("job", against_torch.JOBS)
+@pytest.mark.usefixtures("unpolished")
+def test_the_product_has_sizes_of_the_model(job: str) -> None:
+    config = Config(model=ModelConfig(size="base"), train=TrainConfig(batch_size=4))
+    product = against_torch.Product.of(job, config)
+    tuned = dataclasses.replace(config.model, kind="cavmae" if job == "pretraining" else "cavmae_classifier")
+    kernels = {leaf.shape for leaf in jax.tree.leaves(nnx.state(described(tuned, 3), nnx.Param))}
+    assert (product.shared, product.columns) in kernels
+    assert product.rows in {4 * length for length in (512, 196, 708)}  # audio, image, both in the decoder
+    assert 0.05 <= product.flops / against_torch.job_flops(job, config) < 0.07
+
+
+def test_shares_are_those_of_the_product_in_the_same_turn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load = np.array([1.0, 3.0, 2.0])  # by which everything else on the machine slows a turn down
+    for job in against_torch.JOBS:
+        flops, own = against_torch.job_flops(job, TINY), against_torch.Product.of(job, TINY).flops
+        costs = {"JAX": flops / 5e10, "PyTorch": flops / 2.5e10, "matrix product": own / 1e11}
+        turns = {side: measuring.Turns(seconds * load, seconds * load) for side, seconds in costs.items()}
+        monkeypatch.setattr(against_torch, "compare_job", lambda *_, turns=turns: (turns, {"JAX": 1.25, "PyTorch": 2.5}))
+        monkeypatch.setattr(against_torch, "JOBS", {job: job})
+        against_torch.show_comparison([TINY], 3)
+        shown = capsys.readouterr().out
+        assert "1.25 / 2.50" in shown
+        assert "0.50 (0.50 to 0.50)" in shown
+        assert all(text in shown for text in (str(against_torch.Product.of(job, TINY)), "50%", "25%")), job
+        monkeypatch.undo()
 
 
 @pytest.mark.slow

@@ -99,6 +99,29 @@ def test_gelu_is_exact() -> None:
     np.testing.assert_allclose(_call(mlp, x), expected, atol=1e-6)  # the tanh approximation is 5e-4 off
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(FLOAT32, 1e-5), (BFLOAT16, 2e-2)])
+def test_the_gradient_of_an_mlp_needs_the_input_of_its_gelu_alone(dtype: jnp.dtype, tolerance: float) -> None:
+    graph, params = nnx.split(Mlp(WIDTH, 4 * WIDTH, dtype, rngs=nnx.Rngs(0)))
+    tokens = _tokens().astype(dtype)
+
+    def plain(params: Any, tokens: jax.Array) -> jax.Array:
+        mlp = nnx.merge(graph, params)
+        assert mlp.fc1.bias is not None
+        assert mlp.fc2.bias is not None
+        hidden = tokens @ mlp.fc1.kernel[...].astype(dtype) + mlp.fc1.bias[...].astype(dtype)[None, None]
+        hidden = (hidden * 0.5 * (1 + jax.lax.erf(hidden * math.sqrt(0.5)))).astype(dtype)
+        return hidden @ mlp.fc2.kernel[...].astype(dtype) + mlp.fc2.bias[...].astype(dtype)[None, None]
+
+    out, pull = jax.vjp(lambda params, tokens: nnx.merge(graph, params)(tokens), params, tokens)
+    wanted, pull_plain = jax.vjp(plain, params, tokens)
+    hidden = [leaf for leaf in jax.tree.leaves(pull) if leaf.size == tokens.size * 4]
+    assert len(hidden) == 1
+    cotangent = jnp.sin(jnp.arange(out.size)).reshape(out.shape).astype(dtype)
+    for ours, theirs in zip(jax.tree.leaves((out, pull(cotangent))), jax.tree.leaves((wanted, pull_plain(cotangent))), strict=True):
+        ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * np.abs(theirs).max())
+
+
 def test_layer_norm_adds_1e_5_to_the_biased_variance() -> None:
     norm = layer_norm(4, ModelConfig().norm_eps, nnx.Rngs(0))
     tokens = np.array([[1.0, -1.0, 1.0, -1.0]], np.float32) * np.float32(2e-3)  # variance 4e-6, less than eps

@@ -12,7 +12,7 @@ from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.models.cavmae import CAVMAE
-from avmae_jax.models.layers import Block, run_blocks
+from avmae_jax.models.layers import Block, Mlp, run_blocks
 from avmae_jax.models.rows import draw
 from avmae_jax.train import optim
 from avmae_jax.train.losses import pretraining_losses, pretraining_weights
@@ -179,3 +179,23 @@ def test_a_kernel_on_a_cpu_does_not_grow_with_the_number_of_blocks() -> None:
     """Otherwise no two blocks have the same kernels, and each is compiled by itself."""
     assert widest_kernels(2, compiler_options("cpu")) == widest_kernels(5, compiler_options("cpu"))
     assert widest_kernels(5, compiler_options("cpu")) < widest_kernels(5, {})  # else the options do nothing any more
+
+
+@pytest.mark.slow
+def test_a_cpu_keeps_one_array_of_a_hidden_layer() -> None:
+    """Left alone, XLA computes the GELU of the backward pass together with that of the forward pass, and keeps it."""
+
+    def kept(depth: int) -> int:
+        graph, params = nnx.split(nnx.List(Mlp(32, 256, jnp.dtype("float32"), rngs=nnx.Rngs(0)) for _ in range(depth)))
+
+        def loss(params: Any, tokens: jax.Array) -> jax.Array:
+            for mlp in nnx.merge(graph, params):
+                tokens += mlp(tokens)
+            return jnp.square(tokens).sum()
+
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=compiler_options("cpu"))
+        needed: Any = gradient.lower(params, jnp.ones((2, 512, 32))).compile().memory_analysis()
+        return needed.temp_size_in_bytes
+
+    hidden = 2 * 512 * 256 * 4
+    assert kept(6) - kept(2) < 4 * 1.5 * hidden
