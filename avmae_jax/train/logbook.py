@@ -100,16 +100,21 @@ class Logbook:
         self._to_board(step, summary=Summary(value=[Summary.Value(tag=png.parent.name, image=shown)]))
 
     def flush(self) -> None:
-        """Flushes to the disk, so that a kill loses nothing written so far."""
+        """Hands everything written so far to the system, so that a kill loses none of it; that takes no time."""
         if self._board is not None:
             self._file.flush()
-            os.fsync(self._file.fileno())
             self._board.flush()
+
+    def sync(self) -> None:
+        """Waits until all of it is on the disk, so that a checkpoint never knows of lines that the crash of a machine loses."""
+        self.flush()
+        if self._board is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flushes and closes."""
         if self._board is not None:
-            self.flush()
+            self.sync()
             self._file.close()
             self._board.close()
 

@@ -264,7 +264,7 @@ class Trainer:
         return {"config": dataclasses.asdict(self.config), **own, "negatives": self.negatives}
 
     def _save(self, checkpoints: Checkpoints, logbook: Logbook, snapshots: Snapshots) -> None:
-        logbook.flush()
+        logbook.sync()
         snapshots.save_mean(self.step)  # first: a run that is killed in between comes here again
         if (averaged := self._averaged) is not None:
             snapshots.ema(self.step, nnx.merge_state(averaged.params, averaged.frozen))

@@ -2,9 +2,12 @@
 
 import copy
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from avmae_jax.config import Config
 from avmae_jax.train.audio_settings import settle_audio
@@ -19,13 +22,15 @@ _BUILTIN = 512  # clips of the built-in set, where the config has no others
 
 
 class _Watch:
-    """Keeps what the loop reports of its last steps. Implements train.Reporter."""
+    """Keeps what the loop reports of its last steps, and when. Implements train.Reporter."""
 
     def start(self, first: int, total: int) -> None:
         """Begins a run."""
+        self.times = list[float]()
 
     def step(self, step: int, loss: float, pairs_per_second: float, waiting: float) -> None:
         """Keeps a step's figures."""
+        self.times.append(time.monotonic())
         self.row: Row = {"steps": step, "loss": loss, "pairs/s": pairs_per_second, "share waiting for data": waiting}
 
     def doing(self, what: str) -> None:
@@ -33,12 +38,19 @@ class _Watch:
 
 
 def measure(config: Config, *, batch: int, steps: int) -> Iterator[Row]:
-    """Yields the speed of the loop over its last 20 steps and the share of that time for which it waited for data."""
+    """Yields the speed of the loop over its last 20 steps, how long it takes from one to the next, and the share that it waits for data."""
     config, watch = _run(config, batch, steps), _Watch()
     with tempfile.TemporaryDirectory() as workdir:
         config.train.workdir = f"{workdir}/run"
         pretrain(config, reporter=watch)
-    yield {"batch": batch, "data": config.data.source} | watch.row
+    between = 1e3 * np.diff(watch.times[-21:])
+    yield {
+        "batch": batch,
+        "data": config.data.source,
+        **watch.row,
+        "median ms from step to step": float(np.median(between)),
+        "longest": float(between.max()),
+    }
 
 
 def trace(config: Config, *, batch: int, steps: int) -> Any:

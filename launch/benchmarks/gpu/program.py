@@ -51,12 +51,19 @@ class Program:
         self.batch, self.key = random_batch(step.batch), jax.random.key(seed)
         self._done = 0
 
-    def train(self, steps: int) -> tuple[float, float]:
-        """Dispatches steps one after another, as training does; returns the last loss, once it is there, and the seconds of all."""
+    def train(self, steps: int, *, anew: bool = False) -> tuple[float, float]:
+        """Dispatches steps one after another, as training does; returns the last loss, once it is there, and the seconds of all.
+
+        Args:
+          steps: their number.
+          anew: whether the batch is sent to the devices for each step, in place of being there.
+        """
+        on_host, places = jax.device_get(self.batch), {name: array.sharding for name, array in self.batch.items()}
         leaves, structure = jax.tree.flatten(self.state)
         begin, loss = time.perf_counter(), math.nan
         for _ in range(steps):
-            leaves, metrics = self.compiled(leaves, self.batch, self.key, np.int32(self._done))
+            batch = jax.device_put(on_host, places) if anew else self.batch
+            leaves, metrics = self.compiled(leaves, batch, self.key, np.int32(self._done))
             self._done, loss = self._done + 1, metrics["loss"]
         loss, seconds = float(loss), time.perf_counter() - begin
         self.state = jax.tree.unflatten(structure, leaves)

@@ -19,12 +19,14 @@ def measure(config: Config, *, batch: int, remat: bool, steps: int) -> Iterator[
     loss, seconds = program.train(steps)
     seconds /= steps
     measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    _, sending = program.train(steps, anew=True)
     flops = memory.step_flops(config.model) * batch
     yield {
         "batch": batch,
         "remat": remat,
         "dtype": program.config.model.compute_dtype,
         "ms a step": 1e3 * seconds,
+        "ms with a batch that is sent": 1e3 * sending / steps,
         "pairs/s": batch / seconds,
         "TFLOP/s by formula": flops / seconds / 1e12,
         "peak GiB": None if measured is None else measured / 2**30,
