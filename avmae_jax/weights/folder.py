@@ -64,8 +64,7 @@ def save(weights: Weights, path: str | Path, source: str | Path, *, name: str = 
       WriteError: if the disk is full or the folder can't be written; nothing is left there then.
     """
     path, weights = Path(path).expanduser(), resolved(weights)
-    if path.suffix.lower() in (*TORCH, SAFETENSORS):
-        raise WeightsError(f"{path}: {path.suffix} is the suffix of a file, and a pretrained model is a folder; choose another name")
+    require_name(path)
     require_new(path)
     card = card_of(weights, facts_of(source, weights.step), name or path.name, license)
     meta, content = to_meta(weights.config, weights.notes), config_of(weights)
@@ -78,6 +77,12 @@ def save(weights: Weights, path: str | Path, source: str | Path, *, name: str = 
         write_text(folder / CARD, card)
 
     write_new(path, write_all)
+
+
+def require_name(path: str | Path) -> None:
+    """Raises WeightsError for the name of a file of weights, which a pretrained folder can't have."""
+    if str(path).lower().endswith((*TORCH, SAFETENSORS)):
+        raise WeightsError(f"{path}: {Path(path).suffix} is the suffix of a file, and a pretrained model is a folder; choose another name")
 
 
 def read(folder: Path) -> Weights:
