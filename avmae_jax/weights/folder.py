@@ -170,7 +170,7 @@ def _read_config(place: Path) -> dict[str, Any]:
             f"{place}: format is {version}, of a newer version than {LIBRARY} {known}, which reads up to {FORMAT}; update {LIBRARY}"
         )
     _require_fields(place, content)
-    if content["kind"] not in KINDS:
+    if not isinstance(content["kind"], str) or content["kind"] not in KINDS:
         raise WeightsError(f"{place}: kind is {shown(content['kind'])}, unknown to {LIBRARY} {known}; it knows {', '.join(KINDS)}")
     return content
 

@@ -94,10 +94,8 @@ def test_every_kind_is_here() -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_every_kind_is_the_same_after_there_and_back(name: str, tmp_path: Path) -> None:
     want = EVERY[name]
-    negative = {
-        path: np.where(np.arange(value.size).reshape(value.shape) % 3, value, np.float32(-0.0)) for path, value in want.params.items()
-    }
-    want = want._replace(params=negative, notes=dataclasses.replace(want.notes, calibration=None))  # bits that adding 0 would change
+    params = {path: np.where(value > 1, np.float32(-0.0), value) for path, value in want.params.items()}  # bits that adding 0 would change
+    want = want._replace(params=params, notes=dataclasses.replace(want.notes, calibration=None))
     folder.save(want, tmp_path / "first", tmp_path)
     found = read(tmp_path / "first")
     assert_same(found, folder.resolved(want))
@@ -121,11 +119,8 @@ def test_every_kind_answers_the_same_after_there_and_back(name: str, tmp_path: P
     image = np.random.default_rng(1).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     if name == "mae":
         inputs = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
-        both = [
-            [tokens.data for tokens in one.module.features(inputs).segments.values()] if False else one.module.features(inputs)
-            for one in (model, loaded)
-        ]
-        assert jax.tree.all(jax.tree.map(np.array_equal, jax.tree.leaves(both[0]), jax.tree.leaves(both[1])))
+        both = [jax.tree.leaves(one.module.features(inputs)) for one in (model, loaded)]
+        assert [x.tobytes() for x in both[0]] == [x.tobytes() for x in both[1]]
         return
     if name == "cavmae":
         both = [one.embed(audio=audio, image=image) for one in (model, loaded)]
@@ -193,14 +188,15 @@ def test_a_config_that_lies_is_refused_by_field_and_tensor(group: str | None, fi
 @pytest.mark.parametrize(
     ("field", "value"),
     [("width", 32), ("depth", 2), ("patch", 4), ("decoder_width", 4), ("decoder_depth", 1), ("image_size", 32), ("audio_frames", 64),
-     ("mel_bins", 16), ("mlp_ratio", 4.0), ("class_token", None), ("heads", 1), ("modality", None), ("width", 2**40), ("audio_frames", 2**40)],
+     ("mel_bins", 24), ("mlp_ratio", 4.0), ("class_token", None), ("heads", 1), ("modality", None),
+     ("width", 2**40), ("audio_frames", 2**40)],
 )  # fmt: skip
 def test_a_config_of_another_mae_or_ast_is_refused(name: str, field: str, value: Any, tmp_path: Path) -> None:
     folder.save(EVERY[name], tmp_path / "folder", tmp_path)
     before = getattr(folder.resolved(EVERY[name]).config, field)
     other = {"modality": "audio" if before == "image" else "image", "class_token": not before}.get(field, value)
     change(tmp_path / "folder", lambda content: content["model"].update({field: other}))
-    assert f"model.{field}" in refused(tmp_path / "folder").replace(" and model_bins", "")
+    assert f"model.{field}" in refused(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("field", ["library_name", "format", "kind", "classes", "label_names", "model", "data", "window", "model.width",
@@ -296,14 +292,19 @@ def test_a_run_starts_from_a_folder(name: str, tmp_path: Path) -> None:
 
 
 def test_damage_of_any_kind_ends_in_the_model_or_a_line(copy: Path) -> None:
-    rng, content, want = random.Random(0), (copy / "config.json").read_bytes(), read(copy)
+    rng, content, want = random.Random(0), (copy / "config.json").read_bytes(), read(copy)  # noqa: S311
     for _ in range(150):
         (copy / "config.json").write_bytes(rng.choice(CHANGES)(content, rng))
-        try:
-            found = read(copy)
-        except AvmaeError as error:
-            assert "\n" not in str(error)
-            assert str(copy) in str(error)
-        else:
+        said, found = outcome(copy)
+        assert "\n" not in said
+        assert found or str(copy) in said
+        if found:
             assert_same(found, want)
             assert dataclasses.replace(found.notes, label_names=()) == dataclasses.replace(want.notes, label_names=())
+
+
+def outcome(path: Path) -> tuple[str, Weights | None]:
+    try:
+        return "", read(path)
+    except AvmaeError as error:
+        return str(error), None

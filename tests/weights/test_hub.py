@@ -11,13 +11,14 @@ import pytest
 import avmae_jax as av
 from avmae_jax.errors import WeightsError
 from avmae_jax.weights import folder, places
-from avmae_jax.weights.io import read, write
+from avmae_jax.weights.io import computing_in, read, write
 from launch.common import model_flags
 from tests.support import made
 from tests.weights.files import assert_same
 from tests.weights.hub_server import MAIN, Hub, serving
 
 pytest.importorskip("huggingface_hub")
+TOKEN = "hf_mine"  # noqa: S105
 SETTINGS = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "TRANSFORMERS_OFFLINE")
 Environment = Callable[..., None]
 
@@ -41,7 +42,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Env
         forget()
 
     yield set_all
-    if "huggingface_hub" in sys.modules:
+    if sys.modules.get("huggingface_hub"):
         close = getattr(importlib.import_module("huggingface_hub"), "close_session", lambda: None)
         close()
     forget()
@@ -125,15 +126,15 @@ def test_without_the_extra_a_sentence_says_what_to_install(environment: Environm
 
 
 def test_a_model_is_put_on_a_hub_with_the_token_of_its_environment(hub: Hub, environment: Environment, tmp_path: Path) -> None:
-    environment(HF_ENDPOINT=hub.address, HF_TOKEN="hf_mine")
+    environment(HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
     write(made(), tmp_path / "run")
     address = av.load(tmp_path / "run").push_to_hub("me/new", license="mit")
     assert address.startswith(f"{hub.address}/me/new/commit/")
-    assert "Bearer hf_mine" in hub.tokens
+    assert f"Bearer {TOKEN}" in hub.tokens
     files = hub.repositories["me/new"][MAIN]
     assert set(files) == {"model.safetensors", "config.json", "README.md"}
     assert all(part in files["README.md"].decode() for part in ('av.load("me/new")', "license: mit"))
-    assert_same(read("me/new"), folder.resolved(made()))
+    assert_same(read("me/new"), folder.resolved(computing_in("float32", made())))
     hub.gated.add("me/closed")
     assert "me/closed" in refused(av.load(tmp_path / "run").push_to_hub, "me/closed")
 
