@@ -1,4 +1,4 @@
-"""Collects what a run's folder says of its model, for the model card: data, training, and what was measured with these weights."""
+"""Collects what is known of a model from its run's folder or from the box, for the model card: data, training, and what was measured with these weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,9 @@ from avmae_jax.config import Config
 from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import DatasetError
+from avmae_jax.models.registry import KINDS
+from avmae_jax.weights import box
+from avmae_jax.weights.places import is_pretrained
 
 _DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
 _MEANS = ("averaged", "ema")  # folders of averaged weights, which summary.json names likewise
@@ -20,7 +23,7 @@ _RETRIEVED = ("r1", "r5", "r10", "median_rank")
 class Measured(NamedTuple):
     """Holds one row of measurements on held-out clips."""
 
-    given: str  # "multimodal, middle frame", say
+    given: str  # "audio and image, middle frame", say
     clips: int | None
     figures: dict[str, float]  # by the names that a hub has for them
     intervals: dict[str, tuple[float, float]]  # the middle 95 % of bootstrap draws, of some of them
@@ -44,9 +47,13 @@ def facts_of(path: str | Path, step: int | None) -> Facts:
       path: where the weights were read from.
       step: of the weights.
     """
+    if box.is_boxed(path):
+        return _boxed(box.card_of(str(path)))
     place = Path(path).expanduser().absolute()
+    if not place.is_dir() or is_pretrained(place):
+        return Facts()
     runs = [(folder, saved) for folder in (place, *place.parents[:_DEPTH]) if is_config(saved := _read(folder / "config.json"))]
-    if not runs or not place.is_dir():
+    if not runs:
         return Facts()
     folder, saved = runs[0]
     try:
@@ -56,6 +63,21 @@ def facts_of(path: str | Path, step: int | None) -> Facts:
     evaluated = _evaluated(_read(place / "evaluation" / "evaluation.json"), step)
     measured = evaluated or _summarised(_read(folder / "summary.json"), place, folder, step)
     return Facts(_data(config), _training(config, step), tuple(measured))
+
+
+def _boxed(card: box.Card) -> Facts:
+    """Takes what is known of a model in the box."""
+    rows = [
+        Measured(
+            "audio and image" if given == "both" else given,
+            card.held_out,
+            {"accuracy": found.accuracy, "mean_average_precision": found.map},
+            {"accuracy": found.accuracy_interval, "mean_average_precision": found.map_interval},
+        )
+        for given, found in card.figures.items()
+    ]
+    training = f"the model {card.name}; the figures are of one that was trained in the same way without the held-out clips"
+    return Facts(f"{card.clips} clips and {card.generated} generated ones", training, tuple(rows))
 
 
 def _data(config: Config) -> str:
@@ -78,13 +100,19 @@ def _evaluated(content: Mapping[str, Any], step: int | None) -> list[Measured]:
         found = _figures(view, _CLASSIFIED)
         pairs = {new: view.get(f"{name}_interval") for name, new in _CLASSIFIED.items()}
         intervals = {name: (pair[0], pair[1]) for name, pair in pairs.items() if _is_pair(pair)}
-        frames = f"{view.get('frames')} frame{'s' * (view.get('frames') == 'all')}"
-        split = " (of the training clips)" if view.get("split") == "train" else ""
         clips, data = view.get("clips"), view.get("data")
         if found and view.get("step") == step:
-            row = Measured(f"{view.get('mode')}, {frames}{split}", clips if isinstance(clips, int) else None, found, intervals)
+            row = Measured(_title(view), clips if isinstance(clips, int) else None, found, intervals)
             rows.append(row._replace(data=Path(data).stem if isinstance(data, str) else ""))
     return rows
+
+
+def _title(view: Mapping[str, Any]) -> str:
+    """Says what the classifier was given in a view of launch.evaluate."""
+    inputs = next((mode.inputs for kind in KINDS.values() for mode in kind.modes if mode.name == view.get("mode")), ("audio", "image"))
+    frames = {"all": "all frames", "first": "first frame", "middle": "middle frame"}.get(str(view.get("frames")), "")
+    parts = [" and ".join(inputs), frames if "image" in inputs else "", "training clips" if view.get("split") == "train" else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _summarised(content: Mapping[str, Any], place: Path, run: Path, step: int | None) -> list[Measured]:

@@ -156,7 +156,7 @@ LIES = [
     ("model", "colour", 3, r"unknown.*colour"),
     ("model", "kind", "mae", r"model\.kind is 'mae'"),
     ("model", "modality", "audio", r"model\.modality is audio, .* both"),
-    ("data", "audio_mean", -4, r"data\.audio_mean is -4, .*-5\.5"),
+    ("data", "audio_mean", -4, r"data\.audio_mean is -4\.0, .*-5\.5"),
     ("data", "audio_std", 0, r"data\.audio_std 0"),
     ("data", "gain", 1, r"unknown.*data\.gain"),
     ("tune", "mode", "both", r"tune\.mode.*'both'"),

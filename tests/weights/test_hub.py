@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from flax import nnx
 
 import avmae_jax as av
 from avmae_jax.errors import WeightsError
+from avmae_jax.trees import flatten
 from avmae_jax.weights import folder, places
+from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.io import computing_in, read, write
+from avmae_jax.weights.io import made as build
 from launch.common import model_flags
-from tests.support import made
+from tests.support import ODD, made
 from tests.weights.files import assert_same
 from tests.weights.hub_server import MAIN, Hub, serving
 
@@ -77,6 +82,10 @@ def test_an_id_is_fetched_with_nothing_but_its_three_files_and_kept(hub: Hub, tm
     hub.requests.clear()
     read("me/small")
     assert not hub.fetched  # nothing has changed
+    model = build(made(classes=2, seed=9))
+    initialise_from(ODD, model, "me/small")
+    kernel = "encoder.blocks.0.mlp.fc1.kernel"
+    np.testing.assert_array_equal(flatten(nnx.state(model, nnx.Param))[kernel], made(classes=3).params[kernel])
     assert str(places.located("me/small", cache_dir=tmp_path / "other")).startswith(str(tmp_path / "other"))
 
 
