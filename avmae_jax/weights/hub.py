@@ -77,6 +77,7 @@ def _library(said: str) -> Any:
 
 def _reason(library: Any, error: Exception, revision: str, local_files_only: bool) -> str:
     """Says why a model can't be had, and what to do."""
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     errors, address = library.errors, library.constants.ENDPOINT
     if isinstance(error, errors.GatedRepoError):
         return f"{address} gives it only to those who have accepted its terms; accept them there and set HF_TOKEN"
@@ -90,7 +91,5 @@ def _reason(library: Any, error: Exception, revision: str, local_files_only: boo
         if local_files_only or library.constants.HF_HUB_OFFLINE:
             forbids = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
             return f"it isn't in the cache, and {forbids} forbids to fetch it; allow that, or mend the path"
-        return (
-            f"it isn't in the cache, and {address} can't be reached ({first_line(error.__cause__ or error)}); mend the path or the network"
-        )
+        return f"it isn't in the cache, and {address} can't be reached ({first_line(cause)}); mend the path or the network"
     return f"{address} didn't give it ({first_line(error)}); try again later, or mend the id"

@@ -1,8 +1,9 @@
-"""Collects what is known of a model from its run's folder or from the box, for the model card: data, training, and what was measured with these weights."""
+"""Collects what is known of a model, from its run's folder or the box, for the model card: data, training, measurements."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 
 from avmae_jax.config import Config
 from avmae_jax.config_history import config_from_dict, is_config
@@ -98,8 +99,8 @@ def _evaluated(content: Mapping[str, Any], step: int | None) -> list[Measured]:
     rows: list[Measured] = []
     for view in _rows(content.get("views")):
         found = _figures(view, _CLASSIFIED)
-        pairs = {new: view.get(f"{name}_interval") for name, new in _CLASSIFIED.items()}
-        intervals = {name: (pair[0], pair[1]) for name, pair in pairs.items() if _is_pair(pair)}
+        pairs = {new: _pair(view.get(f"{name}_interval")) for name, new in _CLASSIFIED.items()}
+        intervals = {name: pair for name, pair in pairs.items() if pair}
         clips, data = view.get("clips"), view.get("data")
         if found and view.get("step") == step:
             row = Measured(_title(view), clips if isinstance(clips, int) else None, found, intervals)
@@ -148,9 +149,9 @@ def _rows(value: Any) -> list[dict[str, Any]]:
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_real, value))
+def _pair(value: Any) -> tuple[float, float] | None:
+    return (value[0], value[1]) if isinstance(value, list) and len(value) == 2 and all(map(_real, value)) else None
 
 
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _real(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
