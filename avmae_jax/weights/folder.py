@@ -103,8 +103,8 @@ def read(folder: Path) -> Weights:
             raise WeightsError(f"window is {shown(content['window'])}, by its sizes {window}")
         if note:
             _require_same(weights, note)
-    except RecursionError as error:
-        raise WeightsError(f"{place}: is nested too deep; {_REMEDY}") from error
+    except (RecursionError, OverflowError) as error:
+        raise WeightsError(f"{place}: is nested too deep or has a number too large ({first_line(error)}); {_REMEDY}") from error
     except ValueError as error:
         first, *lines = str(error).splitlines()
         raise WeightsError(f"{place}: {first}{' ' + some(map(str.strip, lines)) if lines else ''}; {_REMEDY}") from error
@@ -216,8 +216,9 @@ def _require_same(weights: Weights, note: str) -> None:
     """
     try:
         stored = json.loads(note)
+        stored = stored if isinstance(stored, dict) else {}
         config, notes = model_config(stored, classifies=weights.classes > 0), from_meta(stored, weights.classes)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise WeightsError(f"what {TENSORS} stores beside the tensors can't be read ({first_line(error)})") from error
     own, other = (flatten_fields(to_meta(*both)["config"]) for both in ((weights.config, weights.notes), (config, notes)))
     for name, value in own.items():

@@ -170,7 +170,7 @@ def _read_file(path: Path, heads: int, decoder_heads: int, mel_bins: int) -> Wei
     tensors, note = read_file(path)
     try:
         named = named_tensors.noted(tensors, _parse(note)) if note else named_tensors.unnoted(tensors, heads, decoder_heads, mel_bins)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the latter of a number in its note that no float can hold
         raise WeightsError(f"{path}: {error}") from error
     _log_unused(path, tensors, ours=bool(note))
     return named

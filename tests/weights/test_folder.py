@@ -104,6 +104,9 @@ def test_tensors_of_another_program_are_read_by_the_config_alone(copy: Path) -> 
     save_file(read_tensors(copy / "model.safetensors"), copy / "model.safetensors")
     want = EVERY["cavmae_classifier"]
     assert (read(copy).notes, read(copy).config) == (want.notes, folder.resolved(want).config)
+    for note in ("[1]", "null", "{}", "[" * 100_000, '{"config": {"model": {"mlp_ratio": 1' + "0" * 400 + "}}}"):
+        save_file(read_tensors(copy / "model.safetensors"), copy / "model.safetensors", {"avmae_jax.meta": note})
+        assert "model.safetensors" in refused(copy)
     named = {name: value for name, value in read_tensors(copy / "model.safetensors").items() if name != "pos_embed_v"}
     save_file(named, copy / "model.safetensors")
     assert "pos_embed_v" in refused(copy)

@@ -23,6 +23,8 @@ LIES = [
     ("model", "audio_frames", 80, r"model\.audio_frames is 80, .*pos_embed_a is \(1, 6, 16\), expected \(1, 20, 16\)"),
     ("model", "image_size", 32, r"model\.image_size is 32, .*pos_embed_v is \(1, 4, 16\), expected \(1, 16, 16\)"),
     ("model", "mlp_ratio", 3.0, r"model\.mlp_ratio is 3\.0, .*blocks_u\.0\.mlp\.fc1\.weight is \(32, 16\)"),
+    ("model", "mlp_ratio", 10**400, "too large"),
+    ("data", "audio_mean", 10**400, "too large"),
     ("model", "mlp_ratio", float("nan"), r"model\.mlp_ratio is nan"),
     ("model", "joint_depth", 1, r"model\.joint_depth is 1, .* 2"),
     ("model", "norm_eps", 1e-3, r"model\.norm_eps is 0\.001, .*1e-05"),
