@@ -111,9 +111,11 @@ def read(folder: Path) -> Weights:
     return weights
 
 
-def tensors_of(folder: Path) -> Tensors:
-    """Reads the tensors of a pretrained folder by their official names; raises WeightsError as `read`."""
+def vit_tensors_of(folder: Path) -> Tensors:
+    """Reads the official tensors of the folder of an MAE or an AST; {} for a CAV-MAE, which `read` reads. Raises WeightsError as `read`."""
     weights = read(folder)
+    if kind_of(weights.config).names != "vit":
+        return {}
     return named_tensors.to_tensors(weights.config, weights.classes, weights.params)
 
 

@@ -41,10 +41,9 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
     """
     require_local(path)
     path = places.located(path)
-    pretrained = places.is_pretrained(path)
-    tensors = folder.tensors_of(path) if pretrained else {} if path.is_dir() else read_tensors(path)
+    tensors = folder.vit_tensors_of(path) if places.is_pretrained(path) else {} if path.is_dir() else read_tensors(path)
     try:
-        official = is_official(tensors) or (path.is_dir() and not pretrained)
+        official = is_official(tensors) or (path.is_dir() and not tensors)
         lines = _take_all(config, model, path) if official else initialise(config, model, tensors)
     except WeightsError as error:
         raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
