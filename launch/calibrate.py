@@ -21,7 +21,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from avmae_jax.files import write_json
-from avmae_jax.weights import box
+from avmae_jax.weights import box, places
 
 from .common import cli, kept_programs, model_flags, runtime, views
 
@@ -51,6 +51,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(
             f"{path} is in the box, whose calibration is its own; calibrate a copy: launch.convert {path} mine.safetensors"
         )
+    if places.is_id(path):
+        raise app.UsageError(f"{path} is on a hub; calibrate a copy: launch.convert {path} mine --pretrained")
     given = views.chosen("given", args.given, model_flags.GIVEN)
     runtime.start()
     kept_programs.cache_programs()

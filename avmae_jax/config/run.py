@@ -21,7 +21,7 @@ class Config(Settings):
     """Describes a whole run."""
 
     name: str = "base"  # of the run, in its log and its figures
-    init_from: str = ""  # weights to start from: a run, a CAV-MAE or an image MAE (.pth, .pt, .bin, .safetensors); empty: random ones
+    init_from: str = ""  # weights to start from: a run, a pretrained folder or its id on a hub, a file of a CAV-MAE or MAE; empty: none
     requires: tuple[str, ...] = ()  # fields that the recipe leaves empty and a user must give, such as data.path
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)

@@ -5,6 +5,7 @@ A loaded model is compiled once for each kind of request; later calls reuse it.
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from avmae_jax.inference.embed import Embedder
 from avmae_jax.inference.predict import Predictor, open_matcher
 from avmae_jax.inference.windows import Medium, of_file, of_parts
 from avmae_jax.trees import flatten
+from avmae_jax.weights import folder as folders
+from avmae_jax.weights import hub, places
+from avmae_jax.weights.card import UNKNOWN
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import notes_of
 from avmae_jax.weights.trained import About, Trained, load_trained
@@ -109,8 +113,50 @@ class Model(Trained):
         Raises:
           WeightsError: if the path exists or can't be written, or the kind of model can't be stored so; nothing is left there then.
         """
+        write(self._weights(), path)
+
+    def save_pretrained(self, folder: str | Path, *, license: str = UNKNOWN) -> None:  # noqa: A002 - the hub's own word
+        """Writes the model to a new folder that anybody can load: model.safetensors, config.json, and README.md, its card.
+
+        Args:
+          folder: the new folder. The card tells what the run says that the model was loaded from: data, training, measurements.
+          license: of the weights, as a hub spells it: apache-2.0, cc-by-4.0.
+
+        Raises:
+          WeightsError: if the folder exists or can't be written, or there is no such license; nothing is left there then.
+        """
+        folders.save(self._weights(), folder, self.path, license=license)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str = UNKNOWN,  # noqa: A002
+        private: bool | None = None,
+        branch: str = "",
+        commit_message: str = "Add the model",
+    ) -> str:
+        """Writes the model into a repository of a hub, by the extra `hub`, with the token of its environment; returns the commit's address.
+
+        Args:
+          repo_id: "owner/name"; created if there is none.
+          license: as of save_pretrained.
+          private: of a new repository; None: as the owner has set it.
+          branch: "": the main one.
+          commit_message: of the commit.
+
+        Raises:
+          WeightsError: if huggingface_hub isn't installed, or the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            folders.save(self._weights(), folder, self.path, name=repo_id, license=license)
+            return hub.push(folder, repo_id, private=private, branch=branch, message=commit_message)
+
+    def _weights(self) -> Weights:
         params = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(nnx.state(self.module, nnx.Param)).items()}
-        write(Weights(self.config.model, self.classes, params, notes_of(self.config, self.label_names, self.calibration)), path)
+        notes = notes_of(self.config, self.label_names, self.calibration)
+        return Weights(self.config.model, self.classes, params, notes, self.step)
 
 
 def load(
@@ -121,13 +167,17 @@ def load(
     tuned_mode: str = "",
     audio_frames: int | None = None,
     compute_dtype: str = "float32",
+    revision: str = "",
+    cache_dir: str | Path = "",
+    local_files_only: bool = False,
     **sizes: int,
 ) -> Model:
     """Loads a trained model.
 
     Args:
       path: a run's folder, its best/, averaged/, ema/ or one step; a file (.pth, .pt, .bin, .ckpt, .safetensors) of a CAV-MAE, pretrained
-        or fine-tuned, of an image MAE with its decoder, or of an AST; or "instruments12", the model in the box.
+        or fine-tuned, of an image MAE with its decoder, or of an AST; a folder of save_pretrained, or the id of
+        one on a hub, "owner/name", where there is no such path; or "instruments12", the model in the box.
       labels_csv: names of a classifier's classes, with the columns index,mid,display_name, in place of those stored in the file.
       tuned_loss: of a classifier's training, which a .pth doesn't store: "bce" for several classes a clip, as the original's of AudioSet
         and the default, or "ce" for exactly one, as those of VGGSound.
@@ -136,15 +186,20 @@ def load(
         or 30 s. Positions are interpolated along time. None: as in the file.
       compute_dtype: of matrix products: "float32", which gives the same answers everywhere, whatever the model was trained in; "bfloat16",
         several times faster on GPUs and TPUs that have it; or "auto", bfloat16 where the devices have it.
+      revision: of a model on a hub, a branch, a tag or a commit; "": the main branch.
+      cache_dir: where models of a hub are kept; "": as huggingface_hub does. It takes its token from its own environment, too.
+      local_files_only: take a model of a hub from there alone, as with HF_HUB_OFFLINE=1.
       **sizes: heads, decoder_heads, mel_bins, for files that don't store them.
 
     Raises:
-      WeightsError: if the file can't be read, or belongs to another model; names the file and what is wrong.
+      WeightsError: if the file can't be read or fetched, or belongs to another model; names the file and what is wrong.
       DatasetError: if the names can't be read.
     """
     about = About(labels_csv, tuned_loss, tuned_mode)
-    found = load_trained(path, about=about, audio_frames=audio_frames, compute_dtype=compute_dtype, **sizes)
-    return Model(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
+    place = places.located(path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    found = load_trained(place, about=about, audio_frames=audio_frames, compute_dtype=compute_dtype, **sizes)
+    values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    return Model(**{**values, "path": str(path)})
 
 
 def predict(model: str | Path | Model, media: Media | Sequence[Media] | None = None, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from avmae_jax.errors import WeightsError, require_none
 from avmae_jax.files import require_local
 from avmae_jax.models.registry import kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights import box, io
+from avmae_jax.weights import folder, io, places
 from avmae_jax.weights.build import set_params
 from avmae_jax.weights.official import is_official
 from avmae_jax.weights.tensor_files import is_torch, read_tensors
@@ -33,17 +33,17 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
     Args:
       config: of the model.
       model: of any kind, before it is placed on devices.
-      path: a run's folder, a file of the original CAV-MAE, or an image MAE's (facebookresearch/mae, timm or transformers); .pth, .pt, .bin
-        or .safetensors.
+      path: a run's folder, a pretrained one or the id of one on a hub, a file of the original CAV-MAE, or an image MAE's
+        (facebookresearch/mae, timm or transformers); .pth, .pt, .bin or .safetensors.
 
     Raises:
       WeightsError: naming the path and what is wrong; if tensors don't fit, all of them are listed.
     """
     require_local(path)
-    path = box.located(path)
-    tensors = {} if path.is_dir() else read_tensors(path)
+    path = places.located(path)
+    tensors = folder.vit_tensors_of(path) if places.is_pretrained(path) else {} if path.is_dir() else read_tensors(path)
     try:
-        official = path.is_dir() or is_official(tensors)
+        official = is_official(tensors) or (path.is_dir() and not tensors)
         lines = _take_all(config, model, path) if official else initialise(config, model, tensors)
     except WeightsError as error:
         raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error

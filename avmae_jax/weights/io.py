@@ -1,8 +1,8 @@
-"""Reads and writes the weights of models: .pth and .safetensors files under their authors' names, and the checkpoints of a run.
+"""Reads and writes the weights of models: files of tensors, pretrained folders, models of a hub, and the checkpoints of a run.
 
-    .pth, .safetensors --read_file--> tensors of a CAV-MAE --official.py--> Weights --write--> .pth, .safetensors, checkpoints
-                                  or of an MAE or AST ------vit.py--------^
-    checkpoints of a run -------------------------------------------------^
+    .pth, .safetensors --tensor_files.py--> tensors by official names --named_tensors.py--> Weights --write--> any of these
+    pretrained folders, models of a hub ----folder.py--------------------------------------^
+    checkpoints of a run ------------------------------------------------------------------^
 
 A file may come from anybody: nothing in it is executed, and its own description of the model is compared with its tensors. A written file
 appears under its name only when it is complete, and nothing that exists is overwritten.
@@ -12,12 +12,10 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -25,17 +23,16 @@ from flax import nnx
 
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
-from avmae_jax.errors import CheckpointError, WeightsError, require_none, some
+from avmae_jax.errors import CheckpointError, WeightsError, some
 from avmae_jax.files import require_local
-from avmae_jax.models.patches import grid_of, interpolate_columns
-from avmae_jax.models.precision import fast_dtype
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights import box, vit, vit_config
-from avmae_jax.weights.build import described, fill, require_fits
+from avmae_jax.weights import folder, named_tensors, places, sizes
+from avmae_jax.weights.build import described, require_fits
 from avmae_jax.weights.calibration import read_beside, require_of
+from avmae_jax.weights.model_weights import Weights, computing_in, made, with_audio_frames
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
-from avmae_jax.weights.official import HEADS, count_classes, from_official, infer_sizes, is_official, is_unused, to_official
+from avmae_jax.weights.official import is_unused
 from avmae_jax.weights.tensor_files import (
     SAFETENSORS,
     TORCH,
@@ -49,23 +46,9 @@ from avmae_jax.weights.tensor_files import (
     write_new,
 )
 
-# Numbers of axes of the tensors that give the sizes.
-_RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "decoder_embed.weight": 2}
-_RANKS |= {"pos_embed_a": 3, "pos_embed_v": 3, **dict.fromkeys(HEADS, 2)}
-_AUDIO_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
+__all__ = ["Weights", "computing_in", "load_pretrained", "made", "read", "read_uncalibrated", "save_torch", "with_audio_frames", "write"]
+
 _CLEANUPS = 20  # removals of a folder after a failed save, a tenth of a second apart
-_SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch", "head_pool")
-
-
-class Weights(NamedTuple):
-    """Holds a model's parameters and what is needed to build it."""
-
-    config: ModelConfig
-    classes: int  # C of a classifier; 0: a pretraining model
-    params: Tensors  # dotted path -> float32
-    notes: Notes = Notes()
-    step: int | None = None  # of the checkpoint that they were read from, if it is one of a run
-    noted: bool = True  # whether they were stored with notes; False: the notes are the original's defaults
 
 
 def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128, audio_frames: int | None = None) -> Weights:
@@ -73,7 +56,8 @@ def read(path: str | Path, *, heads: int = 0, decoder_heads: int = 0, mel_bins: 
 
     Args:
       path: .pth, .pt, .bin or .safetensors of a CAV-MAE, pretrained or fine-tuned, of an image MAE with its decoder, or of an AST; or a
-        run's folder, its checkpoints folder or one step of it; or the name of a model in the box.
+        run's folder, its checkpoints folder or one step of it; or a folder of save_pretrained, or the id of one on a hub, "owner/name" or
+        "owner/name@revision"; or the name of a model in the box.
       heads: of the encoder, for files that don't store it; 0: those of the published model of this width.
       decoder_heads: of the decoder, for files that don't store it; 0: those of the published model of this width.
       mel_bins: M, for files that don't store it.
@@ -95,21 +79,15 @@ def read_uncalibrated(
 
 def _read(path: str | Path, heads: int, decoder_heads: int, mel_bins: int, audio_frames: int | None, *, calibrated: bool) -> Weights:
     require_local(path)
-    path = box.located(path)
+    path = places.located(path)
     if min(heads, decoder_heads) < 0 or mel_bins < 1:
         raise WeightsError(f"heads is {heads}, decoder_heads {decoder_heads} and mel_bins {mel_bins}; give 0 or more, and at least 1")
-    if path.is_dir():
+    if places.is_pretrained(path):
+        weights = folder.read(path)
+    elif path.is_dir():
         weights = _read_run(path)
     else:
-        tensors, note = read_file(path)
-        try:
-            if is_official(tensors):
-                weights = _from_tensors(tensors, note, heads, decoder_heads, mel_bins)
-            else:
-                weights = _from_vit(tensors, heads, decoder_heads, mel_bins)
-        except ValueError as error:
-            raise WeightsError(f"{path}: {error}") from error
-        _log_unused(path, tensors, ours=bool(note))
+        weights = _read_file(path, heads, decoder_heads, mel_bins)
     stored = {"heads": weights.config.shape.heads, "decoder_heads": weights.config.shape.decoder_heads, "mel_bins": weights.config.mel_bins}
     for name, given, default in (("heads", heads, 0), ("decoder_heads", decoder_heads, 0), ("mel_bins", mel_bins, 128)):
         if given not in (default, stored[name]) and not (name == "decoder_heads" and weights.classes):  # a classifier has no decoder
@@ -123,47 +101,11 @@ def _read(path: str | Path, heads: int, decoder_heads: int, mel_bins: int, audio
         raise WeightsError(f"{path}: {error}") from error
 
 
-def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
-    """Returns the weights of a model for longer or shorter audio: positions are interpolated along time, all else is the same.
-
-    The positions of the whole audio are stretched or shrunk to the new length (interpolate_columns), so that the model gets no position
-    beyond those that it has learned. Fixed sin-cos positions are interpolated as well, whereas a fresh model numbers its columns from 0.
-
-    Args:
-      weights: of a model that takes audio; they are not changed.
-      audio_frames: T, 10 ms each, a multiple of the patch.
-
-    Raises:
-      WeightsError: if the model takes no audio, or the length doesn't fit the patch.
-    """
-    before = weights.config
-    if audio_frames == before.audio_frames:
-        return weights
-    spec = kind_of(before)
-    if "audio" not in spec.inputs(before):
-        raise WeightsError(f"holds a model of images alone, which can't have audio_frames {audio_frames}")
-    config = dataclasses.replace(before, audio_frames=audio_frames)
-    try:
-        config.validate()
-    except ValueError as error:
-        raise WeightsError(str(error)) from error
-    grid, new_grid = (grid_of(*sizes.input_shape("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
-    tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _AUDIO_POSITIONS if name in weights.params}
-    logging.info(
-        "audio positions interpolated from %d to %d columns of time (%d to %d frames): %s",
-        grid[1], new_grid[1], before.audio_frames, audio_frames, ", ".join(tables),
-    )  # fmt: skip
-    if weights.notes.calibration:
-        logging.warning("the calibration was fitted to audio of %d frames and is left out", before.audio_frames)
-    notes = dataclasses.replace(weights.notes, calibration=None)
-    return weights._replace(config=config, params={**weights.params, **tables}, notes=notes)
-
-
 def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
     """Writes weights to a new file or folder.
 
     Args:
-      weights: of a CAV-MAE or its classifier; other kinds have no official names and are written to folders only.
+      weights: of any kind; a file of PyTorch holds CAV-MAE and its classifier alone, as no tensor shows all settings of the others.
       path: its suffix says which format: .pth, .pt, .bin, .ckpt and .pth.tar hold the official tensors alone, .safetensors the config as
         well. Without a suffix it becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
       half: store float16, half the size, in a .safetensors file.
@@ -181,7 +123,10 @@ def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
     if not path.name.lower().endswith((*TORCH, SAFETENSORS)):
         write_new(path, partial(_save_run, weights.params, meta))
         return
-    save_tensors(_official(weights.params), path, json.dumps(meta), half=half)
+    if is_torch(path) and kind_of(weights.config).names != "cavmae":
+        raise WeightsError(f"{path}: only CAV-MAE and its classifier are written so; write this model to a {SAFETENSORS} or a folder")
+    tensors = named_tensors.to_tensors(weights.config, weights.classes, weights.params)
+    save_tensors(tensors, path, json.dumps(meta), half=half)
     if is_torch(path):
         _log_lost(path, weights.config, weights.notes)
 
@@ -201,24 +146,6 @@ def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: 
     return made(computing_in("float32", read_uncalibrated(path, audio_frames=audio_frames, **sizes)))
 
 
-def computing_in(compute_dtype: str, weights: Weights) -> Weights:
-    """Sets the dtype of matrix products of a model that is applied; "auto" is bfloat16 where the devices have it.
-
-    Raises:
-      ConfigError: if there is no such dtype.
-    """
-    config = dataclasses.replace(weights.config, compute_dtype=compute_dtype)
-    config.validate()
-    if compute_dtype == "auto":
-        config.compute_dtype, _ = fast_dtype(jax.devices())
-    return weights._replace(config=config)
-
-
-def made(weights: Weights) -> Model:
-    """Builds the model that weights belong to."""
-    return fill(described(weights.config, weights.classes), weights.params)
-
-
 def save_torch(model: Model, path: str | Path) -> None:
     """Writes a model as a state dict of the original: float32, official names, including the norms that the original never uses.
 
@@ -232,7 +159,21 @@ def save_torch(model: Model, path: str | Path) -> None:
     path = Path(path).expanduser()
     if not is_torch(path):
         raise WeightsError(f"{path}: a state dict of PyTorch ends in {', '.join(TORCH)}")
-    save_tensors(_official(flatten(nnx.state(model, nnx.Param))), path)
+    params = flatten(nnx.state(model, nnx.Param))
+    if "encoder.norm.main.scale" not in params:
+        raise WeightsError(f"{path}: only CAV-MAE and its classifier have such a state dict; save this model to a folder")
+    save_tensors(named_tensors.to_cavmae(params), path)
+
+
+def _read_file(path: Path, heads: int, decoder_heads: int, mel_bins: int) -> Weights:
+    """Reads a file of tensors, with the config that it stores; if it stores none, sizes are read from the tensors."""
+    tensors, note = read_file(path)
+    try:
+        named = named_tensors.noted(tensors, _parse(note)) if note else named_tensors.unnoted(tensors, heads, decoder_heads, mel_bins)
+    except (ValueError, OverflowError) as error:  # the latter of a number in its note that no float can hold
+        raise WeightsError(f"{path}: {error}") from error
+    _log_unused(path, tensors, ours=bool(note))
+    return named
 
 
 def _read_run(path: Path) -> Weights:
@@ -260,31 +201,6 @@ def _calibrated(weights: Weights, path: Path) -> Weights:
     return weights._replace(notes=dataclasses.replace(weights.notes, calibration=found))
 
 
-def _from_tensors(tensors: Tensors, note: str, heads: int, decoder_heads: int, mel_bins: int) -> Weights:
-    """Converts official tensors, with the config that the file stores; if it stores none, sizes are read from the tensors."""
-    odd = [name for name, rank in _RANKS.items() if name in tensors and (tensors[name].ndim != rank or not tensors[name].size)]
-    if odd:
-        raise WeightsError(f"these are no weights of a CAV-MAE: {', '.join(f'{name} {tensors[name].shape}' for name in odd)}")
-    classes = count_classes(tensors)
-    if note:
-        meta = _parse(note)
-        config, notes = model_config(meta, classifies=classes > 0), from_meta(meta, classes)
-        _require_sizes(config, tensors)
-    else:
-        config, notes = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins), Notes()
-        config.validate()
-    shapes = {path: leaf.shape for path, leaf in flatten(described(config, classes)).items()}
-    return Weights(config, classes, from_official(tensors, shapes), notes, noted=bool(note))
-
-
-def _from_vit(tensors: Tensors, heads: int, decoder_heads: int, mel_bins: int) -> Weights:
-    """Converts the weights of an MAE or an AST, by the names of timm, facebookresearch/mae or transformers."""
-    found = vit_config.identify(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins)
-    pulled = vit.pull(found.config, described(found.config, found.classes), tensors)
-    require_none([f"missing: the file has nothing for {path}" for path in pulled.fresh])
-    return Weights(found.config, found.classes, pulled.params, found.notes)
-
-
 def _parse(note: str) -> dict[str, Any]:
     """Returns the JSON object in a file's note; an empty one if there is none."""
     try:
@@ -292,19 +208,6 @@ def _parse(note: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
-
-
-def _require_sizes(config: ModelConfig, tensors: Tensors) -> None:
-    """Raises WeightsError if the stored config has other sizes than the tensors, before a model of its sizes takes any memory."""
-    shape = config.shape
-    found = infer_sizes(tensors, heads=shape.heads, decoder_heads=shape.decoder_heads, mel_bins=config.mel_bins)
-    stored, has = (sizes.shape._asdict() | {name: getattr(sizes, name) for name in _SIZED} for sizes in (config, found))
-    different = [name for name in stored if stored[name] != has[name] and ("decoder_embed.weight" in tensors or "decoder_" not in name)]
-    lines = [f"model.{name} is {stored[name]}, by its tensors {has[name]}" for name in different]
-    if not abs(config.mlp_ratio - found.mlp_ratio) * has["width"] < 1:  # a hidden width is rounded down
-        lines.append(f"model.mlp_ratio is {config.mlp_ratio}, by its tensors {found.mlp_ratio}")
-    if lines:
-        raise WeightsError("the config that it stores is another model's:\n  " + "\n  ".join(lines))
 
 
 def _log_unused(path: Path, tensors: Tensors, *, ours: bool) -> None:
@@ -320,7 +223,7 @@ def _log_unused(path: Path, tensors: Tensors, *, ours: bool) -> None:
 def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
     """Logs which settings a file without config loses: those that can't be read from the tensors."""
     shape, default = config.shape, ModelConfig()
-    in_tensors = {*shape._fields, *_SIZED, "size", "mlp_ratio", "compute_dtype"}  # the last is a matter of who applies them
+    in_tensors = {*shape._fields, *sizes.SIZED, "size", "mlp_ratio", "compute_dtype"}  # the last is a matter of who applies them
     settings = {name: value for name, value in vars(config).items() if name not in in_tensors and value != getattr(default, name)}
     settings |= {name: value for name, value in vars(notes).items() if value != getattr(Notes, name)}
     lost = [f"{name}={value}" for name, value in settings.items()]
@@ -329,18 +232,6 @@ def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
     )
     if lost:
         logging.warning("%s: these settings are lost, which a .safetensors or a folder would keep: %s", path, ", ".join(lost))
-
-
-def _official(params: Mapping[str, Any]) -> Tensors:
-    """Converts our parameters to official tensors, and logs the norms that are added, which the original never uses."""
-    if "encoder.norm.main.scale" not in params:
-        raise WeightsError("only CAV-MAE and its classifier have official names; write this model to a folder, without a suffix")
-    tensors = to_official({name: np.asarray(leaf, np.float32) for name, leaf in params.items()})
-    if added := [name for name in tensors if is_unused(name)]:
-        logging.info(
-            "%d norm tensors that the original stores and never uses are added as initialised: %s", len(added), some(sorted(added))
-        )
-    return tensors
 
 
 def _save_run(params: Tensors, meta: dict[str, Any], path: Path) -> None:

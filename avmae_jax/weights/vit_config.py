@@ -1,4 +1,4 @@
-"""Identifies an image MAE or an AST by its tensors: the config, the number of classes and how its input is normalised.
+"""Identifies an MAE or an AST by its tensors: the config, the number of classes and how its input is normalised.
 
 Axis letters: P patch, L tokens, M mel bins, T spectrogram frames, D width, C channels.
 """
@@ -18,8 +18,8 @@ from avmae_jax.weights.vit_names import TRANSFORMERS_PREFIXES, Tensors, canonica
 # An AST takes (x - mean) / (2 * std), with the mean and the deviation of AudioSet.
 _AST_NOTES = Notes(audio_mean=-4.2677393, audio_std=2 * 4.5689974, mode="audioonly")
 # Axes of the tensors from which sizes are read; the last two say what kind of model it is.
-_RANKS = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "decoder_embed.weight": 2, "mlp_head.1.weight": 2}
-_NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
+RANKS = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "decoder_embed.weight": 2, "mlp_head.1.weight": 2}
+NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
 
 
 class Identified(NamedTuple):
@@ -31,20 +31,20 @@ class Identified(NamedTuple):
 
 
 def identify(tensors: Tensors, *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> Identified:
-    """Finds the config of an image MAE with its decoder, or of an AST, from the names and shapes of its tensors.
+    """Finds the config of an MAE with its decoder, or of an AST, from the names and shapes of its tensors.
 
     Args:
       tensors: name -> array, as timm, facebookresearch/mae, the original AST or transformers name them.
       heads: of the encoder, which no shape shows; 0: those of the published model of this width.
       decoder_heads: of the decoder; 0: those of the published model of this width.
-      mel_bins: M of an AST.
+      mel_bins: M of a model of audio.
 
     Raises:
       WeightsError: if the tensors belong to neither, or a size can't be found.
     """
     named = canonical(tensors)
-    odd = [name for name, rank in _RANKS.items() if name in named and (named[name].ndim != rank or not named[name].size)]
-    if odd or any(name not in named for name in _NEEDED):
+    odd = [name for name, rank in RANKS.items() if name in named and (named[name].ndim != rank or not named[name].size)]
+    if odd or any(name not in named for name in NEEDED):
         found = ", ".join(f"{name} {named[name].shape}" for name in odd) or some(tensors)
         raise WeightsError(f"these are no weights of a CAV-MAE, an MAE or an AST; its tensors are {found}")
     width, channels, patch, _ = named["patch_embed.proj.weight"].shape
@@ -65,12 +65,15 @@ def identify(tensors: Tensors, *, heads: int = 0, decoder_heads: int = 0, mel_bi
     if "decoder_embed.weight" not in named:
         raise WeightsError("holds an encoder without decoder or head, which is no model by itself; start a run from it: --config.init_from")
     decoder_width = len(named["decoder_embed.weight"])
+    length = max(length, 0)
+    if channels == 1:
+        config = dataclasses.replace(config, modality="audio", mel_bins=mel_bins, audio_frames=length * patch // mel_bins * patch)
+    else:
+        config = dataclasses.replace(config, modality="image", image_size=math.isqrt(length) * patch)
     config = dataclasses.replace(
         config,
         kind="mae",
-        modality="image",
         class_token="cls_token" in named,
-        image_size=math.isqrt(max(length, 0)) * patch,
         decoder_width=decoder_width,
         decoder_depth=count_blocks(named, "decoder_blocks"),
         decoder_heads=decoder_heads or published_heads(decoder_width, "decoder_"),

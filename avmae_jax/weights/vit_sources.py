@@ -26,8 +26,8 @@ from avmae_jax.weights.vit_names import Rules, Tensors, rename
 
 Shape = tuple[int, ...]
 
-_TOKENS = ("cls_token", "dist_token")  # of no patch; they come first, in this order
-POSITIONS, _KERNEL = "pos_embed", "patch_embed.proj.weight"
+TOKENS = ("cls_token", "dist_token")  # of no patch; they come first, in this order
+POSITIONS, DECODER_POSITIONS, KERNEL = "pos_embed", "decoder_pos_embed", "patch_embed.proj.weight"
 DECODER = re.compile(r"decoder_|mask_token$")  # how the names of a decoder begin
 ANY = -1  # a length that may be any
 # dotted path -> name in the file, without what says "audio" or "image": both come from the same tensors
@@ -36,7 +36,7 @@ _NAMES: Rules = [
     (r"\.(kernel|scale)$", ".weight"),
     (r"^(encoder\.audio|encoder\.image|encoder|tower)\.", ""),
     (r"^decoder\.ends\.\w+\.head\.", "decoder_pred."),
-    (r"^decoder\.ends\.\w+\.positions$", "decoder_pos_embed"),
+    (r"^decoder\.ends\.\w+\.positions$", DECODER_POSITIONS),
     (r"^decoder\.mask_token$", "mask_token"),
     (r"^decoder\.(blocks|embed|norm)\.", r"decoder_\1."),
     (r"^head\.norm\.", "mlp_head.0."),
@@ -94,9 +94,9 @@ def source_of(path: str, file: File, target: Target) -> Source | None:
 
 def describe_file(tensors: Tensors) -> File:
     """Describes the model that tensors belong to, by their canonical names and the channels of the patch kernel."""
-    kernel = tensors.get(_KERNEL)
+    kernel = tensors.get(KERNEL)
     modality = "audio" if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 1 else "image"
-    return File(tensors, modality, sum(name in tensors for name in _TOKENS), any(map(DECODER.match, tensors)))
+    return File(tensors, modality, sum(name in tensors for name in TOKENS), any(map(DECODER.match, tensors)))
 
 
 def describe_target(config: ModelConfig, model: nnx.Module) -> Target:
@@ -163,4 +163,4 @@ def _tokens(shape: Shape) -> Source:
         *tokens, positions = tensors
         return np.concatenate(tokens)[:, 0] + positions[0, :count]
 
-    return Source(dict.fromkeys(_TOKENS[:count], (1, 1, width)) | {POSITIONS: (1, ANY, width)}, add, " (with its position)")
+    return Source(dict.fromkeys(TOKENS[:count], (1, 1, width)) | {POSITIONS: (1, ANY, width)}, add, " (with its position)")

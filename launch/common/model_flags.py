@@ -18,7 +18,7 @@ from avmae_jax.config_history import config_from_dict, is_config
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import AvmaeError, DatasetError
 from avmae_jax.files import full_disk
-from avmae_jax.weights import box
+from avmae_jax.weights import box, places
 
 from .unused import unused_fields
 
@@ -112,9 +112,11 @@ def data_name(model_path: str) -> str:
 
 
 def results_folder(model_path: str, name: str) -> Path:
-    """Returns the folder for a program's results: `name` in a model's folder, FILE_`name` beside its file, or here for one in the box."""
+    """Returns the folder for a program's results: `name` in a model's folder, FILE_`name` beside its file, else MODEL_`name` here."""
     path = Path(model_path).expanduser()
-    return path.with_name(f"{path.name}_{name}") if path.is_file() or box.is_boxed(model_path) else path / name
+    if box.is_boxed(model_path) or places.is_id(model_path):
+        return Path(f"{places.name_of(model_path)}_{name}")
+    return path.with_name(f"{path.name}_{name}") if path.is_file() else path / name
 
 
 def finetune_command(path: str, model: ModelConfig) -> str:
@@ -128,7 +130,7 @@ def _changes(recipe: Config, path: str, model: ModelConfig) -> list[str]:
     """Lists the options with which a recipe fine-tunes the model at a path."""
     from avmae_jax.models.registry import kind_of
 
-    changed: dict[str, Any] = {"init_from": path, "train.workdir": f"{path.rstrip('/')}_finetuned"}
+    changed: dict[str, Any] = {"init_from": path, "train.workdir": f"{_beside(path)}_finetuned"}
     kept = {"kind", "compute_dtype", *kind_of(recipe.model).head}  # what the recipe says of the classifier and of the devices
     sized = dataclasses.replace(recipe.model, size=model.size)
     for field in dataclasses.fields(model):
@@ -145,10 +147,18 @@ def _changes(recipe: Config, path: str, model: ModelConfig) -> list[str]:
     return [f"--config.{name}={value}" for name, value in changed.items() if name not in idle]
 
 
+def _beside(path: str) -> str:
+    """Returns the path of a model, beside which something can be written; for one on a hub its name, which is here."""
+    return places.name_of(path) if places.is_id(path) else path.rstrip("/")
+
+
 def run_folder(model_path: str) -> Path | None:
     """Returns the folder of the run that a model lies in, the one with config.json; None if it lies in none."""
+    if box.is_boxed(model_path) or places.is_id(model_path):
+        return None
     path = Path(model_path).expanduser().absolute()
-    return next((folder for folder in (path, *path.parents[:_RUN_DEPTH]) if (folder / "config.json").is_file()), None)
+    folders = [folder for folder in (path, *path.parents[:_RUN_DEPTH]) if (folder / "config.json").is_file()]
+    return next((folder for folder in folders if not places.is_pretrained(folder)), None)
 
 
 def run_config(model_path: str) -> Config:

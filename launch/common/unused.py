@@ -70,6 +70,7 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     ),
     "inpaint": (_Rule(("data", "split"), lambda _, arguments: len(arguments) > 1, "with files; it chooses the data set of --clips"),),
     "inspect_data": (_Rule(("out",), lambda args, _: not args.clips, "with --clips=0, which draws no contact sheet"),),
+    "convert": (_Rule(("license",), lambda args, _: not args.pretrained, "without --pretrained, whose card names it"),),
     "report": (_Rule(COMPUTING, lambda args, _: not args.make, "with --nomake, which computes nothing"),),
     "benchmark": (
         _Rule(("against",), lambda args, _: args.data, "with --data, which is another measurement"),

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from avmae_jax.weights.io import read, write
+from launch import convert
 from launch.convert import describe
-from tests.support import ODD, Program, made
+from tests.media import write_clip
+from tests.support import ODD, Program, completed, made
 
 
 def test_a_folder_becomes_a_file_and_it_is_said_what_was_read_added_and_written(program: Program, tmp_path: Path) -> None:
@@ -75,3 +77,38 @@ def test_a_description_names_kind_sizes_and_parameters() -> None:
     alone = describe(made()._replace(config=dataclasses.replace(ODD, modality="image")))
     assert "16 x 16" in alone
     assert "mel" not in alone
+
+
+def test_a_run_becomes_a_pretrained_folder_that_every_program_takes(program: Program, tmp_path: Path) -> None:
+    write(made(classes=3), tmp_path / "run")
+    done = program("-m", "launch.convert", tmp_path / "run", f"{tmp_path}/folder/", "--pretrained", "--license=mit")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert "license: mit" in (tmp_path / "folder/README.md").read_text()
+    want = read(tmp_path / "run")
+    found = read(tmp_path / "folder")
+    assert {path: x.tobytes() for path, x in found.params.items()} == {path: x.tobytes() for path, x in want.params.items()}
+    assert found.config.compute_dtype == want.config.compute_dtype
+    clip = write_clip(tmp_path / "clip.mp4", 1.0)
+    done = program("-m", "launch.predict", clip, "--model", tmp_path / "folder")
+    assert done.returncode == 0, done.stderr
+    assert "class " in done.stdout
+    for name, said in (("evaluate", "--data"), ("report", "no config of a run"), ("calibrate", "--data")):
+        done = program("-m", f"launch.{name}", tmp_path / "folder")
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert said in done.stderr
+    done = program("-m", "launch.convert", tmp_path / "folder", tmp_path / "back")
+    assert done.returncode == 0, done.stderr
+    assert {path: x.tobytes() for path, x in read(tmp_path / "back").params.items()} == {
+        path: x.tobytes() for path, x in want.params.items()
+    }
+
+
+@pytest.mark.parametrize(("out", "options", "said"), [("x.safetensors", [], ".safetensors"), ("x", ["--license=My own"], "license")])
+def test_a_pretrained_folder_that_cannot_be_is_refused(out: str, options: list[str], said: str, tmp_path: Path) -> None:
+    write(made(), tmp_path / "run")
+    done = completed(convert, tmp_path / "run", tmp_path / out, "--pretrained", *options)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

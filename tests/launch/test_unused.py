@@ -38,6 +38,7 @@ CASES = {
     ],
     "inpaint": [("data", ["run", "a.mp4", "--data=prepared"]), ("split", ["run", "a.mp4", "--split=train"])],
     "inspect_data": [("out", ["prepared", "--clips=0", "--out=x.png"])],
+    "convert": [("license", ["run", "w.safetensors", "--license=mit"])],
     "report": [(name, ["run", "--nomake", f"--{name}={value}"]) for name, value in (("data", "x"), ("split", "train"), ("heads", "3"))],
     "benchmark": [
         ("against", ["--against=torch", "--data=loader"]),

@@ -82,13 +82,15 @@ def test_float16_is_half_the_size_and_rounds_each_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("want", [made(ONE_MODALITY), made(dataclasses.replace(ONE_MODALITY, class_token=True)), made(ONE_MODALITY, 3)])
-def test_models_of_one_modality_go_into_folders_only(want: Weights, tmp_path: Path) -> None:
+def test_models_of_one_modality_keep_every_bit_in_folders_and_safetensors(want: Weights, tmp_path: Path) -> None:
     write(want, tmp_path / "run")
     assert_same(read(tmp_path / "run"), want)
     assert type(load_pretrained(tmp_path / "run")) is (AST if want.classes else MAE)
-    with pytest.raises(WeightsError, match=r"CAV-MAE.*folder"):
-        write(want, tmp_path / "w.safetensors")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    write(want, tmp_path / "w.safetensors")
+    assert_same(read(tmp_path / "w.safetensors"), want)
+    with pytest.raises(WeightsError, match=r"w\.pth.*CAV-MAE.*\.safetensors.*folder"):
+        write(want, tmp_path / "w.pth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "w.safetensors"]
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from tests.weights.files import HEADS, message
         ({"heads": True}, r"model\.heads.*True"),
         ({"norm_eps": -1}, r"model\.norm_eps.*-1"),
         ({"width": 10**9}, r"model\.width.* 1000000000,.* 16"),
-        ({"depth": 4, "decoder_depth": 1}, r"model\.depth.* 4,.* 3\n.*model\.decoder_depth.* 1,.* 2"),
+        ({"depth": 4, "decoder_depth": 1}, r"model\.depth.* 4,.* 3; .*model\.decoder_depth.* 1,.* 2"),
         ({"audio_frames": 80}, r"model\.audio_frames.* 80,.* 24"),
         ({"modality": "audio"}, r"model\.modality.* audio,.* both"),
         ({"mlp_ratio": float("nan")}, r"model\.mlp_ratio.* nan,.* 2\.0"),
