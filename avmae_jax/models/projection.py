@@ -1,11 +1,11 @@
-"""Defines how layers multiply tokens by kernels, alone and after a LayerNorm, in the way that is fast on the program's platform.
+"""Defines how layers multiply tokens by kernels: alone, after a LayerNorm, after a GELU; in the way that suits the program's platform.
 
 On CPUs a norm and the layer after it are computed one after the other. On GPUs and TPUs, which wait for memory, the norm's scale s and
 shift c need no passes over the tokens, since (x s + c) W + b = x (s W) + (c W + b), where x are the standardized tokens: the kernel is
 changed, and the gradients of s and c are sums over the kernel's gradient in place of sums over all tokens. With the small batches of CPUs
 a kernel is no smaller than the tokens, and nothing would be gained.
 
-Axis letters: D width; P parts of a layer's output, such as queries, keys and values; "outer" the axes of a part.
+Axis letters: D width; H width of a hidden layer; P parts of a layer's output, such as queries, keys and values; "outer" the axes of a part.
 """
 
 import math
