@@ -24,7 +24,6 @@ from avmae_jax.models.rows import RowKey, draw, fold_in
 MAIN = "main"
 ALL_STREAMS = (MAIN, "audio", "image")
 
-
 _xavier = nnx.initializers.xavier_uniform()
 _zeros = nnx.initializers.zeros_init()
 token_init = nnx.initializers.normal(0.02)  # of tokens and modality embeddings
@@ -49,10 +48,10 @@ def linear(
     rngs: nnx.Rngs,
     *,
     bias_init: nnx.Initializer = _zeros,
-    product: Callable[..., jax.Array] | None = None,
+    product: Callable[..., jax.Array] = project,
 ) -> nnx.Linear:
-    """Makes a linear layer with Xavier-uniform kernel and a bias of zero, unless `bias_init` is given; `product` replaces `project`."""
-    return nnx.Linear(in_width, out_width, kernel_init=_xavier, bias_init=bias_init, dtype=dtype, dot_general=product or project, rngs=rngs)
+    """Makes a linear layer with Xavier-uniform kernel and, unless `bias_init` is given, a bias of zero; `product` multiplies."""
+    return nnx.Linear(in_width, out_width, kernel_init=_xavier, bias_init=bias_init, dtype=dtype, dot_general=product, rngs=rngs)
 
 
 def layer_norm(width: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -35,7 +35,7 @@ from avmae_jax.train.program import initial_state, jit_step
 from avmae_jax.train.snapshots import Snapshots
 from avmae_jax.train.step import Metrics, State, make_evaluation
 from avmae_jax.train.step_log import Reporter, StepLog, shown
-from avmae_jax.train.stopping import Agreement, agreed, ctrl_c_held, stop_requested
+from avmae_jax.train.stopping import Agreement, ctrl_c_held, stop_requested
 from avmae_jax.train.task import Task
 
 
@@ -207,7 +207,7 @@ class Trainer:
         log.settle()
         if stop and checkpoints.newest() != self.step:
             self._save(checkpoints, logbook, snapshots)
-        if stop or agreed(bool(stopped()), False)[0]:
+        if stop or any(hosts.gather(bool(stopped()))):
             cause = stopped() or "a signal to another process"
             logging.info("stopped by %s after step %d, which is saved; the same command resumes there", cause, self.step)
             return False

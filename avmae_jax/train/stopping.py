@@ -9,7 +9,6 @@ from multiprocessing import resource_tracker
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -82,14 +81,3 @@ class Agreement:
     def _ask(self, stop: bool, save: bool) -> jax.Array:
         flags = np.array([[stop, save and jax.process_index() == 0]])
         return self._any(jax.make_array_from_callback((self._rows.mesh.size, 2), self._rows, lambda _: flags))
-
-
-def agreed(stop: bool, save: bool) -> tuple[bool, bool]:
-    """Returns what all processes of a run do next, the same in each: stop if any is asked to, save if the first one wants to.
-
-    Every process must call it after the same step. With several processes it waits for the devices, so call it seldom.
-    """
-    if jax.process_count() == 1:
-        return stop, save
-    flags = multihost_utils.process_allgather(np.array([stop, save]))
-    return bool(flags[:, 0].any()), bool(flags[0, 1])

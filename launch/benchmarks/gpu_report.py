@@ -21,6 +21,7 @@ from .measuring import show
 _LEAST = 20  # seconds that a part must have left to be begun
 _STEPS = 20
 _FEEDING = 3 * _STEPS
+_SIDE_BY_SIDE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # else the first process would take the memory of the others
 _KERNELS_UNTIMED = "--xla_gpu_autotune_level=0"  # what isn't timed needn't wait until XLA has found its fastest kernels
 _KERNELS_ONE_BY_ONE = "--xla_gpu_enable_command_buffer="  # so that a profile names each
 
@@ -30,8 +31,8 @@ def untimed(batches: Sequence[int]) -> Sequence[Part]:
     steps = [(batch, remat) for batch in batches for remat in (False, True)]
     programs = {"steps": steps, "training": {"batch": batches[0], "steps": _FEEDING}}
     return (
-        Part("programs", "programs", programs, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
-        Part("parity with the CPU", "parity", {"batch": 2}, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | _flags(_KERNELS_UNTIMED)),
+        Part("programs", "programs", programs, _SIDE_BY_SIDE),
+        Part("parity with the CPU", "parity", {"batch": 2}, _SIDE_BY_SIDE | _flags(_KERNELS_UNTIMED)),
     )
 
 

@@ -160,7 +160,7 @@ class Running:
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_late_batch_is_trained_on_as_soon_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step before it may still run, and then nobody waited for data."""
+    """Trains on a batch while the step before it still runs; the devices have work then, so no time counts as waiting for data."""
     never: dict[str, Any] = {f"train__{name}_every": 100 for name in ("eval", "picture", "checkpoint")}
     trainer, following = make_trainer(tmp_path, test=None, train=4 * STEPS, **never), TrainBatches.__next__
     wanted, wait, take_step, dispatched = threading.Event(), Clock.wait, trainer._take_step, list[Running]()

@@ -16,7 +16,7 @@ from avmae_jax.checkpoint.manager import restore_params
 from avmae_jax.config import MeshConfig
 from avmae_jax.errors import CheckpointMismatchError
 from avmae_jax.train.sharding import make_mesh
-from avmae_jax.train.stopping import Agreement, agreed
+from avmae_jax.train.stopping import Agreement
 from avmae_jax.trees import flatten
 from tests.train.colours import STEPS, ColourTask, Watcher, computed, make_trainer, rows, saved
 
@@ -190,23 +190,6 @@ def test_checkpoints_come_by_time_too(tmp_path: Path, undisturbed: Path) -> None
 def test_no_checkpoint_comes_by_time_if_it_is_off(tmp_path: Path) -> None:
     assert make_trainer(tmp_path, train__checkpoint_every=100, train__checkpoint_minutes=0.0).run()
     assert saved(tmp_path) == [STEPS]
-
-
-def test_processes_stop_and_save_as_the_first_one_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[bool]] = []
-
-    def gathered(flags: np.ndarray) -> np.ndarray:
-        asked.append(flags.tolist())
-        return np.array([[False, True], [True, False], flags.tolist()])
-
-    monkeypatch.setattr("jax.process_count", lambda: 3)
-    monkeypatch.setattr("avmae_jax.train.stopping.multihost_utils.process_allgather", gathered)
-    assert agreed(False, False) == (True, True)
-    assert asked == [[False, False]]
-    monkeypatch.setattr(
-        "avmae_jax.train.stopping.multihost_utils.process_allgather", lambda flags: np.array([[False, False], [False, True]])
-    )
-    assert agreed(False, True) == (False, False)
 
 
 def test_several_processes_hear_what_they_asked_a_step_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def test_a_kernel_on_a_cpu_does_not_grow_with_the_number_of_blocks() -> None:
 
 @pytest.mark.slow
 def test_a_cpu_keeps_one_array_of_a_hidden_layer() -> None:
-    """Left alone, XLA computes the GELU of the backward pass together with that of the forward pass, and keeps it."""
+    """Measures what each layer adds: left alone, XLA computes the GELU of the backward pass early, with the other one, and keeps it."""
 
     def kept(depth: int) -> int:
         graph, params = nnx.split(nnx.List(Mlp(32, 256, jnp.dtype("float32"), rngs=nnx.Rngs(0)) for _ in range(depth)))

@@ -58,7 +58,8 @@ class Program:
           steps: their number.
           anew: whether the batch is sent to the devices for each step, in place of being there.
         """
-        on_host, places = jax.device_get(self.batch), {name: array.sharding for name, array in self.batch.items()}
+        on_host = jax.device_get(self.batch) if anew else None
+        places = {name: array.sharding for name, array in self.batch.items()}
         leaves, structure = jax.tree.flatten(self.state)
         begin, loss = time.perf_counter(), math.nan
         for _ in range(steps):
