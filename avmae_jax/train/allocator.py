@@ -18,3 +18,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_ARENA_MAX, 1)  # heaps of other threads hold 64 MB at most, and a larger block would be mapped after all
+
+
+def give_back_freed_memory() -> None:
+    """Returns memory that was freed so far to the system, wherever in the heap it lies; does nothing with other C libraries than glibc.
+
+    A compiler frees far more than a step needs, and what remains of it lies in pieces that are too small for the step's one block.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

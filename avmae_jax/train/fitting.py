@@ -16,7 +16,7 @@ from avmae_jax.models import registry
 from avmae_jax.models.registry import kind_of
 from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.negatives import describe_negatives
-from avmae_jax.train.program import peak_bytes, trace_step
+from avmae_jax.train.program import compiled, peak_bytes, trace_step
 from avmae_jax.train.task import Task
 from avmae_jax.weights.build import described
 
@@ -156,7 +156,7 @@ def _compile(config: Config, task: Task, mesh: jax.sharding.Mesh, clips: int, wa
     """Compiles a step, keeps it in `steps`, and returns what it needs."""
     logging.info("compiling a step of %d pairs at once%s", way.micro_batch, " with recomputed blocks" if way.remat else "")
     try:
-        steps[way] = trace_step(config, task, mesh, way.micro_batch, clips, remat=way.remat).traced.lower().compile()
+        steps[way] = compiled(trace_step(config, task, mesh, way.micro_batch, clips, remat=way.remat).traced)
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith(_FULL):
             raise

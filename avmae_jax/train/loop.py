@@ -31,7 +31,7 @@ from avmae_jax.train.feed import Feed
 from avmae_jax.train.fitting import Fit
 from avmae_jax.train.logbook import Logbook
 from avmae_jax.train.profiling import StepProfile
-from avmae_jax.train.program import initial_state, jit_step
+from avmae_jax.train.program import CompiledOnce, initial_state, jit_step
 from avmae_jax.train.snapshots import Snapshots
 from avmae_jax.train.step import Metrics, State, make_evaluation
 from avmae_jax.train.step_log import Reporter, StepLog, shown
@@ -80,7 +80,7 @@ class Trainer:
         self.leaves, self._structure = jax.tree.flatten(state)
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
         self.jitted_step = jit_step(self.graph, task, (optimizer, schedule), self.mesh, places, batch // fit.micro_batch)
-        self._take_step = fit.step or self.jitted_step
+        self._take_step = CompiledOnce(self.jitted_step, fit.step)
         own_rows, comparing = sharding.on_own_rows(self.mesh), task.comparing
         evaluation = make_evaluation(
             self.graph, task, micro_batch=fit.micro_batch, groups=self.groups, own_rows=own_rows, comparing=comparing

@@ -19,6 +19,7 @@ from avmae_jax.data.batches import TrainBatches, TrainOptions
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.models.registry import kind_of
 from avmae_jax.train import memory, sharding
+from avmae_jax.train.allocator import give_back_freed_memory
 from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.precision import matmul_precision
@@ -80,6 +81,26 @@ def jit_step(
     shardings = (placed, NamedSharding(mesh, PartitionSpec()))
     options = compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(on_leaves, donate_argnums=0, out_shardings=shardings, compiler_options=options)
+
+
+def compiled(traced: Any) -> jax.stages.Compiled:
+    """Compiles a traced step, and gives the memory that compiling took back to the system."""
+    program = traced.lower().compile()
+    give_back_freed_memory()
+    return program
+
+
+class CompiledOnce:
+    """Is a jitted step that is compiled when it is first called, so that it never holds the compiler's memory beside its own."""
+
+    def __init__(self, jitted: Any, program: jax.stages.Compiled | None = None):
+        """Takes the program in place of compiling one, where it is known."""
+        self._jitted, self._program = jitted, program
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self._program is None:
+            self._program = compiled(self._jitted.trace(*inputs))
+        return self._program(*inputs)
 
 
 def trace_step(config: Config, task: Task, mesh: Mesh, micro_batch: int, clips: int, *, remat: bool | None = None) -> Step:

@@ -27,6 +27,7 @@ from avmae_jax.models.layers import Stage
 from avmae_jax.models.modes import MULTIMODAL, Mode, find_mode
 from avmae_jax.models.tokens import join
 from avmae_jax.train import losses, memory, optim
+from avmae_jax.train.program import CompiledOnce
 from avmae_jax.train.step import Context, Metrics, State, compiler_options, make_step
 from avmae_jax.weights import build
 
@@ -169,7 +170,7 @@ def prepare(job: str, config: Config, batch: Arrays, weights: Arrays | None = No
     optimizer = optim.adam(config.optim, schedule)
     state = State(params, frozen, jax.jit(optimizer.init)(params), {})
     update = make_step(graph, objective, optimizer, schedule, micro_batches=1, groups=1)
-    step = jax.jit(update, donate_argnums=0, compiler_options=compiler_options(jax.default_backend()))
+    step = CompiledOnce(jax.jit(update, donate_argnums=0, compiler_options=compiler_options(jax.default_backend())))
 
     def run() -> list[np.ndarray]:
         nonlocal state

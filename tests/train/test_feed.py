@@ -123,9 +123,7 @@ def programs(folder: Path) -> set[str]:
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.slow
 def test_no_program_but_the_step_runs_between_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = programs(tmp_path / "ours")
-    assert len(ours) == 1
-    assert "step" in ours.pop()
+    assert not programs(tmp_path / "ours")  # the step was compiled before the first one, once and for all
     done = Clock.done
 
     def with_a_program(self: Clock) -> None:
