@@ -98,6 +98,7 @@ class CompiledOnce:
         self._jitted, self._program = jitted, program
 
     def __call__(self, *inputs: Any) -> Any:
+        """Computes a step as the jitted function would."""
         if self._program is None:
             self._program = compiled(self._jitted.trace(*inputs))
         return self._program(*inputs)
