@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -185,3 +187,12 @@ def test_a_circle_of_files_or_folders_is_refused(tmp_path: Path) -> None:
 )
 def test_an_import_from_below_may_stay(tmp_path: Path, file: str, code: str) -> None:
     assert violations(tree(tmp_path, {file: code})) == {}
+
+
+@pytest.mark.process
+def test_predicting_imports_nothing_that_only_training_needs() -> None:
+    """These take half a second of the four from a command to its answer."""
+    words = "import sys, avmae_jax.inference.predict; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"orbax", "grain", "tensorflow_datasets", "matplotlib", "sklearn"} & set(done.stdout.split())
+    assert "jax" in done.stdout.split()

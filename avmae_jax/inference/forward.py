@@ -4,18 +4,20 @@ Axis letters: N clips, C classes, D width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from avmae_jax.config import Config
-from avmae_jax.data.batches import Batch, EvalOptions, Frames, eval_batches
+from avmae_jax.config import Config, Frames
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.models.modes import Mode
+
+if TYPE_CHECKING:
+    from avmae_jax.data.batches import Batch
 
 BATCH = 32  # rows computed at once by default
 
@@ -27,7 +29,7 @@ class Forward:
         """Keeps `function`, which returns arrays with a row for each row of the batch."""
         self._compiled, self._size = nnx.jit(function), batch_size
 
-    def __call__(self, model: Any, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Any]]:
+    def __call__(self, model: Any, batches: "Iterable[Batch]") -> "Iterator[tuple[Batch, Any]]":
         """Yields each batch with the function's arrays on the host; a batch of fewer rows than `batch_size` is padded meanwhile."""
         for batch in batches:
             rows = len(batch["id"])
@@ -85,6 +87,8 @@ class Classify:
         Raises:
           ValueError: if there are no clips, or one lacks what the mode takes.
         """
+        from avmae_jax.data.batches import EvalOptions, eval_batches  # grain: media files are classified without it
+
         views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given, only=only)
         ids, rows, counts, targets = [], [], [], []
         for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, views)):

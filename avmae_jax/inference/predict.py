@@ -17,8 +17,7 @@ from typing import Any, cast, get_args
 import jax
 import numpy as np
 
-from avmae_jax.config import Fill, Modality
-from avmae_jax.data.batches import Frames
+from avmae_jax.config import Fill, Frames, Modality
 from avmae_jax.data.decode.form import Span
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError

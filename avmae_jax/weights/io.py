@@ -21,7 +21,6 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import CheckpointError, WeightsError, some
 from avmae_jax.files import require_local
@@ -178,6 +177,8 @@ def _read_file(path: Path, heads: int, decoder_heads: int, mel_bins: int) -> Wei
 
 def _read_run(path: Path) -> Weights:
     """Reads the weights of a run's folder, its checkpoints or one step."""
+    from avmae_jax.checkpoint.manager import restore_params  # Orbax: files of tensors are read without it
+
     checkpoints = path / "checkpoints"
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
@@ -236,6 +237,8 @@ def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
 
 def _save_run(params: Tensors, meta: dict[str, Any], path: Path) -> None:
     """Writes a folder of checkpoints with one step."""
+    from avmae_jax.checkpoint.manager import Checkpoints
+
     try:
         with Checkpoints(path) as checkpoints:
             arrays = {name: jnp.asarray(tensor) for name, tensor in params.items()}

@@ -1,5 +1,6 @@
 """Converts the tensors of a file, under their authors' names, to a model's weights and back."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +68,7 @@ def to_cavmae(params: Mapping[str, Any]) -> Tensors:
 
 
 def _params(config: ModelConfig, classes: int, tensors: Tensors) -> Tensors:
-    model = described(config, classes)
+    model = described(dataclasses.replace(config, compute_dtype="float32"), classes)  # shapes are the same; most models are applied in it
     if is_official(tensors):
         return from_official(tensors, {path: leaf.shape for path, leaf in flatten(model).items()})
     pulled = vit.pull(config, model, tensors)

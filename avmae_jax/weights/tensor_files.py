@@ -4,25 +4,21 @@ A file may come from anybody: nothing in it is ever executed, and the sizes that
 appears under its name only when it is complete, and nothing that exists is overwritten.
 """
 
-import hashlib
 import importlib
 import io
-import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from safetensors import SafetensorError, deserialize, safe_open
-from safetensors.numpy import save
 
 from avmae_jax.errors import CheckpointError, WeightsError, WriteError, first_line, some
 from avmae_jax.files import full_disk, replacing, require_local
+from avmae_jax.weights import safetensors_files
 from avmae_jax.weights.tensor_names import own_names
 from avmae_jax.weights.torch_files import load_torch
 from avmae_jax.weights.torch_pickle import Tensor
@@ -31,12 +27,9 @@ Tensors = dict[str, np.ndarray]
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 SAFETENSORS = ".safetensors"
-_NOTE, _SUM = "avmae_jax.meta", "avmae_jax.sha256"  # keys in the metadata of a safetensors file: our note, and the checksum of all
-_HEX = 64  # digits of a checksum
 # Activations of these models lie between 1 and 100, and the norms hold them there; weights above this would swamp them. Weights in half
 # precision can't exceed 65504. A flipped high bit of the exponent makes .02 to 8e7 or more.
 _LARGEST = 1e4
-_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Entries that training programs put a state dict under; where there are several, the first is read.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "encoder")
 _WEB_PAGE = (b"<!doctype html", b"<html")
@@ -73,14 +66,17 @@ def read_file(path: Path) -> tuple[Tensors, str]:
         raise WeightsError(f"{path}: can't be read: {error.strerror}") from error
     if begin.lstrip().lower().startswith(_WEB_PAGE):
         raise WeightsError(f"{path}: is a web page, which the server sent in place of the file; download it again in a browser")
-    note = ""
+    note, verify = "", None
     if is_torch(path):
         stored, left_out = _load_torch(path)
     elif path.suffix.lower() == SAFETENSORS:
-        stored, left_out, note = _load_safetensors(path)
+        stored, left_out, note, verify = safetensors_files.load(path)
     else:
         formats = ", ".join((*TORCH, SAFETENSORS))
         raise WeightsError(f"{path}: its suffix doesn't say which format it has; files end in {formats}; rename it")
+    peaks = _peaks(stored)
+    if verify:
+        verify()
     if left_out:
         names = some(map(_shown, left_out))
         logging.info("%s: %d entries that are no floating-point tensors are left out: %s", path, len(left_out), names)
@@ -89,7 +85,7 @@ def read_file(path: Path) -> tuple[Tensors, str]:
     if not stored:
         raise WeightsError(f"{path}: holds no floating-point tensors")
     try:
-        require_usable(stored, path)
+        _require_usual(peaks, path)
         return {new: stored[name] for name, new in own_names(stored).items()}, note
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
@@ -105,7 +101,15 @@ def require_usable(tensors: Mapping[str, np.ndarray], place: str | Path) -> None
     Raises:
       WeightsError: naming the tensors with NaN or infinite values.
     """
-    peaks = {name: max(abs(float(tensor.max())), abs(float(tensor.min()))) for name, tensor in tensors.items() if tensor.size}
+    _require_usual(_peaks(tensors), place)
+
+
+def _peaks(tensors: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the largest magnitude in each tensor by name; NaN if one of its values is."""
+    return {name: max(abs(float(tensor.max())), abs(float(tensor.min()))) for name, tensor in tensors.items() if tensor.size}
+
+
+def _require_usual(peaks: Mapping[str, float], place: str | Path) -> None:
     if broken := [name for name, peak in peaks.items() if not math.isfinite(peak)]:
         raise WeightsError(
             f"has values that are NaN or infinite, in {some(broken)}; training diverged or the file is damaged, take another"
@@ -145,44 +149,6 @@ def _holds_tensors(content: Any, depth: int = _NESTED) -> bool:
         return False
     inside = (content.get(name) for name in _WRAPPERS)
     return any(isinstance(value, Tensor) for value in content.values()) or any(_holds_tensors(value, depth - 1) for value in inside)
-
-
-def _load_safetensors(path: Path) -> tuple[Tensors, list[str], str]:
-    """Returns tensors by name, the names of everything else, and the note of the config."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-        # safe_open can't return bfloat16 as NumPy arrays; deserialize returns tensors in random order
-        stored = sorted(deserialize(path.read_bytes()), key=lambda item: item[0])
-    except SafetensorError as error:
-        raise WeightsError(
-            f"{path}: is no safetensors file, or a damaged or incomplete one ({first_line(error)}). Fetch or save it again"
-        ) from error
-    note = metadata.get(_NOTE, "")
-    entries = ((name, entry["dtype"], entry["shape"], entry["data"]) for name, entry in stored)
-    if (_SUM in metadata and metadata[_SUM] != _checksum(note, entries)) or _lost_checksum(metadata):
-        remedy = f"fetch it again; if another program changed it on purpose, it must leave out {_SUM}"
-        raise WeightsError(f"{path}: is not what was written, its checksum differs; {remedy}")
-    tensors = {
-        name: np.frombuffer(entry["data"], jnp.dtype(_FLOATS[entry["dtype"]])).reshape(entry["shape"]).astype(np.float32, copy=False)
-        for name, entry in stored
-        if entry["dtype"] in _FLOATS
-    }
-    return tensors, [name for name, _ in stored if name not in tensors], note
-
-
-def _lost_checksum(metadata: Mapping[str, str]) -> bool:
-    """Returns whether a file of this project has a checksum under a damaged name; files of before there was one have nothing like it."""
-    return _NOTE in metadata and _SUM not in metadata and any(len(metadata[name]) == _HEX for name in metadata.keys() - {_NOTE, "format"})
-
-
-def _checksum(note: str, entries: Iterable[tuple[str, str, Sequence[int], Any]]) -> str:
-    """Computes the SHA-256 of a note and of tensors, in the order of their names: name, type, shape, bytes."""
-    digest = hashlib.sha256(json.dumps(note).encode())
-    for name, dtype, shape, data in entries:
-        digest.update(json.dumps([name, dtype, list(shape)]).encode())
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def require_new(path: str | Path) -> None:
@@ -248,10 +214,8 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "", *, half: bool = F
             if large := [name for name, tensor in tensors.items() if np.abs(tensor).max(initial=0) > np.finfo(np.float16).max]:
                 raise WeightsError(f"{path}: float16 can't hold the values of {some(large)}; write float32")
             tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-        kind = "F16" if half else "F32"
-        entries = ((name, kind, tensor.shape, np.ascontiguousarray(tensor)) for name, tensor in sorted(tensors.items()))
-        content = save(tensors, {"format": "pt", _NOTE: note, _SUM: _checksum(note, entries)})  # other libraries look for "format"
-        write_new(path, lambda unfinished: unfinished.write_bytes(_ordered(content)))
+        content = safetensors_files.content_of(tensors, note)
+        write_new(path, lambda unfinished: unfinished.write_bytes(content))
         return
     torch = _torch(path)
     copies = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
@@ -259,16 +223,6 @@ def save_tensors(tensors: Tensors, path: Path, note: str = "", *, half: bool = F
     content = io.BytesIO()  # torch would hide the system's error behind one of its own, and stores the name of a file inside it
     torch.save(copies, content)
     write_new(path, lambda unfinished: unfinished.write_bytes(content.getbuffer()))
-
-
-def _ordered(content: bytes) -> bytes:
-    """Sorts the metadata of a safetensors file, which the library writes in a random order: the same tensors give the same bytes."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def _torch(path: Path) -> Any:

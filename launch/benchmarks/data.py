@@ -26,7 +26,7 @@ from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.one_clip import decode_audio, decode_clip, frame_indices
 from avmae_jax.data.decode.pixels import encode_jpeg, shrink
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 

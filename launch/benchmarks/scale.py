@@ -14,7 +14,7 @@ from PIL import Image
 from avmae_jax.config import DataConfig, ModelConfig
 from avmae_jax.data.batches import TrainBatches
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.reader import PreparedSource
 
 from .data import store

@@ -18,7 +18,7 @@ from avmae_jax.evals.ranking import DIRECTIONS, TOP
 from .screen import escape
 
 if TYPE_CHECKING:
-    from avmae_jax.data.store.jobs import Failure
+    from avmae_jax.data.store.job import Failure
     from avmae_jax.data.store.records import Index
     from avmae_jax.evals.search import Hits
     from avmae_jax.inference.embedding_files import Embeddings

@@ -12,7 +12,7 @@ from avmae_jax.config import Config, DataConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.drawing import Drawn
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import DatasetError

@@ -25,7 +25,7 @@ from avmae_jax.data.catalog.labels import read_labels
 from avmae_jax.data.catalog.media_folder import Listing
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.sources import ManifestSource
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec, read_summary
 from avmae_jax.data.store.reader import PreparedSource, Tolerant
 from avmae_jax.data.store.writer import write_dataset

@@ -22,7 +22,7 @@ from avmae_jax.data import instruments
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.instruments import builtin_set
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import Tolerant, labels_of
 from avmae_jax.data.store.writer import write_dataset

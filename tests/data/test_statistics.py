@@ -9,7 +9,7 @@ import pytest
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
 from avmae_jax.data.statistics import audio_statistics, write_statistics, write_weights
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.writer import write_dataset

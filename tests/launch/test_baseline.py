@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.evals.baselines.classifiers import LOGISTIC, NEIGHBOURS

@@ -17,7 +17,7 @@ import launch.evaluate
 import launch.predict
 import launch.prepare
 from avmae_jax.config import Config
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.weights.io import write

@@ -16,7 +16,7 @@ from PIL import Image
 from avmae_jax.data.augment import balanced_weights
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.writer import write_dataset

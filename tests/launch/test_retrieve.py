@@ -15,7 +15,7 @@ from absl import app
 from PIL import Image
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.inference.embed import KINDS, Part

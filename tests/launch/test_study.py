@@ -14,7 +14,7 @@ from avmae_jax.config import Config
 from avmae_jax.config_files import shipped
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.sources import open_source
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import ids_of
 from avmae_jax.data.store.writer import write_dataset

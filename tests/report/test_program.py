@@ -9,7 +9,7 @@ from absl import app
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.weights.io import write

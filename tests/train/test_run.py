@@ -15,7 +15,7 @@ from absl import logging as absl_logging
 
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import LockedError

@@ -10,7 +10,8 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.instruments.builtin_set import GENERATOR_VERSION
 from avmae_jax.data.instruments.picture import FRAMES
-from avmae_jax.data.store.jobs import Job, Make
+from avmae_jax.data.store.job import Job
+from avmae_jax.data.store.jobs import Make
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.errors import DatasetError
 

@@ -22,7 +22,7 @@ from avmae_jax.data.catalog.media_folder import TIME, Entry, Listed, Listing, lo
 from avmae_jax.data.catalog.own_labels import own_labels
 from avmae_jax.data.catalog.pieces import first_pieces
 from avmae_jax.data.decode.media import RANK
-from avmae_jax.data.store.jobs import Failure
+from avmae_jax.data.store.job import Failure
 from avmae_jax.data.text_files import damage, read_json, read_rows, read_text, shown
 from avmae_jax.errors import DatasetError
 from avmae_jax.files import as_text, printable

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avmae_jax.data.decode.media import RANK
-from avmae_jax.data.store.jobs import Failure
+from avmae_jax.data.store.job import Failure
 from avmae_jax.errors import DatasetError
 from avmae_jax.files import as_text
 

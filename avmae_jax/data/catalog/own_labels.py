@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from avmae_jax.data.store.jobs import Failure
+from avmae_jax.data.store.job import Failure
 from avmae_jax.data.text_files import read_rows, shown
 from avmae_jax.errors import DatasetError
 from avmae_jax.files import printable

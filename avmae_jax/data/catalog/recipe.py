@@ -12,7 +12,7 @@ from avmae_jax.data.decode.form import MAX_PIXELS, ClipForm, FrameRule
 from avmae_jax.data.decode.many_clips import cut_clips
 from avmae_jax.data.decode.media import VIDEO_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.files import printable

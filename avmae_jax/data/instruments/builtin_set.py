@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 
 GENERATOR_VERSION = 2  # raise when instruments.make_clip gives other clips for the same arguments

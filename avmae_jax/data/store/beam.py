@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avmae_jax.data.store.jobs import Job, Make
+from avmae_jax.data.store.job import Job
+from avmae_jax.data.store.jobs import Make
 from avmae_jax.data.store.plan import Shard
 from avmae_jax.data.store.writer import Engine, count_done, write_shards
 from avmae_jax.errors import DatasetError

@@ -10,28 +10,12 @@ from typing import NamedTuple
 from absl import logging
 
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.store.job import Failure, Job
 from avmae_jax.data.store.records import Facts, facts_of, serialise
 from avmae_jax.errors import ClipError, WriteError, first_line
 from avmae_jax.files import printable, write_errors
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Job(NamedTuple):
-    """Names one file to make clips of."""
-
-    id: str  # unique; failures are reported under it, and its clips have it or begin with it
-    args: tuple = ()  # what `make` needs besides; becomes part of the plan, therefore of JSON's types
-
-
-class Failure(NamedTuple):
-    """Says why a job gave no clip."""
-
-    file: str  # the job's id
-    # ClipError.stage; "error": whatever else reading it raised; "crash": the process that worked on it died; "missing": there was no file;
-    # "list": its line in a list can't be used
-    stage: str
-    reason: str
 
 
 class Made(NamedTuple):

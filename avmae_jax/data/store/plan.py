@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from avmae_jax.data import text_files
-from avmae_jax.data.store.jobs import Failure, Job, Made, Make
+from avmae_jax.data.store.job import Failure, Job
+from avmae_jax.data.store.jobs import Made, Make
 from avmae_jax.data.text_files import read_text
 from avmae_jax.errors import DatasetError, first_line
 from avmae_jax.files import LOCK, write_errors, write_json

@@ -31,7 +31,8 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from avmae_jax.data.store.jobs import Failure, Made, Make, make_records
+from avmae_jax.data.store.job import Failure
+from avmae_jax.data.store.jobs import Made, Make, make_records
 from avmae_jax.data.store.plan import (
     FAILURES,
     PROGRESS,

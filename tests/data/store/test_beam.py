@@ -12,7 +12,7 @@ from avmae_jax.data.catalog.recipe import Recipe
 from avmae_jax.data.catalog.tfds_builders import AvFolder
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.beam import beam_engine
-from avmae_jax.data.store.jobs import Failure, Job
+from avmae_jax.data.store.job import Failure, Job
 from avmae_jax.data.store.plan import is_complete
 from avmae_jax.errors import DatasetError
 from tests.data.store.test_writer import content, jobs, make, write

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource, Tolerant, clips_by_id, damaged_shards, ids_of, labels_of, number_of, open_splits
 from avmae_jax.data.store.writer import write_dataset

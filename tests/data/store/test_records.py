@@ -10,7 +10,7 @@ import pytest
 
 import launch.inspect_data
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Job
+from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec, read_plan
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.records import FEATURES, deserialise, serialise

@@ -23,7 +23,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.store.jobs import Failure, Job
+from avmae_jax.data.store.job import Failure, Job
 from avmae_jax.data.store.plan import DatasetSpec, Summary, is_complete
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.workers import run_ordered
