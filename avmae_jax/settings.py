@@ -85,18 +85,13 @@ class Settings:
         """Raises ConfigError unless a field is one of the choices."""
         self.require(name, getattr(self, name) in choices, f"choose one of {', '.join(choices)}")
 
-    def require_finite(self, *names: str) -> None:
-        """Raises ConfigError for a field that is NaN or infinite."""
-        for name in names:
-            self.require(name, math.isfinite(getattr(self, name)), "it must be finite")
-
     def require_positive(self, *names: str) -> None:
-        """Raises ConfigError for a field that isn't above 0, NaN included."""
+        """Raises ConfigError for a field that isn't above 0."""
         for name in names:
             self.require(name, getattr(self, name) > 0, "it must be positive")
 
     def require_not_negative(self, *names: str) -> None:
-        """Raises ConfigError for a field that isn't 0 or more, NaN included."""
+        """Raises ConfigError for a field that isn't 0 or more."""
         for name in names:
             self.require(name, getattr(self, name) >= 0, "it must be 0 or more")
 
@@ -126,6 +121,8 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
     elif kind in (int, float):
         number = numbers.Integral if kind is int else numbers.Real
         if isinstance(value, number) and not isinstance(value, bool):
+            if kind is float and not math.isfinite(value):
+                raise ConfigError(f"{name} is {value}; it must be finite")
             return kind(value)  # pyright: ignore[reportArgumentType]
     elif isinstance(value, kind):
         return value

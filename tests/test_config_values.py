@@ -1,12 +1,13 @@
 """Tests values that cannot work, alone or together: each is refused by its field."""
 
+import math
 from typing import Any
 
 import pytest
 
 from avmae_jax.config import SIZES, Config, ModelConfig
 from avmae_jax.errors import ConfigError
-from avmae_jax.settings import Settings
+from avmae_jax.settings import Settings, field_types
 from tests.support import apply
 
 
@@ -59,6 +60,14 @@ def test_sizes_that_cannot_work_are_named(changes: dict[str, Any], message: str)
 def test_every_field_that_cannot_work_is_named(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"model.{field}"):
         ModelConfig(**{field: value}).validate()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_infinite_or_none_at_all(value: float) -> None:
+    for name, group in Config().groups.items():
+        for field in (field for field, kind in field_types(type(group)).items() if "float" in str(kind)):
+            with pytest.raises(ConfigError, match=rf"{name}\.{field} is "):
+                setattr(group, field, value)
 
 
 def test_the_defaults_are_valid() -> None:

@@ -62,7 +62,6 @@ class DataConfig(Settings, group="data"):
         self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads")
         self.require_not_negative("builtin_seed", "labelled_per_class", "labelled_seed", "workers", "prefetch", "max_damaged")
         self.require("max_damaged", self.max_damaged < 1 or float(self.max_damaged).is_integer(), "give a number, or a share below 1")
-        self.require_finite("builtin_seconds")
         mean, std = self.normalisation
         self.require("audio_mean", math.isfinite(mean), "it must be finite")
         self.require("audio_std", math.isfinite(std) and std > 0, "it must be positive and finite")
@@ -104,7 +103,6 @@ class AugmentConfig(Settings, group="augment"):
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
         self.require_not_negative("specaug_freq", "specaug_time", "gain", "equaliser", "mel_shift", "noise_floor")
-        self.require_finite("gain", "equaliser", "mel_shift", "noise_floor")
         self.require_share("brightness", "contrast", "saturation")
         self.require("hue", 0 <= self.hue <= 0.5, "it must lie in [0, 0.5]")
         self.require_share("cutout", one=False)

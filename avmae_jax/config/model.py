@@ -101,7 +101,6 @@ class ModelConfig(Settings, group="model"):
             self.require(name, size > 0 and size % self.patch == 0, f"it must be a positive multiple of model.patch = {self.patch}")
         self.require_share("audio_mask_ratio", "image_mask_ratio", "drop_path", "patch_dropout", "head_dropout", one=False)
         self.require_not_negative("image_factor")
-        self.require_finite("image_factor")
         self.require_choice("head_pool", get_args(HeadPool))
         self.require_choice("audio_mask_mode", get_args(MaskMode))
         for name in ("", "decoder_"):

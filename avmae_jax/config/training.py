@@ -24,7 +24,6 @@ class LossConfig(Settings, group="loss"):
         self.require_not_negative("mae_weight", "contrast_weight")
         self.require("mae_weight", self.mae_weight + self.contrast_weight > 0, "it must be positive where loss.contrast_weight is 0")
         self.require_positive("temperature")
-        self.require_finite("mae_weight", "contrast_weight", "temperature")
         self.require_choice("negatives", ("global", "micro_batch", "shard"))
 
 
@@ -85,7 +84,6 @@ class OptimConfig(Settings, group="optim"):
         self.require_choice("kind", ("adam", "adamw"))
         self.require_choice("schedule", ("steps", "cosine"))
         self.require_not_negative("learning_rate", "weight_decay", "eps", "decay_start", "decay_rate", "clip_norm", "warmup_steps")
-        self.require_finite("learning_rate", "weight_decay", "eps", "decay_rate", "clip_norm")
         self.require("layer_decay", 0 < self.layer_decay <= 1, "it must lie in (0, 1]")
         self.require_share("beta1", "beta2", one=False)
         self.require_positive("decay_every")
@@ -134,7 +132,6 @@ class TrainConfig(Settings, group="train"):
         """Raises ConfigError naming the first field that can't work."""
         self.require("workdir", bool(self.workdir), "give a folder for the run")
         self.require_positive("batch_size", "epochs", "log_every", "keep_last")
-        self.require_finite("epochs")
         self.require_share("ema", one=False)
         self.require_not_negative("micro_batch", "steps", "seed", "eval_every", "picture_every", "checkpoint_every", "keep_every")
         self.require_not_negative("eval_batches", "retrieval_clips", "checkpoint_minutes")

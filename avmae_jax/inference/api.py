@@ -24,7 +24,7 @@ from avmae_jax.weights import hub, places
 from avmae_jax.weights.card import UNKNOWN
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import notes_of
-from avmae_jax.weights.trained import About, Trained, load_trained
+from avmae_jax.weights.trained import About, Trained, load_trained, placeholders
 
 Media = str | Path
 Array = np.ndarray | str | Path
@@ -155,7 +155,8 @@ class Model(Trained):
 
     def _weights(self) -> Weights:
         params = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(nnx.state(self.module, nnx.Param)).items()}
-        notes = notes_of(self.config, self.label_names, self.calibration)
+        names = () if self.label_names == placeholders(self.classes) else self.label_names
+        notes = notes_of(self.config, names, self.calibration)
         return Weights(self.config.model, self.classes, params, notes, self.step)
 
 

@@ -127,6 +127,11 @@ def completed(found: io.Weights, path: str | Path, about: About) -> io.Weights:
     return found._replace(notes=notes)
 
 
+def placeholders(classes: int) -> tuple[str, ...]:
+    """Returns what the classes are called of a model that names none."""
+    return tuple(f"class {number}" for number in range(classes))
+
+
 def fingerprint_of(trained: Trained) -> str:
     """Identifies a model's parameters, as its calibration does."""
     return fingerprint(flatten(nnx.state(trained.module, nnx.Param)))
@@ -134,5 +139,5 @@ def fingerprint_of(trained: Trained) -> str:
 
 def _made(path: str | Path, found: io.Weights, compute_dtype: str) -> Trained:
     found, notes = io.computing_in(compute_dtype, found), found.notes
-    names = notes.label_names or tuple(f"class {number}" for number in range(found.classes))
+    names = notes.label_names or placeholders(found.classes)
     return Trained(str(path), io.made(found), notes.config(found.config), found.classes, names, found.step, notes.calibration)
