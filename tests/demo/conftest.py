@@ -36,7 +36,11 @@ def served(compiled: Path) -> Iterator[Any]:
 
     def start(*arguments: object) -> str:
         command = [sys.executable, "-m", "launch.demo", "--port=0", *map(str, arguments)]
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = os.environ | {
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout
@@ -48,7 +52,7 @@ def served(compiled: Path) -> Iterator[Any]:
     yield start
     for process in started:
         process.terminate()
-        process.wait(time_limit(30))
+        process.communicate(timeout=time_limit(30))
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +80,7 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
 
     def opened(width: int = 1280, scheme: str = "light", where: str = address) -> Any:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.set_default_timeout(1000 * time_limit(180))
+        context.set_default_timeout(1000 * time_limit(120))
         contexts.append(context)
         page = context.new_page()
         page.goto(where)
