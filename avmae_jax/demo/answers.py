@@ -1,6 +1,6 @@
 """Finds out what a model says of one file: all that the page shows of it, as plain data.
 
-    file --limits.look_at--> Media --Answerer--> Answer, then Pictures, Neighbours, Reconstruction
+    file --limits.look_at--> Media --Answerer--> Answer, then Pictures, Neighbours and Reconstruction
 
 The steps come one by one, so that the page can show the first while the next are computed. One lock lets one thread at a time use the
 model: flax reads and writes its module while it calls a compiled function.
@@ -9,20 +9,21 @@ model: flax reads and writes its module while it calls a compiled function.
 import dataclasses
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
 from avmae_jax.demo.limits import Limits, Media, clock
+from avmae_jax.demo.neighbours import Index, Neighbours
 from avmae_jax.errors import ClipError
+from avmae_jax.files import OnProgress
 from avmae_jax.inference.along_time import MATCH, AlongTime, Course
 from avmae_jax.inference.explain import Explainer
 from avmae_jax.inference.inpaint import Inpainter
 from avmae_jax.inference.panels import Panels
-from avmae_jax.inference.predict import Prediction
 from avmae_jax.inference.windows import decode_beginning, of_file, window_seconds
+from avmae_jax.models.modes import Mode
 from avmae_jax.weights.trained import Trained
 
 TOP = 5  # classes that are listed
@@ -101,6 +102,11 @@ class Answerer:
         self._along = AlongTime(trained, self.device) if spec.modes or spec.vectors else None
         self._explainer = Explainer(trained, self._along.spans) if spec.vectors and self._along else None
         self._inpainter = Inpainter(trained) if spec.task == "pretraining" else None
+        self._index: Index | None = None
+
+    def search_in(self, path: str, split: str, on_progress: OnProgress) -> None:
+        """Opens an index to be searched for the clips nearest to a file; raises what Index raises."""
+        self._index = Index(path, split, self.trained, self.device, on_progress)
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -123,23 +129,27 @@ class Answerer:
 
     def pictures(self, answer: Answer) -> Pictures | None:
         """Computes what the window that contributes most holds, and why; None if there is neither class nor match."""
-        prediction = self._prediction(answer)
-        if prediction is None or self._along is None:
+        found = self._strongest(answer)
+        if found is None or self._along is None:
             return None
-        medium = of_file(answer.media.path)
-        heat, constant, row = {}, None, None
+        start, label, mode = found
+        row = next((row for row in self._along.rows(of_file(answer.media.path), 0) if row.start >= start), None)
+        if row is None:
+            raise ClipError(str(answer.media.path), "length", "has become shorter since it was decoded first")
+        heat, constant = {}, None
         if self._explainer:
             with self.device:
-                heat, constant, row = self._explainer(medium, prediction)
-        else:
-            row = next(row for row in self._along.rows(medium, 0) if row.start >= prediction.start)
+                heat, constant, _ = self._explainer.of_row(row, label, mode)
         waveform = row.arrays.get("waveform")
         mel = None
         if waveform is not None:
             mel = log_mel(waveform.astype(np.float32) / 32_768, self.trained.config.model.mel_bins).T
-        return Pictures(
-            row.start, row.seconds, row.arrays.get("image"), mel, heat, constant, prediction.top[0][0] if prediction.top else ""
-        )
+        subject = "" if label is None else answer.label_names[label]
+        return Pictures(row.start, row.seconds, row.arrays.get("image"), mel, heat, constant, subject)
+
+    def nearest(self, media: Media) -> list[Neighbours]:
+        """Finds the clips of the index that are nearest to the beginning of a file; raises ClipError."""
+        return self._index.nearest(media) if self._index else []
 
     def reconstruction(self, media: Media) -> Reconstruction | None:
         """Hides parts of the file's beginning and fills them in; None for a classifier.
@@ -161,23 +171,16 @@ class Answerer:
             waveforms.reconstructed if waveforms else None,
         )
 
-    def _prediction(self, answer: Answer) -> Prediction | None:
-        """Returns the answer in the form that Explainer takes; None if it has neither class nor match."""
+    def _strongest(self, answer: Answer) -> tuple[float, int | None, Mode | None] | None:
+        """Finds the window that contributes most to the first class, or else to the match.
+
+        Returns:
+          Its beginning, the class, and how the classifier is applied to it; None if there is neither class nor match.
+        """
         course, values = answer.course, answer.probabilities
         if self._along is None or course is None or (values is None and answer.match is None):
             return None
-        scores = course.given_all()
-        column: Any = course.values[MATCH] if scores is None or values is None else scores[:, int(np.argmax(values))]
+        scores, label = course.given_all(), None if values is None else int(np.argmax(values))
+        column = course.values[MATCH] if scores is None or label is None else scores[:, label]
         strongest = int(np.nanargmax(np.where(course.answers, column, np.nan)))
-        return Prediction(
-            top=tuple(answer.top()),
-            probabilities=np.zeros(0, np.float32) if values is None else values,
-            label_names=answer.label_names,
-            seen=course.has[strongest],
-            mode=self._along.mode_of(course.has[strongest]),
-            windows=int(course.answers.sum()),
-            start=float(course.starts[strongest]),
-            match=answer.match,
-            directions=None,
-            timeline=None,
-        )
+        return float(course.starts[strongest]), label, self._along.mode_of(course.has[strongest])

@@ -10,12 +10,14 @@ from avmae_jax.demo import html
 from avmae_jax.demo.answers import Answer, Pictures, Reconstruction
 from avmae_jax.demo.html import escape
 from avmae_jax.demo.limits import Media, clock
+from avmae_jax.demo.neighbours import Neighbour, Neighbours
 from avmae_jax.demo.timeline import PLAYER, ticks_of, timeline
 from avmae_jax.plots.pixels import Layers, frame_layers, png, spectrogram_layers
 from avmae_jax.plots.reconstructions import image_stages, spectrogram_stages
 
 HERTZ = (100, 250, 500, 1000, 2000, 4000)
 _WAYS = {"audio": "Sound only", "image": "Picture only", "both": "Both"}
+_SEARCHED = "The beginning of the file was compared with the clips of the index. 1 would be the same direction, 0 none in common."
 _LACKS = {"audio": "The file has no sound.", "image": "The file has no picture.", "both": "The file has only one of both."}
 
 
@@ -90,7 +92,9 @@ def axes(inside: str, mel_bins: int, start: float, seconds: float, caption: str)
         f'<span style="bottom:{100 * height_of(value, mel_bins):.2f}%">{value if value < 1000 else f"{value // 1000}k"}</span>'
         for value in HERTZ
     )
-    times = "".join(f'<span style="left:{100 * second / seconds:.2f}%">{start + second:.3g}</span>' for second in ticks_of(seconds))
+    times = "".join(
+        f'<span style="left:{100 * (moment - start) / seconds:.2f}%">{moment:g}</span>' for moment in ticks_of(start, start + seconds)
+    )
     return (
         f'<figure class="av-spectrogram"><div class="av-hertz" aria-hidden="true">{hertz}</div><div class="av-inside">{inside}</div>'
         f'<div class="av-seconds" aria-hidden="true">{times}</div>'
@@ -135,6 +139,23 @@ def reconstruction(found: Reconstruction) -> str:
     if found.norm_pix:
         note += " It was trained on normalised patches: mean and contrast of each are taken from the original."
     return html.section("What it fills in", parts, note=note, name="reconstruction")
+
+
+def neighbours(found: Neighbours) -> str:
+    """Writes what one side of a file has found in the index."""
+    cards = "".join(_card(one, found.queried) for one in found.found)
+    heading = "Pictures nearest to the sound" if found.queried == "audio" else "Sounds nearest to the picture"
+    return html.section(heading, f'<ol class="av-cards">{cards}</ol>', note=_SEARCHED, name="nearest")
+
+
+def _card(found: Neighbour, queried: str) -> str:
+    inside, label = "", found.classes or found.id
+    if found.clip is not None and queried == "audio" and found.clip.frames:
+        inside = f'<img alt="{escape(label)}" src="{html.data_uri(found.clip.frames[found.clip.middle], "image/jpeg")}">'
+    if found.clip is not None and queried == "image" and len(found.clip.waveform):
+        inside = html.sound(found.clip.waveform / 32_768, label)
+    classes = f"<strong>{escape(found.classes)}</strong> " if found.classes else ""
+    return f'<li>{inside}<p>{classes}<span class="av-soft">{found.score:.2f} {escape(found.id)}</span></p></li>'
 
 
 def _layers(layers: Layers, alt: str, about: str) -> str:

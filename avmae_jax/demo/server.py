@@ -11,6 +11,7 @@ from typing import Any
 from avmae_jax.demo.answers import Answerer
 from avmae_jax.demo.examples import write_examples
 from avmae_jax.demo.limits import MEGABYTE
+from avmae_jax.demo.visitors import Visitors
 
 # Read when gradio is imported; a variable of the user's environment doesn't change what the page does.
 _SILENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_SHARE": "False", "GRADIO_MCP_SERVER": "False"}
@@ -19,16 +20,17 @@ _MONO = ("ui-monospace", "monospace")
 
 
 @contextlib.contextmanager
-def served(answerer: Answerer, title: str, about: str, host: str, port: int) -> Iterator[str]:
+def served(answerer: Answerer, about: str, host: str, port: int) -> Iterator[str]:
     """Serves the page during the block, and yields its address; all files of visitors are deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="avmae-demo-") as folder:
-        os.environ.update(_SILENT, GRADIO_TEMP_DIR=str(Path(folder) / "uploads"))
+        uploads = Path(folder) / "uploads"
+        os.environ.update(_SILENT, GRADIO_TEMP_DIR=str(uploads))
         import gradio as gr
 
         from avmae_jax.demo.page import build, static
 
-        examples = write_examples(Path(folder) / "uploads" / "examples", answerer.trained.label_names)
-        page = build(answerer, examples, title, about)
+        examples = write_examples(uploads / "examples", answerer.trained.label_names)
+        page = build(answerer, examples, Visitors(uploads), about)
         theme: Any = gr.themes.Default(font=_FONT, font_mono=_MONO)
         _, address, _ = page.launch(
             server_name=host,

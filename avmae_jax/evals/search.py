@@ -45,6 +45,25 @@ def read_index(path: str, trained: Trained) -> Embeddings:
     return index
 
 
+def open_index(
+    path: str, embed: DatasetEmbedder, split: str, on_progress: OnProgress = lambda done, failed, total: None
+) -> tuple[Embeddings, ClipSource | None]:
+    """Opens an index: a folder written by launch.prepare, whose clips are embedded, or a file written by launch.embed.
+
+    Returns:
+      The vectors, and the clips of a folder; those of a file are opened by clips_of.
+
+    Raises:
+      DatasetError: if a folder can't be opened.
+      WeightsError: if a file can't be read.
+      ValueError: if a file is of another model, or a folder has no clip with a vector.
+    """
+    if not Path(path).expanduser().is_dir():
+        return read_index(path, embed.trained), None
+    source = open_source(DataConfig(source="prepared", path=path), split, "any")
+    return embed_set(embed, source, Origin(path, split), on_progress), source
+
+
 def clips_of(path: str, index: Embeddings, data: str = "") -> ClipSource:
     """Opens the clips that the index at `path` was made of, in the folder `data` or else the one that it names; raises DatasetError."""
     noted = index.note["data"]
