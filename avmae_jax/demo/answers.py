@@ -9,12 +9,13 @@ model: flax reads and writes its module while it calls a compiled function.
 import dataclasses
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
-from avmae_jax.demo.limits import Limits, Media, clock
+from avmae_jax.demo.limits import Limits, Media, clock, look_at
 from avmae_jax.demo.neighbours import Index, Neighbours
 from avmae_jax.errors import ClipError
 from avmae_jax.files import OnProgress
@@ -107,6 +108,12 @@ class Answerer:
     def search_in(self, path: str, split: str, on_progress: OnProgress) -> None:
         """Opens an index to be searched for the clips nearest to a file; raises what Index raises."""
         self._index = Index(path, split, self.trained, self.device, on_progress)
+
+    def warm_up(self, path: Path) -> None:
+        """Compiles what the page needs by answering for a file, so that the first visitor needn't wait for it."""
+        media = look_at(path, self.limits)
+        self.pictures(self.answer(media))
+        self.reconstruction(media)
 
     @property
     def ways(self) -> tuple[str, ...]:

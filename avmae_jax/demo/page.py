@@ -59,7 +59,14 @@ def build(answerer: Answerer, examples: list[Example], visitors: Visitors, about
         _text(f"<header><h1>{_TITLE}</h1><p>{escape(about)}</p></header>")
         with gr.Row(elem_classes="av-inputs"):
             file = gr.File(label="Drop a video, a sound or a picture here", file_count="single", type="filepath", height=150)
-            voice = gr.Audio(label="Or record with the microphone", sources=["microphone"], type="filepath", editable=False, buttons=[])
+            voice = gr.Audio(
+                label="Or record with the microphone",
+                sources=["microphone"],
+                type="filepath",
+                editable=False,
+                buttons=[],
+                elem_classes="av-voice",
+            )
         with gr.Row(elem_classes="av-examples"):
             buttons = [gr.Button(f"Example: {example.name}", size="sm") for example in examples]
         most = f"At most {limits.megabytes} MB; the first {clock(limits.media_seconds)} are handled."
@@ -132,7 +139,7 @@ def _pictures(answerer: Answerer, answer: Answer) -> str:
 
 
 def _nearest(answerer: Answerer, answer: Answer) -> str:
-    return "".join(map(sections.neighbours, answerer.nearest(answer.media)))
+    return sections.neighbours(answerer.nearest(answer.media))
 
 
 def _filled(answerer: Answerer, answer: Answer) -> str:

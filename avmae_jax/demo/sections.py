@@ -17,7 +17,8 @@ from avmae_jax.plots.reconstructions import image_stages, spectrogram_stages
 
 HERTZ = (100, 250, 500, 1000, 2000, 4000)
 _WAYS = {"audio": "Sound only", "image": "Picture only", "both": "Both"}
-_SEARCHED = "The beginning of the file was compared with the clips of the index. 1 would be the same direction, 0 none in common."
+_RANGE = '<span class="av-soft">from −1 to 1; the better they fit, the higher</span>'
+_SEARCHED = "The beginning of the file was compared with each clip of the index. The number is the match, as above."
 _LACKS = {"audio": "The file has no sound.", "image": "The file has no picture.", "both": "The file has only one of both."}
 
 
@@ -36,8 +37,10 @@ def overview(answer: Answer) -> str:
     notes = "".join(f'<p class="av-note" role="status">{escape(note)}</p>' for note in answer.notes)
     rows = answer.top()
     found = f"<h2>What it hears and sees</h2>{html.bars(rows)}" if rows else ""
-    if answer.match is not None:
-        found += f'<p>Match of sound and picture: <strong>{answer.match:.2f}</strong> <span class="av-soft">(from −1 to 1)</span></p>'
+    if answer.match is not None and rows:
+        found += f"<p>Match of sound and picture: <strong>{answer.match:.2f}</strong> {_RANGE}</p>"
+    elif answer.match is not None:
+        found = f'<h2>Do sound and picture match?</h2><p class="av-big">{answer.match:.2f}</p><p>{_RANGE}</p>'
     below = timeline(answer)
     along = f"<h2>Along time</h2>{below}" if below else ""
     return f'<div class="av-top"><div>{player(answer.media)}</div><div>{found}</div></div>{notes}{along}'
@@ -83,7 +86,8 @@ def pictures(found: Pictures) -> str:
         words = f"Show which parts speak{about}" if about else "Show which parts match"
         switch = f'<label class="av-switch"><input type="checkbox" class="av-heat-on"> {escape(words)}</label>{_scale(limits, found)}'
     place = f"The model looks at windows of {found.seconds:.1f} s; this one begins at {clock(found.start)}." if found.seconds else ""
-    return html.section("What it looked at", f'<div class="av-explained">{switch}<div class="av-pictures">{parts}</div></div>', note=place)
+    content = f'<div class="av-explained">{switch}<div class="av-pictures">{parts}</div></div>'
+    return html.section("What it looked at and listened to", content, note=place, name="pictures")
 
 
 def axes(inside: str, mel_bins: int, start: float, seconds: float, caption: str) -> str:
@@ -141,11 +145,14 @@ def reconstruction(found: Reconstruction) -> str:
     return html.section("What it fills in", parts, note=note, name="reconstruction")
 
 
-def neighbours(found: Neighbours) -> str:
-    """Writes what one side of a file has found in the index."""
-    cards = "".join(_card(one, found.queried) for one in found.found)
-    heading = "Pictures nearest to the sound" if found.queried == "audio" else "Sounds nearest to the picture"
-    return html.section(heading, f'<ol class="av-cards">{cards}</ol>', note=_SEARCHED, name="nearest")
+def neighbours(found: list[Neighbours]) -> str:
+    """Writes what each side of a file has found in the index."""
+    headings = {"audio": "Pictures nearest to the sound", "image": "Sounds nearest to the picture"}
+    parts = "".join(
+        f'<h3>{headings[side.queried]}</h3><ol class="av-cards">{"".join(_card(one, side.queried) for one in side.found)}</ol>'
+        for side in found
+    )
+    return html.section("The nearest clips", parts, note=_SEARCHED, name="nearest") if found else ""
 
 
 def _card(found: Neighbour, queried: str) -> str:

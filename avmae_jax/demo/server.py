@@ -52,6 +52,7 @@ def served(answerer: Answerer, about: str, host: str, port: int) -> Iterator[str
             css=static("page.css"),
             head=f"<script>{static('page.js')}</script>",
         )
+        threading.Thread(target=answerer.warm_up, args=(examples[0].path,), daemon=True).start()
         try:
             yield address
         finally:
