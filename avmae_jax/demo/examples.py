@@ -26,8 +26,9 @@ class Example(NamedTuple):
 def write_examples(folder: Path, label_names: Sequence[str]) -> list[Example]:
     """Writes held-out clips of classes that a model knows, or of any if it knows none of them; takes about a second."""
     known = [name for name in INSTRUMENTS if name in {label.lower() for label in label_names}] or list(INSTRUMENTS)
-    chosen = [known[place * len(known) // COUNT] for place in range(min(COUNT, len(known)))]
-    examples = [Example(name, folder / f"{name}.mp4") for name in dict.fromkeys(chosen)]
+    count = min(COUNT, len(known))
+    chosen = [known[place * len(known) // count] for place in range(count)]
+    examples = [Example(name, folder / f"{name}.mp4") for name in chosen]
     for example in examples:
         write_video(example.path, make_clip("test", INSTRUMENTS.index(example.name)))
     return examples
