@@ -59,7 +59,7 @@ def about_model(path: str, trained: Trained) -> str:
     if box.is_boxed(path):
         card = box.card_of(path)
         named = f"{', '.join(card.label_names[:-1])} and {card.label_names[-1]}"
-        return f"{path} knows {named}; it was right for {card.figures['both'].accuracy:.0%} of {card.held_out} held-out clips."
+        return f"{path} knows {named}; it was right for {100 * card.figures['both'].accuracy:.0f}\u00a0% of {card.held_out} held-out clips."
     knows = f"knows {trained.classes} classes" if trained.classes else "was pretrained without labels, so that it names no classes"
     return f"{places.name_of(path)}, a {trained.spec.title}, {knows}."
 

@@ -12,10 +12,10 @@ from avmae_jax.demo.html import escape
 from avmae_jax.demo.limits import Media, clock
 from avmae_jax.demo.neighbours import Neighbour, Neighbours
 from avmae_jax.demo.timeline import PLAYER, ticks_of, timeline
-from avmae_jax.plots.pixels import Layers, frame_layers, png, spectrogram_layers
+from avmae_jax.plots.pixels import Layers, frame_layers, heat_scale, png, spectrogram_layers
 from avmae_jax.plots.reconstructions import image_stages, spectrogram_stages
 
-HERTZ = (100, 250, 500, 1000, 2000, 4000)
+HERTZ = (200, 500, 1000, 2000, 4000)
 _WAYS = {"audio": "Sound only", "image": "Picture only", "both": "Both"}
 _RANGE = '<span class="av-soft">from −1 to 1; the better they fit, the higher</span>'
 _SEARCHED = "The beginning of the file was compared with each clip of the index. The number is the match, as above."
@@ -85,7 +85,8 @@ def pictures(found: Pictures) -> str:
     if found.heat:
         words = f"Show which parts speak{about}" if about else "Show which parts match"
         switch = f'<label class="av-switch"><input type="checkbox" class="av-heat-on"> {escape(words)}</label>{_scale(limits, found)}'
-    place = f"The model looks at windows of {found.seconds:.1f} s; this one begins at {clock(found.start)}." if found.seconds else ""
+    said = f"say {found.subject} most clearly" if found.subject else "match best"
+    place = f"The model takes {found.seconds:.1f} s at a time; these, from {clock(found.start)} on, {said}." if found.seconds else ""
     content = f'<div class="av-explained">{switch}<div class="av-pictures">{parts}</div></div>'
     return html.section("What it looked at and listened to", content, note=place, name="pictures")
 
@@ -186,5 +187,6 @@ def _scale(limits: dict[str, tuple[float, float]], found: Pictures) -> str:
         words = ("fits the other one least", "fits it best")
     else:
         words = (f"speaks against {found.subject}", f"speaks for {found.subject}")
-    gradient = '<span class="av-gradient" aria-hidden="true"></span>'
+    colours = f"background: linear-gradient(90deg, {', '.join(heat_scale())})"
+    gradient = f'<span class="av-gradient" aria-hidden="true" style="{colours}"></span>'
     return f'<p class="av-scale"><span>{escape(words[0])}</span>{gradient}<span>{escape(words[1])}</span></p>'

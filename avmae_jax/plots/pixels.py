@@ -37,6 +37,12 @@ def spectrogram_layers(log_mel: np.ndarray, heat: np.ndarray | None, limits: tup
     return Layers(plain[::-1], None if heat is None else _bytes(painted(grey, heat, *limits))[::-1])
 
 
+def heat_scale(steps: int = 9) -> list[str]:
+    """Returns the colours of a heat map from its lowest to its highest value, on white, as "#rrggbb"."""
+    row = painted(np.ones((1, steps, 3), np.float32), np.linspace(0, 1, steps, dtype=np.float32)[None], 0.0, 1.0)
+    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in _bytes(row)[0].tolist()]
+
+
 def png(pixels: np.ndarray) -> bytes:
     """Encodes uint8[H, W, 3] as PNG."""
     buffer = io.BytesIO()
