@@ -14,19 +14,29 @@ import pytest
 
 from tests.support import ROOT, time_limit
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
-MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None] + ([] if CHROMIUM else ["Chromium"])
+
+def chromium() -> str:
+    """Returns the path of a Chromium that starts; "": there is none. On some systems the name is that of a program that installs one."""
+    for path in filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        if subprocess.run([path, "--version"], capture_output=True, timeout=time_limit(60), check=False).returncode == 0:
+            return path
+    return ""
+
+
+def missing() -> list[str]:
+    """Names what the tests in a browser lack here."""
+    found = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
+    return found or ([] if chromium() else ["Chromium"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("browser"):
-            item.add_marker("process")
-            item.add_marker("slow")
-            if MISSING:
-                item.add_marker(
-                    pytest.mark.skip(reason=f"{' and '.join(MISSING)} missing: pip install -e '.[browser]', apt install chromium")
-                )
+    browsing = [item for item in items if item.get_closest_marker("browser")]
+    lacks = missing() if browsing else []
+    for item in browsing:
+        item.add_marker("process")
+        item.add_marker("slow")
+        if lacks:
+            item.add_marker(pytest.mark.skip(reason=f"no {' and no '.join(lacks)}; pip install -e '.[browser]', apt install chromium"))
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +78,7 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         # a container's root may not use the sandbox, and no page of others is opened
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        opened = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield opened
         opened.close()
 
