@@ -13,6 +13,7 @@ from avmae_jax.inference.along_time import MATCH
 
 PLAYER = "av-player"  # the id of the player's element
 _WIDTH, _HEIGHT = 1000, 40  # of a row, in units of its own
+_AT_END = 0.97  # of the axis: a tick's words stand left of it from here on
 _TICKS = 6  # at most, and about
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds from tick to tick
 
@@ -50,7 +51,7 @@ def timeline(answer: Answer) -> str:
     end = course.end
     centres = course.starts + course.seconds / 2
     rows = "".join(_row(track, centres, end) for track in tracks)
-    ticks = "".join(f'<span style="left:{100 * second / end:.2f}%">{clock(second)}</span>' for second in ticks_of(0.0, end))
+    ticks = "".join(_tick(second, end) for second in ticks_of(0.0, end))
     label = "Moment in the recording. Arrow keys move it by a second, page keys by ten."
     return (
         f'<av-timeline data-player="{PLAYER}" data-end="{end:.2f}" data-times="{_numbers(centres)}">'
@@ -64,6 +65,11 @@ def ticks_of(start: float, end: float) -> list[float]:
     """Returns round moments for an axis in seconds."""
     step = next((step for step in _STEPS if (end - start) / step <= _TICKS), _STEPS[-1])
     return [number * step for number in range(math.ceil(start / step - 1e-9), math.floor(end / step + 1e-9) + 1)]
+
+
+def _tick(second: float, end: float) -> str:
+    place = "av-last" if second > _AT_END * end else ""
+    return f'<span class="{place}" style="left:{100 * second / end:.2f}%">{clock(second)}</span>'
 
 
 def _row(track: Track, centres: np.ndarray, end: float) -> str:
@@ -89,4 +95,4 @@ def _row(track: Track, centres: np.ndarray, end: float) -> str:
 
 
 def _numbers(values: np.ndarray) -> str:
-    return escape(json.dumps([float(f"{value:.3g}") if np.isfinite(value) else None for value in values], separators=(",", ":")))
+    return escape(json.dumps([float(f"{value:.6g}") if np.isfinite(value) else None for value in values], separators=(",", ":")))

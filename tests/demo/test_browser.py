@@ -126,7 +126,7 @@ def test_a_film_of_ten_minutes_has_its_timeline(visit: Any, tmp_path: Path) -> N
     seconds = 60 * MINUTES
     path = tmp_path / "film.mp4"
     frames = (np.full((48, 64, 3), number % 250, np.uint8) for number in range(seconds))
-    write_media(path, frames=frames, frame_rate=1, sound=tone(440, seconds))
+    write_media(path, frames=frames, frame_rate=1, sound=tone(440, seconds, 8_000), sample_rate=8_000)
     drop(page, path)
     finish(page)
     end = float(page.locator("av-timeline").get_attribute("data-end"))
