@@ -39,9 +39,10 @@ def main(argv: list[str]) -> None:
     path = argv[1] if len(argv) == 2 else DEFAULT
     from avmae_jax.demo.answers import Answerer
     from avmae_jax.demo.limits import Limits
-    from avmae_jax.demo.server import served, wait
+    from avmae_jax.demo.server import require_free, served, wait
 
     with model_flags.one_line_errors():
+        require_free(args.host, args.port)
         trained = model_flags.load(path)
         answerer = Answerer(trained, Limits(args.max_mb, args.max_seconds, args.max_computing))
         if args.index:

@@ -15,6 +15,7 @@ import numpy as np
 
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
+from avmae_jax.data.store.reader import Split
 from avmae_jax.demo.limits import Limits, Media, clock, look_at
 from avmae_jax.demo.neighbours import Index, Neighbours
 from avmae_jax.errors import ClipError
@@ -105,7 +106,7 @@ class Answerer:
         self._inpainter = Inpainter(trained) if spec.task == "pretraining" else None
         self._index: Index | None = None
 
-    def search_in(self, path: str, split: str, on_progress: OnProgress) -> None:
+    def search_in(self, path: str, split: Split, on_progress: OnProgress) -> None:
         """Opens an index to be searched for the clips nearest to a file; raises what Index raises."""
         self._index = Index(path, split, self.trained, self.device, on_progress)
 

@@ -7,6 +7,7 @@ from absl import logging
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.data.store.reader import Split
 from avmae_jax.demo.limits import Media
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from avmae_jax.evals.gallery_rows import central_audio, class_names
@@ -40,7 +41,7 @@ class Neighbours(NamedTuple):
 class Index:
     """Searches an index with one model."""
 
-    def __init__(self, path: str, split: str, trained: Trained, device: threading.Lock, on_progress: OnProgress):
+    def __init__(self, path: str, split: Split, trained: Trained, device: threading.Lock, on_progress: OnProgress):
         """Opens the index, and its clips if they are here; raises what open_index raises."""
         self._model: ModelConfig = trained.config.model
         self._trained, self._device = trained, device

@@ -119,12 +119,14 @@ def _answered(answerer: Answerer, path: str, go_on: Callable[[], None]) -> Itera
     media = look_at(path, answerer.limits)
     shown = sections.player(media)
     yield shown, sections.waiting("Listening and looking ..."), ""
-    answer = None
     for told in _told(lambda tell: answerer.answer(media, tell), go_on):
-        if isinstance(told, float):
-            yield gr.skip(), sections.waiting(f"{clock(told)} of {clock(_expected(answerer, media))} are done"), gr.skip()
+        if isinstance(told, Answer):
+            yield from _explained(answerer, told, go_on)
         else:
-            answer = told
+            yield gr.skip(), sections.waiting(f"{clock(told)} of {clock(_expected(answerer, media))} are done"), gr.skip()
+
+
+def _explained(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> Iterator[Any]:
     yield sections.overview(answer), sections.three_ways(answer, answerer.ways), sections.waiting("Looking at it more closely ...")
     shown = ""
     for step in (_pictures, _nearest, _filled):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -25,13 +26,13 @@ def served(answerer: Answerer, about: str, host: str, port: int) -> Iterator[str
     with tempfile.TemporaryDirectory(prefix="avmae-demo-") as folder:
         uploads = Path(folder) / "uploads"
         os.environ.update(_SILENT, GRADIO_TEMP_DIR=str(uploads))
-        import gradio as gr
+        from gradio import themes
 
         from avmae_jax.demo.page import build, static
 
         examples = write_examples(uploads / "examples", answerer.trained.label_names)
         page = build(answerer, examples, Visitors(uploads), about)
-        theme: Any = gr.themes.Default(font=_FONT, font_mono=_MONO)
+        theme: Any = themes.Default(font=_FONT, font_mono=_MONO)
         _, address, _ = page.launch(
             server_name=host,
             server_port=port or None,
@@ -57,6 +58,16 @@ def served(answerer: Answerer, about: str, host: str, port: int) -> Iterator[str
             yield address
         finally:
             page.close(verbose=False)
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises ValueError if an address can't be served: another program has the port, or this machine hasn't the address."""
+    try:
+        with socket.create_server((host, port), reuse_port=False):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"{host}:{port} can't be served ({reason}); give another --port, or --port=0 for a free one, or --host") from error
 
 
 def wait() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.sources import open_source
+from avmae_jax.data.store.reader import Split
 from avmae_jax.errors import DatasetError
 from avmae_jax.evals.origin import Origin
 from avmae_jax.evals.ranking import nearest
@@ -46,7 +47,7 @@ def read_index(path: str, trained: Trained) -> Embeddings:
 
 
 def open_index(
-    path: str, embed: DatasetEmbedder, split: str, on_progress: OnProgress = lambda done, failed, total: None
+    path: str, embed: DatasetEmbedder, split: Split, on_progress: OnProgress = lambda done, failed, total: None
 ) -> tuple[Embeddings, ClipSource | None]:
     """Opens an index: a folder written by launch.prepare, whose clips are embedded, or a file written by launch.embed.
 
