@@ -124,6 +124,7 @@ def test_a_film_longer_than_the_limit_is_handled_up_to_there(folder: Path) -> No
     assert len(answer.notes) == 1
 
 
+@pytest.mark.slow
 def test_a_pretraining_run_fills_in_what_is_hidden(folder: Path) -> None:
     answerer = Answerer(load(folder / "pre.safetensors"), Limits())
     media = look_at(folder / EVIL, Limits())
@@ -136,6 +137,7 @@ def test_a_pretraining_run_fills_in_what_is_hidden(folder: Path) -> None:
     assert sum(tag == "audio" for tag, _ in read.tags) == 2
 
 
+@pytest.mark.slow
 def test_the_nearest_clips_of_an_index_are_listed(folder: Path, answerer: Answerer, tmp_path: Path) -> None:
     source = Clips(3, seconds=1.6)
     embed = DatasetEmbedder(answerer.trained, ("audio", "image"), 1)
