@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from avmae_jax.config import DataConfig
 from avmae_jax.errors import ClipError
 from avmae_jax.files import printable
 
@@ -77,25 +76,20 @@ def from_files(model_path: str, files: Sequence[str]) -> int:
 
 def search_index(trained: Trained, clips: Sequence[Clip]) -> list[str]:
     """Searches --index by clips, prints and draws what they find, and returns a reason for each clip that can't find anything."""
-    from avmae_jax.data.sources import open_source
     from avmae_jax.evals.gallery_rows import search_of, title_of
-    from avmae_jax.evals.origin import Origin
     from avmae_jax.evals.retrieval import MODALITIES
-    from avmae_jax.evals.search import clips_of, embed_set, read_index, search
+    from avmae_jax.evals.search import clips_of, open_index, search
     from avmae_jax.inference.embed import DatasetEmbedder
     from avmae_jax.plots.gallery import Section, draw_gallery
 
     from .common import tables
 
     args, console = flags.FLAGS, runtime.console()
-    if Path(args.index).expanduser().is_dir():
-        source = open_source(DataConfig(source="prepared", path=args.index), args.split, "any")
-        embed = DatasetEmbedder(trained, MODALITIES, args.batch_size)
-        with runtime.progress_bar("embedding the index") as on_progress:
-            index = embed_set(embed, source, Origin(args.index, args.split), on_progress)
-    else:
-        index = read_index(args.index, trained)
-        source = clips_of(args.index, index, args.data) if args.out else None
+    embed = DatasetEmbedder(trained, MODALITIES, args.batch_size)
+    with runtime.progress_bar("embedding the index") as on_progress:
+        index, source = open_index(args.index, embed, args.split, on_progress)
+    if args.out and source is None:
+        source = clips_of(args.index, index, args.data)
     failed, drawn = [], []
     for clip, found in zip(clips, search(clips, DatasetEmbedder(trained, MODALITIES, 1), index, args.top), strict=True):
         if not found:

@@ -13,13 +13,14 @@ import pytest
 from tests.support import ROOT
 
 GROUND = ("config_files", "config_history", "config", "settings", "files", "errors", "trees", "ctrl_c")
-LIBRARY = ("report", "planning", "train", "evals", "plots", "inference", "weights", "checkpoint", "models", "data")
+LIBRARY = ("demo", "report", "planning", "train", "evals", "plots", "inference", "weights", "checkpoint", "models", "data")
 ORDER = ("cli", "launch", "parity", "avmae_jax", *LIBRARY, "configs", *GROUND)  # `avmae_jax` itself is the list of public names
 SELF_CONTAINED = ("models", "data", "configs")  # these import nothing of ours but GROUND
 ONLY_HERE = {  # a library -> where it may be imported
     "torch": ("avmae_jax.weights.tensor_files", "parity"),
     "orbax": ("avmae_jax.checkpoint",),
     "matplotlib": ("avmae_jax.plots",),
+    "gradio": ("avmae_jax.demo",),
     "sklearn": ("avmae_jax.evals.baselines.classifiers", "parity"),
 }
 SHARED_PROGRAMS = ("launch.common", "launch.benchmarks")
@@ -153,6 +154,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         ("avmae_jax/weights/io.py", "importlib.import_module('torch')", "torch", "only .*tensor_files and parity"),
         ("avmae_jax/train/loop.py", "import orbax.checkpoint as ocp", "orbax.checkpoint", "only avmae_jax.checkpoint"),
         ("avmae_jax/report/html.py", "from matplotlib import cm", "matplotlib", "only avmae_jax.plots"),
+        ("launch/demo.py", "import gradio", "gradio", "only avmae_jax.demo"),
         ("avmae_jax/evals/scores.py", "from sklearn.svm import SVC", "sklearn.svm", "only avmae_jax.evals.baselines.classifiers"),
         ("avmae_jax/config/run.py", "import avmae_jax", "avmae_jax", "config is below avmae_jax"),
         ("avmae_jax/utils/x.py", "import avmae_jax.config", "avmae_jax.config", "utils has no place"),

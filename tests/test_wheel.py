@@ -14,6 +14,13 @@ from tests.support import ROOT, time_limit
 
 pytest.importorskip("setuptools", minversion="77")
 
+
+def programs_and_recipes() -> list[Path]:
+    """Lists what is installed of launch/ and configs/: not launch/space, which others copy into a Space."""
+    files = [path for folder in ("launch", "configs") for path in (ROOT / folder).rglob("*.py")]
+    return [path for path in files if path.parent.name != "space"]
+
+
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 
@@ -36,10 +43,11 @@ def test_only_the_library_is_at_the_top_and_it_is_whole(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = {name for name in opened.namelist() if ".dist-info/" not in name}
     modules = {f"avmae_jax/{path.relative_to(ROOT / 'avmae_jax')}" for path in (ROOT / "avmae_jax").rglob("*.py")}
-    inside = {f"avmae_jax/{path.relative_to(ROOT)}" for folder in ("launch", "configs") for path in (ROOT / folder).rglob("*.py")}
+    inside = {f"avmae_jax/{path.relative_to(ROOT)}" for path in programs_and_recipes()}
     tables = {f"avmae_jax/data/decode/tone_tables/{name}.png" for name in ("hlg", "pq")}
     boxed = {f"avmae_jax/weights/boxed/instruments12.{suffix}" for suffix in ("json", "md", "safetensors")}
-    assert names == modules | inside | tables | boxed | {"avmae_jax/py.typed"}
+    page = {f"avmae_jax/demo/static/page.{suffix}" for suffix in ("css", "js")}
+    assert names == modules | inside | tables | boxed | page | {"avmae_jax/py.typed"}
     assert wheel.stat().st_size < 1e6 + 4e6
 
 
@@ -83,5 +91,4 @@ def test_what_is_installed_runs_without_the_clone(wheel: Path, tmp_path: Path) -
 
 def test_programs_import_their_siblings_by_relative_names() -> None:
     absolute = re.compile(r"^\s*(from|import) (launch|configs|tests)\b", re.MULTILINE)
-    files = [path for folder in ("launch", "configs") for path in (ROOT / folder).rglob("*.py")]
-    assert not [path for path in files if absolute.search(path.read_text())]
+    assert not [path for path in programs_and_recipes() if absolute.search(path.read_text())]

@@ -12,6 +12,7 @@ import numpy as np
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.sources import open_source
+from avmae_jax.data.store.reader import Split
 from avmae_jax.errors import DatasetError
 from avmae_jax.evals.origin import Origin
 from avmae_jax.evals.ranking import nearest
@@ -43,6 +44,25 @@ def read_index(path: str, trained: Trained) -> Embeddings:
     index = read_embeddings(path)
     require_same_model(index, trained)
     return index
+
+
+def open_index(
+    path: str, embed: DatasetEmbedder, split: Split, on_progress: OnProgress = lambda done, failed, total: None
+) -> tuple[Embeddings, ClipSource | None]:
+    """Opens an index: a folder written by launch.prepare, whose clips are embedded, or a file written by launch.embed.
+
+    Returns:
+      The vectors, and the clips of a folder; those of a file are opened by clips_of.
+
+    Raises:
+      DatasetError: if a folder can't be opened.
+      WeightsError: if a file can't be read.
+      ValueError: if a file is of another model, or a folder has no clip with a vector.
+    """
+    if not Path(path).expanduser().is_dir():
+        return read_index(path, embed.trained), None
+    source = open_source(DataConfig(source="prepared", path=path), split, "any")
+    return embed_set(embed, source, Origin(path, split), on_progress), source
 
 
 def clips_of(path: str, index: Embeddings, data: str = "") -> ClipSource:

@@ -109,16 +109,25 @@ class Explainer:
         """
         if not prediction.top and prediction.match is None:
             raise ValueError(f"{medium.name}: there is no class and no match that could be explained")
-        model = self._trained.config.model
         rows = rows_of(medium, 0, self._trained.config, frames=frames, fill=fill, spans=self._spans)
         row = next((row for row in rows if row.start >= prediction.start), None)
         if row is None:
             raise ClipError(medium.name, "length", "has become shorter since it was predicted")
+        return self.of_row(row, int(np.argmax(prediction.probabilities)) if prediction.top else None, prediction.mode)
+
+    def of_row(self, row: Row, label: int | None, mode: Mode | None) -> Explanation:
+        """Explains one window.
+
+        Args:
+          row: the window.
+          label: the class, or None for the match of audio and image.
+          mode: how the classifier was applied to it; None: the model has no classes.
+        """
+        model = self._trained.config.model
         batch = {name: jnp.asarray(value)[None] for name, value in row.arrays.items()}
-        label = jnp.asarray([int(np.argmax(prediction.probabilities))] if prediction.top else [0], jnp.int32)
-        heat, constant = self._compiled(self._trained.module, batch, label, mode=prediction.mode)
+        heat, constant = self._compiled(self._trained.module, batch, jnp.asarray([label or 0], jnp.int32), mode=mode)
         grids = {name: np.asarray(values)[0].reshape(model.grid(name)) for name, values in heat.items()}
-        return Explanation(grids, float(constant[0]) if prediction.top else None, row)
+        return Explanation(grids, None if label is None else float(constant[0]), row)
 
     def _outputs(self, module: Any, batch: Any, label: jax.Array, *, mode: Mode | None) -> tuple[dict[str, jax.Array], jax.Array]:
         inputs = model_inputs(batch, self._trained.config)

@@ -4,8 +4,10 @@ Memory holds a window for each thread, a few rows in a queue, one unfinished bat
 media, however many media there are and however long they last.
 """
 
+import math
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -33,14 +35,16 @@ class End(NamedTuple):
 class Ahead:
     """Makes the rows of many media in threads. Those of one medium come in order, mixed with those of others."""
 
-    def __init__(self, media: Iterable[Medium], make: Callable[[Medium, int], Iterator[Row]], threads: int):
+    def __init__(self, media: Iterable[Medium], make: Callable[[Medium, int], Iterator[Row]], threads: int, until: float = math.inf):
         """Keeps what the threads will do.
 
         Args:
           media: what rows are made of.
           make: yields the rows of a medium, given with its number; its ClipError, ValueError or OSError becomes the medium's End.
           threads: how many work at once.
+          until: on the clock time.monotonic, when to stop waiting for them: media that are unfinished then get no End.
         """
+        self._until = until
         self._media, self._make = enumerate(media), make
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._made: queue.Queue[Row | End | BaseException | None] = queue.Queue(_AHEAD)
@@ -53,7 +57,10 @@ class Ahead:
         working = len(self._threads)
         try:
             while working:
-                item = self._made.get()
+                try:
+                    item = self._made.get(timeout=max(0.0, min(self._until - time.monotonic(), threading.TIMEOUT_MAX)))
+                except queue.Empty:
+                    return
                 if isinstance(item, BaseException):
                     raise item
                 if item is None:

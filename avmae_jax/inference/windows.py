@@ -135,30 +135,53 @@ def rows_of(
       ClipError: if the medium can't be read; rows may have been yielded by then.
       ValueError: if `frames` is none of these.
     """
+    series = {WHOLE: window_seconds(config)} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
+    for name, stride in series.items():
+        yield from rows_every(stride, medium, number, config, series=name, frames=frames, fill=fill, spans=spans)
+
+
+def window_seconds(config: Config) -> float:
+    """Returns the length of a model's windows."""
+    return config.model.audio_frames * SHIFT / SAMPLE_RATE
+
+
+def rows_every(
+    stride: float,
+    medium: Medium,
+    number: int,
+    config: Config,
+    *,
+    series: str = WHOLE,
+    frames: Frames = "middle",
+    fill: Fill = FILL,
+    spans: Span = "longer",
+) -> Iterator[Row]:
+    """Yields the rows of windows that begin every `stride` seconds, and of the last one, which ends with the medium, as `series`.
+
+    The other arguments and the errors are those of rows_of.
+    """
     if frames not in get_args(Frames):
         raise ValueError(f"frames is {frames!r}; choose one of {', '.join(get_args(Frames))}")
     model, warned = config.model, False
     samples = num_samples(model.audio_frames)
     form = ClipForm(
-        model.audio_frames * SHIFT / SAMPLE_RATE,
+        window_seconds(config),
         frame_size=model.image_size,
         channels=config.data.audio_channels,
         allow_missing=True,
         spans=spans,
     )
     make = partial(example, samples=samples, image_size=model.image_size, fill=fill)
-    series = {WHOLE: form.seconds} | ({TIMELINE: SECOND} if timeline and medium.timed else {})
-    for name, stride in series.items():
-        for window, (clip, seconds) in enumerate(medium.cut(form, stride)):
-            warned = warned or _warn_of_channel(medium.name, clip)
-            if seconds >= form.seconds and 0 < len(clip.waveform) < round(form.seconds * SAMPLE_RATE):
-                clip = clip._replace(waveform=_silence_after(clip.waveform, samples))
-            one = 0 if frames == "first" else clip.middle
-            shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
-            for shot in shots:
-                made = make(clip, shot, needs=clip.modality)
-                del made["id"]
-                yield Row(number, name, window, clip.start, seconds, clip.modality, 1 / len(shots), made)
+    for window, (clip, seconds) in enumerate(medium.cut(form, stride)):
+        warned = warned or _warn_of_channel(medium.name, clip)
+        if seconds >= form.seconds and 0 < len(clip.waveform) < round(form.seconds * SAMPLE_RATE):
+            clip = clip._replace(waveform=_silence_after(clip.waveform, samples))
+        one = 0 if frames == "first" else clip.middle
+        shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
+        for shot in shots:
+            made = make(clip, shot, needs=clip.modality)
+            del made["id"]
+            yield Row(number, series, window, clip.start, seconds, clip.modality, 1 / len(shots), made)
 
 
 def _silence_after(waveform: np.ndarray, samples: int) -> np.ndarray:

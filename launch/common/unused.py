@@ -68,6 +68,14 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         ),
         _Rule(("data",), lambda args, _: args.query and not args.out, "without --out, for which it gives the images that are drawn"),
     ),
+    "demo": (
+        _Rule(("split",), lambda args, _: not args.index, "without --index, whose clips it chooses"),
+        _Rule(
+            ("split",),
+            lambda args, _: not Path(args.index).expanduser().is_dir(),
+            "where --index is a file, of clips already chosen",
+        ),
+    ),
     "inpaint": (_Rule(("data", "split"), lambda _, arguments: len(arguments) > 1, "with files; it chooses the data set of --clips"),),
     "inspect_data": (_Rule(("out",), lambda args, _: not args.clips, "with --clips=0, which draws no contact sheet"),),
     "convert": (_Rule(("license",), lambda args, _: not args.pretrained, "without --pretrained, whose card names it"),),

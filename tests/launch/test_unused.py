@@ -36,6 +36,7 @@ CASES = {
         ("data", ["run", "--query=a.mp4", "--index=index.npz", "--data=prepared"]),
         ("data", ["run", "--query=a.mp4", "--index=.", "--data=prepared", "--out=x.png"]),
     ],
+    "demo": [("split", ["run", "--split=train"]), ("split", ["run", "--index=index.npz", "--split=train"])],
     "inpaint": [("data", ["run", "a.mp4", "--data=prepared"]), ("split", ["run", "a.mp4", "--split=train"])],
     "inspect_data": [("out", ["prepared", "--clips=0", "--out=x.png"])],
     "convert": [("license", ["run", "w.safetensors", "--license=mit"])],
