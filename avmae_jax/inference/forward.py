@@ -3,17 +3,17 @@
 Axis letters: N clips, C classes, D width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from avmae_jax.config import Config, Frames
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.inference import kept_traces
 from avmae_jax.models.modes import Mode
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ BATCH = 32  # rows computed at once by default
 class Forward:
     """Compiles a function of a model and a batch once, for batches of one size."""
 
-    def __init__(self, function: Callable[[Any, Mapping[str, jax.Array]], Any], batch_size: int = BATCH):
-        """Keeps `function`, which returns arrays with a row for each row of the batch."""
-        self._compiled, self._size = nnx.jit(function), batch_size
+    def __init__(self, function: kept_traces.Function, batch_size: int = BATCH, identity: str = ""):
+        """Keeps `function`, which returns arrays with a row for each row of the batch; `identity` is that of kept_traces.compiled."""
+        self._function, self._size, self._identity = function, batch_size, identity
+        self._compiled: kept_traces.Function | None = None
 
     def __call__(self, model: Any, batches: "Iterable[Batch]") -> "Iterator[tuple[Batch, Any]]":
         """Yields each batch with the function's arrays on the host; a batch of fewer rows than `batch_size` is padded meanwhile."""
@@ -35,6 +36,7 @@ class Forward:
             rows = len(batch["id"])
             given = {name: value for name, value in batch.items() if name not in ("id", "targets")}
             padded = {name: jnp.asarray(np.resize(value, (self._size, *value.shape[1:]))) for name, value in given.items()}
+            self._compiled = self._compiled or kept_traces.compiled(self._function, model, padded, self._identity)
             yield batch, jax.tree.map(lambda values, rows=rows: np.asarray(values)[:rows], self._compiled(model, padded))
 
 

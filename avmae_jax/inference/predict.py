@@ -99,7 +99,8 @@ class Predictor:
         self.spans: Span = "longer" if not used else used.given if used.given != "both" else "shorter" if self.mode else "longer"
         self._modules = (trained.module, None if match_with is None else match_with.module)
         functions: dict[Modality, Callable[[Any, Any], Any]] = {has: self._function(has) for has in get_args(Modality)}
-        self._shared = Shared(functions, batch_size)
+        computed = (config, self.matcher.config, trained.calibration, self.mode, match_with is None, self.matches)
+        self._shared = Shared(functions, batch_size, identity=f"predict {computed}")
 
     def __call__(
         self,

@@ -117,9 +117,9 @@ class Series(NamedTuple):
 class Shared:
     """Applies a function of a model and a batch to the rows of many media, which share batches."""
 
-    def __init__(self, functions: dict[Modality, Callable[[Any, Any], Any]], batch_size: int):
-        """Keeps `functions`, which, by what rows have, are those that Forward takes; they return arrays by name."""
-        self._functions, self._batch_size = functions, batch_size
+    def __init__(self, functions: dict[Modality, Callable[[Any, Any], Any]], batch_size: int, identity: str = ""):
+        """Keeps `functions`, which, by what rows have, are those that Forward takes, with `identity`; they return arrays by name."""
+        self._functions, self._batch_size, self._identity = functions, batch_size, identity
         self._forwards: dict[tuple[Modality, int], Forward] = {}
 
     def __call__(self, model: Any, items: Iterable[Row | End]) -> Iterator[tuple[int, dict[str, Series] | Exception]]:
@@ -157,7 +157,7 @@ class Shared:
         whole = (has, self._batch_size)
         key = whole if whole in self._forwards else (has, min(self._batch_size, 1 << (rows - 1).bit_length()))
         if key not in self._forwards:
-            self._forwards[key] = Forward(self._functions[has], key[1])
+            self._forwards[key] = Forward(self._functions[has], key[1], self._identity and f"{self._identity} {has}")
         return self._forwards[key]
 
 
