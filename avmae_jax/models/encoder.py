@@ -108,7 +108,7 @@ class Tower(nnx.Module):
         embedded = {name_of(self.name, PATCHES): tokens + where.astype(tokens.dtype)}
         if self.prefix is None:
             return embedded
-        prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))
+        prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (tokens.shape[0], *self.prefix.shape))
         return {name_of(self.name, GLOBAL): prefix, **embedded}
 
     def separate(self, tokens: Tokens, key: RowKey | None = None) -> Tokens:
@@ -151,7 +151,7 @@ class Encoder(nnx.Module):
         tokens: Tokens = {}
         for modality in filter(inputs.__contains__, towers):
             tower, own = towers[modality], branch_key(key, ALL_STREAMS.index(modality))
-            mask = masks[modality] if masks else self._dropout_mask(tower, len(inputs[modality]), own)
+            mask = masks[modality] if masks else self._dropout_mask(tower, inputs[modality].shape[0], own)
             tokens |= tower.separate(tower.embed(inputs[modality], mask), own)
         return tokens
 
