@@ -5,16 +5,17 @@ so that the graph holds results. Three functions of models/ aren't converted ope
 them: attention, a LayerNorm with the layer behind it, and a GELU with the one behind it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend import core
 
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import ExportError
 from avmae_jax.export import operations, whole
 from avmae_jax.export.graph import Graph
+from avmae_jax.export.layers import Product
 from avmae_jax.export.tensors import Tensors
 from avmae_jax.export.values import Value, constant
 
@@ -24,15 +25,15 @@ _CALLS = {"jit": "jaxpr", "custom_vjp_call": "call_jaxpr", "custom_jvp_call": "c
 class Converter:
     """Converts the operations of a jaxpr to nodes of a graph."""
 
-    def __init__(self, graph: Graph, layers: whole.Layers) -> None:
-        """Takes the graph, and what writes the layers' matrix products."""
-        self._tensors, self._layers = Tensors(graph), layers
+    def __init__(self, graph: Graph, product: Product) -> None:
+        """Takes the graph, and what writes the matrix products of layers."""
+        self._tensors, self._product = Tensors(graph), product
 
     def __call__(self, closed: Any, arguments: Sequence[Value]) -> list[Value]:
         """Converts a closed jaxpr whose inputs are `arguments`; returns its outputs.
 
         Raises:
-          WeightsError: if there is an operation that can't be converted; names it.
+          ExportError: if there is an operation that can't be converted; names it.
         """
         with jax.enable_x64(True):  # pyright: ignore[reportAttributeAccessIssue] - constants keep their types
             return self._run(closed.jaxpr, [constant(np.asarray(value)) for value in closed.consts], arguments)
@@ -58,24 +59,21 @@ class Converter:
             return [constant(np.int32(params["platforms"].index(None)))]
         if name == "cond":
             if given[0].constant is None:
-                raise WeightsError("the model chooses between operations when it runs, which can't be exported to ONNX")
+                raise ExportError("the model chooses between operations when it runs, which can't be exported to ONNX")
             chosen = params["branches"][int(given[0].constant)]
             return self._run(chosen.jaxpr, [constant(np.asarray(value)) for value in chosen.consts], given[1:])
         if name in _CALLS:
             called = params[_CALLS[name]]
-            if found := self._whole(_name_of(called, params)):
-                return found(self._tensors, self._layers, called, given)
+            if found := whole.FUNCTIONS.get(_name_of(called, params)):
+                return found(self._tensors, self._product, called, given)
             inner, constants = (called.jaxpr, called.consts) if hasattr(called, "jaxpr") else (called, [])
             return self._run(inner, [constant(np.asarray(value)) for value in constants], given)
         if folded := operations.folded(equation, given):
             return folded
         convert = operations.OPERATIONS.get(name)
         if convert is None:
-            raise WeightsError(f"the model uses the operation {name}, which can't be exported to ONNX; export it to stablehlo")
+            raise ExportError(f"the model uses the operation {name}, which can't be exported to ONNX; export it to stablehlo")
         return convert(self._tensors, equation, given)
-
-    def _whole(self, name: str) -> Callable[..., list[Value]] | None:
-        return whole.FUNCTIONS.get(name)
 
 
 def _needed(jaxpr: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 20  # of the operators; the first one with Gelu
 CONTRIB = "com.microsoft"  # operators of onnxruntime alone
@@ -96,7 +96,7 @@ class Graph:
             key = ("constant", array.dtype.str, array.shape, array.tobytes())
             if key not in self._known:
                 self._known[key] = (f"constant_{len(self._constants)}",)
-                self._constants[self._known[key][0]] = onnx.numpy_helper.from_array(np.asarray(array), self._known[key][0])
+                self._constants[self._known[key][0]] = numpy_helper.from_array(np.asarray(array), self._known[key][0])
             return self._known[key][0]
         found, begin = self._store.add(array)
         if found not in self._constants:
@@ -106,17 +106,10 @@ class Graph:
             self._constants[found] = tensor
         return found
 
-    def model(self, outputs: Mapping[str, tuple[str, Any, Sequence[int | str]]], notes: Mapping[str, str]) -> onnx.ModelProto:
-        """Returns the finished model.
-
-        Args:
-          outputs: by the name that they shall have: the name of the node's output, type and shape.
-          notes: that the file carries beside the graph.
-        """
+    def model(self, outputs: Mapping[str, tuple[str, Any, Sequence[int | str]]]) -> onnx.ModelProto:
+        """Returns the finished model; `outputs` are, by the name that they shall have, the name of the node's output, type and shape."""
         declared = [helper.make_tensor_value_info(name, element_type(dtype), shape) for name, (_, dtype, shape) in outputs.items()]
         last = [helper.make_node("Identity", [source], [name], name=name) for name, (source, _, _) in outputs.items()]
         graph = helper.make_graph([*self._nodes, *last], "program", self._inputs, declared, [*self._constants.values()])
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="avmae-jax")
-        helper.set_model_props(model, dict(notes))
-        return model
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="avmae-jax")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import ExportError
 from avmae_jax.export.tensors import Tensors
 from avmae_jax.export.values import Shape, Value, constant, tensor
 
@@ -107,7 +107,7 @@ def _rsqrt(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
 
 def _select(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
     if len(given) != 3 or given[0].dtype != np.bool_:
-        raise WeightsError("the model selects among more than two arrays, which can't be exported to ONNX")
+        raise ExportError("the model selects among more than two arrays, which can't be exported to ONNX")
     which, if_false, if_true = _broadcast(tensors, equation, given)
     return _elementwise(tensors, equation, "Where", which, if_true, if_false)
 
@@ -188,7 +188,7 @@ def _pad(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
     value, filling = given
     low, high, between = zip(*equation.params["padding_config"], strict=True)
     if any(between) or min(*low, *high) < 0:
-        raise WeightsError("the model pads between values or by less than nothing, which can't be exported to ONNX")
+        raise ExportError("the model pads between values or by less than nothing, which can't be exported to ONNX")
     return _elementwise(tensors, equation, "Pad", tensors.whole(value), tensors.ints(*map(int, (*low, *high))), tensors.held(filling))
 
 
@@ -197,7 +197,7 @@ def _iota(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
     del given
     graph, out = tensors.graph, equation.outvars[0].aval
     if len(out.shape) != 1:
-        raise WeightsError("the model counts along one of several axes of unknown sizes, which can't be exported to ONNX")
+        raise ExportError("the model counts along one of several axes of unknown sizes, which can't be exported to ONNX")
     zero, one = (graph.constant(np.int64(number)) for number in (0, 1))
     size = graph.one("Squeeze", tensors.size(out.shape[0]))
     return [tensor(tensors.cast(graph.one("Range", zero, size, one), out.dtype), out.shape, out.dtype)]
@@ -223,7 +223,7 @@ def _gather(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
     """Converts what takes whole rows, or one range, by constant indices along one axis or along several neighbouring ones."""
     value, indices = given
     if indices.constant is None:
-        raise WeightsError("the model takes values from places that it computes, which can't be exported to ONNX")
+        raise ExportError("the model takes values from places that it computes, which can't be exported to ONNX")
     numbers, sizes, out = equation.params["dimension_numbers"], equation.params["slice_sizes"], equation.outvars[0].aval
     axes, collapsed, name = numbers.start_index_map, numbers.collapsed_slice_dims, tensors.whole(value)
     where = indices.constant
@@ -234,7 +234,7 @@ def _gather(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
         return [tensors.reshape(part, shape, out.dtype) if collapsed else tensor(part, out.shape, out.dtype)]
     first, last = axes[0], axes[-1] + 1
     if tuple(axes) != tuple(collapsed) or tuple(axes) != tuple(range(first, last)):
-        raise WeightsError("the model takes values in an order that can't be exported to ONNX")
+        raise ExportError("the model takes values in an order that can't be exported to ONNX")
     flat = np.ravel_multi_index(np.moveaxis(where, -1, 0), [int(value.shape[axis]) for axis in axes])
     rows = (*value.shape[:first], int(np.prod([value.shape[axis] for axis in axes])), *value.shape[last:])
     name = name if len(axes) == 1 else tensors.reshape(name, rows, value.dtype).name
@@ -297,7 +297,7 @@ def _rfft(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
     """Converts a Fourier transform of real rows to two products with cosines and sines; the result has an axis of both in front."""
     kind, (length,) = equation.params["fft_type"], equation.params["fft_lengths"]
     if str(kind).rpartition(".")[2] not in ("RFFT", "2"):
-        raise WeightsError(f"the model uses the Fourier transform {kind}, which can't be exported to ONNX")
+        raise ExportError(f"the model uses the Fourier transform {kind}, which can't be exported to ONNX")
     out = equation.outvars[0].aval
     turns = np.outer(np.arange(length), np.arange(length // 2 + 1)) % length * (2 * np.pi / length)
     rows = tensors.whole(given[0])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from avmae_jax.errors import WeightsError
+from avmae_jax.errors import ExportError
 from avmae_jax.export.graph import Graph, element_type
 from avmae_jax.export.values import Shape, Value, tensor
 
@@ -33,12 +33,12 @@ class Tensors:
         """Returns the name of a tensor int64[1] with a size of a shape.
 
         Raises:
-          WeightsError: if it is computed from sizes that are known only when the program runs.
+          ExportError: if it is computed from sizes that are known only when the program runs.
         """
         if isinstance(size, int | np.integer):
             return self.graph.constant(np.array([size], np.int64))
         if str(size) not in self.graph.symbols:
-            raise WeightsError(f"the model has an array of the size {size}, which can't be exported to ONNX")
+            raise ExportError(f"the model has an array of the size {size}, which can't be exported to ONNX")
         source, axis = self.graph.symbols[str(size)]
         return self.graph.one("Shape", source, start=axis, end=axis + 1)
 

@@ -11,20 +11,14 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
+from avmae_jax.export.layers import Product
 from avmae_jax.export.tensors import Tensors
 from avmae_jax.export.values import Value
 
-Layers = Callable[[Tensors, str, np.ndarray], str]  # (tensors, tokens, float32[inner, outer]) -> the name of their product
 
-
-def plain_product(tensors: Tensors, tokens: str, kernel: np.ndarray) -> str:
-    """Multiplies tokens by a kernel in float32."""
-    return tensors.graph.one("MatMul", tokens, tensors.graph.constant(kernel))
-
-
-def _attention(tensors: Tensors, layers: Layers, called: Any, given: list[Value]) -> list[Value]:
+def _attention(tensors: Tensors, product: Product, called: Any, given: list[Value]) -> list[Value]:
     """Converts attention of query, key and value [B, L, N, d]."""
-    del layers, called
+    del product, called
     graph, shape = tensors.graph, given[0].shape
     scale = graph.constant(np.float32(shape[3] ** -0.5))
     query, key, value = map(tensors.whole, given)
@@ -34,39 +28,39 @@ def _attention(tensors: Tensors, layers: Layers, called: Any, given: list[Value]
     return [tensors.make("Transpose", [out], shape, given[0].dtype, perm=[0, 2, 1, 3])]
 
 
-def _norm_and_project(tensors: Tensors, layers: Layers, called: Any, given: list[Value]) -> list[Value]:
+def _norm_and_project(tensors: Tensors, product: Product, called: Any, given: list[Value]) -> list[Value]:
     """Converts a LayerNorm and the linear layer behind it."""
     tokens, scale, shift, kernel, bias = given
     epsilon = next(_epsilons(called.jaxpr))
     normed = tensors.graph.one(
         "LayerNormalization", tensors.whole(tokens), *map(tensors.held, (scale, shift)), axis=-1, epsilon=float(epsilon)
     )
-    product = layers(tensors, normed, _matrix(kernel, 1))
-    flat = tensors.graph.one("Add", product, tensors.graph.constant(_array(bias).reshape(-1)))
+    multiplied = product(tensors, normed, _matrix(kernel, 1))
+    flat = tensors.graph.one("Add", multiplied, tensors.graph.constant(_array(bias).reshape(-1)))
     shape = (*tokens.shape[:-1], *bias.shape)
     if bias.constant is not None and len(bias.shape) == 1:
         return [Value(shape, tokens.dtype, flat, held=shape)]
     return [tensors.reshape(flat, shape, tokens.dtype)]
 
 
-def _project(tensors: Tensors, layers: Layers, called: Any, given: list[Value]) -> list[Value]:
+def _project(tensors: Tensors, product: Product, called: Any, given: list[Value]) -> list[Value]:
     """Converts a product of rows [R, *inner] and a kernel [*inner, *outer]."""
     del called
     rows, kernel = given
     axes = len(rows.shape) - 1
     inner, outer = kernel.shape[:axes], kernel.shape[axes:]
     flat = tensors.whole(rows) if axes == 1 else tensors.reshape(tensors.whole(rows), (rows.shape[0], _count(inner)), rows.dtype).name
-    product, shape = layers(tensors, flat, _matrix(kernel, axes)), (rows.shape[0], *outer)
-    return [Value(shape, rows.dtype, product, held=shape) if len(outer) == 1 else tensors.reshape(product, shape, rows.dtype)]
+    multiplied, shape = product(tensors, flat, _matrix(kernel, axes)), (rows.shape[0], *outer)
+    return [Value(shape, rows.dtype, multiplied, held=shape) if len(outer) == 1 else tensors.reshape(multiplied, shape, rows.dtype)]
 
 
-def _project_gelu(tensors: Tensors, layers: Layers, called: Any, given: list[Value]) -> list[Value]:
+def _project_gelu(tensors: Tensors, product: Product, called: Any, given: list[Value]) -> list[Value]:
     """Converts the product of the GELU of rows [R, H] and a kernel [H, D]."""
     del called
     rows, kernel = given
     activated = tensors.graph.one("Gelu", tensors.whole(rows))
     shape = (rows.shape[0], kernel.shape[1])
-    return [Value(shape, rows.dtype, layers(tensors, activated, _matrix(kernel, 1)), held=shape)]
+    return [Value(shape, rows.dtype, product(tensors, activated, _matrix(kernel, 1)), held=shape)]
 
 
 def _epsilons(jaxpr: Any) -> Iterator[float]:
