@@ -2,8 +2,8 @@
 
     python -m launch.export RUN OUT [--format=onnx|stablehlo] [--what=classify|embed] [--quantize=int8|float16]
 
-RUN is a run's folder, its best/, averaged/ or ema/, a file of weights, a pretrained folder, or the name of a model in the box. OUT becomes a
-folder. Its programs take int16 audio and uint8 frames of any size, any number of them at once, and compute everything from there on:
+RUN is a run's folder, its best/, averaged/ or ema/, a file of weights, a pretrained folder, or the name of a model in the box. OUT becomes
+a folder. Its programs take int16 audio and uint8 frames of any size, any number of them at once, and compute everything from there on:
 log-mel, resizing, scaling, the model, calibrated probabilities. There is one for audio with images, one for audio and one for images, as
 far as the model can do without the other. Beside them are config.json, with the names of the classes, and run.py:
 
@@ -48,11 +48,12 @@ def main(argv: list[str]) -> None:
         trained = load_trained(source, about=model_flags.about_classes(), **sizes)
         what = args.what or ("classify" if trained.classes else "embed")
         try:
-            content = folder.export(trained, out, what, form=args.format, quantize=args.quantize)
+            found = folder.export(trained, out, what, form=args.format, quantize=args.quantize)
         except ImportError as error:
             sys.exit(f'{error.name} is not installed, which ONNX needs; pip install -e ".[export]"')
-    written = folder.sizes_of(out)
-    print(f"wrote {out}: {', '.join(content['entries'])}; {sum(written.values()) / 1e6:.1f} MB")
+    print(f"wrote {out}: {sum(folder.sizes_of(out).values()) / 1e6:.1f} MB")
+    for given, difference in found.items():
+        print(f"  {given}.{args.format} differs from the model by {difference:.1e} of the largest value, for noise")
     print(f"try it: python {out}/run.py FILE")
 
 

@@ -1,9 +1,9 @@
-"""Writes exported folders: programs, their weights, config.json, which says what belongs together, and run.py, which predicts with them.
+"""Writes exported folders: programs, their weights, config.json, which says what belongs together, and run.py, which applies them.
 
-    both.onnx, audio.onnx, image.onnx   a program for each of what a window may have; or both.stablehlo, ...
-    weights.bin                         what they share; weights.npz for StableHLO
-    config.json                         sizes, names of classes, checksums
-    run.py                              predicts a file from the command line, without this project
+both.onnx, audio.onnx, image.onnx   a program for each of what a window may have; or both.stablehlo, ...
+weights.bin                         what they share
+config.json                         sizes, names of classes, checksums
+run.py, media.py                    predict a file from the command line, without this project
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT, num_samples
+from avmae_jax.export import check
 from avmae_jax.export.program import Entry, What, entries_of
 from avmae_jax.files import write_json
 from avmae_jax.weights.calibration import of_mode
@@ -25,11 +26,14 @@ Format = Literal["onnx", "stablehlo"]
 Quantize = Literal["int8", "float16"]
 
 FORMAT = 1  # of config.json
-RUN, CONFIG = "run.py", "config.json"
+CONFIG = "config.json"
+# onnxruntime would copy all weights into another order when it loads them: for the base model .8 s, and no call is faster for it. Whole
+# numbers are.
+_SESSION = {"session.disable_prepacking": "1"}
 _VERSIONS = {"onnx": ("avmae-jax", "jax", "onnx"), "stablehlo": ("avmae-jax", "jax", "jaxlib")}
 
 
-def export(trained: Trained, path: str | Path, what: What, *, form: Format = "onnx", quantize: Quantize | None = None) -> dict[str, Any]:
+def export(trained: Trained, path: str | Path, what: What, *, form: Format = "onnx", quantize: Quantize | None = None) -> dict[str, float]:
     """Writes a model's programs to a new folder.
 
     Args:
@@ -40,16 +44,17 @@ def export(trained: Trained, path: str | Path, what: What, *, form: Format = "on
       quantize: of the weights in ONNX: "int8" computes with them, "float16" stores them in half the size.
 
     Returns:
-      The content of config.json.
+      By entry, how far the program's results for noise are from the model's, relative to the largest one.
 
     Raises:
-      ExportError: if the kind of model has no such outputs, or uses an operation that the format lacks.
+      ExportError: if the kind of model has no such outputs, uses an operation that the format lacks, or the program computes something
+        else; nothing is left there then.
       WeightsError: if the path exists or can't be written; nothing is left there then.
     """
     path = Path(path).expanduser()
     require_new(path)
     entries = entries_of(trained, what)
-    content = _about(trained, what, form, quantize)
+    content, found = _about(trained, what, form, quantize), dict[str, float]()
 
     def write_all(folder: Path) -> None:
         folder.mkdir()
@@ -62,11 +67,13 @@ def export(trained: Trained, path: str | Path, what: What, *, form: Format = "on
 
             content["weights"] = stablehlo_files.write(trained, entries, folder)
         content["entries"] = {given: _about_entry(trained, entry, folder / f"{given}.{form}") for given, entry in entries.items()}
+        found.update(check.differences(trained, entries, folder, exact=quantize is None))
         write_json(folder / CONFIG, content)
-        shutil.copyfile(Path(__file__).parent / "template" / RUN, folder / RUN)
+        for file in (Path(__file__).parent / "template").glob("*.py"):
+            shutil.copyfile(file, folder / file.name)
 
     write_new(path, write_all)
-    return content
+    return found
 
 
 def _about(trained: Trained, what: What, form: Format, quantize: Quantize | None) -> dict[str, Any]:
@@ -79,6 +86,7 @@ def _about(trained: Trained, what: What, form: Format, quantize: Quantize | None
         "program": form,
         "what": what,
         "quantize": quantize or "none",
+        "session": dict(_SESSION) if form == "onnx" and not quantize else {},
         "kind": trained.kind,
         "label_names": list(trained.label_names) if what == "classify" else [],
         "window": {"samples": samples, "seconds": config.model.audio_frames * SHIFT / SAMPLE_RATE, "sample_rate": SAMPLE_RATE},

@@ -1,59 +1,22 @@
 """Builds graphs of ONNX whose large constants lie in one file that several graphs share."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from avmae_jax.export.store import Store
+
 OPSET = 20  # of the operators; the first one with Gelu
-CONTRIB = "com.microsoft"  # operators of onnxruntime alone
 _IR = 10  # version of the file's form, read by onnxruntime 1.19 and newer
 _INLINE = 1024  # bytes of a constant that stays in the graph's own file
-_ALIGNED = 4096  # bytes to which constants are aligned, so that they can be mapped into memory
 
 
 def element_type(dtype: Any) -> int:
     """Returns ONNX's number of a type of NumPy."""
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-
-
-class Store:
-    """Writes the file of large constants, each content once. The file begins with a line that says which contents follow."""
-
-    def __init__(self, path: Path) -> None:
-        """Creates the file."""
-        self.path, self.digest = path, hashlib.sha256()
-        self._file: BinaryIO = path.open("wb")
-        self._file.write(bytes(_ALIGNED))
-        self._end = _ALIGNED
-        self._places: dict[tuple[str, tuple[int, ...], bytes], tuple[str, int]] = {}
-
-    def add(self, array: np.ndarray) -> tuple[str, int]:
-        """Writes an array, unless the same content is there already; returns the name of the content and where it begins."""
-        content = np.ascontiguousarray(array)
-        own = hashlib.sha256(content.reshape(-1).view(np.uint8)).digest()
-        key = (content.dtype.str, content.shape, own)
-        if key not in self._places:
-            self._file.write(content.reshape(-1).view(np.uint8).data)
-            self.digest.update(own)
-            self._places[key] = f"weight_{len(self._places)}", self._end
-            self._end += content.nbytes
-            filling = -self._end % _ALIGNED
-            self._file.write(bytes(filling))
-            self._end += filling
-        return self._places[key]
-
-    def finish(self) -> str:
-        """Writes the first line and closes the file; returns the line, which no other contents have."""
-        line = f"avmae-jax weights {self.digest.hexdigest()}"
-        self._file.seek(0)
-        self._file.write(f"{line}\n".encode())
-        self._file.close()
-        return line
 
 
 class Graph:
@@ -76,18 +39,18 @@ class Graph:
                 self.symbols.setdefault(size, (name, axis))
         return name
 
-    def add(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> tuple[str, ...]:
+    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> tuple[str, ...]:
         """Adds a node; returns the names of its outputs."""
-        key = (op, inputs, outputs, domain, repr(sorted(attributes.items())))
+        key = (op, inputs, outputs, repr(sorted(attributes.items())))
         if key not in self._known:
             names = tuple(f"{op.lower()}_{len(self._nodes)}{f'_{number}' if number else ''}" for number in range(outputs))
-            self._nodes.append(helper.make_node(op, inputs, names, name=names[0], domain=domain, **attributes))
+            self._nodes.append(helper.make_node(op, inputs, names, name=names[0], **attributes))
             self._known[key] = names
         return self._known[key]
 
-    def one(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+    def one(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output; returns its name."""
-        return self.add(op, *inputs, domain=domain, **attributes)[0]
+        return self.add(op, *inputs, **attributes)[0]
 
     def constant(self, array: Any) -> str:
         """Adds a constant; returns its name."""
@@ -111,5 +74,5 @@ class Graph:
         declared = [helper.make_tensor_value_info(name, element_type(dtype), shape) for name, (_, dtype, shape) in outputs.items()]
         last = [helper.make_node("Identity", [source], [name], name=name) for name, (source, _, _) in outputs.items()]
         graph = helper.make_graph([*self._nodes, *last], "program", self._inputs, declared, [*self._constants.values()])
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="avmae-jax")

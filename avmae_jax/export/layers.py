@@ -9,6 +9,8 @@ import numpy as np
 
 from avmae_jax.export.tensors import Tensors
 
+_LARGEST = 63  # of a whole number in a kernel. Up to 127 would fit; processors without VNNI would cut off sums of two products then.
+
 Product = Callable[[Tensors, str, np.ndarray], str]  # (tensors, tokens, kernel float32[inner, outer]) -> the name of their product
 
 
@@ -36,7 +38,5 @@ def _int8(tensors: Tensors, tokens: str, kernel: np.ndarray) -> str:
     product = tensors.cast(graph.one("MatMulInteger", rounded, graph.constant(whole), zero, zeros), np.float32)
     return graph.one("Mul", product, graph.one("Mul", unit, graph.constant(scale)))
 
-
-_LARGEST = 127  # of a whole number in a kernel
 
 PRODUCTS: Mapping[str | None, Product] = {None: _float32, "float16": _float16, "int8": _int8}

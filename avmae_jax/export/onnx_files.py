@@ -10,12 +10,11 @@ import onnx
 
 from avmae_jax.export import layers
 from avmae_jax.export.converter import Converter
-from avmae_jax.export.graph import Graph, Store
+from avmae_jax.export.graph import Graph
 from avmae_jax.export.program import BATCH, Entry, specs
+from avmae_jax.export.store import FILE, Store
 from avmae_jax.export.values import tensor
 from avmae_jax.weights.trained import Trained
-
-WEIGHTS = "weights.bin"
 
 
 def write(trained: Trained, entries: Mapping[str, Entry], folder: Path, quantize: str | None) -> dict[str, Any]:
@@ -24,14 +23,14 @@ def write(trained: Trained, entries: Mapping[str, Entry], folder: Path, quantize
     Raises:
       ExportError: if the model uses an operation that ONNX lacks; names it.
     """
-    store, models = Store(folder / WEIGHTS), {}
+    store, models = Store(folder / FILE), {}
     for given, entry in entries.items():
         models[given] = _model(trained, entry, Graph(store), quantize)
     line = store.finish()
     for given, model in models.items():
         onnx.helper.set_model_props(model, {"weights": line})
         (folder / f"{given}.onnx").write_bytes(model.SerializeToString(deterministic=True))
-    return {"file": WEIGHTS, "begins_with": line, "bytes": (folder / WEIGHTS).stat().st_size}
+    return {"file": FILE, "begins_with": line, "bytes": (folder / FILE).stat().st_size, "arrays": []}
 
 
 def _model(trained: Trained, entry: Entry, graph: Graph, quantize: str | None) -> onnx.ModelProto:

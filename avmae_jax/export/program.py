@@ -50,13 +50,13 @@ def entries_of(trained: Trained, what: What) -> dict[str, Entry]:
     Raises:
       ExportError: if the model can't do that at all.
     """
-    spec = trained.spec
+    spec, name = trained.spec, f"{trained.path}: a model of kind {trained.kind}, {trained.spec.title},"
     if what == "classify" and not spec.modes:
-        instead = "export its vectors with --what=embed, or fine-tune it first" if spec.vectors else "fine-tune it first"
-        raise ExportError(f"{trained.path} is a {spec.title}, a pretraining model without classes; {instead}")
+        instead = "export its vectors with --what=embed, or fine-tune it first" if spec.vectors else "train a classifier from it"
+        raise ExportError(f"{name} has no classes; {instead}")
     if what == "embed" and not spec.vectors:
-        instead = "export its classes with --what=classify" if spec.modes else "there is nothing to export"
-        raise ExportError(f"{trained.path} is a {spec.title}, which computes no vectors of audio and image that can be compared; {instead}")
+        instead = "export its classes with --what=classify" if spec.modes else "train a CAV-MAE from it"
+        raise ExportError(f"{name} computes no vectors of audio and image that can be compared; {instead}")
     if what == "embed":
         return {given: _embedding(trained, given) for given in get_args(Modality)}
     predictor, found = Predictor(trained), {}
@@ -112,8 +112,8 @@ def _classification(trained: Trained, given: Modality, mode: Any) -> Entry:
 
 def _embedding(trained: Trained, given: Modality) -> Entry:
     def function(module: Any, arrays: Arrays) -> dict[str, jax.Array]:
-        return module.embed(_seen(trained, arrays))
+        return {f"{kind}_vector": vector for kind, vector in module.embed(_seen(trained, arrays)).items()}
 
     width = trained.config.model.shape.width
     kinds = VECTORS if given == "both" else (given,)
-    return Entry(given, _inputs(trained, given), dict.fromkeys(kinds, width), function)
+    return Entry(given, _inputs(trained, given), {f"{kind}_vector": width for kind in kinds}, function)

@@ -1,4 +1,4 @@
-"""Writes a model's programs as StableHLO, each lowered for CPU, CUDA and TPU in one file, with the weights beside them."""
+"""Writes a model's programs as StableHLO, each lowered for CPU, CUDA and TPU in one file, and the weights that they are given."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,26 +10,31 @@ from flax import nnx
 from jax import export
 
 from avmae_jax.export.program import Arrays, Entry, specs
+from avmae_jax.export.store import FILE, Store
 from avmae_jax.trees import flatten
 from avmae_jax.weights.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-WEIGHTS = "weights.npz"
 
 
 def write(trained: Trained, entries: Mapping[str, Entry], folder: Path) -> dict[str, Any]:
-    """Writes GIVEN.stablehlo for each entry and weights.npz, which they are given first; returns what config.json says of the latter."""
+    """Writes GIVEN.stablehlo for each entry and weights.bin, whose arrays are a program's first argument, by name.
+
+    Returns:
+      What config.json says of weights.bin, with the place and the shape of each array.
+    """
     graph, state = nnx.split(trained.module)
-    weights = flatten(state)
-    arrays = {name: np.asarray(leaf) for name, leaf in weights.items()}
-    with (folder / WEIGHTS).open("wb") as file:
-        np.savez(file, **arrays)
+    arrays = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(state).items()}
+    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
+    store = Store(folder / FILE)
+    places = [[name, store.add(array)[1], list(array.shape)] for name, array in arrays.items()]
+    line = store.finish()
     for given, entry in entries.items():
 
         def function(weights: Arrays, inputs: Arrays, entry: Entry = entry) -> dict[str, jax.Array]:
-            return entry.function(nnx.merge(graph, _filled(state, weights)), inputs)
+            leaves = [weights[name] for name in arrays]
+            return entry.function(nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves)), inputs)
 
-        shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
         exported = export.export(jax.jit(function), platforms=PLATFORMS)(shapes, specs(entry))
         (folder / f"{given}.stablehlo").write_bytes(exported.serialize())
-    return {"file": WEIGHTS, "begins_with": "", "bytes": (folder / WEIGHTS).stat().st_size}
+    return {"file": FILE, "begins_with": line, "bytes": (folder / FILE).stat().st_size, "arrays": places}

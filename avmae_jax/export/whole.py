@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
+from avmae_jax.errors import ExportError
 from avmae_jax.export.layers import Product
 from avmae_jax.export.tensors import Tensors
 from avmae_jax.export.values import Value
@@ -80,7 +81,13 @@ def _count(sizes: tuple[int, ...]) -> int:
 
 
 def _array(value: Value) -> np.ndarray:
-    assert value.constant is not None
+    """Returns a parameter, which doesn't depend on the inputs.
+
+    Raises:
+      ExportError: if it does.
+    """
+    if value.constant is None:
+        raise ExportError("the model computes the kernel of a layer from its inputs, which can't be exported to ONNX")
     return value.constant
 
 

@@ -2,86 +2,62 @@
 
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
-
-def load(config, given):
-    """Returns a function that applies the program for what is given; ends with a line if files don't belong together."""
-    entry, weights = config["entries"][given], config["weights"]
-    for name in (entry["file"], weights["file"]):
-        if not (HERE / name).is_file():
-            sys.exit(f"{HERE / name} is missing; export the model again")
-    program = (HERE / entry["file"]).read_bytes()
-    with (HERE / weights["file"]).open("rb") as file:
-        begins = file.read(len(weights["begins_with"])).decode(errors="replace")
-    if hashlib.sha256(program).hexdigest() != entry["sha256"]:
-        sys.exit(f"{HERE / entry['file']} is of another export than config.json beside it; put both from one export here")
-    if begins != weights["begins_with"] or (HERE / weights["file"]).stat().st_size != weights["bytes"]:
-        sys.exit(f"{HERE / weights['file']} is of another export than config.json beside it, or incomplete; put both from one export here")
-    if config["program"] == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(HERE / entry["file"]))
-        return lambda arrays: dict(zip(entry["outputs"], session.run(list(entry["outputs"]), arrays)))
-    import jax
-
-    call, arrays = jax.jit(jax.export.deserialize(bytearray(program)).call), dict(np.load(HERE / weights["file"]))
-    return lambda inputs: {name: np.asarray(value) for name, value in call(arrays, inputs).items()}
-
-
-def decode(path, config):
-    """Returns the audio as int16[N], the seconds of the longer of audio and images, and windows of it: (start, frame in the middle)."""
-    rate, seconds = config["window"]["sample_rate"], config["window"]["seconds"]
-    with av.open(path) as media:
-        resampler = av.AudioResampler("s16p", "mono" if config["channels"] == "mean" else None, rate)
-        frames = [*media.decode(audio=0), None] if media.streams.audio else []
-        chunks = [piece.to_ndarray()[0] for frame in frames for piece in resampler.resample(frame)]
-        audio = np.concatenate([np.zeros(0, np.int16), *chunks])
-    with av.open(path) as media:
-        shown = media.streams.video[0].duration if media.streams.video else None
-        length = max(len(audio) / rate, float(shown * media.streams.video[0].time_base) if shown else 0)
-        starts = [number * seconds for number in range(max(1, int(length / seconds)))]
-        starts += [length - seconds] if length - seconds > starts[-1] + 0.04 else []
-        images, last = [], []
-        for frame in media.decode(video=0) if media.streams.video else ():
-            while last and len(images) < len(starts) and (frame.time or 0) > starts[len(images)] + min(length, seconds) / 2:
-                images.append(last[0].to_ndarray(format="rgb24"))
-            last = [*last[-1:], frame]
-        images += [last[0].to_ndarray(format="rgb24")] * (len(starts) - len(images)) if last else []
-    return audio, length, list(zip(starts, images or [None] * len(starts)))
+from media import windows  # noqa: E402 - beside this file
 
 
 def main(path):
     """Prints the likeliest classes, or the vectors as JSON: means over the windows."""
-    config = json.loads((HERE / "config.json").read_text())
-    samples, programs, found = config["window"]["samples"], {}, {}
-    audio, length, windows = decode(path, config)
-    for start, image in windows:
-        part = audio[round(start * config["window"]["sample_rate"]) :][:samples]
-        whole = np.resize(part, samples) if length < config["window"]["seconds"] else np.pad(part, (0, samples - len(part)))
-        given = {"waveform": whole[None]} if len(part) >= 400 else {}
-        given |= {"image": image[None]} if image is not None else {}
-        name = "both" if len(given) == 2 else "audio" if "waveform" in given else "image"
-        name = name if name in config["entries"] else next((each for each in config["entries"] if each != "both" and name == "both"), "")
-        if name:
-            programs[name] = programs.get(name) or load(config, name)
-            arrays = {each: given[each] for each in config["entries"][name]["inputs"]}
-            for kind, values in programs[name](arrays).items():
-                found.setdefault(kind, []).append(values[0])
+    config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+    programs, found = {}, {}
+    for arrays in windows(path, config["window"], config["channels"]):
+        given = "both" if len(arrays) == 2 else "audio" if "waveform" in arrays else "image"
+        given = given if given in config["entries"] else next((name for name in config["entries"] if given == "both"), "")
+        if given:
+            programs[given] = programs.get(given) or load(config, config["entries"][given], config["weights"])
+            for name, values in programs[given]({name: arrays[name] for name in config["entries"][given]["inputs"]}).items():
+                found.setdefault(name, []).append(values[0])
     if not found:
         sys.exit(f"{path} lacks what the model needs: {' or '.join(config['entries'])}")
-    means = {kind: np.mean(values, axis=0) for kind, values in found.items()}
+    means = {name: np.mean(values, axis=0) for name, values in found.items()}
     if config["what"] == "embed":
-        print(json.dumps({kind: (mean / np.linalg.norm(mean)).tolist() for kind, mean in means.items()}))
-        return
-    for label in np.argsort(-means["probabilities"])[:5]:
-        print(f"{means['probabilities'][label]:6.1%}  {config['label_names'][label]}")
+        print(json.dumps({name: (mean / np.linalg.norm(mean)).tolist() for name, mean in means.items()}))
+    else:
+        for label in np.argsort(-means["probabilities"])[:5]:
+            print(f"{means['probabilities'][label]:6.1%}  {config['label_names'][label]}")
+
+
+def load(config, entry, weights):
+    """Returns a program as a function of arrays by name; ends with a line if the files don't belong together."""
+    content, first = (HERE / entry["file"]).read_bytes(), weights["begins_with"].encode()
+    with (HERE / weights["file"]).open("rb") as file:
+        same = file.read(len(first)) == first and (HERE / weights["file"]).stat().st_size == weights["bytes"]
+    if hashlib.sha256(content).hexdigest() != entry["sha256"] or not same:
+        wrong = weights["file"] if not same else entry["file"]
+        sys.exit(f"{HERE / wrong} doesn't belong to config.json beside it, or is damaged; put all files of one export into one folder")
+    if config["program"] == "onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        for name, value in config["session"].items():
+            options.add_session_config_entry(name, value)
+        session = onnxruntime.InferenceSession(HERE / entry["file"], options)
+        return lambda arrays: dict(zip(entry["outputs"], session.run(list(entry["outputs"]), arrays)))
+    import jax
+
+    file = np.memmap(HERE / weights["file"], np.float32, "r")
+    places = [(name, begin // 4, (*shape,)) for name, begin, shape in weights["arrays"]]
+    values = jax.device_put({name: file[begin : begin + math.prod(shape)].reshape(shape) for name, begin, shape in places})
+    program = jax.jit(jax.export.deserialize(bytearray(content)).call)
+    return lambda arrays: {name: np.asarray(found) for name, found in program(values, arrays).items()}
 
 
 if __name__ == "__main__":
