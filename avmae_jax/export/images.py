@@ -31,9 +31,15 @@ def resize(frames: jax.Array, side: int) -> jax.Array:
         short = jnp.minimum(high, wide)
         rows = _weights(high, short, side, frames.shape[1])
         columns = _weights(wide, short, side, frames.shape[2])
-        planes = frames.transpose(0, 3, 1, 2).astype(jnp.float64)
-        across = _rounded(planes @ columns)  # [B, 3, H, S]
-        return _rounded(across.swapaxes(2, 3) @ rows).astype(jnp.uint8).transpose(0, 3, 2, 1)
+        across = _along_last(frames.transpose(0, 3, 1, 2).astype(jnp.float64), columns)  # [B, 3, H, S]
+        return _along_last(across.swapaxes(2, 3), rows).astype(jnp.uint8).transpose(0, 3, 2, 1)
+
+
+def _along_last(planes: jax.Array, weights: jax.Array) -> jax.Array:
+    """Resizes the last axis, [B, 3, ..., length] -> [B, 3, ..., S]; rounds to whole numbers of a byte."""
+    rows = planes.reshape(-1, planes.shape[-1])  # or onnxruntime would join the axes' exchange with the product, and has none in float64
+    sums = (rows @ weights).reshape(*planes.shape[:-1], weights.shape[1])
+    return jnp.clip(jnp.floor((sums + 2.0 ** (_BITS - 1)) * 2.0**-_BITS), 0.0, 255.0)
 
 
 def _weights(size: jax.Array, short: jax.Array, side: int, length: Any) -> jax.Array:
@@ -49,8 +55,3 @@ def _weights(size: jax.Array, short: jax.Array, side: int, length: Any) -> jax.A
     weights = jnp.where(distance < 1, near, jnp.where(distance < _REACH, far, 0.0))
     weights = weights * (1 / weights.sum(axis=0, keepdims=True)) * 2.0**_BITS
     return jnp.trunc(weights + jnp.where(weights < 0, -0.5, 0.5))
-
-
-def _rounded(sums: jax.Array) -> jax.Array:
-    """Divides sums by the scale of the weights, and rounds to whole numbers of a byte."""
-    return jnp.clip(jnp.floor((sums + 2.0 ** (_BITS - 1)) * 2.0**-_BITS), 0.0, 255.0)
