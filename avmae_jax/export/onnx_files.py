@@ -23,10 +23,9 @@ def write(trained: Trained, entries: Mapping[str, Entry], folder: Path, quantize
     Raises:
       ExportError: if the model uses an operation that ONNX lacks; names it.
     """
-    store, models = Store(folder / FILE), {}
-    for given, entry in entries.items():
-        models[given] = _model(trained, entry, Graph(store), quantize)
-    line = store.finish()
+    with Store(folder / FILE) as store:
+        models = {given: _model(trained, entry, Graph(store), quantize) for given, entry in entries.items()}
+        line = store.finish()
     for given, model in models.items():
         onnx.helper.set_model_props(model, {"weights": line})
         (folder / f"{given}.onnx").write_bytes(model.SerializeToString(deterministic=True))

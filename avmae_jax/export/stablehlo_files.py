@@ -26,9 +26,9 @@ def write(trained: Trained, entries: Mapping[str, Entry], folder: Path) -> dict[
     graph, state = nnx.split(trained.module)
     arrays = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(state).items()}
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
-    store = Store(folder / FILE)
-    places = [[name, store.add(array)[1], list(array.shape)] for name, array in arrays.items()]
-    line = store.finish()
+    with Store(folder / FILE) as store:
+        places = [[name, store.add(array)[1], list(array.shape)] for name, array in arrays.items()]
+        line = store.finish()
     for given, entry in entries.items():
 
         def function(weights: Arrays, inputs: Arrays, entry: Entry = entry) -> dict[str, jax.Array]:

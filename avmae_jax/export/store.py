@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 
@@ -14,12 +14,18 @@ class Store:
     """Writes arrays one behind the other, each content once. The file begins with a line that says which contents follow."""
 
     def __init__(self, path: Path) -> None:
-        """Creates the file."""
+        """Creates the file, which is closed after a with block."""
         self.path, self.digest = path, hashlib.sha256()
         self._file: BinaryIO = path.open("wb")
         self._file.write(bytes(_ALIGNED))
         self._end = _ALIGNED
         self._places: dict[tuple[str, tuple[int, ...], bytes], tuple[str, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, array: np.ndarray) -> tuple[str, int]:
         """Writes an array, unless the same content is there already; returns the name of the content and where it begins."""
@@ -37,9 +43,9 @@ class Store:
         return self._places[key]
 
     def finish(self) -> str:
-        """Writes the first line and closes the file; returns the line, which no other contents have."""
+        """Writes the first line, which no other contents have, and returns it."""
         line = f"avmae-jax weights {self.digest.hexdigest()}"
         self._file.seek(0)
         self._file.write(f"{line}\n".encode())
-        self._file.close()
+        self._file.flush()
         return line

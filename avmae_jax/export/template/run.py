@@ -61,4 +61,9 @@ def load(config, entry, weights):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1]) if len(sys.argv) == 2 else sys.exit("usage: python run.py FILE")
+    if len(sys.argv) != 2:
+        sys.exit("usage: python run.py FILE")
+    try:
+        main(sys.argv[1])
+    except (OSError, ValueError, EOFError) as error:
+        sys.exit(f"{sys.argv[1]} can't be predicted: {error}")
