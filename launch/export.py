@@ -1,4 +1,4 @@
-"""Exports a model as a program that runs without this project: ONNX for onnxruntime, or StableHLO for JAX on CPU, GPU and TPU.
+"""Exports a model as a program that runs without this project: ONNX, or StableHLO for CPU, GPU and TPU.
 
     python -m launch.export RUN OUT [--format=onnx|stablehlo] [--what=classify|embed] [--quantize=int8|float16]
 

@@ -9,7 +9,7 @@ WEIGHTS.pth holds a classifier's state dict, CONFIG.json the fields of its Model
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,17 @@ def load(weights: str | Path, config: ModelConfig) -> CAVMAEClassifier:
         model = CAVMAEClassifier(config, len(state["mlp_head.1.bias"]))
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def computing(weights: str | Path, config: ModelConfig, fbank: np.ndarray, image: np.ndarray) -> Callable[[], np.ndarray]:
+    """Returns a function that computes the probabilities of a model's inputs, [B, T, M] and [B, H, W, 3]."""
+    model, given = load(weights, config), (torch.tensor(fbank), torch.tensor(image).permute(0, 3, 1, 2).contiguous())
+
+    @torch.inference_mode()
+    def compute() -> np.ndarray:
+        return model(*given).sigmoid().numpy()
+
+    return compute
 
 
 def inputs(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -50,7 +50,7 @@ def differences(trained: Trained, entries: Mapping[str, Entry], folder: Path, *,
 
 def _noise(entry: Entry) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    shapes = {name: [_SIZES.get(str(size), size) for size in shape] for name, (_, shape) in entry.inputs.items()}
+    shapes = {name: [_SIZES[size] if isinstance(size, str) else size for size in shape] for name, (_, shape) in entry.inputs.items()}
     limits = {name: np.iinfo(dtype) for name, (dtype, _) in entry.inputs.items()}
     return {name: rng.integers(limits[name].min, limits[name].max, shapes[name], dtype) for name, (dtype, _) in entry.inputs.items()}
 
@@ -63,7 +63,7 @@ def _onnx(place: Path, entry: Entry) -> Program:
     import onnxruntime
 
     session, names = onnxruntime.InferenceSession(place), list(entry.outputs)
-    return lambda arrays: dict(zip(names, session.run(names, arrays), strict=True))
+    return lambda arrays: dict(zip(names, map(np.asarray, session.run(names, arrays)), strict=True))
 
 
 def _stablehlo(place: Path, trained: Trained) -> Program:

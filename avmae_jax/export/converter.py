@@ -6,7 +6,7 @@ them: attention, a LayerNorm with the layer behind it, and a GELU with the one b
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ class Converter:
         values: dict[Any, Value] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
         def read(atom: Any) -> Value:
-            return constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else values[atom]
+            return constant(np.asarray(atom.val, cast(Any, atom.aval).dtype)) if isinstance(atom, core.Literal) else values[atom]
 
         for equation in _needed(jaxpr):
             given = [read(atom) for atom in equation.invars]

@@ -11,11 +11,11 @@ from avmae_jax.export.values import Value, constant, tensor
 
 Convert = Callable[[Tensors, Any, list[Value]], list[Value]]  # (tensors, equation, inputs) -> outputs
 
-_BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow"}
+_BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "pow": "Pow"}
 _BINARY |= {"lt": "Less", "gt": "Greater", "le": "LessOrEqual", "ge": "GreaterOrEqual", "eq": "Equal", "and": "And", "or": "Or"}
 _UNARY = {"log": "Log", "exp": "Exp", "sqrt": "Sqrt", "abs": "Abs", "neg": "Neg", "floor": "Floor", "ceil": "Ceil", "sign": "Sign"}
 _UNARY |= {"erf": "Erf", "tanh": "Tanh", "logistic": "Sigmoid", "not": "Not", "round": "Round", "sin": "Sin", "cos": "Cos"}
-_OTHERS = ("ne", "rem", "atan2", "square", "integer_pow", "rsqrt", "select_n", "clamp", "convert_element_type", "stop_gradient", "copy")
+_OTHERS = ("div", "ne", "rem", "atan2", "square", "integer_pow", "rsqrt", "select_n", "clamp", "convert_element_type", "stop_gradient", "copy")
 _ELEMENTWISE = {*_BINARY, *_UNARY, *_OTHERS}
 
 
@@ -67,6 +67,15 @@ def _unary(op: str) -> Convert:
         return [tensors.make(op, [tensors.held(value)], out.shape, out.dtype, value.held)]
 
     return convert
+
+
+def _div(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
+    """Multiplies by the reciprocal of a constant, as XLA does, so that both round alike."""
+    left, right = given
+    if right.constant is None or right.dtype.kind != "f":
+        return _elementwise(tensors, equation, "Div", *_broadcast(tensors, equation, given))
+    inverse = constant(np.asarray(1 / right.constant, right.dtype), right.shape)
+    return _elementwise(tensors, equation, "Mul", *_broadcast(tensors, equation, [left, inverse]))
 
 
 def _ne(tensors: Tensors, equation: Any, given: list[Value]) -> list[Value]:
@@ -317,6 +326,7 @@ def _part(number: int) -> Convert:
 OPERATIONS: dict[str, Convert] = {
     **{name: _binary(op) for name, op in _BINARY.items()},
     **{name: _unary(op) for name, op in _UNARY.items()},
+    "div": _div,
     "ne": _ne,
     "rem": _rem,
     "atan2": _atan2,

@@ -30,7 +30,7 @@ class Store:
     def add(self, array: np.ndarray) -> tuple[str, int]:
         """Writes an array, unless the same content is there already; returns the name of the content and where it begins."""
         content = np.ascontiguousarray(array)
-        own = hashlib.sha256(content.reshape(-1).view(np.uint8)).digest()
+        own = hashlib.sha256(content.reshape(-1).view(np.uint8).data).digest()
         key = (content.dtype.str, content.shape, own)
         if key not in self._places:
             self._file.write(content.reshape(-1).view(np.uint8).data)

@@ -120,8 +120,6 @@ def _process(command: list[str]) -> Run:
 
 def _computing(trained: Trained, place: Path, batch: int) -> dict[str, Run]:
     """Returns for each side a function that computes the probabilities of the same windows."""
-    import torch
-
     from parity import first_answer
 
     entry, rng = entries_of(trained, "classify")["both"], np.random.default_rng(0)
@@ -132,18 +130,12 @@ def _computing(trained: Trained, place: Path, batch: int) -> dict[str, Run]:
     }
     function = nnx.jit(lambda module, given: entry.function(module, given)["probabilities"])
     seen = jax.jit(lambda given: model_inputs(given | {"samples": np.full(batch, samples, np.int32)}, trained.config))(arrays)
-    fbank, image = torch.tensor(np.asarray(seen["audio"])), torch.tensor(np.asarray(seen["image"])).permute(0, 3, 1, 2).contiguous()
-    reference = first_answer.load(place / "model.pth", trained.config.model)
-
-    @torch.inference_mode()
-    def of_torch() -> np.ndarray:
-        return reference(fbank, image).sigmoid().numpy()
-
+    reference = first_answer.computing(place / "model.pth", trained.config.model, *(np.asarray(seen[name]) for name in ("audio", "image")))
     sides: dict[str, Run] = {JAX: lambda: np.asarray(function(trained.module, arrays))}
     for name in _EXPORTS:
         program = _opened(place / _name(name))
         sides[name] = lambda program=program: program(arrays)["probabilities"]
-    return {**sides, TORCH: of_torch}
+    return {**sides, TORCH: reference}
 
 
 def _opened(exported: Path) -> Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]:

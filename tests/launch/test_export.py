@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_classifier_becomes_a_folder_that_names_its_classes(models: Path, tmp_path: Path) -> None:
     done = completed(export, models / "run.safetensors", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"audio\.onnx differs .* by \d\.\de-0[67]", done.stdout)
+    assert re.search(r"audio\.onnx differs .* by \d\.\de-0[5-9]", done.stdout)
     assert f"python {tmp_path}/out/run.py" in done.stdout
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (config["what"], tuple(config["label_names"])) == ("classify", NAMES)

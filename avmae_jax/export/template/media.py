@@ -1,6 +1,9 @@
 """Decodes media files to the windows that a model sees."""
 
+from itertools import chain
+
 import av
+import av.filter
 import numpy as np
 
 KAISER = "filter_type=kaiser:kaiser_beta=16:filter_size=208:cutoff=0.957"  # the resampler of training, to 0.1 %
@@ -13,7 +16,8 @@ def windows(path, window, channels):
         audio = np.concatenate([np.zeros(0, np.int16), *heard(media, rate, channels)]) if media.streams.audio else np.zeros(0, np.int16)
     with av.open(path) as media:
         video = next(iter(media.streams.video), None)
-        length = max(len(audio) / rate, float(video.duration * video.time_base) if video and video.duration else 0)
+        told = float(video.duration * video.time_base) if video and video.duration and video.time_base else (media.duration or 0) / 1e6
+        length = max(len(audio) / rate, told if video else 0)
         starts = [number * seconds for number in range(max(1, int(length / seconds)))]
         starts += [length - seconds] if length - seconds > starts[-1] + 0.04 else []
         images = shown(media, [start + min(length, seconds) / 2 for start in starts]) if video else {}
@@ -31,7 +35,7 @@ def heard(media, rate, channels):
     one = ("aformat", "channel_layouts=mono") if channels == "mean" else ("pan", "mono|c0=c0")
     steps = [("aformat", "sample_fmts=fltp"), one, ("aresample", f"{rate}:{KAISER}"), ("abuffersink", None)]
     graph.link_nodes(graph.add_abuffer(template=stream), *(graph.add(name, options) for name, options in steps)).configure()
-    for frame in [*media.decode(stream), None]:
+    for frame in chain(media.decode(stream), [None]):
         graph.push(frame)
         try:
             while True:
