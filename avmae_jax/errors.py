@@ -100,6 +100,10 @@ class WeightsError(AvmaeError, ValueError):
     """Says that a file of weights can't be read or written, or lists every tensor that doesn't fit the model."""
 
 
+class ExportError(AvmaeError, ValueError):
+    """Says that a model can't be exported as requested."""
+
+
 class NonFiniteLossError(AvmaeError, RuntimeError):
     """Says that the loss or its gradient is NaN or infinite; names the step, the clips and the last good checkpoint."""
 

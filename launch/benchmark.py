@@ -9,6 +9,8 @@ This times the training step and its compilation, the memory, and the reader alo
   --data loader     the reader and a PyTorch loader in turns, on clips of --config or of the built-in set. Needs the same.
   --data prepare    launch.prepare on --media FILE
   --data scale      reading 100,000 made-up examples
+  --export CLIP     exported programs, JAX and PyTorch in turns: seconds from the start of a process to the answer for the media file CLIP,
+                    and windows/s afterwards. The model is base at a batch of 4, or that of --config. Needs `.[export,parity]`.
   --gpu-report FILE everything that is promised of a GPU, in at most --minutes: parity with the CPU, speed and memory with the batches of
                     --batches, PyTorch's speed beside it, waiting for data, where the time goes, and bit-identical repetition; into a JSON
 """
@@ -30,8 +32,8 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     cli.no_arguments(argv)
     chosen = not flags.FLAGS["config"].using_default_value
-    if not (chosen or args.against or args.data or args.gpu_report):
-        raise app.UsageError("give --config FILE, --against torch, --data or --gpu-report FILE")
+    if not (chosen or args.against or args.data or args.export or args.gpu_report):
+        raise app.UsageError("give --config FILE, --against torch, --data, --export CLIP or --gpu-report FILE")
     if (args.data == "prepare") != bool(args.media):
         raise app.UsageError("--data prepare and --media FILE need each other")
     unused.require_used("benchmark", argv)
@@ -51,19 +53,23 @@ def main(argv: list[str]) -> None:
 
     logging.info("%s", device_line())
     try:
-        config = cli.config() if chosen else Config()
+        config = cli.config(reads=not args.export) if chosen else Config()
         if args.data == "scale":
             scale.show_scale(config.data)
         elif args.data == "prepare":
             data.show_preparing(Path(args.media), args.steps)
         elif args.data == "loader":
             data.show_loaders(config, args.steps)
+        elif args.export:
+            from .benchmarks import export
+
+            export.show_export(config if chosen else _COMPARED[0], Path(args.export), args.steps)
         elif args.against:
             against_torch.show_comparison([config] if chosen else _COMPARED, args.steps)
         else:
             step.show_step(config, args.steps)
     except ImportError as error:
-        sys.exit(f'{error.name} is not installed, which the comparison with PyTorch needs; pip install -e ".[parity]"')
+        sys.exit(f'{error.name} is not installed, which the comparison needs; pip install -e ".[export,parity]"')
     except model_flags.USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -81,6 +87,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("against", None, ["torch"], "compare JAX with the reference in PyTorch")
     flags.DEFINE_enum("data", None, ["loader", "prepare", "scale"], "measure data in place of a model")
     flags.DEFINE_string("media", None, "--data prepare: a media file with a constant frame rate")
+    flags.DEFINE_string("export", None, "a media file that exported programs, JAX and PyTorch answer for")
     flags.DEFINE_string("gpu_report", None, "the JSON file of the report")
     flags.DEFINE_alias("gpu-report", "gpu_report")
     flags.DEFINE_list("batches", ["48", "108", "256"], "--gpu-report: pairs a step")

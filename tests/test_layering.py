@@ -13,11 +13,13 @@ import pytest
 from tests.support import ROOT
 
 GROUND = ("config_files", "config_history", "config", "settings", "files", "errors", "trees", "ctrl_c")
-LIBRARY = ("demo", "report", "planning", "train", "evals", "plots", "inference", "weights", "checkpoint", "models", "data")
+LIBRARY = ("demo", "report", "planning", "train", "evals", "plots", "export", "inference", "weights", "checkpoint", "models", "data")
 ORDER = ("cli", "launch", "parity", "avmae_jax", *LIBRARY, "configs", *GROUND)  # `avmae_jax` itself is the list of public names
 SELF_CONTAINED = ("models", "data", "configs")  # these import nothing of ours but GROUND
 ONLY_HERE = {  # a library -> where it may be imported
     "torch": ("avmae_jax.weights.tensor_files", "parity"),
+    "onnx": ("avmae_jax.export",),
+    "onnxruntime": ("avmae_jax.export",),
     "orbax": ("avmae_jax.checkpoint",),
     "matplotlib": ("avmae_jax.plots",),
     "gradio": ("avmae_jax.demo",),

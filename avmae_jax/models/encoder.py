@@ -108,7 +108,7 @@ class Tower(nnx.Module):
         embedded = {name_of(self.name, PATCHES): tokens + where.astype(tokens.dtype)}
         if self.prefix is None:
             return embedded
-        prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (len(tokens), *self.prefix.shape))
+        prefix = jnp.broadcast_to(self.prefix[...].astype(tokens.dtype), (tokens.shape[0], *self.prefix.shape))
         return {name_of(self.name, GLOBAL): prefix, **embedded}
 
     def separate(self, tokens: Tokens, key: RowKey | None = None) -> Tokens:
@@ -151,15 +151,15 @@ class Encoder(nnx.Module):
         tokens: Tokens = {}
         for modality in filter(inputs.__contains__, towers):
             tower, own = towers[modality], branch_key(key, ALL_STREAMS.index(modality))
-            mask = masks[modality] if masks else self._dropout_mask(tower, len(inputs[modality]), own)
+            mask = masks[modality] if masks else self._dropout_mask(tower, inputs[modality], own)
             tokens |= tower.separate(tower.embed(inputs[modality], mask), own)
         return tokens
 
-    def _dropout_mask(self, tower: Tower, batch: int, key: RowKey | None) -> Mask | None:
+    def _dropout_mask(self, tower: Tower, inputs: Float[Array, "B ..."], key: RowKey | None) -> Mask | None:
         """Draws which patches a classifier is tuned on: Liu et al., PatchDropout, arXiv 2208.07220; None: on all."""
         if key is None or not self.patch_dropout:
             return None
-        noise = draw(jax.random.uniform, fold_in(key, _PATCHES), (batch, len(tower.positions[...])))
+        noise = draw(jax.random.uniform, fold_in(key, _PATCHES), (len(inputs), len(tower.positions[...])))
         return mask_from_noise(noise, self.patch_dropout)
 
     def joint(self, tokens: Tokens, stream: str = MAIN, *, unchained: bool = False, key: RowKey | None = None) -> Tokens:

@@ -79,12 +79,17 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     "inpaint": (_Rule(("data", "split"), lambda _, arguments: len(arguments) > 1, "with files; it chooses the data set of --clips"),),
     "inspect_data": (_Rule(("out",), lambda args, _: not args.clips, "with --clips=0, which draws no contact sheet"),),
     "convert": (_Rule(("license",), lambda args, _: not args.pretrained, "without --pretrained, whose card names it"),),
+    "export": (
+        _Rule(("quantize",), lambda args, _: args.format == "stablehlo", "with --format=stablehlo, whose weights stay float32"),
+        _Rule(("labels_csv", "tuned_loss"), lambda args, _: args.what == "embed", "with --what=embed, which names no classes"),
+    ),
     "report": (_Rule(COMPUTING, lambda args, _: not args.make, "with --nomake, which computes nothing"),),
     "benchmark": (
         _Rule(("against",), lambda args, _: args.data, "with --data, which is another measurement"),
+        _Rule(("against", "data", "media"), lambda args, _: args.export, "with --export, which is another measurement"),
         _Rule(("steps",), lambda args, _: args.data == "scale", "with --data scale"),
         _Rule(("config",), lambda args, _: args.data == "prepare", "with --data prepare"),
-        _Rule(("against", "data", "media", "steps"), lambda args, _: args.gpu_report, "with --gpu_report"),
+        _Rule(("against", "data", "export", "media", "steps"), lambda args, _: args.gpu_report, "with --gpu_report"),
         _Rule(("batches", "minutes"), lambda args, _: not args.gpu_report, "without --gpu_report"),
     ),
 }

@@ -40,12 +40,18 @@ CASES = {
     "inpaint": [("data", ["run", "a.mp4", "--data=prepared"]), ("split", ["run", "a.mp4", "--split=train"])],
     "inspect_data": [("out", ["prepared", "--clips=0", "--out=x.png"])],
     "convert": [("license", ["run", "w.safetensors", "--license=mit"])],
+    "export": [
+        ("quantize", ["run", "out", "--format=stablehlo", "--quantize=int8"]),
+        ("labels_csv", ["run", "out", "--what=embed", "--labels_csv=x.csv"]),
+        ("tuned_loss", ["run", "out", "--what=embed", "--tuned_loss=ce"]),
+    ],
     "report": [(name, ["run", "--nomake", f"--{name}={value}"]) for name, value in (("data", "x"), ("split", "train"), ("heads", "3"))],
     "benchmark": [
         ("against", ["--against=torch", "--data=loader"]),
         ("steps", ["--data=scale", "--steps=3"]),
         ("config", ["--data=prepare", "--media=a.mp4", "--config=tiny"]),
         ("steps", ["--gpu_report=x.json", "--steps=3"]),
+        ("against", ["--export=a.mp4", "--against=torch"]),
         ("batches", ["--against=torch", "--batches=2"]),
     ],
     "pretrain": [

@@ -1,0 +1,1 @@
+"""Writes models as programs that run without this project: ONNX and StableHLO."""
