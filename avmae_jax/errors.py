@@ -119,6 +119,11 @@ def some(names: Iterable[Any]) -> str:
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Writes a number of things: "1 clip", "2,000 clips"."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def require_none(problems: Sequence[str]) -> None:
     """Raises WeightsError that lists all problems, if there are any."""
     if problems:

@@ -69,6 +69,8 @@ def main(argv: list[str]) -> None:
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "evaluation")
     runtime.start()
     kept_programs.cache_programs()
+    from avmae_jax.evals.views import title_of
+
     from .common import baseline_tables, tables
 
     with model_flags.one_line_errors():
@@ -76,7 +78,7 @@ def main(argv: list[str]) -> None:
         found = evaluate_model(path, out, given, frames)
     console = runtime.console()
     console.print(tables.views(found))
-    console.print(tables.class_figures(found[0]))
+    console.print(tables.class_figures(found[0]["per_class"], title_of(found[0]["mode"], found[0]["frames"])))
     for words in tables.confidence(found, path):
         console.print(words, markup=False, highlight=False)
     baseline_tables.print_comparison(console, found, baselines)

@@ -4,11 +4,11 @@
 
 RUN is the folder of a run of launch.pretrain or launch.finetune. The page is one HTML file that opens offline, with the configuration,
 curves, measurements and images; for a classifier also its evaluation, confusion matrix and hardest mistakes, for a pretraining run its
-retrieval with a gallery, and reconstructions.
+retrieval with a gallery, and reconstructions to look at and to listen to.
 
 A missing evaluation or retrieval is computed first and written into RUN/evaluation or RUN/retrieval, as launch.evaluate and launch.retrieve
-do, if the run has checkpoints and its data (or --data) can be opened. Of a classifier with averaged weights these are evaluated, into
-RUN/averaged/evaluation or RUN/ema/evaluation. With --nomake the page names the command that computes it instead.
+do, and audio into RUN/listening, if the run has checkpoints and its data (or --data) can be opened. Of a classifier with averaged weights
+these are evaluated, into RUN/averaged/evaluation or RUN/ema/evaluation. With --nomake the page names the command that computes it instead.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, cast
 
 from absl import app, flags, logging
 
+from avmae_jax.errors import counted
 from avmae_jax.files import replacing
 
 from .common import cli, kept_programs, model_flags, runtime, unused
 
 if TYPE_CHECKING:
-    from avmae_jax.config import Frames
+    from avmae_jax.config import Frames, Modality
+    from avmae_jax.evals.origin import Origin
     from avmae_jax.report.run_folder import RunFolder
 
 
@@ -32,40 +34,72 @@ def define_flags() -> None:
     model_flags.define_model_flags()
     model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "the HTML file; empty: RUN/report.html")
-    flags.DEFINE_bool("make", True, "compute the evaluation or the retrieval if the run has none")
+    flags.DEFINE_bool("make", True, "compute the evaluation, or the retrieval and audio to listen to, if the run has none")
 
 
 def make_missing(run: RunFolder) -> None:
-    """Evaluates a classifier, or the retrieval of a pretraining run, unless its results are there; raises model_flags.USER_ERRORS."""
-    from avmae_jax.evals.classification import evaluate_views
-    from avmae_jax.evals.origin import Origin
-    from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
-    from avmae_jax.evals.views import common_needs, require_classifier, views_of
-    from avmae_jax.inference.embed import DatasetEmbedder
-    from avmae_jax.models.modes import learned
-    from avmae_jax.report.run_folder import EVALUATION, RETRIEVAL
-
-    single = run.config["model"].get("modality") in ("audio", "image")
-    if run.evaluation if run.is_classifier else run.retrieval or single:
-        why = (
-            "for a pretraining run of one modality"
-            if single and not run.is_classifier
-            else "as the results are there; delete them for new ones"
-        )
+    """Computes what the page lacks: of a classifier its evaluation, of a pretraining run its retrieval and what can be listened to."""
+    modality = run.config["model"].get("modality")
+    if run.is_classifier:
+        makers = [evaluate] * (not run.evaluation)
+    else:
+        makers = [retrieve] * (not run.retrieval and modality not in ("audio", "image"))
+        makers += [listen] * (not run.listening and modality != "image")
+    if not makers:
+        none = modality == "image" and not run.is_classifier
+        why = "for a pretraining run of images alone" if none else "as the results are there; delete them for new ones"
         unused.require_left_out(unused.COMPUTING, why)
-        return
+    for make in makers:
+        try:
+            make(run)
+        except model_flags.USER_ERRORS as error:
+            logging.warning("the page lacks what couldn't be computed: %s: %s", type(error).__name__, error)
+
+
+def evaluate(run: RunFolder) -> None:
+    """Evaluates a classifier into its folder; raises model_flags.USER_ERRORS."""
+    from avmae_jax.evals.classification import evaluate_views
+    from avmae_jax.evals.views import common_needs, require_classifier, views_of
+    from avmae_jax.models.modes import learned
+    from avmae_jax.report.run_folder import EVALUATION
+
     path = str(run.recommended)
     trained = model_flags.load(path)
-    modes = learned(require_classifier(trained), trained.spec.modes) if run.is_classifier else ()
-    source = model_flags.open_clips(path, common_needs(modes) if modes else "both")
-    origin = Origin(model_flags.data_name(path), flags.FLAGS.split)
-    if not run.is_classifier:
-        logging.info("retrieval among %d clips", len(source))
-        retrieve_into(run.folder / RETRIEVAL, DatasetEmbedder(trained, MODALITIES), source, origin=origin)
-        return
+    modes = learned(require_classifier(trained), trained.spec.modes)
+    source = model_flags.open_clips(path, common_needs(modes))
     tune = model_flags.run_config(path).tune  # the run's own crops and frames, so that its measurements are reproduced
     views = views_of(modes, [cast("Frames", tune.eval_frames)], tune.eval_crops)
-    evaluate_views(run.recommended / EVALUATION, trained, source, views, origin)
+    evaluate_views(run.recommended / EVALUATION, trained, source, views, origin(path))
+
+
+def retrieve(run: RunFolder) -> None:
+    """Evaluates the retrieval of a pretraining run into its folder; raises model_flags.USER_ERRORS."""
+    from avmae_jax.evals.retrieval import MODALITIES, retrieve_into
+    from avmae_jax.inference.embed import DatasetEmbedder
+    from avmae_jax.report.run_folder import RETRIEVAL
+
+    path = str(run.folder)
+    trained, source = model_flags.load(path), model_flags.open_clips(path, "both")
+    logging.info("retrieval among %s", counted(len(source), "clip"))
+    retrieve_into(run.folder / RETRIEVAL, DatasetEmbedder(trained, MODALITIES), source, origin=origin(path))
+
+
+def listen(run: RunFolder) -> None:
+    """Writes audio of what a pretraining run fills in into its folder; raises model_flags.USER_ERRORS."""
+    from avmae_jax.evals.listening import listen_into
+    from avmae_jax.report.run_folder import LISTENING
+
+    path = str(run.folder)
+    trained = model_flags.load(path)
+    source = model_flags.open_clips(path, cast("Modality", trained.config.model.modality))
+    listen_into(run.folder / LISTENING, trained, source, origin(path))
+
+
+def origin(path: str) -> Origin:
+    """Names the clips that are used."""
+    from avmae_jax.evals.origin import Origin
+
+    return Origin(model_flags.data_name(path), flags.FLAGS.split)
 
 
 def main(argv: list[str]) -> None:
@@ -83,10 +117,7 @@ def main(argv: list[str]) -> None:
     with model_flags.one_line_errors():
         run = RunFolder(folder)
         if flags.FLAGS.make:
-            try:
-                make_missing(run)
-            except model_flags.USER_ERRORS as error:
-                logging.warning("the page lacks what couldn't be computed: %s: %s", type(error).__name__, error)
+            make_missing(run)
         page = report(folder)
         with replacing(out) as temporary:
             temporary.write_text(page, encoding="utf-8", errors="replace")

@@ -7,6 +7,7 @@ Axis letters: B batch, S samples, T frames, M mel bins.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ PREEMPHASIS = 0.97
 LOW_HZ = 20.0
 RowByRow = Callable[[jax.Array], jax.Array]  # a function that computes each row of its result from the same row of its argument
 _FLOOR = float(np.finfo(np.float32).eps)  # the smallest mel energy, as in Kaldi
+SILENCE = math.log(_FLOOR)  # log-mel of an empty frame
 
 
 def num_frames(samples: Any) -> Any:
@@ -38,7 +40,7 @@ def num_samples(frames: int) -> int:
 @functools.cache
 def mel_filters(mel_bins: int) -> np.ndarray:
     """Returns triangular filters, equally spaced on Kaldi's mel scale from 20 Hz to 8 kHz: float32[257, M]."""
-    edges = np.linspace(_mel(LOW_HZ), _mel(SAMPLE_RATE / 2), mel_bins + 2)
+    edges = np.linspace(_LOWEST, _HIGHEST, mel_bins + 2)
     mel = _mel(np.arange(FFT // 2) * SAMPLE_RATE / FFT)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.maximum(0, np.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)))
@@ -106,5 +108,24 @@ def padded_fbank(
     return jnp.where(sounding[..., None], fbank, 0.0)
 
 
+def mel_height(hertz: Any, mel_bins: int) -> Any:
+    """Returns how high a frequency lies in a spectrogram, in mel bins above its lower edge; bin m reaches from m to m + 1."""
+    return (_mel(hertz) - _LOWEST) / (_HIGHEST - _LOWEST) * (mel_bins + 1) - 0.5  # the first filter's centre is one step above its edge
+
+
+def hertz_at(height: Any, mel_bins: int) -> Any:
+    """Returns the frequency at a height of a spectrogram, see mel_height."""
+    return 700 * np.expm1((_LOWEST + (height + 0.5) / (mel_bins + 1) * (_HIGHEST - _LOWEST)) / _MEL)
+
+
+def decibels(log_mel: Any) -> Any:
+    """Converts a log-mel, the natural logarithm of an energy, to dB: 0 dB is an energy of 1."""
+    return 10 / math.log(10) * log_mel
+
+
 def _mel(hertz: Any) -> Any:
-    return 1127 * np.log(1 + hertz / 700)
+    return _MEL * np.log(1 + hertz / 700)
+
+
+_MEL = 1127  # Kaldi's mel scale
+_LOWEST, _HIGHEST = _mel(LOW_HZ), _mel(SAMPLE_RATE / 2)  # the ends of the filters

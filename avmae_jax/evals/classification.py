@@ -15,13 +15,14 @@ import numpy as np
 from absl import logging
 
 from avmae_jax.data.clip import Clip, ClipSource
+from avmae_jax.errors import counted
 from avmae_jax.evals.calibration.confidence import Confidence, rate
 from avmae_jax.evals.few_clips import few_clips
 from avmae_jax.evals.intervals import intervals
 from avmae_jax.evals.matching import Matched, match_classes
 from avmae_jax.evals.origin import UNKNOWN, Origin
 from avmae_jax.evals.scores import Evaluation, clip_losses, evaluate_scores, worst_mistakes
-from avmae_jax.evals.views import AS_TUNED, View, require_classifier
+from avmae_jax.evals.views import AS_TUNED, View, require_classifier, title_of
 from avmae_jax.files import plain, write_json
 from avmae_jax.inference.forward import BATCH, Classify, Logits, Scores, scores_of
 from avmae_jax.plots import calibration, classification
@@ -132,7 +133,7 @@ def _measure(trained: Trained, matched: Matched, view: View, origin: Origin, bat
     logits = _distinct(classify.logits(trained.module, source, crops=view.crops, frames=view.frames))
     scores = scores_of(trained.config, logits, of_mode(trained.calibration, mode).temperature)
     found, confidence = evaluate_scores(scores, names, loss), rate(trained, logits, mode)
-    heading = f"{mode}, {view.frames} frame{'s' * (view.frames == 'all')}" if "image" in mode.inputs else str(mode)
+    heading = title_of(str(mode), view.frames)
     head = {"model": trained.path, "step": trained.step, **origin._asdict()}
     head |= {"mode": str(mode), "frames": view.frames, "crops": view.crops, "damaged_clips": len(source) - found.clips}
     head |= {"unknown_classes": matched.unknown, "missing_classes": matched.missing, "clips_of_unknown_classes": matched.left_out}
@@ -170,7 +171,7 @@ def _draw(out: Path, measured: _MeasuredView, source: ClipSource, trained: Train
         calibration.class_f1(out / PLOTS[4], result["per_class"], heading=f"{heading}: mean F1 {result['mean_f1']:.3f}")
     worst = worst_mistakes(scores, trained.config.tune.loss)
     mistakes = [_mistake(scores, index, names, _clip(source, index, scores.ids[index])) for index in worst[:SHOWN_MISTAKES]]
-    classification.mistakes(out / PLOTS[2], mistakes, heading=f"{heading}: {len(worst)} of {found.clips} clips mistaken")
+    classification.mistakes(out / PLOTS[2], mistakes, heading=f"{heading}: {len(worst)} of {counted(found.clips, 'clip')} mistaken")
 
 
 def _distinct(found: Logits) -> Logits:

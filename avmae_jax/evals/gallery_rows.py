@@ -11,11 +11,14 @@ from avmae_jax.config import ModelConfig
 from avmae_jax.data.batches import centre
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
+from avmae_jax.errors import counted
 from avmae_jax.evals import ranking
 from avmae_jax.evals.ranking import DIRECTIONS, RankedDirection
 from avmae_jax.evals.search import Hits
 from avmae_jax.inference.embedding_files import Embeddings
 from avmae_jax.plots.gallery import CARDS, Card, Search, Section, Side
+
+_MARKS = {"right": "its own", "class": "same class", "": ""}
 
 
 def central_audio(clip: Clip, model: ModelConfig) -> Clip:
@@ -69,8 +72,8 @@ def section_of(direction: str, ranked: RankedDirection, embedded: Embeddings, so
 
     def card(target: int, score: float, query: int, note: str = "") -> Card:
         mark = "right" if target == query else "class" if set(embedded.labels[target]) & set(embedded.labels[query]) else ""
-        words = f"{score:.3f}  {note or class_names(embedded.labels[target], names)}"
-        return Card(clip_at(target), (words, embedded.ids[target]), mark)
+        words = f"{score:.2f}  {note or _MARKS[mark]}"
+        return Card(clip_at(target), (words, class_names(embedded.labels[target], names), embedded.ids[target]), mark)
 
     searches: list[Search] = []
     for word, query in sample_queries(ranked.ranks, seed):
@@ -83,16 +86,15 @@ def section_of(direction: str, ranked: RankedDirection, embedded: Embeddings, so
         classes = class_names(embedded.labels[query], names)
         title = f"{word}: {embedded.ids[query]}{f' ({classes})' if classes else ''}; its own {other} has rank {rank} of {clips}"
         searches.append(Search(title, clip_at(query), queried, cards, apart))
-    return Section(_heading(queried, ranked), searches)
+    heading = "Images found by audio" if queried == "audio" else "Audio found by image"
+    return Section(heading, searches, _figures(ranked))
 
 
-def _heading(queried: Side, ranked: RankedDirection) -> str:
+def _figures(ranked: RankedDirection) -> str:
     figures, chance = ranked.figures, ranking.chance(len(ranked.ranks))
     shares = ", ".join(f"R@{k} {figures[f'r{k}']:.1%} (chance {chance[f'r{k}']:.1%})" for k in ranking.TOP)
-    subject = "Images found by audio" if queried == "audio" else "Audio found by image"
-    marks = "green: its own" + ("; blue: of its class" if "class" in figures else "")
-    ties = f", {figures['ties']} ties" if figures["ties"] else ""
-    return f"{subject}: {shares}, median rank {figures['median_rank']:g} of {figures['clips']}{ties}; {marks}"
+    ties = f", {counted(figures['ties'], 'tie')}" if figures["ties"] else ""
+    return f"{shares}; median rank {figures['median_rank']:g} of {figures['clips']}{ties}"
 
 
 def search_of(clip: Clip, hits: Hits, index: Embeddings, source: ClipSource, model: ModelConfig) -> Search:
@@ -107,8 +109,8 @@ def search_of(clip: Clip, hits: Hits, index: Embeddings, source: ClipSource, mod
         shown = source[position] if position < len(source) else None
         if shown is None or shown.id != index.ids[row]:
             raise ValueError(f"{source} isn't what the index was made of: its clip {position} isn't {index.ids[row]}; give the right one")
-        words = f"{score:.3f}  {class_names(index.labels[row], source.label_names)}"
-        cards.append(Card(central_audio(shown, model), (words, index.ids[row])))
+        lines = f"{score:.2f}", class_names(index.labels[row], source.label_names), index.ids[row]
+        cards.append(Card(central_audio(shown, model), lines))
     return Search(title_of(clip, hits), clip, hits.queried, cards)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from avmae_jax.config import Modality
 from avmae_jax.data.batches import Frames
-from avmae_jax.models.modes import Mode
+from avmae_jax.models.modes import MODES, Mode, find_mode
 from avmae_jax.weights.trained import Trained
 
 
@@ -24,6 +24,25 @@ class View:
 
 
 AS_TUNED = View()
+
+
+def title_of(mode: str, frames: str) -> str:
+    """Names a view for people by the official name of its mode and its frames; a mode that isn't known stays as it is."""
+    shown = "all frames" if frames == "all" else f"{frames} frame"
+    return f"{mode_title(mode)}, {shown}" if sees_image(mode) else mode_title(mode)
+
+
+def sees_image(mode: str) -> bool:
+    """Returns whether a classifier is given an image in the mode of this name."""
+    return any("image" in known.inputs for known in MODES if known.name == mode)
+
+
+def mode_title(mode: str) -> str:
+    """Names what a classifier is given for people; a name that is no mode's stays as it is."""
+    try:
+        return find_mode(mode).title
+    except ValueError:
+        return mode
 
 
 def views_of(modes: Sequence[Mode], frames: Sequence[Frames], crops: int = 1) -> list[View]:

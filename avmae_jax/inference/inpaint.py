@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.fbank import num_frames
-from avmae_jax.data.frontend import normalisation
+from avmae_jax.data.fbank import SILENCE
 from avmae_jax.inference.embed import row_of
 from avmae_jax.inference.griffin_lim import mel_to_waveform
 from avmae_jax.inference.masked import MaskedPass, compose_all
@@ -24,7 +22,7 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described, fill
 from avmae_jax.weights.trained import Trained
 
-LOUDEST = 0.9  # of full scale: the peak of the louder one of the two waveforms
+LOUDEST = 0.9  # of full scale: the peak of the loudest of the three waveforms
 
 
 class Inpainted(NamedTuple):
@@ -32,14 +30,14 @@ class Inpainted(NamedTuple):
 
     panels: dict[str, Panels]  # under "image" and "audio", or one of these; one clip each
     frames: int  # spectrogram frames that belong to the clip, at most T; 0 for a model of images alone
-    scale: tuple[float, float]  # mean and deviation by which its log-mel is normalised
 
 
 class Waveforms(NamedTuple):
-    """Holds a clip's audio before and after, both through Griffin-Lim, to separate the model's losses from those of Griffin-Lim."""
+    """Holds a clip's audio in three stages, all through Griffin-Lim, to separate the model's losses from those of Griffin-Lim."""
 
     original: np.ndarray  # float64[S] in [-0.9, 0.9], of the unmasked log-mel
     reconstructed: np.ndarray  # float64[S], with the same gain
+    masked: np.ndarray  # float64[S], with the same gain; the hidden patches are silent
 
 
 class Inpainter:
@@ -88,27 +86,24 @@ class Inpainter:
         made = row_of(clip, sizes, self.needs)
         batch = {name: value[None] for name, value in made.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
-        panels = compose_all(out, inputs, self.config)
-        frames = min(sizes.audio_frames, int(num_frames(made["samples"]))) if "audio" in inputs else 0
-        scale = self.config.data.normalisation
-        if self.config.data.normalise == "clip" and "audio" in inputs:
-            mean, std = jax.device_get(normalisation({name: jnp.asarray(value) for name, value in batch.items()}, self.config))
-            scale = float(mean.squeeze()), float(std.squeeze())
-        return Inpainted(panels, frames, scale)
+        panels = compose_all(out, inputs, batch, self.config)
+        return Inpainted(panels, panels["audio"].held(0) if "audio" in panels else 0)
 
     def waveforms(self, found: Inpainted) -> Waveforms | None:
-        """Converts the spectrograms before and after to audio, as far as the clip reaches; None for a model of images alone.
+        """Converts the spectrogram of each stage to audio, as far as the clip reaches; None for a model of images alone.
 
         Raises:
           ValueError: if the model's predictions aren't finite, or too large to be audio.
         """
         if "audio" not in found.panels:
             return None
-        (mean, std), panels = found.scale, found.panels["audio"]
+        panels = found.panels["audio"]
+        mean, std = panels.scale(0)
         before, after = (
-            mel_to_waveform(panel[0, :, : found.frames, 0].T.astype(np.float64) * std + mean)
-            for panel in (panels.original, panels.reconstructed)
+            panel[0, :, : found.frames, 0].T.astype(np.float64) * std + mean for panel in (panels.original, panels.reconstructed)
         )
-        peak = max(np.abs(before).max(), np.abs(after).max())
+        masked = np.where(panels.hidden[0, :, : found.frames].T, SILENCE, before)
+        waveforms = [mel_to_waveform(stage) for stage in (before, after, masked)]
+        peak = max(np.abs(waveform).max() for waveform in waveforms)
         gain = LOUDEST / peak if peak else 1.0
-        return Waveforms(before * gain, after * gain)
+        return Waveforms(*(waveform * gain for waveform in waveforms))

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Config
-from avmae_jax.data.fbank import RowByRow, together
-from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.fbank import RowByRow, num_frames, together
+from avmae_jax.data.frontend import model_inputs, normalisation
 from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.masking import sample_noise
 from avmae_jax.models.patches import as_image
@@ -65,10 +65,17 @@ class MaskedPass:
         return model(inputs, self.noise(inputs, key), drop_key), inputs
 
 
-def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str, Panels]:
-    """Puts the predictions of a masked pass into the hidden places of its inputs, by modality, image first."""
+def compose_all(out: Any, inputs: Mapping[str, Any], batch: Mapping[str, Any], config: Config) -> dict[str, Panels]:
+    """Puts the predictions of a masked pass into the hidden places of its inputs, by modality, image first.
+
+    Args:
+      out: of MaskedPass.
+      inputs: of MaskedPass.
+      batch: that it was applied to.
+      config: of the run.
+    """
     model = config.model
-    return {
+    found = {
         modality: compose(
             np.asarray(as_image(modality, jnp.asarray(inputs[modality]))),
             out.predictions[modality],
@@ -79,3 +86,15 @@ def compose_all(out: Any, inputs: Mapping[str, Any], config: Config) -> dict[str
         )
         for modality in sorted(out.predictions, reverse=True)
     }
+    if "audio" in found:
+        frames = np.clip(num_frames(np.asarray(batch["samples"])), 0, model.audio_frames)
+        found["audio"] = found["audio"]._replace(frames=frames, scales=_scales(batch, config))
+    return found
+
+
+def _scales(batch: Mapping[str, Any], config: Config) -> np.ndarray:
+    """Returns mean and deviation by which the log-mel of each clip is normalised: float64[B, 2]."""
+    if config.data.normalise != "clip":
+        return np.tile(np.array(config.data.normalisation, np.float64), (len(batch["samples"]), 1))
+    parts = jax.device_get(normalisation({name: jnp.asarray(value) for name, value in batch.items()}, config))
+    return np.stack([np.asarray(part, np.float64).reshape(-1) for part in parts], axis=-1)

@@ -17,6 +17,16 @@ class Panels(NamedTuple):
     original: np.ndarray  # float32[n, H, W, C]
     hidden: np.ndarray  # bool[n, H, W], True where the pixel was hidden from the encoder
     reconstructed: np.ndarray  # float32[n, H, W, C], predictions where hidden, the original elsewhere
+    frames: np.ndarray | None = None  # of spectrograms: int[n], how many of the W columns belong to the clip; None: all
+    scales: np.ndarray | None = None  # of spectrograms: float[n, 2], mean and deviation by which they are normalised; None: they aren't
+
+    def scale(self, clip: int) -> tuple[float, float]:
+        """Returns mean and deviation by which the log-mel of a clip is normalised."""
+        return (0.0, 1.0) if self.scales is None else (float(self.scales[clip, 0]), float(self.scales[clip, 1]))
+
+    def held(self, clip: int) -> int:
+        """Returns how many columns of a spectrogram belong to its clip; what follows is padding."""
+        return self.original.shape[2] if self.frames is None else int(self.frames[clip])
 
 
 def compose(inputs: np.ndarray, pred: np.ndarray, hidden: np.ndarray, *, grid: tuple[int, int], patch: int, norm_pix: bool) -> Panels:

@@ -22,6 +22,14 @@ class Mode:
         """Returns what the classifier is given: "both", "audio" or "image"."""
         return "both" if len(self.inputs) > 1 else cast(Modality, next(iter(self.inputs)))
 
+    @property
+    def title(self) -> str:
+        """Returns what people read: "audio and image", "audio alone", or "audio, image missing" after tuning on both."""
+        if len(self.inputs) > 1:
+            return " and ".join(self.inputs)
+        other = {"audio": "image", "image": "audio"}[self.given]
+        return f"{self.given}, {other} missing" if len(self.streams) > 1 else f"{self.given} alone"
+
     def __str__(self) -> str:
         return self.name
 

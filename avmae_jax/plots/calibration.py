@@ -11,11 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.axes import Axes
 
-from avmae_jax.plots.canvas import Box, axes_at, blank, save, short_name, write
+from avmae_jax.errors import counted
+from avmae_jax.plots.canvas import SMALL, TITLE, Box, axes_at, blank, fitting, plain_axes, save, write
+from avmae_jax.plots.palette import LIGHT
 
 SHOWN = 40  # classes drawn
-_PANEL, _MARGIN, _HEAD, _GAP = 380, 60, 70, 70  # pixels
-_NAMES, _BARS, _ROW = 220, 520, 24  # pixels
+_PANEL, _MARGIN, _HEAD, _GAP = 400, 64, 80, 80  # pixels
+_NAMES, _BARS, _ROW, _WORDS = 220, 600, 24, 340  # pixels
 
 
 class Binned(Protocol):
@@ -55,24 +57,25 @@ def reliability(path: Path, before: Binned, after: Binned | None, *, heading: st
       OSError: if the file can't be written.
     """
     panels = [("as trained" if after else "as trained; not calibrated", before), *([("calibrated", after)] if after else [])]
-    figure = blank(2 * _MARGIN + len(panels) * _PANEL + (len(panels) - 1) * _GAP, _HEAD + _PANEL + 166)
-    write(figure, 14, 22, short_name(f"{heading}: is it as often right as it says?", 62 * len(panels)), size=11)
+    wide = 2 * _MARGIN + len(panels) * _PANEL + (len(panels) - 1) * _GAP
+    figure = blank(wide, _HEAD + _PANEL + 186)
+    write(figure, 14, 22, fitting(f"{heading}: is it as often right as it says?", wide - 28, TITLE), size=TITLE)
     for number, (name, found) in enumerate(panels):
         left = _MARGIN + number * (_PANEL + _GAP)
-        write(figure, left, _HEAD - 14, f"{name}: expected calibration error {found.error:.3f}", size=10)
+        write(figure, left, _HEAD - 20, f"{name}: expected calibration error {found.error:.3f}")
         _draw_shares(axes_at(figure, Box(left, _HEAD, _PANEL, _PANEL)), found)
-        counts = axes_at(figure, Box(left, _HEAD + _PANEL + 36, _PANEL, 60))
-        counts.bar(_centres(found), found.clips, width=0.9 / len(found.clips), color="0.7")
+        counts = axes_at(figure, Box(left, _HEAD + _PANEL + 44, _PANEL, 60))
+        counts.bar(_centres(found), found.clips, width=0.9 / len(found.clips), color=LIGHT.line)
         counts.set(xlim=(0, 1), xticks=(), ylim=(0, max(1, 1.35 * found.clips.max())))
         counts.set_yticks([])
         for place, count in zip(_centres(found), found.clips, strict=True):
             if count:
-                counts.text(place, count, str(count), ha="center", va="bottom", fontsize=8, color="0.35")
+                counts.text(place, count, f"{count:,}", ha="center", va="bottom", fontsize=SMALL, color=LIGHT.soft)
         counts.spines[["top", "right", "left"]].set_visible(False)
-        write(figure, left, _HEAD + _PANEL + 112, "clips by the probability of their likeliest class", size=9, color="0.35")
-    lines = ("bar: share of the clips whose likeliest class is right", "red: their mean probability, which should be the same")
+        write(figure, left, _HEAD + _PANEL + 120, "clips by the probability of their likeliest class", color=LIGHT.soft)
+    lines = ("bar: share of the clips whose likeliest class is right", "orange: their mean probability, which should be the same")
     for number, words in enumerate(lines):
-        write(figure, 14, _HEAD + _PANEL + 134 + 18 * number, words, size=9, color="0.35")
+        write(figure, _MARGIN, _HEAD + _PANEL + 146 + 20 * number, words, color=LIGHT.soft)
     save(figure, path)
 
 
@@ -81,18 +84,17 @@ def _centres(found: Binned) -> np.ndarray:
 
 
 def _draw_shares(axes: Axes, found: Binned) -> None:
-    """Draws the share of each bin as a bar, and a red mark at the mean confidence of the bin."""
+    """Draws the share of each bin as a bar, and an orange mark at the mean confidence of the bin."""
     width = 0.9 / len(found.clips)
     there = found.clips > 0
     centres, right, confidence = _centres(found)[there], found.right[there], found.confidence[there]
-    axes.bar(centres, right, width=width, color="C0", alpha=0.75)
-    axes.hlines(confidence, centres - width / 2, centres + width / 2, color="#c0392b", linewidth=2)
-    axes.plot((0, 1), (0, 1), color="0.4", linestyle="--", linewidth=1)
+    axes.bar(centres, right, width=width, color=LIGHT.series[0], alpha=0.75)
+    axes.hlines(confidence, centres - width / 2, centres + width / 2, color=LIGHT.series[1], linewidth=3)
+    axes.plot((0, 1), (0, 1), color=LIGHT.soft, linestyle="--", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1), yticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
-    axes.tick_params(labelsize=8, length=2, color="0.5", labelcolor="0.35")
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    for side in (axes.xaxis, axes.yaxis):
+        side.set_major_formatter("{x:.0%}")
+    plain_axes(axes)
 
 
 def class_f1(path: Path, rows: Sequence[Mapping[str, Any]], *, heading: str) -> None:
@@ -109,26 +111,24 @@ def class_f1(path: Path, rows: Sequence[Mapping[str, Any]], *, heading: str) -> 
       OSError: if the file can't be written.
     """
     rated = sorted((row for row in rows if row["f1"] is not None and math.isfinite(row["f1"])), key=lambda row: -row["f1"])
-    note = f"; {len(rated)} of {len(rows)} classes have a clip"
+    note = f"; {len(rated)} of {counted(len(rows), 'class', 'classes')} with a clip"
     if len(rated) > SHOWN:
         note += f", the {SHOWN // 2} best and the {SHOWN // 2} worst of them"
         rated = rated[: SHOWN // 2] + rated[-SHOWN // 2 :]
     height = _ROW * max(1, len(rated))
-    figure = blank(_NAMES + _BARS + 260, 50 + height + 60)
-    write(figure, 14, 22, short_name(heading + note, 130), size=11)
+    wide = _NAMES + _BARS + _WORDS
+    figure = blank(wide, 50 + height + 64)
+    write(figure, 14, 22, fitting(heading + note, wide - 28, TITLE), size=TITLE)
     axes = axes_at(figure, Box(_NAMES, 44, _BARS, height))
     places = np.arange(len(rated))
-    axes.barh(places, [row["f1"] for row in rated], height=0.7, color="C0", alpha=0.75)
-    axes.scatter([row["threshold"] for row in rated], places, marker="|", s=120, color="#c0392b", zorder=3)
+    axes.barh(places, [row["f1"] for row in rated], height=0.7, color=LIGHT.series[0], alpha=0.75)
+    axes.scatter([row["threshold"] for row in rated], places, marker="|", s=150, linewidth=3, color=LIGHT.series[1], zorder=3)
     axes.set(xlim=(0, 1), ylim=(max(1, len(rated)) - 0.5, -0.5), xticks=(0, 0.25, 0.5, 0.75, 1))
-    axes.set_yticks(places, [short_name(row["name"], 30) for row in rated], fontsize=8, parse_math=False)
-    axes.tick_params(labelsize=8, length=2, color="0.5", labelcolor="0.35")
-    axes.grid(axis="x", color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_yticks(places, [fitting(row["name"], _NAMES - 20, SMALL) for row in rated], parse_math=False)
+    plain_axes(axes, grid="x")
     for place, row in enumerate(rated):
-        words = f"F1 {row['f1']:.3f}, named from {row['threshold']:.2f} on, {row['positives']} clips"
-        write(figure, _NAMES + _BARS + 12, 44 + (place + 0.5) * _ROW, words, size=8, color="0.35")
-    words = "bar: F1, the harmonic mean of precision and recall; red mark: the probability from which on the class is named"
-    write(figure, 14, 44 + height + 40, words, size=9, color="0.35")
+        words = f"F1 {row['f1']:.3f}, named from {row['threshold']:.0%} on, {counted(row['positives'], 'clip')}"
+        write(figure, _NAMES + _BARS + 12, 44 + (place + 0.5) * _ROW, words, size=SMALL, color=LIGHT.soft)
+    words = "bar: F1, the harmonic mean of precision and recall; orange mark: the probability from which on the class is named"
+    write(figure, 14, 44 + height + 44, words, color=LIGHT.soft)
     save(figure, path)

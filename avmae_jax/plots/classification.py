@@ -13,15 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from avmae_jax.data.clip import Clip
-from avmae_jax.plots.canvas import WIDTH, Box, axes_at, blank, save, short_name, write
+from avmae_jax.errors import counted
+from avmae_jax.plots.canvas import SMALL, TITLE, WIDTH, Box, axes_at, blank, fitting, plain_axes, save, write
 from avmae_jax.plots.clips import COMMON_SCALE, draw_frame, draw_spectrogram
+from avmae_jax.plots.palette import LIGHT, SHARES
+from avmae_jax.plots.spectrogram_axes import LEVELS_HEIGHT, levels_along
 
 MOST_CONFUSED = 30  # classes of a matrix whose numbers can still be read
 PANELS = 24  # curves drawn
-_MARGIN, _HEAD, _GAP = 14, 44, 18  # pixels
-_NAMES, _SIDE = 200, 220  # pixels beside a matrix: for the classes' names, and for their figures
+_MARGIN, _HEAD, _GAP = 14, 66, 18  # pixels
+_NAMES, _SIDE = 190, 220  # pixels beside a matrix: for the classes' names, and for their figures
 _COLUMNS = 6  # of curves
-_FRAME, _BETWEEN, _SPECTROGRAM = 130, 14, 301  # pixels of a mistake
+_FRAME, _BETWEEN, _SPECTROGRAM = 128, 4, 256  # pixels of a mistake
+_LEVELS = 420  # pixels of the colour bar
 
 
 class Mistake(NamedTuple):
@@ -50,24 +54,24 @@ def confusion(path: Path, counts: np.ndarray, label_names: Sequence[str], *, hea
     if len(counts) > MOST_CONFUSED:
         chosen = _most_confused(counts)
         note = f"; {MOST_CONFUSED} of {len(counts)} classes, those of the most frequent confusions"
-    note += "; row: class of the clip, column: likeliest class, shade: share of the row"
-    shown, rows = counts[np.ix_(chosen, chosen)], [short_name(label_names[index], 26) for index in chosen]
+    shown, rows = counts[np.ix_(chosen, chosen)], [fitting(label_names[index], _NAMES - 20, SMALL) for index in chosen]
     columns = rows
     if len(rows) < len(counts):
         shown, columns = np.column_stack([shown, counts[chosen].sum(axis=1) - shown.sum(axis=1)]), [*rows, "any other"]
     cell = min(60, (WIDTH - _NAMES - _SIDE) // len(columns))
-    top = _HEAD + 26
+    top = _HEAD + 20
     figure = blank(WIDTH, top + cell * len(rows) + 150)
-    write(figure, _MARGIN, 22, short_name(heading + note, 200), size=10)
+    write(figure, _MARGIN, 20, fitting(heading + note, WIDTH - 2 * _MARGIN, TITLE), size=TITLE)
+    write(figure, _MARGIN, 46, "row: class of the clip; column: likeliest class; number: clips; shade: share of the row", color=LIGHT.soft)
     axes = axes_at(figure, Box(_NAMES, top, cell * len(columns), cell * len(rows)))
-    _draw_matrix(axes, shown, rows, columns, size=9 if cell > 40 else 7)
+    _draw_matrix(axes, shown, rows, columns, letters=int(cell / (0.62 * SMALL)))
     side = _NAMES + cell * len(columns) + _GAP
     for place, words in zip((0, 60, 120), ("clips", "recall", "precision"), strict=True):
-        write(figure, side + place, _HEAD + 10, words, size=9, color="0.35")
+        write(figure, side + place, top - 12, words, size=SMALL, color=LIGHT.soft)
     for row, index in enumerate(chosen):
         own, given, taken = counts[index, index], counts[index].sum(), counts[:, index].sum()
-        for place, words in zip((0, 60, 120), (str(given), _share(own, given), _share(own, taken)), strict=True):
-            write(figure, side + place, top + (row + 0.5) * cell, words, size=8)
+        for place, words in zip((0, 60, 120), (f"{given:,}", _share(own, given), _share(own, taken)), strict=True):
+            write(figure, side + place, top + (row + 0.5) * cell, words, size=SMALL)
     save(figure, path)
 
 
@@ -79,17 +83,22 @@ def _most_confused(counts: np.ndarray) -> list[int]:
     return sorted(list(dict.fromkeys([*ranked.tolist(), *range(len(counts))]))[:MOST_CONFUSED])
 
 
-def _draw_matrix(axes: Axes, counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, size: int) -> None:
+def _draw_matrix(axes: Axes, counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, letters: int) -> None:
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(counts), strict=True):
-        colour = "white" if shares[row, column] > 0.6 else "0.15"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=colour)
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+        colour = LIGHT.page if shares[row, column] > 0.6 else LIGHT.text
+        axes.text(column, row, _count(counts[row, column], letters), ha="center", va="center", fontsize=SMALL, color=colour)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=SMALL, parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, fontsize=SMALL, parse_math=False)
     axes.tick_params(length=0)
-    axes.spines[:].set_color("0.8")
+    axes.spines[:].set_color(LIGHT.line)
+
+
+def _count(count: int, letters: int) -> str:
+    """Formats a count, in thousands if it hasn't room otherwise."""
+    return str(count) if len(str(count)) <= letters else f"{count / 1000:.0f}k"
 
 
 def _share(part: int, whole: int) -> str:
@@ -115,27 +124,27 @@ def precision_recall(
       OSError: if the file can't be written.
     """
     order = [int(index) for index in np.argsort(-precisions, kind="stable") if np.isfinite(precisions[index])]
-    note = f"precision over recall of {len(order)} classes, by average precision (AP)"
+    note = f"precision over recall of {counted(len(order), 'class', 'classes')}, by average precision (AP)"
     if len(order) > PANELS:
         half = PANELS // 2
         note = f"precision over recall of the {half} best and the {half} worst of {len(order)} classes, by average precision (AP)"
         order = order[:half] + order[-half:]
-    width, height, title, ticks = (WIDTH - 2 * _MARGIN - 30 - (_COLUMNS - 1) * _GAP) // _COLUMNS, 170, 36, 24
+    width, height, title, ticks = (WIDTH - 2 * _MARGIN - 44 - (_COLUMNS - 1) * _GAP) // _COLUMNS, 150, 42, 26
     rows = max(1, math.ceil(len(order) / _COLUMNS))
     pitch = title + height + ticks
-    figure = blank(WIDTH, _HEAD + rows * pitch + 30)
-    write(figure, _MARGIN, 22, short_name(f"{heading}: {note}", 170), size=11)
+    figure = blank(WIDTH, _HEAD + rows * pitch)
+    write(figure, _MARGIN, 20, fitting(f"{heading}: {note}", WIDTH - 2 * _MARGIN, TITLE), size=TITLE)
+    write(figure, _MARGIN, 46, "recall to the right, precision upwards; dashed: guessing", color=LIGHT.soft)
     for place, label in enumerate(order):
         column, row = place % _COLUMNS, place // _COLUMNS
-        left, top = _MARGIN + 30 + column * (width + _GAP), _HEAD + row * pitch
+        left, top = _MARGIN + 44 + column * (width + _GAP), _HEAD + row * pitch
         has = targets[:, label] != 0
-        write(figure, left, top + 10, short_name(label_names[label], 28), size=9, weight="bold")
-        write(figure, left, top + 25, f"AP {precisions[label]:.3f}, {has.sum()} of {len(has)} clips", size=8, color="0.35")
+        write(figure, left, top + 10, fitting(label_names[label], width, weight="bold"), weight="bold")
+        words = f"AP {precisions[label]:.3f}, {counted(int(has.sum()), 'clip')} of {len(has):,}"
+        write(figure, left, top + 28, words, size=SMALL, color=LIGHT.soft)
         axes = axes_at(figure, Box(left, top + title, width, height - 8))
         _draw_curve(axes, scores[:, label], has)
         axes.tick_params(labelleft=column == 0)
-    bottom = _HEAD + rows * pitch + 10
-    write(figure, _MARGIN + 30, bottom, "recall to the right, precision upwards; dashed: guessing", size=9, color="0.35")
     save(figure, path)
 
 
@@ -152,15 +161,16 @@ def _draw_curve(axes: Axes, scores: np.ndarray, has: np.ndarray) -> None:
     """Draws precision over recall as steps, whose area is the average precision."""
     recall, precision = curve(scores, has)
     edges = np.concatenate([[0], recall])
-    axes.stairs(precision, edges, baseline=0, fill=True, color="C0", alpha=0.2)
-    axes.stairs(precision, edges, baseline=None, color="C0", linewidth=1.5)
-    axes.axhline(has.mean(), color="0.4", linestyle="--", linewidth=1)
+    axes.stairs(precision, edges, baseline=0, fill=True, color=LIGHT.series[0], alpha=0.2)
+    axes.stairs(precision, edges, baseline=None, color=LIGHT.series[0], linewidth=2)
+    axes.axhline(has.mean(), color=LIGHT.soft, linestyle="--", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.tick_params(labelsize=8, length=2, color="0.5", labelcolor="0.35")
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    for side in (axes.xaxis, axes.yaxis):
+        side.set_major_formatter("{x:.0%}")
+    plain_axes(axes)
+    first, *_, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")  # so that neighbours don't touch
 
 
 def mistakes(path: Path, found: Sequence[Mistake], *, heading: str) -> None:
@@ -178,31 +188,33 @@ def mistakes(path: Path, found: Sequence[Mistake], *, heading: str) -> None:
     """
     half, pitch = (WIDTH - 2 * _MARGIN + _GAP) // 2, _FRAME + _GAP + 4
     figure = blank(WIDTH, _HEAD + math.ceil(len(found) / 2) * pitch)
-    note = f"; those with the highest loss, {len(found)} of them" if found else ""
-    write(figure, _MARGIN, 22, short_name(heading + note, 170), size=11)
+    note = f"; {counted(len(found), 'clip')} with the highest loss" if found else ""
+    write(figure, _MARGIN, 20, fitting(heading + note, WIDTH - 2 * _MARGIN, TITLE), size=TITLE)
+    if found:
+        levels_along(figure, Box(WIDTH - _MARGIN - _LEVELS, 36, _LEVELS, LEVELS_HEIGHT), COMMON_SCALE, "energy of a mel band")
     for number, mistake in enumerate(found):
         left, top = _MARGIN + number % 2 * half, _HEAD + number // 2 * pitch
         draw_frame(figure, Box(left, top, _FRAME, _FRAME), mistake.clip)
         beside = Box(left + _FRAME + _BETWEEN, top, _SPECTROGRAM, _FRAME)
-        draw_spectrogram(figure, beside, mistake.clip, scale=COMMON_SCALE, has_axis=True)
+        draw_spectrogram(figure, beside, mistake.clip, scale=COMMON_SCALE, axis="both")
         right = beside.left + beside.width + 12
         _write_words(figure, right, top, left + half - _GAP - right, mistake)
     save(figure, path)
 
 
 def _write_words(figure: Figure, left: float, top: float, width: float, mistake: Mistake) -> None:
-    """Writes the clip's name, its classes in green, and below them in red the wrong ones that are likelier."""
-    letters = int(width / 7)
-    write(figure, left, top + 8, short_name(mistake.clip.id, letters), size=8, weight="bold")
+    """Writes the clip's name, its classes in one colour, and below them in another the wrong ones that are likelier."""
+    write(figure, left, top + 8, fitting(mistake.clip.id, width, SMALL, "bold"), size=SMALL, weight="bold")
     own = mistake.own or [("no class", math.nan)]
     more = f" and {len(own) - 2} more" if len(own) > 2 else ""
-    lines = [("is", "0.35")] + [(_line(*pair, letters), "#1a7f37") for pair in own[:2]] + ([(more, "#1a7f37")] if more else [])
-    lines += [("is taken for", "0.35")]
+    lines = [("is", LIGHT.soft)] + [(_line(*pair, width), LIGHT.right) for pair in own[:2]] + ([(more, LIGHT.right)] if more else [])
+    lines += [("is taken for", LIGHT.soft)]
     names = [name for name, _ in mistake.own]
-    lines += [(_line(*pair, letters), "#1a7f37" if pair[0] in names else "#c0392b") for pair in mistake.predicted]
+    for name, probability in mistake.predicted:
+        lines.append((_line(name, probability, width), LIGHT.right if name in names else LIGHT.wrong))
     for number, (line, colour) in enumerate(lines):
-        write(figure, left, top + 25 + 15 * number, line, size=8, color=colour)
+        write(figure, left, top + 25 + 15.5 * number, line, size=SMALL, color=colour)
 
 
-def _line(name: str, probability: float, letters: int) -> str:
-    return short_name(name, letters - 8) + ("" if math.isnan(probability) else f"  {probability:.1%}")
+def _line(name: str, probability: float, width: float) -> str:
+    return fitting(name, width - 56, SMALL) + ("" if math.isnan(probability) else f"  {probability:.1%}")

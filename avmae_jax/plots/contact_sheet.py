@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.plots.canvas import WIDTH, Box, blank, save, short_name, write
+from avmae_jax.plots.canvas import SMALL, TITLE, WIDTH, Box, blank, fitting, save, write
 from avmae_jax.plots.clips import COMMON_SCALE, draw_frame, draw_spectrogram
+from avmae_jax.plots.spectrogram_axes import LEVELS_HEIGHT, levels_along
 
-_COLUMNS, _GAP, _MARGIN, _HEAD, _TITLE, _HEIGHT = 3, 18, 14, 40, 22, 130  # in pixels, but for the first
+_COLUMNS, _GAP, _MARGIN, _HEAD, _TITLE, _HEIGHT = 3, 18, 14, 50, 24, 124  # in pixels, but for the first
 _CELL = (WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS
-_BETWEEN = 14  # a frame and its spectrogram
-_NAME = 58  # letters of a title
+_BETWEEN = 4  # a frame and the frequencies of its spectrogram
+_LEVELS = 420
 
 
 def contact_sheet(path: Path, clips: Sequence[Clip], label_names: Sequence[str], *, heading: str) -> None:
@@ -28,14 +29,15 @@ def contact_sheet(path: Path, clips: Sequence[Clip], label_names: Sequence[str],
     """
     rows = max(1, math.ceil(len(clips) / _COLUMNS))
     figure = blank(WIDTH, _HEAD + rows * (_TITLE + _HEIGHT + _GAP))
-    write(figure, _MARGIN, 20, short_name(heading, 170), size=11)
+    write(figure, _MARGIN, 22, fitting(heading, WIDTH - _LEVELS - 3 * _MARGIN, TITLE), size=TITLE)
+    levels_along(figure, Box(WIDTH - _MARGIN - _LEVELS, 14, _LEVELS, LEVELS_HEIGHT), COMMON_SCALE, "energy of a mel band")
     for number, clip in enumerate(clips):
         left, top = _MARGIN + number % _COLUMNS * (_CELL + _GAP), _HEAD + number // _COLUMNS * (_TITLE + _HEIGHT + _GAP)
         words = f"{clip.id}: {', '.join(label_names[label] for label in clip.labels)}" if clip.labels else clip.id
-        write(figure, left, top + _TITLE / 2, short_name(words, _NAME), size=8, weight="bold")
+        write(figure, left, top + _TITLE / 2, fitting(words, _CELL, SMALL, "bold"), size=SMALL, weight="bold")
         draw_frame(figure, Box(left, top + _TITLE, _HEIGHT, _HEIGHT), clip)
         beside = Box(left + _HEIGHT + _BETWEEN, top + _TITLE, _CELL - _HEIGHT - _BETWEEN, _HEIGHT)
-        draw_spectrogram(figure, beside, clip, scale=COMMON_SCALE, has_axis=True)
+        draw_spectrogram(figure, beside, clip, scale=COMMON_SCALE, axis="both")
     save(figure, path)
 
 

@@ -4,17 +4,30 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
-from avmae_jax.plots.canvas import WIDTH, blank, save
+from avmae_jax.plots.canvas import SMALL, TEXT, WIDTH, blank, plain_axes, save
+from avmae_jax.plots.palette import LIGHT, Scheme
 
 _LOSSES = {"loss": "total", "mae_audio": "audio reconstruction", "mae_image": "image reconstruction", "nce": "contrastive, nats"}
 _DIGITS = 18  # of a whole number of 64 bits
 _SCHEDULED = ("learning_rate",)  # set, not measured
+_HIGHER = ("map", "accuracy", "contrast_accuracy")  # are better the higher they are
+_LOWER = ("loss", "mae_audio", "mae_image", "nce")  # and these, and loss_..., the lower
+_SHARES = ("accuracy", "contrast_accuracy")  # are shown in percent
+CURVE_WIDTH, CURVE_HEIGHT = 394, 270  # pixels of curve_svg
+
+
+class Best(NamedTuple):
+    """Holds the best held-out value of a number."""
+
+    step: int
+    value: float
 
 
 def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = None) -> None:
@@ -23,63 +36,91 @@ def loss_curves(path: Path, metrics_jsonl: Path, *, batch_size: int | None = Non
     Args:
       path: of the PNG; its folder is created if missing.
       metrics_jsonl: lines of {"step": int, "split": "train" | "eval", "loss", "mae_audio", "mae_image", "nce", ...}. Values that aren't
-        finite are marked in red at their step; a line that a kill cut short is named in the log and left out.
+        finite are marked at their step; a line that a kill cut short is named in the log and left out.
       batch_size: how many pairs the contrastive loss chooses from; draws what guessing would cost, log(batch_size).
 
     Raises:
       OSError: if a file can't be read or written.
     """
     rows = read_metrics(metrics_jsonl)
-    figure = blank(WIDTH, 700)
-    figure.subplots_adjust(left=0.04, right=0.985, bottom=0.07, top=0.95, wspace=0.09, hspace=0.28)
+    figure = blank(WIDTH, 720)
+    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.07, top=0.95, wspace=0.12, hspace=0.3)
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, _LOSSES.items(), strict=True):
-        _draw_curve(axes, rows, name, title, batch_size if name == "nce" else None)
+        _draw_curve(axes, rows, name, title, batch_size if name == "nce" else None, LIGHT)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right")
+            axes.legend(fontsize=SMALL, framealpha=0.9, edgecolor="none", loc="upper right")
     save(figure, path)
 
 
-def curve_svg(rows: list[dict[str, Any]], name: str, title: str, *, batch_size: int | None = None) -> bytes:
-    """Draws one number over steps as an SVG, in the style of loss_curves.
+def curve_svg(rows: list[dict[str, Any]], name: str, title: str, *, batch_size: int | None = None, scheme: Scheme = LIGHT) -> bytes:
+    """Draws one number over steps as an SVG, in the style of loss_curves, CURVE_WIDTH by CURVE_HEIGHT.
 
     Args:
       rows: of read_metrics.
       name: of the number.
       title: of the plot.
       batch_size: how many pairs the contrastive loss chooses from; draws what guessing would cost.
+      scheme: its colours.
     """
-    figure = blank(460, 310)
+    figure = blank(CURVE_WIDTH, CURVE_HEIGHT)
+    figure.set_facecolor(scheme.page)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
-    _draw_curve(axes, rows, name, title, batch_size)
+    axes.set_facecolor(scheme.page)
+    _draw_curve(axes, rows, name, title, batch_size, scheme)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False, labelcolor=scheme.text)
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(file, format="svg", facecolor=scheme.page, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return file.getvalue()
 
 
-def _draw_curve(axes: Axes, rows: list[dict[str, Any]], name: str, title: str, batch_size: int | None) -> None:
-    """Draws training values, held-out values, marks of those that aren't finite, and what guessing costs."""
+def best_of(rows: list[dict[str, Any]], name: str) -> Best | None:
+    """Finds the step with the best held-out value of a number, the first of equal ones; None where no direction is better."""
+    is_lower = name in _LOWER or name.startswith("loss_")
+    steps, values = series(rows, "eval", name)
+    finite = np.isfinite(values)
+    if not (is_lower or name in _HIGHER) or not finite.any():
+        return None
+    place = int((values if is_lower else -values)[finite].argmin())
+    return Best(int(steps[finite][place]), float(values[finite][place]))
+
+
+def shown_value(name: str, value: float) -> str:
+    """Formats a value of a number: shares in percent, others in three significant digits."""
+    return f"{value:.1%}" if name in _SHARES else f"{value:#.3g}".rstrip(".")
+
+
+def _draw_curve(axes: Axes, rows: list[dict[str, Any]], name: str, title: str, batch_size: int | None, scheme: Scheme) -> None:
+    """Draws training values, held-out values and the best of them, marks of those that aren't finite, and what guessing costs."""
     shown, broken = [], []
     for split, draw in (("train", _draw_train if name not in _SCHEDULED else _draw_scheduled), ("eval", _draw_eval)):
         steps, values = series(rows, split, name)
         finite = np.isfinite(values)
-        shown.append(draw(axes, steps[finite], values[finite]))
+        shown.append(draw(axes, steps[finite], values[finite], scheme))
         broken.append(steps[~finite])
     if len(steps := np.concatenate(broken)):
-        axes.plot(steps, 0 * steps + 0.98, "r|", transform=axes.get_xaxis_transform(), label=f"not finite: {len(steps)}")
+        style: dict[str, Any] = {"color": scheme.wrong, "transform": axes.get_xaxis_transform(), "label": f"not finite: {len(steps)}"}
+        axes.plot(steps, 0 * steps + 0.98, "|", **style)
     if batch_size:
         chance = math.log(batch_size)
-        axes.axhline(chance, color="0.4", linestyle="--", linewidth=1, label=f"guessing: log {batch_size} = {chance:.2f}")
+        axes.axhline(chance, color=scheme.soft, linestyle=":", linewidth=1.5, label=f"guessing: log {batch_size} = {chance:.2f}")
         shown.append(np.array([chance]))
-    _fit(axes, np.concatenate(shown))
-    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
-    axes.set_xlabel("step", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
+    _fit(axes, np.concatenate(shown), scheme)
+    if best := best_of(rows, name):
+        _mark(axes, name, best, scheme)
+    axes.set_title(title, fontsize=TEXT, loc="left", parse_math=False, color=scheme.text)
+    axes.set_xlabel("step", fontsize=SMALL, color=scheme.soft)
+    if name in _SHARES:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    plain_axes(axes, scheme=scheme)
+
+
+def _mark(axes: Axes, name: str, best: Best, scheme: Scheme) -> None:
+    """Marks the best held-out value with a star, whose value and step the legend names."""
+    style: dict[str, Any] = {"color": scheme.held_out, "markersize": 15, "markeredgecolor": scheme.page, "zorder": 4}
+    axes.plot([best.step], [best.value], "*", label=f"best: {shown_value(name, best.value)} at step {best.step:,}", **style)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -125,35 +166,37 @@ def smooth(values: np.ndarray, reach: int) -> np.ndarray:
     return np.array([values[max(0, i - reach) : i + min(i, reach) + 1].mean() for i in range(len(values))])
 
 
-def _draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Returns the values that must be visible: the smoothed ones and nearly all others, lest a stray one flatten the rest."""
     if not len(values):
         return values
     reach = min(250, len(values) // 20)
     mean = smooth(values, reach)
-    axes.plot(steps, values, color="C0", alpha=0.25, linewidth=1)
-    axes.plot(steps, mean, color="C0", linewidth=1.8, label=f"training, mean of {2 * reach + 1}" if reach else "training")
+    axes.plot(steps, values, color=scheme.training, alpha=0.25, linewidth=1)
+    label = f"training, mean of {2 * reach + 1}" if reach else "training"
+    axes.plot(steps, mean, color=scheme.training, linewidth=2, label=label)
     return np.concatenate([mean, np.percentile(values, (1, 99))])
 
 
-def _draw_scheduled(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _draw_scheduled(axes: Axes, steps: np.ndarray, values: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Draws values that need no smoothing. Returns those that must be visible."""
     if len(values):
-        axes.plot(steps, values, color="C0", linewidth=1.8, label="training", drawstyle="steps-post")
+        axes.plot(steps, values, color=scheme.training, linewidth=2, label="training", drawstyle="steps-post")
     return values
 
 
-def _draw_eval(axes: Axes, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _draw_eval(axes: Axes, steps: np.ndarray, values: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Returns the values that must be visible."""
     if len(values):
-        axes.plot(steps, values, "o-", color="C1", markersize=4, linewidth=1, label="held out")
+        axes.plot(steps, values, "o--", color=scheme.held_out, markersize=5, linewidth=1.5, label="held out")
     return values
 
 
-def _fit(axes: Axes, shown: np.ndarray) -> None:
+def _fit(axes: Axes, shown: np.ndarray, scheme: Scheme) -> None:
     """Sets limits that hold the shown values, or writes that there are none."""
     if not len(shown):
-        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", va="center", color="0.5")
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": scheme.soft, "fontsize": SMALL}
+        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, **style)
         return
     low, high = shown.min(), shown.max()
     room = 0.06 * (high - low) or 0.06 * abs(high) or 1.0

@@ -13,10 +13,13 @@ from matplotlib.figure import Figure
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT, log_mel, num_frames
-from avmae_jax.plots.canvas import Box, axes_at, blank, save, short_name, time_axis, write
+from avmae_jax.plots.canvas import SMALL, TITLE, Box, axes_at, blank, fitting, save, time_axis, write
 from avmae_jax.plots.clips import own_scale, show_image, show_spectrogram
+from avmae_jax.plots.palette import LIGHT, SIGNED
+from avmae_jax.plots.spectrogram_axes import HERTZ_WIDTH, LEVELS_WIDTH, frequency_axis, levels_beside, show_padding
 
-_MARGIN, _GAP, _HEAD, _SIDE, _SPECTROGRAM, _AXIS, _BAR = 14, 12, 64, 300, 640, 26, 64  # in pixels
+_MARGIN, _GAP, _HEAD, _SIDE, _AXIS, _BAR = 14, 12, 66, 290, 26, 68  # in pixels
+_SPECTROGRAM = HERTZ_WIDTH + 464 + LEVELS_WIDTH  # of it the middle part is coloured
 _STRONGEST = 0.85  # opacity of the strongest colour
 
 
@@ -38,9 +41,9 @@ def draw_heatmap(
     """
     wide = 2 * (_SIDE + _GAP) * ("image" in heat) + _SPECTROGRAM * ("audio" in heat) - (_GAP if "audio" not in heat else 0)
     figure = blank(wide + 2 * _MARGIN, _HEAD + _SIDE + _AXIS + _BAR)
-    write(figure, _MARGIN, 20, short_name(title, wide // 9), size=11, weight="bold")
+    write(figure, _MARGIN, 20, fitting(title, wide, TITLE, "bold"), size=TITLE, weight="bold")
     window = f"from {start:g} s on" if "audio" in heat else f"the window from {start:g} s on" if start else ""
-    write(figure, _MARGIN, 44, "; ".join(filter(None, [window, _sums(heat, constant)])), size=9, color="0.35")
+    write(figure, _MARGIN, 44, "; ".join(filter(None, [window, _sums(heat, constant)])), color=LIGHT.soft)
     limits = _limits(heat, constant)
     left = _MARGIN
     if "image" in heat:
@@ -50,8 +53,12 @@ def draw_heatmap(
             show_image(figure, Box(left, _HEAD, _SIDE, _SIDE), stage)
             left += _SIDE + _GAP
     if "audio" in heat:
-        grey = _grey_spectrogram(arrays["waveform"], int(arrays["samples"]), heat["audio"].shape)
-        _draw_spectrograms(figure, left, [grey, painted(grey, heat["audio"], *limits["audio"])], start)
+        samples = int(arrays["samples"])
+        grey, scale = _grey_spectrogram(arrays["waveform"], samples, heat["audio"].shape)
+        end = start + max(0, num_frames(samples)) * SHIFT / SAMPLE_RATE
+        _draw_spectrograms(figure, left, [grey, painted(grey, heat["audio"], *limits["audio"])], (start, end))
+        place = Box(left + HERTZ_WIDTH, _HEAD, _SPECTROGRAM - HERTZ_WIDTH - LEVELS_WIDTH, _SIDE)
+        levels_beside(figure, place, scale, colours="gray")
     _draw_bars(figure, limits, constant, wide)
     save(figure, path)
 
@@ -75,7 +82,7 @@ def painted(grey: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.n
 
 
 def _colours(values: np.ndarray) -> np.ndarray:
-    return colormaps["bwr"](np.clip(values, 0, 1))[..., :3]
+    return colormaps[SIGNED](np.clip(values, 0, 1))[..., :3]
 
 
 def _limits(heat: Mapping[str, np.ndarray], constant: float | None) -> dict[str, tuple[float, float]]:
@@ -93,25 +100,33 @@ def _sums(heat: Mapping[str, np.ndarray], constant: float | None) -> str:
     return f"logit {sum(values.sum() for values in heat.values()) + constant:.2f} = {', '.join(parts)}, rest {constant:+.2f}"
 
 
-def _draw_spectrograms(figure: Figure, left: float, stages: list[np.ndarray], start: float) -> None:
-    """Draws the spectrogram, and below it the same with its heat map."""
+def _draw_spectrograms(figure: Figure, left: float, stages: list[np.ndarray], audio: tuple[float, float]) -> None:
+    """Draws the spectrogram, and below it the same with its heat map; `audio` is when its audio begins and ends, in seconds."""
     height = (_SIDE - _GAP) / 2
-    seconds = stages[0].shape[1] * SHIFT / SAMPLE_RATE
+    start, end = audio[0], audio[0] + stages[0].shape[1] * SHIFT / SAMPLE_RATE
     for number, stage in enumerate(stages):
-        axes = axes_at(figure, Box(left, _HEAD + number * (height + _GAP), _SPECTROGRAM - _GAP, height))
-        show_spectrogram(axes, stage, (start, start + seconds))
-        time_axis(axes)
-        axes.tick_params(bottom=number == 1, labelbottom=number == 1)
+        place = Box(left + HERTZ_WIDTH, _HEAD + number * (height + _GAP), _SPECTROGRAM - HERTZ_WIDTH - LEVELS_WIDTH, height)
+        axes = axes_at(figure, place)
+        show_spectrogram(axes, stage, (start, end))
+        if audio[1] < end - SHIFT / SAMPLE_RATE / 2:
+            show_padding(axes, audio[1], end, is_filled=number == 0)  # the heat of padding stays visible
+        frequency_axis(axes, len(stage))
+        time_axis(axes, has_labels=number == 1)
 
 
-def _grey_spectrogram(waveform: np.ndarray, samples: int, grid: tuple[int, ...]) -> np.ndarray:
-    """Computes a spectrogram of as many mel bins as the grid's patches have, float32[M, T, 3]; what follows `samples` is black."""
+def _grey_spectrogram(waveform: np.ndarray, samples: int, grid: tuple[int, ...]) -> tuple[np.ndarray, tuple[float, float]]:
+    """Computes a spectrogram of as many mel bins as the grid's patches have, and the log-mel of black and of white.
+
+    Returns:
+      float32[M, T, 3], black after `samples`; and both ends of its scale.
+    """
     frames = num_frames(len(waveform))
     mel_bins = grid[0] * (frames // grid[1])  # patches are square
     values = log_mel(waveform[:samples].astype(np.float32) / 32_768, mel_bins)[:frames]
     low, high = own_scale(values)
     grey = np.clip((values - low) / (high - low), 0, 1)
-    return np.repeat(np.pad(grey, ((0, frames - len(grey)), (0, 0))).T[..., None], 3, axis=-1).astype(np.float32)
+    grey = np.repeat(np.pad(grey, ((0, frames - len(grey)), (0, 0))).T[..., None], 3, axis=-1).astype(np.float32)
+    return grey, (low, high)
 
 
 def _draw_bars(figure: Figure, limits: Mapping[str, tuple[float, float]], constant: float | None, wide: int) -> None:
@@ -120,13 +135,14 @@ def _draw_bars(figure: Figure, limits: Mapping[str, tuple[float, float]], consta
     titles = (
         {name: f"patches of the {name}: cosine" for name in ("image", "audio")}
         if constant is None
-        else {next(iter(limits)): "share of a patch in the logit"}
+        else {next(iter(limits)): "share of a patch in the logit: red is for the class, blue against it"}
     )
     room = wide / max(2, len(titles))
+    style: dict[str, Any] = {"size": SMALL, "color": LIGHT.soft}
     for number, (name, title) in enumerate(titles.items()):
         left = _MARGIN + number * room
         (low, high), form = limits[name], "+.2f" if constant is None else "+.4f"
-        write(figure, left, middle - 12, title, size=8, color="0.35")
-        write(figure, left, middle + 6, f"{low:{form}}", size=8, color="0.35")
-        show_image(figure, Box(left + 50, middle, room - 120, 12), _colours(np.linspace(0, 1, 256))[None])
-        write(figure, left + room - 62, middle + 6, f"{high:{form}}", size=8, color="0.35")
+        write(figure, left, middle - 13, title, **style)
+        write(figure, left, middle + 6, f"{low:{form}}", **style)
+        show_image(figure, Box(left + 58, middle, room - 136, 12), _colours(np.linspace(0, 1, 256))[None])
+        write(figure, left + room - 70, middle + 6, f"{high:{form}}", **style)

@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 from matplotlib.axes import Axes
 
-from avmae_jax.plots.canvas import WIDTH, Box, axes_at, blank, save, short_name, write
+from avmae_jax.plots.canvas import SMALL, TEXT, TITLE, WIDTH, Box, axes_at, blank, plain_axes, save, short_name, write
+from avmae_jax.plots.palette import LIGHT
 
 _TITLES = {"accuracy": "accuracy", "map": "mean average precision"}
-_HEIGHT, _TOP, _LEFT, _PANEL, _GAP = 620, 64, 62, 520, 70  # pixels
+_HEIGHT, _TOP, _LEFT, _PANEL, _GAP = 580, 72, 56, 440, 62  # pixels
 _UNTUNED = ("probe", "baseline")  # classifiers on fixed features
 _MARKS = "osD^vPX*"
 
@@ -46,7 +47,9 @@ def draw_curves(path: Path, figures: Mapping[str, Mapping[str, Sequence[Point]]]
     """
     panels = [(name, curves) for name, curves in figures.items() if curves]
     figure = blank(WIDTH, _HEIGHT)
-    write(figure, 14, 22, "How many labels does it take? Held-out clips, by the number of labelled training clips of each class", size=11)
+    write(
+        figure, 14, 22, "How many labels does it take? Held-out clips, by the number of labelled training clips of each class", size=TITLE
+    )
     methods = list(dict.fromkeys(method for _, curves in panels for method in curves))
     for number, (name, curves) in enumerate(panels):
         left = _LEFT + number * (_PANEL + _GAP)
@@ -54,16 +57,17 @@ def draw_curves(path: Path, figures: Mapping[str, Mapping[str, Sequence[Point]]]
         for method, points in curves.items():
             _draw(axes, points, methods.index(method), method)
         _finish(axes, curves)
-        axes.set_title(_TITLES[name], fontsize=10, loc="left", parse_math=False)
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.set_title(_TITLES[name], fontsize=TITLE, loc="left", parse_math=False)
         if number == len(panels) - 1:
-            axes.legend(fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+            axes.legend(fontsize=TEXT, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     write(
         figure,
         14,
         _HEIGHT - 16,
         "band: one standard deviation over the seeds; dashed: a classifier on fixed features, no network is tuned",
-        size=9,
-        color="0.35",
+        color=LIGHT.soft,
     )
     save(figure, path)
 
@@ -71,10 +75,10 @@ def draw_curves(path: Path, figures: Mapping[str, Mapping[str, Sequence[Point]]]
 def _draw(axes: Axes, points: Sequence[Point], number: int, method: str) -> None:
     labels, means = (np.array([getattr(point, name) for point in points], np.float64) for name in ("labels", "mean"))
     spread = np.array([point.spread or 0.0 for point in points])
-    colour, line = f"C{number % 10}", "--" if method in _UNTUNED else "-"
+    colour, line = LIGHT.series[number % len(LIGHT.series)], "--" if method in _UNTUNED else "-"
     axes.fill_between(labels, means - spread, means + spread, color=colour, alpha=0.15, linewidth=0)
     axes.plot(
-        labels, means, line, color=colour, marker=_MARKS[number % len(_MARKS)], markersize=5, linewidth=1.8, label=short_name(method, 24)
+        labels, means, line, color=colour, marker=_MARKS[number % len(_MARKS)], markersize=7, linewidth=2, label=short_name(method, 24)
     )
 
 
@@ -84,7 +88,5 @@ def _finish(axes: Axes, curves: Mapping[str, Sequence[Point]]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(there, [str(count) for count in there])
     axes.minorticks_off()
-    axes.set_xlabel("labelled clips of each class", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("labelled clips of each class", fontsize=SMALL, color=LIGHT.soft)
+    plain_axes(axes)

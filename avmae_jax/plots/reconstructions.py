@@ -8,21 +8,27 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.data.fbank import SHIFT
 from avmae_jax.data.frontend import IMAGENET_MEAN, IMAGENET_STD
 from avmae_jax.inference.panels import Panels
-from avmae_jax.plots.canvas import WIDTH, Box, axes_at, blank, save, short_name, time_axis, write
-from avmae_jax.plots.clips import SPECTROGRAM_COLOURS, own_scale, show_image, show_spectrogram
+from avmae_jax.plots import palette
+from avmae_jax.plots.canvas import TITLE, WIDTH, Box, axes_at, blank, fitting, save, time_axis, write
+from avmae_jax.plots.clips import own_scale, show_image, show_spectrogram
+from avmae_jax.plots.palette import LIGHT, SPECTROGRAM
+from avmae_jax.plots.spectrogram_axes import HERTZ_WIDTH, LEVELS_WIDTH, frequency_axis, levels_beside, show_padding
 
-GREY = (0.5, 0.5, 0.5)  # hidden patches
-BROKEN = (1.0, 0.0, 1.0)  # values that aren't finite
+GREY = to_rgb(palette.HIDDEN)  # hidden patches
+BROKEN = to_rgb(palette.BROKEN)  # values that aren't finite
 
 _STAGES = ("original", "masked", "reconstructed")
-_IMAGE, _GAP, _MARGIN, _HEAD, _TITLE, _ROW = 200, 8, 14, 60, 24, 256  # in pixels
-_SPECTROGRAM_LEFT, _SPECTROGRAM_WIDTH = _MARGIN + 3 * (_IMAGE + _GAP) + 24, 620
+_IMAGE, _GAP, _MARGIN, _HEAD, _TITLE, _ROW = 190, 8, 14, 62, 26, 250  # in pixels
+_WORD = 100  # pixels of the longest stage's name
+_SPECTROGRAM_LEFT = _MARGIN + 3 * (_IMAGE + _GAP) + HERTZ_WIDTH
+_SPECTROGRAM_WIDTH = WIDTH - _MARGIN - LEVELS_WIDTH - _WORD - _SPECTROGRAM_LEFT
 
 
 def image_stages(panels: Panels) -> list[np.ndarray]:
@@ -35,9 +41,21 @@ def spectrogram_stages(panels: Panels) -> list[np.ndarray]:
 
     The three stages of a clip share one scale, that of its original.
     """
-    scales = np.array([own_scale(original) for original in panels.original])
+    scales = np.array([_normalised_scale(panels, clip) for clip in range(len(panels.original))])
     low, high = scales.T[..., None, None, None]
-    return _stages(panels, lambda values: colormaps[SPECTROGRAM_COLOURS](np.clip((values - low) / (high - low), 0, 1)[..., 0])[..., :3])
+    return _stages(panels, lambda values: colormaps[SPECTROGRAM](np.clip((values - low) / (high - low), 0, 1)[..., 0])[..., :3])
+
+
+def spectrogram_scale(panels: Panels, clip: int) -> tuple[float, float]:
+    """Returns the log-mel that the darkest and the brightest colour of a clip stand for."""
+    mean, std = panels.scale(clip)
+    low, high = _normalised_scale(panels, clip)
+    return low * std + mean, high * std + mean
+
+
+def _normalised_scale(panels: Panels, clip: int) -> tuple[float, float]:
+    """Returns the ends of the colour scale in the units of the panels; padding has no share in them."""
+    return own_scale(panels.original[clip, :, : panels.held(clip) or None])
 
 
 def _stages(panels: Panels, paint: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
@@ -73,29 +91,33 @@ def reconstructions(path: Path, panels: Mapping[str, Panels], titles: Sequence[s
     figure = blank(WIDTH, _HEAD + len(titles) * _ROW)
     shares = [f"{float(np.mean(panels[name].hidden)):.0%} of the {name}" for name in paint if name in panels]
     note = ", with each patch's mean and contrast from the original" if norm_pix else ""
-    write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=11)
+    write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=TITLE)
     for i, stage in enumerate(_STAGES if "image" in panels else ()):
-        write(figure, _MARGIN + i * (_IMAGE + _GAP), 48, stage, size=9, color="0.35")
+        write(figure, _MARGIN + i * (_IMAGE + _GAP), 50, stage, color=LIGHT.soft)
     for clip, title in enumerate(titles):
         top = _HEAD + clip * _ROW
-        write(figure, _MARGIN, top + _TITLE / 2, short_name(title, 150), size=9, weight="bold")
+        write(figure, _MARGIN, top + _TITLE / 2, fitting(title, WIDTH - 2 * _MARGIN, weight="bold"), weight="bold")
         if "image" in panels:
             for i, stage in enumerate(colours["image"]):
                 show_image(figure, Box(_MARGIN + i * (_IMAGE + _GAP), top + _TITLE, _IMAGE, _IMAGE), stage[clip])
         if "audio" in panels:
-            seconds = panels["audio"].original.shape[2] * SHIFT / SAMPLE_RATE
-            _draw_spectrograms(figure, top + _TITLE, [stage[clip] for stage in colours["audio"]], seconds)
+            _draw_spectrograms(figure, top + _TITLE, panels["audio"], clip, [stage[clip] for stage in colours["audio"]])
     save(figure, path)
 
 
-def _draw_spectrograms(figure: Figure, top: float, stages: list[np.ndarray], seconds: float) -> None:
+def _draw_spectrograms(figure: Figure, top: float, panels: Panels, clip: int, stages: list[np.ndarray]) -> None:
     """Draws the stages one above the other on one time axis, so that the eye can compare them column by column."""
     height = (_IMAGE - 2 * _GAP) / 3
+    _, mel_bins, frames, _ = panels.original.shape
+    second = SAMPLE_RATE / SHIFT
     for i, stage in enumerate(stages):
         place = top + i * (height + _GAP)
         axes = axes_at(figure, Box(_SPECTROGRAM_LEFT, place, _SPECTROGRAM_WIDTH, height))
-        show_spectrogram(axes, stage, (0, seconds))
-        time_axis(axes)
-        axes.tick_params(bottom=i == 2, labelbottom=i == 2)
-        write(figure, _SPECTROGRAM_LEFT + _SPECTROGRAM_WIDTH + _GAP, place + height / 2, _STAGES[i], size=9, color="0.35")
-    write(figure, _SPECTROGRAM_LEFT - 10, top + _IMAGE / 2, "mel, low to high", size=8, color="0.35", rotation=90, ha="center")
+        show_spectrogram(axes, stage, (0, frames / second))
+        if panels.held(clip) < frames:
+            show_padding(axes, panels.held(clip) / second, frames / second)
+        frequency_axis(axes, mel_bins)
+        time_axis(axes, has_labels=i == 2)
+        write(figure, _SPECTROGRAM_LEFT + _SPECTROGRAM_WIDTH + _GAP, place + height / 2, _STAGES[i], color=LIGHT.soft)
+    beside = Box(_SPECTROGRAM_LEFT, top, _SPECTROGRAM_WIDTH + _WORD, _IMAGE)
+    levels_beside(figure, beside, spectrogram_scale(panels, clip))

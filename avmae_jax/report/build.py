@@ -6,18 +6,22 @@ Nothing is computed here. What is missing or can't be read is named on the page,
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from avmae_jax.config import Config
+from avmae_jax.errors import counted
+from avmae_jax.evals.views import mode_title
 from avmae_jax.plots.canvas import short_name
-from avmae_jax.plots.curves import curve_svg
-from avmae_jax.report.classifier_sections import evaluation, with_interval, worst_mistakes
-from avmae_jax.report.html import folded, grid, image, missing, page, paragraph, preformatted, table, words
+from avmae_jax.plots.curves import best_of, curve_svg, series, shown_value
+from avmae_jax.report.classifier_sections import evaluation, worst_mistakes
+from avmae_jax.report.html import curve, folded, grid, missing, page, paragraph, preformatted, table, words
+from avmae_jax.report.listening_section import listening
 from avmae_jax.report.pretraining_sections import last_reconstructions, retrieval, summarised_retrieval
 from avmae_jax.report.run_folder import RunFolder, group
 from avmae_jax.report.study_section import studies
-from avmae_jax.report.terms import TERMS
+from avmae_jax.report.terms import figure, term
 from avmae_jax.settings import flatten_fields
 from avmae_jax.train.logbook import EDITED, GAP, METRICS_FILE
 
@@ -26,7 +30,7 @@ _CURVES = {
     "mae_audio": "loss: audio reconstruction",
     "mae_image": "loss: image reconstruction",
     "nce": "loss: contrastive, nats",
-    "contrast_accuracy": "right pairs in a batch, share",
+    "contrast_accuracy": "right pairs in a batch",
     "map": "mAP",
     "accuracy": "accuracy",
     "learning_rate": "learning rate",
@@ -53,7 +57,7 @@ def report(folder: Path) -> str:
     if run.is_classifier:
         sections += [("Evaluation", evaluation(run)), ("Hardest mistakes", worst_mistakes(run))]
     else:
-        sections += [("Retrieval", retrieval(run)), ("Reconstructions", last_reconstructions(run))]
+        sections += [("Retrieval", retrieval(run)), ("Reconstructions", last_reconstructions(run)), ("Listening", listening(run))]
     if studied := studies(run):
         sections.append(("How many labels", studied))
     sections.append(("Configuration", _configuration(run)))
@@ -63,7 +67,8 @@ def report(folder: Path) -> str:
 def _head(run: RunFolder) -> str:
     model, tune = run.config["model"], group(run.config, "tune")
     if run.is_classifier:
-        text = f"A classifier ({tune.get('mode', 'mode unknown')}), fine-tuned from {run.config.get('init_from') or 'random weights'}."
+        given = mode_title(str(tune.get("mode", "unknown mode")))
+        text = f"A classifier of {given}, fine-tuned from {run.config.get('init_from') or 'random weights'}."
     elif model.get("modality") in ("audio", "image"):
         text = f"Pretraining of a masked autoencoder of {model['modality']} alone."
     else:
@@ -71,7 +76,7 @@ def _head(run: RunFolder) -> str:
     steps, seconds = run.summary.get("steps"), run.summary.get("seconds")
     last = max((row["step"] for row in run.rows), default=0)
     if isinstance(steps, int) and isinstance(seconds, int | float):
-        text += f" Finished: {steps} steps; the last session took {_duration(seconds)}."
+        text += f" Finished: {counted(steps, 'step')}; the last session took {_duration(seconds)}."
     else:
         text += f" Not finished, or stopped: the last logged step is {last}." if last else " No step is logged yet."
     damage = "".join(missing(f"{line}.") for line in run.damaged)
@@ -113,7 +118,7 @@ def _results(run: RunFolder) -> str:
 
 def _numbers(values: Mapping[str, Any], spread: Mapping[str, Any]) -> str:
     known = {**values, **spread}
-    return table(("measured", "value"), [(TERMS.get(name, name.replace("_", " ")), with_interval(known, name)) for name in values])
+    return table(("measured", "value"), [(term(name), figure(known, name)) for name in values])
 
 
 def _curves(run: RunFolder) -> str:
@@ -135,10 +140,24 @@ def _curves(run: RunFolder) -> str:
     size = run.meta.get("negatives", run.meta.get("micro_batch"))  # older runs chose among one micro-batch
     drawn = []
     for name in names:
-        title = _CURVES.get(name) or short_name(name, 60)
+        title = _CURVES.get(name) or short_name(term(name), 44)
         guess = size if name == "nce" and isinstance(size, int) and size > 1 else None
-        drawn.append(image(curve_svg(run.rows, name, title, batch_size=guess), "svg+xml", f"{title} over steps"))
-    return "".join([*parts, paragraph("Faint: each value of training.", soft=True), grid(drawn)])
+        draw = partial(curve_svg, run.rows, name, title, batch_size=guess)
+        drawn.append(curve(lambda scheme, draw=draw: draw(scheme=scheme), _in_words(run.rows, name, title)))
+    legend = "Solid line: training, each value faint. Dashed line with dots: held-out clips; a star marks the best step."
+    return "".join([*parts, paragraph(legend, soft=True), grid(drawn)])
+
+
+def _in_words(rows: list[dict[str, Any]], name: str, title: str) -> str:
+    """Says what a curve shows, for those who can't see it."""
+    parts = []
+    for split, whose in (("train", "training"), ("eval", "held out")):
+        _, values = series(rows, split, name)
+        if len(values):
+            parts.append(f"{whose} from {shown_value(name, values[0])} to {shown_value(name, values[-1])}")
+    if best := best_of(rows, name):
+        parts.append(f"best held out {shown_value(name, best.value)} at step {best.step}")
+    return f"{title} over steps: {', '.join(parts) or 'no values yet'}"
 
 
 def _configuration(run: RunFolder) -> str:

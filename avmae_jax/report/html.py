@@ -1,32 +1,50 @@
-"""Builds a page that opens offline: one HTML file without a script or an outside link, with all its plots inside.
+"""Builds a page that opens offline: one HTML file without a script or an outside link, with all its plots and audio inside.
 
-A piece of HTML is a str that one of these functions returned; they escape every other text. Plots are data URIs, and the page's
+A piece of HTML is a str that one of these functions returned; they escape every other text. Plots and audio are data URIs, and the page's
 Content-Security-Policy forbids a browser to load anything else.
 """
 
 import base64
 import html
+import io
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from avmae_jax.files import printable
+from PIL import Image
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+from avmae_jax.files import printable
+from avmae_jax.plots.canvas import DENSITY, DPI, SMALL
+from avmae_jax.plots.curves import CURVE_HEIGHT, CURVE_WIDTH
+from avmae_jax.plots.palette import DARK, LIGHT, Scheme
+
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_STYLE = """
-:root { color-scheme: light dark; --text: #1c1e21; --soft: #5f6670; --line: #dcdfe3; --page: #ffffff; --card: #f6f7f9; --accent: #2459b8; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e4e6e9; --soft: #9aa2ad; --line: #363b42; --page: #15181c; --card: #1e2227; --accent: #86b0ff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 1.2rem 1rem 4rem; background: var(--page); color: var(--text);
+_LARGE = 200_000  # bytes of a PNG that is embedded as WebP instead; photographs become a tenth of it
+_QUALITY = 90  # of the WebP
+_LARGEST = 16_383  # pixels of a side of a WebP
+_SMALLER = SMALL / 10  # a plot's letters may shrink to 10 pixels before it scrolls
+
+
+def _colours(scheme: Scheme) -> str:
+    names = ("page", "card", "text", "soft", "line", "accent", "wrong")
+    return " ".join(f"--{name}: {getattr(scheme, name)};" for name in names)
+
+
+_STYLE = (
+    f"""
+:root {{ color-scheme: light dark; {_colours(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_colours(DARK)} }} }}
+"""
+    + """* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1232px; padding: 1.2rem 1rem 4rem; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 0.6rem; padding-top: 0.6rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1.05rem; margin: 1.6rem 0 0.4rem; }
 p { margin: 0.5rem 0; max-width: 75ch; }
 .soft { color: var(--soft); }
 a { color: var(--accent); }
@@ -34,20 +52,23 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; m
 .scroll { overflow-x: auto; margin: 0.6rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { text-align: left; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+th:first-child { min-width: 7rem; }
 td.number, th.number { text-align: right; white-space: nowrap; }
-figure { margin: 0.8rem 0; overflow-x: auto; }
-figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-figure.wide img { min-width: min(900px, 220vw); }
+figure { margin: 0.8rem 0; }
+figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 figcaption { color: var(--soft); font-size: 0.9rem; margin: 0.2rem 0; }
 .grid { display: grid; gap: 0.8rem; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
-.grid figure { margin: 0; }
-.missing { background: var(--card); border-left: 4px solid #d28b26; padding: 0.5rem 0.9rem; border-radius: 4px; margin: 0.7rem 0; }
+.grid figure { margin: 0; min-width: 0; display: flex; flex-direction: column; justify-content: space-between; }
+.grid img { width: 100%; }
+audio { display: block; width: 100%; max-width: 420px; }
+.missing { background: var(--card); border-left: 4px solid var(--wrong); padding: 0.5rem 0.9rem; border-radius: 4px; margin: 0.7rem 0; }
 code, pre { font: 0.85rem/1.45 ui-monospace, monospace; background: var(--card); border-radius: 4px; }
 code { padding: 0.1rem 0.3rem; }
 pre { padding: 0.8rem; overflow-x: auto; overflow-wrap: normal; }
 summary { cursor: pointer; color: var(--accent); margin: 0.5rem 0; }
 """
+)
 
 
 def escape(text: str) -> str:
@@ -108,32 +129,41 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     numeric = [bool(cells) and column < len(cells[0]) and _is_number(cells[0][column]) for column in range(len(head))]
 
     def line(tag: str, values: Sequence[Any]) -> str:
-        marks = (' class="number"' if right else "" for right in numeric)
+        marks = ((' scope="col"' if tag == "th" else "") + (' class="number"' if right else "") for right in numeric)
         return (
             "<tr>" + "".join(f"<{tag}{mark}>{escape(words(value))}</{tag}>" for mark, value in zip(marks, values, strict=True)) + "</tr>\n"
         )
 
     body = "".join(line("td", row) for row in cells)
-    return f'<div class="scroll"><table>\n<thead>{line("th", head)}</thead>\n<tbody>{body}</tbody></table></div>\n'
+    return f'<div class="scroll" tabindex="0"><table>\n<thead>{line("th", head)}</thead>\n<tbody>{body}</tbody></table></div>\n'
 
 
-def image(data: bytes, kind: str, alt: str, caption: str = "", *, wide: bool = False) -> str:
-    """Embeds an image into the page.
+def heading(text: str) -> str:
+    """Writes a heading inside a section."""
+    return f"<h3>{escape(text)}</h3>\n"
+
+
+def curve(draw: Callable[[Scheme], bytes], alt: str) -> str:
+    """Embeds an SVG that is drawn twice, for light and for dark pages.
 
     Args:
-      data: the file's bytes.
-      kind: png or svg+xml.
+      draw: returns the SVG in some colours.
       alt: what it shows, for those who can't see it.
-      caption: above it.
-      wide: keeps it at a readable size, so that it scrolls on a narrow screen.
     """
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure{" class=wide" if wide else ""}>{above}<img src="{source}" alt="{escape(alt)}"></figure>\n'
+    light, dark = (_data_uri(draw(scheme), "image/svg+xml") for scheme in (LIGHT, DARK))
+    size = f'width="{CURVE_WIDTH}" height="{CURVE_HEIGHT}"'
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+    return f'<figure><picture>{source}<img src="{light}" alt="{escape(alt)}" {size}></picture></figure>\n'
 
 
 def image_file(path: Path, alt: str, caption: str = "") -> str:
-    """Embeds a PNG file, or a note in its place if it can't be read or is no PNG."""
+    """Embeds a PNG file, or a note in its place if it can't be read or is no PNG.
+
+    Args:
+      path: of the file. One of plots.canvas is shown in the size that it was drawn for; on a narrow screen it scrolls.
+      alt: what it shows, for those who can't see it.
+      caption: above it.
+    """
     if path.exists() and not path.is_file():
         return missing(f"{path} is no regular file.")
     try:
@@ -142,7 +172,39 @@ def image_file(path: Path, alt: str, caption: str = "") -> str:
         return missing(f"{path} can't be read ({error.strerror}).")
     if not data.startswith(_PNG):
         return missing(f"{path} is no PNG.")
-    return image(data, "png", alt, caption, wide=True)
+    try:
+        source, width, height = _embedded(data)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow raises SyntaxError for a broken PNG
+        return missing(f"{path} is a damaged PNG.")
+    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    least = f'style="min-width: {math.ceil(width / _SMALLER)}px"'
+    shown = f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}" {least}>'
+    return f'<figure>{above}<div class="scroll" tabindex="0">{shown}</div></figure>\n'
+
+
+def _embedded(data: bytes) -> tuple[str, int, int]:
+    """Returns a PNG as a data URI, and its size on the page; a large one becomes a WebP, which hardly differs and is much smaller."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        is_dense = round(picture.info.get("dpi", (0, 0))[0]) == round(DPI * DENSITY)
+        width, height = (round(side / (DENSITY if is_dense else 1)) for side in picture.size)
+        if len(data) < _LARGE or max(picture.size) > _LARGEST:
+            picture.load()
+            return _data_uri(data, "image/png"), width, height
+        smaller = io.BytesIO()
+        picture.convert("RGB").save(smaller, "WEBP", quality=_QUALITY)
+        return _data_uri(smaller.getvalue(), "image/webp"), width, height
+
+
+def sound(wav: bytes, label: str) -> str:
+    """Embeds a WAV file with a player; `label` says what it plays, above it and to those who can't see it."""
+    source = _data_uri(wav, "audio/wav")
+    return (
+        f'<figure><figcaption>{escape(label)}</figcaption><audio controls src="{source}" aria-label="{escape(label)}"></audio></figure>\n'
+    )
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def words(value: Any) -> str:
@@ -157,4 +219,4 @@ def words(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or re.fullmatch(r"-|-?[\d.]+(e[+-]?\d+)?%?( \([\d.]+ to [\d.]+\))?", words(value)) is not None
+    return value is None or re.fullmatch(r"-|-?[\d.,]+(e[+-]?\d+)?%?( \([\d.]+%? to [\d.]+%?\))?", words(value)) is not None

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from avmae_jax.errors import counted
 from avmae_jax.evals import ranking
 from avmae_jax.evals.ranking import DIRECTIONS, FIGURES
-from avmae_jax.report.html import image_file, missing, paragraph, table, words
+from avmae_jax.report.html import heading, image_file, missing, paragraph, table, words
 from avmae_jax.report.run_folder import RETRIEVAL, RunFolder, group, is_real
-from avmae_jax.report.terms import TERMS
+from avmae_jax.report.terms import figure, term
 
 
 def retrieval(run: RunFolder) -> str:
@@ -31,7 +32,7 @@ def retrieval(run: RunFolder) -> str:
         text = f"The {words(found.get('split'))} clips of {words(found['data'])}{some}; evaluated: {words(found.get('model'))}."
         parts.append(paragraph(text, soft=True))
     if gallery.exists():
-        parts.append(image_file(gallery, "Searches and what they found", "Green: the query's own partner; blue: a clip of its class"))
+        parts.append(heading("Some of the best, middle and worst searches") + image_file(gallery, _searches_in_words(found)))
     else:
         parts.append(missing("gallery.png isn't there.", run.command("retrieve")))
     return "".join(parts)
@@ -51,14 +52,20 @@ def _directions(directions: Mapping[str, Any], chance: Mapping[str, Any], clips:
     by_class |= {"guessing": group(chance, "class")}
     if any(by_class.values()):
         lines += [[f"{name}, any clip of the class", *_ranks(values)] for name, values in by_class.items()]
-    text = f"Retrieval among {words(clips)} clips; R@k: the share of queries whose partner is among the first k."
-    return paragraph(text) + table(("", *(TERMS.get(figure, figure) for figure in FIGURES)), lines)
+    count = counted(clips, "clip") if isinstance(clips, int) else f"{words(clips)} clips"
+    text = f"Retrieval among {count}; R@k: the share of queries whose partner is among the first k."
+    return paragraph(text) + table(("", *map(term, FIGURES)), lines)
 
 
 def _ranks(values: Mapping[str, Any]) -> list[str]:
     """Formats FIGURES, R@k in percent."""
-    found = ((figure, values.get(figure)) for figure in FIGURES)
-    return [f"{value:.1%}" if figure.startswith("r") and is_real(value) else words(value) for figure, value in found]
+    return [words(figure(values, name)) for name in FIGURES]
+
+
+def _searches_in_words(found: Mapping[str, Any]) -> str:
+    """Says what the gallery shows, for those who can't see it."""
+    shares = (f"{name.replace('_', ' ')} R@10 {_ranks(group(found, name))[FIGURES.index('r10')]}" for name in DIRECTIONS)
+    return f"Audio with the images nearest to it, and images with the audio nearest to them: {', '.join(shares)}"
 
 
 def last_reconstructions(run: RunFolder) -> str:
@@ -70,4 +77,5 @@ def last_reconstructions(run: RunFolder) -> str:
             run.command("inpaint", "FILE", "--out", "DIR"),
         )
     step, path = newest
-    return image_file(path, "Held-out clips, as given, as seen and as filled in", f"Held-out clips after step {step}")
+    text = f"Held-out clips after step {step:,}"
+    return image_file(path, f"{text}: images and spectrograms as given, with most patches hidden, and as the model fills them in", text)

@@ -10,11 +10,13 @@ from typing import Any, TypeGuard
 from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.errors import DatasetError
 from avmae_jax.evals.baselines.baseline import read_baselines
+from avmae_jax.evals.listening import LISTENING as NOTE
 from avmae_jax.plots import curves
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.snapshots import MEANS
 
-EVALUATION, RETRIEVAL = "evaluation", "retrieval"  # folders of a run that launch.evaluate and launch.retrieve write into
+# Folders of a run that launch.evaluate, launch.retrieve and launch.report write into.
+EVALUATION, RETRIEVAL, LISTENING = "evaluation", "retrieval", "listening"
 
 
 class RunFolder:
@@ -38,6 +40,7 @@ class RunFolder:
         self.recommended = next(means, folder)  # the weights that a classifier's user should take
         self.evaluation = self._read(self.recommended / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
+        self.listening = self._read(folder / LISTENING / NOTE)
         self.baselines = self._baselines()
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
         self.meta = newest_meta(folder / "checkpoints") or {}

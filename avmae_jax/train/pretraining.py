@@ -92,7 +92,7 @@ class PretrainingTask(Task):
             self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
-        panels = compose_all(out, inputs, self.config)
+        panels = compose_all(out, inputs, arrays, self.config)
         path = self._workdir / "pictures" / f"reconstructions_{step:07d}.png"
         titles = [str(name) for name in self._examples["id"]]
         reconstructions.reconstructions(path, panels, titles, norm_pix=self.config.loss.norm_pix)

@@ -40,7 +40,7 @@ def fitted(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table
 
 def classes(row: Mapping[str, Any]) -> Table:
     """Tabulates the classes of a baseline."""
-    return class_figures({"view": row["name"], "per_class": row["per_class"]})
+    return class_figures(row["per_class"], row["name"])
 
 
 def known(data: str, model: str, given: str = "") -> dict[str, Any] | None:

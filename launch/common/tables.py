@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from avmae_jax.errors import counted
 from avmae_jax.evals.intervals import NOTE
 from avmae_jax.evals.intervals import shown as with_interval
 from avmae_jax.evals.ranking import DIRECTIONS, TOP
@@ -75,21 +76,21 @@ def failure_counts(failures: Sequence[Failure]) -> Table:
 
 def views(found: Sequence[Mapping[str, Any]]) -> Table:
     """Tabulates the figures of each view of an evaluation."""
-    from avmae_jax.models.modes import find_mode
+    from avmae_jax.evals.views import mode_title, sees_image
 
     first = found[0]
-    title = f"{first['clips']} {first['split']} clips of {len(first['label_names'])} classes"
+    title = f"{counted(first['clips'], str(first['split']) + ' clip')} of {counted(len(first['label_names']), 'class', 'classes')}"
     title += f", {first['classes_left_out']} of them without a clip and left out of the means" if first["classes_left_out"] else ""
     title += f"; {len(first['no_negative'])} of them, which every clip has, have no AUC" if first["no_negative"] else ""
     title += f"; {first['damaged_clips']} clips are damaged and left out" if first["damaged_clips"] else ""
     title += "".join(
         f"; {view['clips_of_unknown_classes']} clips of other classes are left out" for view in found[:1] if view["unknown_classes"]
     )
-    table = Table("mode", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", "calibration error", title=title, caption=NOTE)
+    table = Table("given", "frames", "mAP", "AUC", "d'", "accuracy", "top 5", "loss", "calibration error", title=title, caption=NOTE)
     for view in found:
-        shown = view["frames"] if "image" in find_mode(view["mode"]).inputs else "-"
+        shown = view["frames"] if sees_image(view["mode"]) else "-"
         figures = [with_interval(view, name) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
-        table.add_row(view["mode"], shown, *figures, _calibration_error(view))
+        table.add_row(mode_title(view["mode"]), shown, *figures, _calibration_error(view))
     return table
 
 
@@ -100,6 +101,8 @@ def _calibration_error(view: Mapping[str, Any]) -> str:
 
 def confidence(found: Sequence[Mapping[str, Any]], model: str) -> list[str]:
     """Describes in lines how the views of an evaluation are calibrated, and how to calibrate those that aren't."""
+    from avmae_jax.evals.views import mode_title
+
     lines = []
     if any(view["temperature"] is None for view in found):
         lines.append(f"probabilities as trained; python -m launch.calibrate {shlex.quote(model)} makes them mean what they say")
@@ -109,19 +112,21 @@ def confidence(found: Sequence[Mapping[str, Any]], model: str) -> list[str]:
         )
         lines.append(words)
     return lines + [
-        f"{view['mode']}: mean F1 of the classes above their thresholds {view['mean_f1']:.3f}" for view in found if "mean_f1" in view
+        f"{mode_title(view['mode'])}: mean F1 of the classes above their thresholds {view['mean_f1']:.3f}"
+        for view in found
+        if "mean_f1" in view
     ]
 
 
-def class_figures(view: Mapping[str, Any]) -> Table:
+def class_figures(per_class: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Tabulates the classes of a view by average precision: of many the best and the worst, none of those without a clip."""
-    rows = sorted(view["per_class"], key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
+    rows = sorted(per_class, key=lambda row: -1 if row["average_precision"] is None else row["average_precision"], reverse=True)
     rated = [row for row in rows if row["positives"]]
     cut = len(rated) > _LONG
-    which = f"the {_ENDS} best and the {_ENDS} worst of {len(rated)} classes" if cut else f"{len(rated)} classes"
+    which = f"the {_ENDS} best and the {_ENDS} worst of {len(rated)} classes" if cut else counted(len(rated), "class", "classes")
     shown = [("average_precision", "AP"), ("auc", "AUC"), ("d_prime", "d'"), ("recall", "recall"), ("precision", "precision")]
     shown += [(name, words) for name, words in (("f1", "F1"), ("threshold", "threshold")) if any(name in row for row in rows)]
-    table = Table("class", "clips", *(words for _, words in shown), title=f"{view['view']}: {which}")
+    table = Table("class", "clips", *(words for _, words in shown), title=f"{title}: {which}")
     for row in [*rated[:_ENDS], *rated[-_ENDS:]] if cut else rated:
         figures = [_number(row.get(name)) for name, _ in shown]
         table.add_row(escape(row["name"]), str(row["positives"]), *figures)
@@ -130,15 +135,16 @@ def class_figures(view: Mapping[str, Any]) -> Table:
 
 def calibrations(found: Mapping[str, Any]) -> Table:
     """Tabulates what launch.calibrate found of each mode."""
-    table = Table(
-        "mode", "temperature", "calibration error", "calibrated", "log loss", "calibrated", title=f"{found['count']} {found['split']} clips"
-    )
+    from avmae_jax.evals.views import mode_title
+
+    title = counted(found["count"], f"{found['split']} clip")
+    table = Table("given", "temperature", "calibration error", "calibrated", "log loss", "calibrated", title=title)
     several = any("mean_f1" in row for row in found["modes"].values())
     if several:
         table.add_column("mean F1 above thresholds")
     for mode, row in found["modes"].items():
         figures = [_number(row[name]) for name in ("temperature", "ece_before", "ece_after", "loss_before", "loss_after")]
-        table.add_row(mode, *figures, *([_number(row.get("mean_f1"))] if several else []))
+        table.add_row(mode_title(mode), *figures, *([_number(row.get("mean_f1"))] if several else []))
     return table
 
 
@@ -153,7 +159,7 @@ def calibration_notes(found: Mapping[str, Any]) -> list[str]:
 
 def retrieval(result: Mapping[str, Any]) -> Table:
     """Tabulates both directions of a retrieval, and chance."""
-    table = Table("", *(f"R@{k}" for k in TOP), "median rank", "ties", title=f"retrieval among {result['clips']} clips")
+    table = Table("", *(f"R@{k}" for k in TOP), "median rank", "ties", title=f"retrieval among {counted(result['clips'], 'clip')}")
     for name, words in zip((*DIRECTIONS, "chance"), ("image found by audio", "audio found by image", "guessing"), strict=True):
         row = result[name]
         table.add_row(words, *(f"{row[f'r{k}']:.1%}" for k in TOP), f"{row['median_rank']:g}", str(row.get("ties", "")))

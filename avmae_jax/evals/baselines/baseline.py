@@ -23,6 +23,7 @@ from avmae_jax.evals.baselines.cross_validation import Chosen, Fit, cross_valida
 from avmae_jax.evals.baselines.labelled import Labelled, for_fitting, is_exclusive, read_labelled, warning_of
 from avmae_jax.evals.intervals import intervals, shown
 from avmae_jax.evals.scores import evaluate_scores
+from avmae_jax.evals.views import mode_title
 from avmae_jax.files import OnProgress, plain, write_json
 from avmae_jax.inference.forward import Scores
 from avmae_jax.models.modes import find_mode
@@ -199,4 +200,4 @@ def verdict(view: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]]) -> s
     known = {name: row for name, row in best.items() if view[name] is not None}
     beats = "map" in known and view["map"] > known["map"]["map"] and all(view[name] >= row[name] for name, row in known.items())
     figures = (f"{_WORDS[name]} {shown(view, name)} against {shown(row, name)} of {row['name']}" for name, row in known.items())
-    return f"{'The model beats' if beats else _NO} the baselines ({view['mode']}): {', '.join(figures)}"
+    return f"{'The model beats' if beats else _NO} the baselines ({mode_title(str(view['mode']))}): {', '.join(figures)}"
