@@ -3,15 +3,15 @@
     python -m launch.inpaint RUN FILE [FILE ...] --out DIR
 
 RUN is a model in any format that launch.convert reads. Each FILE is a media file, of which the beginning is used, as long as the model's
-input; --clips ID,ID uses clips of a prepared data set instead (--data and --split, or those of RUN). For each clip three files are written:
+input; --clips ID,ID uses clips of a prepared data set instead (--data and --split, or those of RUN). For each clip four files are written:
 
   NAME.png                 image and spectrogram: original, masked, reconstructed
   NAME_reconstructed.wav   the reconstructed audio
   NAME_original_mel.wav    the audio of the unmasked spectrogram, which shows the loss of Griffin-Lim without that of the model
+  NAME_masked_mel.wav      the audio of what the model was given: hidden patches are silent
 
-
-A spectrogram has no phases, so both waveforms are approximations by Griffin-Lim. One factor scales both, and the louder one peaks at 0.9 of
-full scale.
+A spectrogram has no phases, so all three waveforms are approximations by Griffin-Lim. One factor scales them, and the louder one of
+original and reconstruction peaks at 0.9 of full scale.
 
 A model that was trained with loss.norm_pix, like the original, predicts patches without their mean and contrast. These are taken from the
 hidden patches, so the output contains more than the model knows. For proper inpainting, pretrain with --config.loss.norm_pix=False.
@@ -79,7 +79,9 @@ def run(model_path: str, files: list[str], ids: list[str], out: Path) -> int:
         else:
             print(printable("\n".join(written)))
     if inpainter.needs != "image" and len(failed) < len(places):
-        print(f"the audio is approximate, as Griffin-Lim guesses the phases; both files of a clip are scaled alike, to a peak of {LOUDEST}")
+        print(
+            f"the audio is approximate, as Griffin-Lim estimates the phases; the files of a clip are scaled alike, to a peak of {LOUDEST}"
+        )
     for reason in failed:
         print(printable(f"can't be used: {reason}"), file=sys.stderr)
     return cli.status_of(len(failed), len(places))

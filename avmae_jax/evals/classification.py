@@ -80,7 +80,8 @@ def evaluate_views(
     views = [dataclasses.replace(view, mode=view.mode or tuned) for view in views]
     names, finished = [view.name for view in views], list[dict[str, Any]]()
     for view in views:
-        logging.info("%s, frames: %s, crops: %d; %d clips", view.mode, view.frames, view.crops, len(matched.source))
+        title, crops = title_of(str(view.mode), view.frames), counted(view.crops, "crop")
+        logging.info("%s, %s: %s", title, crops, counted(len(matched.source), "clip"))
         measured = _measure(trained, matched, view, origin, batch_size)
         _write(out / view.name, measured)
         finished.append({"view": view.name, **measured.result})

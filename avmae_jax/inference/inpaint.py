@@ -22,7 +22,7 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described, fill
 from avmae_jax.weights.trained import Trained
 
-LOUDEST = 0.9  # of full scale: the peak of the loudest of the three waveforms
+LOUDEST = 0.9  # of full scale: the peak of the louder one of the original and the reconstruction
 
 
 class Inpainted(NamedTuple):
@@ -37,7 +37,7 @@ class Waveforms(NamedTuple):
 
     original: np.ndarray  # float64[S] in [-0.9, 0.9], of the unmasked log-mel
     reconstructed: np.ndarray  # float64[S], with the same gain
-    masked: np.ndarray  # float64[S], with the same gain; the hidden patches are silent
+    masked: np.ndarray  # float64[S], with the same gain, cut off at full scale; the hidden patches are silent
 
 
 class Inpainter:
@@ -103,7 +103,7 @@ class Inpainter:
             panel[0, :, : found.frames, 0].T.astype(np.float64) * std + mean for panel in (panels.original, panels.reconstructed)
         )
         masked = np.where(panels.hidden[0, :, : found.frames].T, SILENCE, before)
-        waveforms = [mel_to_waveform(stage) for stage in (before, after, masked)]
-        peak = max(np.abs(waveform).max() for waveform in waveforms)
+        original, reconstructed, given = (mel_to_waveform(stage) for stage in (before, after, masked))
+        peak = max(np.abs(original).max(), np.abs(reconstructed).max())
         gain = LOUDEST / peak if peak else 1.0
-        return Waveforms(*(waveform * gain for waveform in waveforms))
+        return Waveforms(original * gain, reconstructed * gain, np.clip(given * gain, -1, 1))

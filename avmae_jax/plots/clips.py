@@ -13,7 +13,7 @@ from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.images import IMAGE_FORMATS
-from avmae_jax.data.fbank import WINDOW, log_mel
+from avmae_jax.data.fbank import SILENCE, WINDOW, log_mel
 from avmae_jax.plots.canvas import SMALL, Box, axes_at, time_axis
 from avmae_jax.plots.palette import LIGHT, SPECTROGRAM
 from avmae_jax.plots.spectrogram_axes import HERTZ_WIDTH, frequency_axis
@@ -23,6 +23,7 @@ BELOW_LOUDEST = (-14.0, 0.0)  # the same below the loudest value of a clip, wher
 SPECTROGRAM_COLOURS = SPECTROGRAM
 SECONDS_HEIGHT = 20  # pixels below a spectrogram for its seconds
 _SMALLEST_RANGE = 1e-6
+_AUDIBLE = 1.0  # nepers of energy above an empty frame
 
 Axis = Literal["none", "seconds", "both"]
 
@@ -81,9 +82,11 @@ def own_scale(values: np.ndarray) -> tuple[float, float]:
 
 
 def below_loudest(values: np.ndarray) -> tuple[float, float]:
-    """Returns the ends of the scale BELOW_LOUDEST for a spectrogram; near silence it ends where COMMON_SCALE begins."""
+    """Returns the ends of the scale BELOW_LOUDEST for a spectrogram; silence has the darkest colour."""
     low, high = BELOW_LOUDEST
-    loudest = max(float(values.max()), COMMON_SCALE[0] - low)
+    loudest = float(values.max())
+    if loudest < SILENCE + _AUDIBLE:
+        loudest = SILENCE - low
     return loudest + low, loudest + high
 
 

@@ -9,7 +9,7 @@ from avmae_jax.inference.griffin_lim import save_wav
 from avmae_jax.inference.inpaint import Inpainter
 from avmae_jax.plots.reconstructions import reconstructions
 
-SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav")
+SUFFIXES = (".png", "_reconstructed.wav", "_original_mel.wav", "_masked_mel.wav")
 
 
 def new_places(out: Path, names: Sequence[str], *, overwrite: bool) -> list[Path]:
@@ -37,7 +37,7 @@ def inpaint_into(place: Path, inpainter: Inpainter, clip: Clip, seed: int) -> li
         raise ValueError(f"{clip.id}, of which {plot} shows what the model predicts: {error}") from error
     if waveforms is None:
         return [str(plot)]
-    for wav, waveform in zip(wavs, (waveforms.reconstructed, waveforms.original), strict=True):
+    for wav, waveform in zip(wavs, (waveforms.reconstructed, waveforms.original, waveforms.masked), strict=True):
         save_wav(wav, waveform)
     return [str(plot), *map(str, wavs)]
 

@@ -51,7 +51,7 @@ DARK = Scheme(
     accent="#86b0ff",
     right="#6bb8ee",
     wrong="#f2a05c",
-    series=("#56b4e9", "#f08c3a", "#ffffff", "#8a8a8a", "#c95cf0"),
+    series=("#56b4e9", "#f08c3a", "#ffffff", "#8a8a8a", "#c619ff"),
 )
 
 SPECTROGRAM = "magma"  # dark to bright, evenly, for any kind of colour blindness

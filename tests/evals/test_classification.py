@@ -24,6 +24,7 @@ from avmae_jax.inference.forward import Classify
 from avmae_jax.models.modes import MULTIMODAL, Mode, find_mode
 from avmae_jax.models.registry import Model
 from avmae_jax.plots import classification
+from avmae_jax.plots.canvas import DENSITY, WIDTH
 from avmae_jax.weights import io
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips, made
@@ -118,7 +119,7 @@ def test_a_view_is_written_with_its_plots(tmp_path: Path) -> None:
     assert {"jax", "numpy", "avmae-jax"} <= set(found["versions"])
     for name in ("confusion", "precision_recall", "mistakes"):
         with Image.open(tmp_path / f"out/{name}.png") as plot:
-            assert plot.width == 1400
+            assert plot.width == WIDTH * DENSITY
 
 
 def test_several_classes_a_clip_have_no_confusion_matrix(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from avmae_jax.evals.search import require_same_model, search
 from avmae_jax.inference.embed import DatasetEmbedder, note_of
 from avmae_jax.inference.embedding_files import Embeddings, collect
 from avmae_jax.models.cavmae import CAVMAE
+from avmae_jax.plots.canvas import DENSITY, WIDTH
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
@@ -85,7 +86,7 @@ def test_a_whole_set_is_evaluated_and_written(embed: DatasetEmbedder, index: Emb
     assert {name: result["image_to_audio"][name] for name in expected} == expected
     assert done[-1] == (8, 0, 8)
     with Image.open(tmp_path / "a/b/gallery.png") as plot:
-        assert plot.width == 1400
+        assert plot.width == WIDTH * DENSITY
 
 
 def test_some_clips_of_each_class_are_evaluated(embed: DatasetEmbedder, tmp_path: Path) -> None:
@@ -144,10 +145,10 @@ def test_the_heading_counts_ties() -> None:
     same = np.ones((3, 4), np.float32)
     embedded = Embeddings(["a", "b", "c"], np.arange(3), [(), (), ()], {"audio": same, "image": same}, everywhere, {})
     tied = section_of("audio_to_image", rank_partners(same, same), embedded, Clips(3), SMALL, 0)
-    assert all(number in tied.heading for number in ("100.0%", "33.3%", "3 ties"))
+    assert all(number in tied.note for number in ("100.0%", "33.3%", "3 ties"))
     distinct = np.eye(3, 4, dtype=np.float32)
     apart = dataclasses.replace(embedded, vectors=dict.fromkeys(KINDS, distinct))
-    assert "ties" not in section_of("audio_to_image", rank_partners(distinct, distinct), apart, Clips(3), SMALL, 0).heading
+    assert "ties" not in section_of("audio_to_image", rank_partners(distinct, distinct), apart, Clips(3), SMALL, 0).note
 
 
 def test_a_set_without_classes_or_with_one_clip_has_ranks_all_the_same(embed: DatasetEmbedder, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_each_side_of_a_query_finds_the_other(embed: DatasetEmbedder, index: Emb
     assert [[found.queried for found in hits] for hits in search(parts, embed, index, 2)] == [["audio"], ["image"]]
     assert search([], embed, index, 2) == []
     drawn = search_of(clip, by_audio, index, Labelled(8), SMALL)
-    assert [card.lines[1] for card in drawn.cards] == [index.ids[row] for row in by_audio.rows[:5]]
+    assert [card.lines[-1] for card in drawn.cards] == [index.ids[row] for row in by_audio.rows[:5]]
     with pytest.raises(ValueError, match=r"clip [0-7]"):
         search_of(clip, by_audio, index, Subset(Labelled(8), [7, 6, 5]), SMALL)
 

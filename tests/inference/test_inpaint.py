@@ -11,6 +11,7 @@ import pytest
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.config_history import older_kind
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.fbank import log_mel
 from avmae_jax.files import file_names
 from avmae_jax.inference.inpaint import LOUDEST, Inpainted, Inpainter
 from avmae_jax.weights import io
@@ -79,7 +80,31 @@ def test_a_sound_ends_where_its_clip_ends(inpaint: Inpainter) -> None:
     sounds = inpaint.waveforms(found)
     assert sounds is not None
     assert found.frames == 29  # (5000 - 400) // 160 + 1
-    assert len(sounds.original) == len(sounds.reconstructed) == 28 * 160 + 400
+    assert len(sounds.original) == len(sounds.reconstructed) == len(sounds.masked) == 28 * 160 + 400
+
+
+def test_what_was_hidden_is_silent_in_the_masked_audio(inpaint: Inpainter) -> None:
+    found = inpaint(CLIP, seed=0)  # whole columns of 16 frames are hidden
+    sounds = inpaint.waveforms(found)
+    assert sounds is not None
+    loudness = {True: list[float](), False: list[float]()}
+    for column, is_hidden in enumerate(hidden(found, "audio").all(axis=0)):
+        middle = slice((16 * column + 5) * 160, (16 * column + 11) * 160)  # away from windows that reach into neighbours
+        loudness[bool(is_hidden)].append(float(np.abs(sounds.masked[middle]).mean()))
+    assert max(loudness[True]) < 0.05 * min(loudness[False])
+    assert np.abs(sounds.masked).max() <= 1
+
+
+@pytest.mark.parametrize("normalise", ["dataset", "clip"])
+def test_panels_know_their_padding_and_their_levels(inpaint: Inpainter, normalise: str) -> None:
+    own = trained(inpaint.model)
+    own = dataclasses.replace(own, config=dataclasses.replace(own.config, data=dataclasses.replace(own.config.data, normalise=normalise)))
+    short = CLIP._replace(waveform=CLIP.waveform[:5000])
+    panels = Inpainter(own)(short, seed=0).panels["audio"]
+    mean, std = panels.scale(0)
+    assert panels.held(0) == 29
+    expected = log_mel(short.waveform.astype(np.float32) / 32_768, panels.original.shape[1]).T
+    np.testing.assert_allclose(panels.original[0, :, :29, 0] * std + mean, expected, atol=1e-3)
 
 
 def test_both_sounds_have_one_gain(inpaint: Inpainter) -> None:

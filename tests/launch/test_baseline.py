@@ -71,7 +71,7 @@ def test_baselines_are_written_into_the_data_and_printed_beside_a_model(tmp_path
     assert (found["given"], found["ids"], found["label_names"]) == ("both", [f"e{n}" for n in range(9, 15)], NAMES)
     assert found["baselines"][0]["accuracy"] == 1.0
     after = completed(evaluate, model, f"--data={data}", "--batch_size=6", "--given=audio")
-    assert "The model doesn't beat the baselines (missingaudioonly)" in after.stdout
+    assert "The model doesn't beat the baselines (audio, image missing)" in after.stdout
     assert re.search(r"against 1\.000 .*of\s+audio:\s+logistic\s+regression", after.stdout.replace("\n", " "))
     other = completed(evaluate, model, f"--data={data}", "--batch_size=6", "--given=audio", "--split=train")
     assert "other clips" in other.stdout

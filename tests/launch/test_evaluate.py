@@ -78,9 +78,9 @@ def test_a_classifier_of_both_is_asked_with_both_and_with_each_missing(call: Cal
     first = found["views"][0]
     assert first["map_interval"][0] <= first["map_interval"][1]
     numbers = [shown(first, name) for name in ("map", "auc", "d_prime", "accuracy", "top_5_accuracy", "loss")]
-    assert rows[0] == ["multimodal", "middle", *numbers, f"{first['ece_before']:.3f}"]
+    assert rows[0] == ["audio and image", "middle", *numbers, f"{first['ece_before']:.3f}"]
     assert "launch.calibrate" in printed
-    assert [row[:2] for row in rows[1:3]] == [["missingaudioonly", "-"], ["missingvideoonly", "middle"]]
+    assert [row[:2] for row in rows[1:3]] == [["audio, image missing", "-"], ["image, audio missing", "middle"]]
     assert {row[0] for row in rows[3:]} == {"harp [bold]", "oboe"}
     assert read(run).classes == 3  # what lies in the folder now is no step of the model's
 
@@ -138,6 +138,6 @@ def test_wrong_usage_is_told(call: Call) -> None:
 def test_of_many_classes_the_best_and_the_worst_are_listed() -> None:
     names = ("average_precision", "auc", "d_prime", "recall", "precision")
     rows = [{"name": f"c{n}", "positives": int(n > 0), **dict.fromkeys(names, n / 40 if n else None)} for n in range(41)]
-    table = tables.class_figures({"view": "multimodal_middle", "per_class": rows})
+    table = tables.class_figures(rows, "audio alone")
     assert "the 10 best and the 10 worst of 40 classes" in str(table.title)
     assert list(table.columns[0].cells) == [f"c{n}" for n in (*range(40, 30, -1), *range(10, 0, -1))]

@@ -14,6 +14,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
+from avmae_jax.plots.canvas import DENSITY, WIDTH
 from avmae_jax.weights.io import write
 from launch import inpaint
 from tests.media import numbered, tone, write_media
@@ -67,13 +68,13 @@ def test_every_file_gives_a_picture_and_two_sounds(
     """Files of one name don't overwrite each other, and a second call doesn't overwrite the first one's."""
     arguments = (model, films / "a/film.mp4", films / "b/film.mp4", "--out", tmp_path / "out", "--mask_mode=freq")
     printed = call(*arguments)
-    suffixes = (".png", "_reconstructed.wav", "_original_mel.wav")
+    suffixes = (".png", "_reconstructed.wav", "_original_mel.wav", "_masked_mel.wav")
     files = {f"{name}{suffix}" for name in ("film", "film_2") for suffix in suffixes}
     assert {path.name for path in (tmp_path / "out").iterdir()} == files
     assert all(str(tmp_path / "out" / name) in printed for name in files)
     assert "norm_pix" in caplog.text  # the config of the weights has it
     with Image.open(tmp_path / "out/film.png") as picture:
-        assert picture.size[0] == 1400
+        assert picture.size[0] == WIDTH * DENSITY
     with wave.open(str(tmp_path / "out/film_original_mel.wav")) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     assert (file.getframerate(), len(samples)) == (16_000, 63 * 160 + 400)

@@ -21,6 +21,7 @@ from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ClipError
+from avmae_jax.plots.canvas import DENSITY, WIDTH
 from tests.support import cells, completed
 
 NAMES = ["harp", "oboe [bold]", "horn"]
@@ -66,7 +67,7 @@ def test_inspect_tells_what_there_is_and_draws_it(mixed: Path, tmp_path: Path) -
     assert ["horn", "0", "0", ""] in lines
     assert ["open", "1", "bad d is empty (0 bytes)"] in lines
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width == 1400
+        assert sheet.width == WIDTH * DENSITY
 
 
 def test_inspect_finds_a_shard_that_is_not_what_was_written(mixed: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
@@ -51,6 +52,22 @@ def places(figure: Figure) -> dict[str, tuple[float, float]]:
         if text.get_text() and text.get_visible():
             box = text.get_window_extent()
             found[text.get_text()] = ((box.x0 + box.x1) / 2, height - (box.y0 + box.y1) / 2)
+    return found
+
+
+def paddings(figure: Figure) -> list[Rectangle]:
+    """Lists the hatched parts of spectrograms."""
+    return [part for part in figure.findobj(Rectangle) if isinstance(part, Rectangle) and part.get_gid() == "padding" and part.get_hatch()]
+
+
+def letters(figure: Figure) -> dict[str, float]:
+    """Returns the size of each visible text of a figure in its pixels; of equal texts the smallest."""
+    figure.draw_without_rendering()  # sets the words at the ticks
+    found: dict[str, float] = {}
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if text.get_visible() and text.get_text():
+            found[text.get_text()] = min(text.get_fontsize() * figure.dpi / 72, found.get(text.get_text(), 99))
     return found
 
 

@@ -86,8 +86,8 @@ def test_each_class_with_a_positive_has_a_panel_the_best_first(tmp_path: Path) -
     where, image = places(figure), pixels(tmp_path / "pr.png").astype(int)
     assert "absent" not in where
     assert where["good"][0] < where["late"][0]
-    assert abs(where["AP 1.000, 1 of 2 clips"][0] - where["good"][0]) < 60
-    assert abs(where["AP 0.500, 1 of 2 clips"][0] - where["late"][0]) < 60
+    assert abs(where["AP 1.000, 1 clip of 2"][0] - where["good"][0]) < 60
+    assert abs(where["AP 0.500, 1 clip of 2"][0] - where["late"][0]) < 60
     blue = ((image[:, :, 2] - image[:, :, 0]) > 20).sum(axis=0)
     middle = int(where["late"][0]) - 30
     assert blue[:middle].sum() > 1.7 * blue[middle:].sum() > 0  # twice the area, but for lines
@@ -119,7 +119,7 @@ def test_mistakes_show_the_clip_and_what_it_is_taken_for(tmp_path: Path) -> None
     assert written.count("harp  2.0%") == 2  # among its own, and among the likeliest
     assert {"no class", " and 1 more", "no image"} <= set(written)
     assert any("3 of 9" in word for word in written)
-    box, image = figures[0].axes[1].get_window_extent(), pixels(tmp_path / "m.png")
+    box, image = figures[0].axes[2].get_window_extent(), pixels(tmp_path / "m.png")
     inside = image[round(len(image) - box.y1) : round(len(image) - box.y0), round(box.x0) : round(box.x1)]
     assert inside.std(axis=(0, 1)).max() > 5  # noise, not a blank
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from avmae_jax.plots import curves
-from tests.plots.pixels import drawn_figures, pixels, share
+from avmae_jax.plots.canvas import WIDTH
+from avmae_jax.plots.palette import LIGHT
+from tests.plots.pixels import drawn_figures, pixels, share, words
 
 
 def _metrics(steps: int, **extra: Any) -> str:
@@ -37,9 +40,9 @@ def test_loss_curves_are_drawn_from_any_metrics(tmp_path: Path, text: str) -> No
     (tmp_path / "metrics.jsonl").write_text(text)
     curves.loss_curves(tmp_path / "pictures" / "curves.png", tmp_path / "metrics.jsonl")
     colours = pixels(tmp_path / "pictures" / "curves.png")
-    assert colours.shape == (700, 1400, 3)
-    assert (share(colours, (1, 0, 0)) > 0) == any(word in text for word in ("Infinity", "NaN", "null"))  # the red marks
-    assert (colours.min(axis=-1) < colours.max(axis=-1)).any() == bool(text)  # colour, if there is a curve
+    assert colours.shape == (720, WIDTH, 3)
+    assert (share(colours, to_rgb(LIGHT.wrong)) > 0) == any(word in text for word in ("Infinity", "NaN", "null"))  # the marks
+    assert (np.ptp(colours.astype(int), axis=-1) > 100).any() == bool(text)  # colour, if there is a curve
 
 
 def test_one_stray_value_does_not_flatten_the_curve(tmp_path: Path) -> None:
@@ -56,9 +59,9 @@ def test_guessing_is_drawn_at_the_logarithm_of_the_batch(tmp_path: Path) -> None
     (tmp_path / "metrics.jsonl").write_text(_metrics(30))
     with drawn_figures() as drawn:
         curves.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl", batch_size=48)
-    dashed = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in drawn[0].axes]
-    assert [len(lines) for lines in dashed] == [0, 0, 0, 1]
-    assert np.asarray(dashed[3][0].get_ydata())[0] == pytest.approx(math.log(48))
+    dotted = [[line for line in axes.lines if line.get_linestyle() == ":"] for axes in drawn[0].axes]
+    assert [len(lines) for lines in dotted] == [0, 0, 0, 1]
+    assert np.asarray(dotted[3][0].get_ydata())[0] == pytest.approx(math.log(48))
     low, high = drawn[0].axes[3].get_ylim()
     assert low < 1 / 31 < math.log(48) < high
 
@@ -91,3 +94,29 @@ def test_smoothing_is_centred_short_at_the_start_and_cut_at_the_end() -> None:
     np.testing.assert_array_equal(curves.smooth(values, 0), values)
     line = np.arange(20.0)
     np.testing.assert_allclose(curves.smooth(line, 3)[:17], line[:17])  # no lag
+
+
+def test_the_best_held_out_value_is_found_by_its_direction_and_marked(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "split": "eval", "loss": value, "accuracy": value, "odd": value} for step, value in ((1, 0.5), (2, 0.25), (3, 0.75))
+    ]
+    rows += [{"step": 4, "split": "eval", "loss": math.nan, "accuracy": math.inf}, {"step": 5, "split": "train", "loss": 0.0}]
+    assert curves.best_of(rows, "loss") == (2, 0.25)
+    assert curves.best_of(rows, "accuracy") == (3, 0.75)
+    assert curves.best_of(rows, "odd") is None
+    assert curves.best_of(rows[3:], "loss") is None
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with drawn_figures() as drawn:
+        curves.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
+    (star,) = (line for line in drawn[0].axes[0].lines if line.get_marker() == "*")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (2, 0.25)  # pyright: ignore[reportIndexIssue]
+    assert "best: 0.250 at step 2" in words(drawn[0])
+
+
+def test_training_and_held_out_differ_in_more_than_colour(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(_metrics(60))
+    with drawn_figures() as drawn:
+        curves.loss_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
+    styles = {str(line.get_label()).split(",")[0]: (line.get_linestyle(), line.get_marker()) for line in drawn[0].axes[0].lines}
+    assert styles["training"] == ("-", "None")
+    assert styles["held out"] == ("--", "o")

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from avmae_jax.data.clip import Clip
+from avmae_jax.plots.canvas import WIDTH
 from avmae_jax.plots.gallery import Card, Search, Section, draw_gallery
+from avmae_jax.plots.palette import LIGHT
 from tests.plots.pixels import drawn_figures, pixels, words
 from tests.support import Clips
 
-GREEN, BLUE = (0x17, 0xA0, 0x17), (0x3A, 0x76, 0xD6)
+OWN, SAME = (tuple(round(255 * part) for part in to_rgb(colour)) for colour in (LIGHT.right, LIGHT.held_out))
 HOSTILE = "$\\frac{$ [bold]\x1b[31m\n" + "x" * 300
 
 
@@ -24,21 +27,21 @@ def drawn(path: Path, *searches: Search) -> np.ndarray:
     return pixels(path)
 
 
-def count(colours: np.ndarray, colour: tuple[int, int, int]) -> int:
+def count(colours: np.ndarray, colour: tuple[int, ...]) -> int:
     return int((colours == np.array(colour)).all(axis=-1).sum())
 
 
 @pytest.mark.parametrize("queried", ["audio", "image"])
-def test_the_right_one_is_framed_in_green_and_its_class_in_blue(queried: str, tmp_path: Path) -> None:
+def test_the_right_one_and_those_of_its_class_are_framed(queried: str, tmp_path: Path) -> None:
     def row(marks: str, apart: str = "") -> Search:
         return Search("title", Clips(9)[8], queried, cards(marks), *cards(apart))  # pyright: ignore[reportArgumentType]
 
     among, apart = drawn(tmp_path / "a.png", row("r..c.")), drawn(tmp_path / "a.png", row(".....", "r"))
-    assert count(among, GREEN) > 1000
-    assert count(among, BLUE) > 500
-    assert count(apart, BLUE) == 0
-    assert (np.flatnonzero((among == np.array(GREEN)).all(axis=-1).any(axis=0)) < 500).all()
-    assert (np.flatnonzero((apart == np.array(GREEN)).all(axis=-1).any(axis=0)) > 1150).all()  # set apart, at the right
+    assert count(among, OWN) > 1000
+    assert count(among, SAME) > 500
+    assert count(apart, SAME) == 0
+    assert (np.flatnonzero((among == np.array(OWN)).all(axis=-1).any(axis=0)) < 450).all()
+    assert (np.flatnonzero((apart == np.array(OWN)).all(axis=-1).any(axis=0)) > 1040).all()  # set apart, at the right
 
 
 def test_a_row_for_each_search_and_a_heading_for_each_section(tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_a_missing_half_is_a_word_and_no_name_breaks_the_plot(tmp_path: Path) ->
     silent = Clips(1)[0]._replace(waveform=np.zeros(4000, np.int16))
     rows = [Search(HOSTILE, empty, side, [Card(empty, (HOSTILE, HOSTILE)), Card(silent, ("a",))]) for side in ("audio", "image")]
     with drawn_figures() as figures:
-        assert drawn(tmp_path / "a.png", *rows).shape[1] == 1400  # pyright: ignore[reportArgumentType]
+        assert drawn(tmp_path / "a.png", *rows).shape[1] == WIDTH  # pyright: ignore[reportArgumentType]
     assert {"no image", "no audio"} <= set(words(figures[0]))
 
 
@@ -65,4 +68,4 @@ def test_a_damaged_frame_is_a_word_and_the_others_are_drawn(tmp_path: Path) -> N
     with drawn_figures() as figures:
         drawn(tmp_path / "a.png", Search("t", Clips(1)[0], "audio", [*cards("r", damaged), *cards(".")]))
     assert words(figures[0]).count("damaged image") == 1
-    assert [len(axes.images) for axes in figures[0].axes] == [1, 0, 1]
+    assert [len(axes.images) for axes in figures[0].axes[1:]] == [1, 0, 1]  # after the colour bar

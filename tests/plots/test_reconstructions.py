@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from avmae_jax.data.fbank import decibels
 from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.patches import patchify, spectrogram_image
 from avmae_jax.plots import reconstructions
+from avmae_jax.plots.canvas import WIDTH
 from avmae_jax.train.losses import normalise_patches
-from tests.plots.pixels import drawn_figures, is_colour, pixels, share, words
+from tests.plots.pixels import drawn_figures, is_colour, paddings, pixels, share, words
 
 PATCH = 4
 IMAGE_GRID, AUDIO_GRID = (2, 2), (2, 8)
@@ -88,7 +90,7 @@ def test_colours_show_the_image_as_it_was_and_hide_what_is_hidden() -> None:
     original, masked, reconstructed = reconstructions.image_stages(Panels(normalised, hidden, normalised + 100))
     np.testing.assert_allclose(original, rgb, atol=1e-6)
     np.testing.assert_allclose(masked[:, :, :4], rgb[:, :, :4], atol=1e-6)
-    np.testing.assert_array_equal(masked[:, :, 4:], np.full((1, 8, 4, 3), 0.5))
+    np.testing.assert_array_equal(masked[:, :, 4:], np.full((1, 8, 4, 3), np.float32(reconstructions.GREY)))
     np.testing.assert_array_equal(reconstructed, np.ones((1, 8, 8, 3)))
 
 
@@ -117,7 +119,7 @@ def test_reconstructions_are_a_png_with_a_row_for_each_clip(tmp_path: Path, clip
     path = tmp_path / "new" / "folder" / "plot.png"
     _draw(path, _case(clips, norm_pix=True))
     height, width, _ = pixels(path).shape
-    assert width == 1400
+    assert width == WIDTH
     assert 200 * clips < height < 300 * clips + 100
     assert list(path.parent.iterdir()) == [path]
 
@@ -125,11 +127,13 @@ def test_reconstructions_are_a_png_with_a_row_for_each_clip(tmp_path: Path, clip
 def test_the_masked_panels_of_the_file_are_grey_where_everything_is_hidden(tmp_path: Path) -> None:
     shares = []
     for hidden in (0.0, 1.0):
-        _draw(tmp_path / f"{hidden}.png", _case(1, hidden=hidden))
+        with drawn_figures() as drawn:
+            _draw(tmp_path / f"{hidden}.png", _case(1, hidden=hidden))
+        boxes = [axes.get_window_extent() for axes in drawn[0].axes[:6]]
         colours = pixels(tmp_path / f"{hidden}.png")
         shares.append(share(colours, reconstructions.GREY) * colours.shape[0] * colours.shape[1])
     grey = shares[1] - shares[0]  # pixels
-    image, spectrogram = 200 * 200, 620 * 61
+    image, spectrogram = (box.width * box.height for box in boxes[1::3])
     assert grey == pytest.approx(image + spectrogram, rel=0.02)
 
 
@@ -137,13 +141,14 @@ def test_low_mel_is_at_the_bottom_and_time_runs_to_the_right(tmp_path: Path) -> 
     case = _case(1)
     case["fbanks"] = np.zeros((1, 32, 8), np.float32)
     case["fbanks"][0, :8, :2] = 1  # the lowest quarter of the bins, in the first quarter of the time
-    _draw(tmp_path / "plot.png", case)
-    colours = pixels(tmp_path / "plot.png")
-    bright = np.argwhere(is_colour(colours, colormaps["magma"](1.0)[:3]))
-    bright = bright[bright[:, 0] < 60 + 24 + 61]  # of the original; the others lie below it
-    # Rows 84 to 145 and columns 662 to 1282 are the panel, see the layout's constants.
-    assert (bright[:, 0].min() - 84) / 61 == pytest.approx(0.75, abs=0.04)
-    assert (bright[:, 1].max() - 662) / 620 == pytest.approx(0.25, abs=0.01)
+    with drawn_figures() as drawn:
+        _draw(tmp_path / "plot.png", case)
+    colours, box = pixels(tmp_path / "plot.png"), drawn[0].axes[3].get_window_extent()  # of the original spectrogram
+    top = round(len(colours) - box.y1)
+    inside = colours[top : top + round(box.height), round(box.x0) : round(box.x1)]
+    bright = np.argwhere(is_colour(inside, colormaps["magma"](1.0)[:3]))
+    assert bright[:, 0].min() / box.height == pytest.approx(0.75, abs=0.04)
+    assert bright[:, 1].max() / box.width == pytest.approx(0.25, abs=0.01)
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
@@ -162,7 +167,7 @@ def test_odd_titles_are_drawn_as_they_are(tmp_path: Path) -> None:
     case = _case(2)
     case["titles"] = ["$x_1 \\frac{$\nnext line 日本語", "long" * 300]
     _draw(tmp_path / "plot.png", case)
-    assert pixels(tmp_path / "plot.png").shape[1] == 1400
+    assert pixels(tmp_path / "plot.png").shape[1] == WIDTH
 
 
 @pytest.mark.parametrize(
@@ -187,9 +192,24 @@ def test_one_modality_alone_is_drawn_alone(tmp_path: Path) -> None:
             _draw(tmp_path / "plot.png", _case(1, hidden=1.0), only=(modality,))
         (heading,) = (text for text in words(drawn[0]) if "100%" in text)
         assert [other for other in ("image", "audio") if other in heading] == [modality]
-        assert len(drawn[0].axes) == 3
+        assert len([axes for axes in drawn[0].axes if axes.images]) == (3 if modality == "image" else 4)  # with a colour bar
     with pytest.raises(ValueError, match="titles"):
         _draw(tmp_path / "plot.png", _case(2), only=())
+
+
+def test_padding_is_hatched_in_every_stage_and_levels_are_in_decibels(tmp_path: Path) -> None:
+    fbank = np.random.default_rng(0).standard_normal((2, 16, 100, 1)).astype(np.float32)
+    fbank[0, :, 60:] = 50.0  # padding decides no colour
+    panels = Panels(fbank, np.zeros((2, 16, 100), bool), fbank, np.array([60, 100]), np.array([[-5.0, 4.0], [-5.0, 4.0]]))
+    with drawn_figures() as drawn:
+        reconstructions.reconstructions(tmp_path / "x.png", {"audio": panels}, ["short", "long"], norm_pix=False)
+    assert [(part.get_x(), part.get_x() + part.get_width()) for part in paddings(drawn[0])] == [pytest.approx((0.6, 1.0))] * 3
+    assert words(drawn[0]).count("padding") == 3
+    low, high = drawn[0].axes[3].get_ylim()  # of the first clip's colour bar
+    assert (low, high) == pytest.approx(decibels(np.array(reconstructions.spectrogram_scale(panels, 0))))
+    expected = np.percentile(fbank[0, :, :60], (0.5, 99.5)) * 4 - 5
+    assert (low, high) == pytest.approx(10 / np.log(10) * expected, abs=1e-3)
+    assert "Hz" in words(drawn[0])
 
 
 def test_a_failed_write_leaves_the_old_plot_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

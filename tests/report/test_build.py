@@ -1,19 +1,28 @@
 """The page of a run: nothing from a file is markup, nothing is loaded from elsewhere, and what is missing is named."""
 
 import base64
+import io
+import itertools
 import json
 import math
 import os
 import re
+import wave
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
-from avmae_jax.config import DataConfig
-from avmae_jax.plots.canvas import save
+from avmae_jax.config import DataConfig, ModelConfig
+from avmae_jax.inference.griffin_lim import save_wav
+from avmae_jax.plots.canvas import Box, blank, save
+from avmae_jax.plots.clips import show_image
+from avmae_jax.plots.palette import DARK, LIGHT
 from avmae_jax.report.build import report
+from avmae_jax.report.html import image_file
 from tests.report.pages import HOSTILE, Page, start
 
 
@@ -110,7 +119,7 @@ def test_names_in_notes_are_text(tmp_path: Path) -> None:
     page = Page(text)
     assert "<script" not in text.lower()
     assert "<b>" not in text
-    assert f"{HOSTILE} Confusion matrix: confusion.png isn't there" in page.text
+    assert "Confusion matrix: confusion.png isn't there" in page.text
     assert "<b>run</summary.json can't be read" in page.text
 
 
@@ -118,7 +127,7 @@ def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     run = start(tmp_path, row(1, loss=1.0), summary={"steps": 1, "seconds": 2.0, "held_out": {"loss": 1.0}})
     text = report(run)
     Page(text)
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    assert "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'" in text
     outside = re.sub(r"data:image/[^\"]*", "", text)
     assert not re.search(r"https?:|url\(|@import|<link|<iframe|javascript:", outside)
     for kind, data in re.findall(r'data:image/([a-z+]+);base64,([^"]+)"', text):
@@ -236,7 +245,7 @@ def test_baselines_of_the_same_clips_stand_beside_the_classifier(tmp_path: Path)
     rows = [{"name": f"audio: {HOSTILE}", "given": "audio", "map": 0.8, "accuracy": 0.4, **figures}]
     (run / "baseline.json").write_text(json.dumps({"baselines": rows, "ids": ["a"], "label_names": [HOSTILE]}))
     same = {"ids": ["a"], "label_names": [HOSTILE]}
-    assert "The model doesn't beat the baselines (multimodal): mAP 0.750 against 0.800 of audio: <script>" in change(run, same).text
+    assert "The model doesn't beat the baselines (audio and image): mAP 0.750 against 0.800 of audio: <script>" in change(run, same).text
     assert "The model beats the baselines" in change(run, same | {"map": 0.81}).text
     assert "other clips" in change(run, same | {"ids": ["b"]}).text
     (run / "baseline.json").write_text("{")
@@ -253,3 +262,91 @@ def test_a_run_without_held_out_clips_advises_no_command_that_fails(tmp_path: Pa
         assert "no held-out clips" in text
         assert len(commands) == 1
         assert "--split train" in commands[0]
+
+
+def test_headings_descend_without_a_gap_and_every_image_is_described(tmp_path: Path) -> None:
+    names = ["harp", "oboe"]
+    run = classifier(tmp_path / "run", name="mine")
+    page = change(run, {"confusion": [[3, 1], [2, 0]], "label_names": names})
+    assert page.levels[0] == 1
+    assert page.levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(page.levels))
+    assert 3 in page.levels
+    assert len(page.alts) == page.tags.count("img")
+    (confusion,) = (alt for alt in page.alts if alt.startswith("Confusion matrix"))
+    assert "audio and image, middle frame" in confusion
+    assert "oboe taken for harp (2 clips), harp taken for oboe (1 clip)" in confusion
+    assert "harp oboe 1 25%" in page.text
+    assert "multimodal" not in page.text.split("Configuration")[0]
+
+
+def test_curves_name_their_best_step_in_light_and_in_dark(tmp_path: Path) -> None:
+    metrics = row(1, accuracy=0.25) + row(2, "eval", loss=0.5, accuracy=0.25) + row(4, "eval", loss=0.25, accuracy=0.5)
+    page = Page(text := report(start(tmp_path, metrics + row(6, "eval", loss=0.75, accuracy=0.5))))
+    assert "loss over steps: held out from 0.500 to 0.750, best held out 0.250 at step 4" in page.alts
+    assert "accuracy over steps: training from 25.0% to 25.0%, held out from 25.0% to 50.0%, best held out 50.0% at step 4" in page.alts
+    assert page.tags.count("source") == page.tags.count("picture") == len(page.alts) == 2
+    for scheme in (LIGHT, DARK):
+        assert f"--page: {scheme.page};" in text
+    svgs = [base64.b64decode(data).decode() for data in re.findall(r'svg\+xml;base64,([^"]+)"', text)]
+    assert [DARK.page in svg for svg in svgs] == [True, False] * 2
+
+
+def test_large_plots_become_smaller_and_keep_their_size_on_the_page(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).random((400, 400, 3))
+    figure = blank(600, 400)
+    show_image(figure, Box(0, 0, 600, 400), noise)
+    save(figure, tmp_path / "new.png")
+    Image.fromarray((noise * 255).astype(np.uint8)).save(tmp_path / "old.png", dpi=(100, 100))
+    for name, width in (("new", 600), ("old", 400)):
+        html = image_file(tmp_path / f"{name}.png", "alt")
+        assert f'width="{width}" height="400"' in html
+        assert f"min-width: {math.ceil(width * 10 / 12)}px" in html
+        assert "image/webp" in html
+        assert len(html) < (tmp_path / f"{name}.png").stat().st_size
+    (tmp_path / "torn.png").write_bytes((tmp_path / "new.png").read_bytes()[:5000])
+    assert "damaged" in image_file(tmp_path / "torn.png", "alt")
+
+
+def listening_run(folder: Path, **files: str) -> Path:
+    run = start(folder, row(1, loss=1.0))
+    names = {"original": "0_original.wav", "masked": "0_masked.wav", "reconstructed": "0_reconstructed.wav"} | files
+    for number, name in enumerate(names.values()):
+        if re.fullmatch(r"\w+\.wav", name):
+            save_wav(run / "listening" / name, np.full(8000 + number, 0.25))
+    clip = {"id": HOSTILE, "files": names, "hidden": 0.75}
+    (run / "listening/listening.json").write_text(json.dumps({"step": 300, "norm_pix": True, "clips": [clip, 5]}))
+    return run
+
+
+def test_a_pretraining_run_can_be_listened_to(tmp_path: Path) -> None:
+    page = Page(report(listening_run(tmp_path)))
+    assert [label.split(" ")[0].strip(":") for label, _ in page.sounds] == ["original", "masked", "reconstructed"]
+    for number, (label, data) in enumerate(page.sounds):
+        with wave.open(io.BytesIO(data)) as file:
+            assert (file.getframerate(), file.getnframes(), file.getsampwidth()) == (16_000, 8000 + number, 2)
+        assert "0.5 s" in label
+    assert "Griffin-Lim" in page.text
+    assert "norm_pix" in page.text
+    assert f"{HOSTILE}, 75% hidden" in page.text
+    assert "48 KB of audio" in page.text
+
+
+@pytest.mark.parametrize("name", ["../../secret.wav", "absent.wav", "config.json", ""])
+def test_audio_lies_in_the_run_and_is_a_wav(tmp_path: Path, name: str) -> None:
+    save_wav(tmp_path / "secret.wav", np.zeros(800))
+    run = listening_run(tmp_path / "run", masked="x.wav")
+    found = json.loads((run / "listening/listening.json").read_text())
+    found["clips"][0]["files"]["masked"] = name
+    (run / "listening/listening.json").write_text(json.dumps(found))
+    page = Page(report(run))
+    assert len(page.sounds) == 2
+    assert "masked audio" in page.text
+    (run / "listening/0_original.wav").write_bytes(b"RIFF")
+    assert len(Page(report(run)).sounds) == 1
+
+
+def test_images_alone_have_nothing_to_listen_to(tmp_path: Path) -> None:
+    sizes = ModelConfig(modality="image", kind="mae")
+    assert "python -m launch.report" not in Page(report(start(tmp_path / "a", model=sizes))).text
+    assert f"python -m launch.report {tmp_path}/b" in Page(report(start(tmp_path / "b"))).text
