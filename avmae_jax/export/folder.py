@@ -86,7 +86,7 @@ def _about(trained: Trained, what: What, form: Format, quantize: Quantize | None
         "program": form,
         "what": what,
         "quantize": quantize or "none",
-        "session": dict(_SESSION) if form == "onnx" and not quantize else {},
+        "session": dict(_SESSION) if form == "onnx" and quantize != "int8" else {},
         "kind": trained.kind,
         "label_names": list(trained.label_names) if what == "classify" else [],
         "window": {"samples": samples, "seconds": config.model.audio_frames * SHIFT / SAMPLE_RATE, "sample_rate": SAMPLE_RATE},
