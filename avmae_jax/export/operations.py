@@ -15,7 +15,20 @@ _BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min",
 _BINARY |= {"lt": "Less", "gt": "Greater", "le": "LessOrEqual", "ge": "GreaterOrEqual", "eq": "Equal", "and": "And", "or": "Or"}
 _UNARY = {"log": "Log", "exp": "Exp", "sqrt": "Sqrt", "abs": "Abs", "neg": "Neg", "floor": "Floor", "ceil": "Ceil", "sign": "Sign"}
 _UNARY |= {"erf": "Erf", "tanh": "Tanh", "logistic": "Sigmoid", "not": "Not", "round": "Round", "sin": "Sin", "cos": "Cos"}
-_OTHERS = ("div", "ne", "rem", "atan2", "square", "integer_pow", "rsqrt", "select_n", "clamp", "convert_element_type", "stop_gradient", "copy")
+_OTHERS = (
+    "div",
+    "ne",
+    "rem",
+    "atan2",
+    "square",
+    "integer_pow",
+    "rsqrt",
+    "select_n",
+    "clamp",
+    "convert_element_type",
+    "stop_gradient",
+    "copy",
+)
 _ELEMENTWISE = {*_BINARY, *_UNARY, *_OTHERS}
 
 
