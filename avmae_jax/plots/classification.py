@@ -89,7 +89,7 @@ def _draw_matrix(axes: Axes, counts: np.ndarray, rows: Sequence[str], columns: S
     axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = LIGHT.page if shares[row, column] > 0.6 else LIGHT.text
-        axes.text(column, row, _count(counts[row, column], letters), ha="center", va="center", fontsize=SMALL, color=colour)
+        axes.text(column, row, _count(int(counts[row, column]), letters), ha="center", va="center", fontsize=SMALL, color=colour)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=SMALL, parse_math=False)
     axes.set_yticks(range(len(rows)), rows, fontsize=SMALL, parse_math=False)
     axes.tick_params(length=0)

@@ -12,9 +12,9 @@ KAISER = "filter_type=kaiser:kaiser_beta=16:filter_size=208:cutoff=0.957"  # the
 def windows(path, window, channels):
     """Yields what each window of a file has: its audio and the frame in its middle."""
     rate, seconds, samples = window["sample_rate"], window["seconds"], window["samples"]
-    with av.open(path) as media:
+    with av.open(path, "r") as media:
         audio = np.concatenate([np.zeros(0, np.int16), *heard(media, rate, channels)]) if media.streams.audio else np.zeros(0, np.int16)
-    with av.open(path) as media:
+    with av.open(path, "r") as media:
         video = next(iter(media.streams.video), None)
         told = float(video.duration * video.time_base) if video and video.duration and video.time_base else (media.duration or 0) / 1e6
         length = max(len(audio) / rate, told if video else 0)
