@@ -134,17 +134,23 @@ def summary(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 rows.setdefault((method, point.labels), {})[figure] = point
     order = [*content["weights"]]
     lines = [
-        [method, str(labels), str(max(point.seeds for point in points.values())), *(shown(points.get(figure)) for figure in FIGURES)]
+        [
+            method,
+            str(labels),
+            str(max(point.seeds for point in points.values())),
+            *(shown(points.get(figure), percent=figure == "accuracy") for figure in FIGURES),
+        ]
         for (method, labels), points in sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
     ]
     return ["method", "labels of each class", "seeds", "accuracy", "mAP"], lines
 
 
-def shown(point: Point | None) -> str:
-    """Formats a point as 0.722 ± 0.024; "-" for None."""
+def shown(point: Point | None, *, percent: bool = False) -> str:
+    """Formats a point as 0.722 ± 0.024, or 72.2% ± 2.4% in percent; "-" for None."""
     if point is None:
         return "-"
-    return f"{point.mean:.3f}" + ("" if point.spread is None else f" ± {point.spread:.3f}")
+    form = ".1%" if percent else ".3f"
+    return f"{point.mean:{form}}" + ("" if point.spread is None else f" ± {point.spread:{form}}")
 
 
 def _point(labels: int, values: Sequence[float]) -> Point:

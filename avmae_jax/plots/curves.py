@@ -20,6 +20,7 @@ _SCHEDULED = ("learning_rate",)  # set, not measured
 _HIGHER = ("map", "accuracy", "contrast_accuracy")  # are better the higher they are
 _LOWER = ("loss", "mae_audio", "mae_image", "nce")  # and these, and loss_..., the lower
 _SHARES = ("accuracy", "contrast_accuracy")  # are shown in percent
+_POINTS = 400  # of a smooth curve; more can't be seen
 CURVE_WIDTH, CURVE_HEIGHT = 394, 270  # pixels of curve_svg
 
 
@@ -166,15 +167,24 @@ def smooth(values: np.ndarray, reach: int) -> np.ndarray:
     return np.array([values[max(0, i - reach) : i + min(i, reach) + 1].mean() for i in range(len(values))])
 
 
+def extremes(values: np.ndarray, parts: int = 400) -> np.ndarray:
+    """Chooses the places of the lowest and the highest value of each part of a long curve, which look like all of them; int[n], rising."""
+    if len(values) <= 2 * parts:
+        return np.arange(len(values))
+    pieces = np.array_split(np.arange(len(values)), parts)
+    return np.unique([piece[find(values[piece])] for piece in pieces for find in (np.argmin, np.argmax)])
+
+
 def _draw_train(axes: Axes, steps: np.ndarray, values: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Returns the values that must be visible: the smoothed ones and nearly all others, lest a stray one flatten the rest."""
     if not len(values):
         return values
     reach = min(250, len(values) // 20)
     mean = smooth(values, reach)
-    axes.plot(steps, values, color=scheme.training, alpha=0.25, linewidth=1)
+    faint, few = extremes(values), np.linspace(0, len(values) - 1, min(len(values), _POINTS)).round().astype(int)
+    axes.plot(steps[faint], values[faint], color=scheme.training, alpha=0.25, linewidth=1)
     label = f"training, mean of {2 * reach + 1}" if reach else "training"
-    axes.plot(steps, mean, color=scheme.training, linewidth=2, label=label)
+    axes.plot(steps[few], mean[few], color=scheme.training, linewidth=2, label=label)
     return np.concatenate([mean, np.percentile(values, (1, 99))])
 
 

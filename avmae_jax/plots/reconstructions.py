@@ -94,6 +94,8 @@ def reconstructions(path: Path, panels: Mapping[str, Panels], titles: Sequence[s
     write(figure, _MARGIN, 20, f"Hidden patches (grey: {' and '.join(shares)}) as the model fills them in{note}", size=TITLE)
     for i, stage in enumerate(_STAGES if "image" in panels else ()):
         write(figure, _MARGIN + i * (_IMAGE + _GAP), 50, stage, color=LIGHT.soft)
+    if "audio" in panels and any(panels["audio"].held(clip) < panels["audio"].original.shape[2] for clip in range(len(titles))):
+        write(figure, _SPECTROGRAM_LEFT, 50, "hatched: padding, which belongs to no clip", color=LIGHT.soft)
     for clip, title in enumerate(titles):
         top = _HEAD + clip * _ROW
         write(figure, _MARGIN, top + _TITLE / 2, fitting(title, WIDTH - 2 * _MARGIN, weight="bold"), weight="bold")

@@ -54,7 +54,8 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 th, td { text-align: left; padding: 0.25rem 0.9rem 0.25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 th:first-child { min-width: 7rem; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
 figure { margin: 0.8rem 0; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; }
 figcaption { color: var(--soft); font-size: 0.9rem; margin: 0.2rem 0; }

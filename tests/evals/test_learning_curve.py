@@ -34,8 +34,8 @@ def test_cells_of_several_calls_are_merged_and_averaged(tmp_path: Path) -> None:
     assert found["scratch"][1][:2] == (4, 2)
     assert found["scratch"][1][2:] == (pytest.approx(0.6), pytest.approx(0.1 * 2**0.5))
     _, rows = summary(content)
-    assert rows[0] == ["scratch", "2", "1", "0.100", "0.200"]
-    assert rows[1] == ["scratch", "4", "2", "0.600 ± 0.141", "0.700 ± 0.141"]
+    assert rows[0] == ["scratch", "2", "1", "10.0%", "0.200"]
+    assert rows[1] == ["scratch", "4", "2", "60.0% ± 14.1%", "0.700 ± 0.141"]
     assert rows[2] == ["more", "4", "1", "-", "0.800"]
 
 

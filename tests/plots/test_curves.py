@@ -120,3 +120,12 @@ def test_training_and_held_out_differ_in_more_than_colour(tmp_path: Path) -> Non
     styles = {str(line.get_label()).split(",")[0]: (line.get_linestyle(), line.get_marker()) for line in drawn[0].axes[0].lines}
     assert styles["training"] == ("-", "None")
     assert styles["held out"] == ("--", "o")
+
+
+def test_a_long_curve_keeps_its_extremes() -> None:
+    values = np.random.default_rng(0).standard_normal(100_000)
+    places = curves.extremes(values)
+    assert len(places) <= 800
+    assert (np.diff(places) > 0).all()
+    assert (values[places].min(), values[places].max()) == (values.min(), values.max())
+    np.testing.assert_array_equal(curves.extremes(values[:800]), np.arange(800))
