@@ -9,6 +9,7 @@ Axis letters: B batch, L tokens, D width, C classes, S seconds.
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from avmae_jax.inference.forward import probabilities
 from avmae_jax.inference.stream import Ahead, Series, Shared
 from avmae_jax.inference.windows import FILL, TIMELINE, WHOLE, Medium, Row, rows_of
 from avmae_jax.models.modes import Mode, find_mode
-from avmae_jax.weights.calibration import of_mode
+from avmae_jax.weights.calibration import of_mode, to_json
 from avmae_jax.weights.trained import Trained, load_trained
 
 UNSURE = "unsure"  # the answer where no class is probable enough
@@ -99,7 +100,9 @@ class Predictor:
         self.spans: Span = "longer" if not used else used.given if used.given != "both" else "shorter" if self.mode else "longer"
         self._modules = (trained.module, None if match_with is None else match_with.module)
         functions: dict[Modality, Callable[[Any, Any], Any]] = {has: self._function(has) for has in get_args(Modality)}
-        computed = (config, self.matcher.config, trained.calibration, self.mode, match_with is None, self.matches)
+        configs = [dataclasses.asdict(each) for each in (config, self.matcher.config)]
+        modes = trained.calibration and to_json(trained.calibration)["modes"]
+        computed = json.dumps([configs, modes, str(self.mode), match_with is None, self.matches])
         self._shared = Shared(functions, batch_size, identity=f"predict {computed}")
 
     def __call__(
