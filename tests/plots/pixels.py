@@ -67,7 +67,7 @@ def letters(figure: Figure) -> dict[str, float]:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if text.get_visible() and text.get_text():
-            found[text.get_text()] = min(text.get_fontsize() * figure.dpi / 72, found.get(text.get_text(), 99))
+            found[text.get_text()] = min(float(text.get_fontsize()) * figure.dpi / 72, found.get(text.get_text(), 99))
     return found
 
 

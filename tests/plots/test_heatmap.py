@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
 from avmae_jax.plots.heatmap import draw_heatmap, painted
 from tests.plots.pixels import drawn_figures, paddings, pixels, words
@@ -57,7 +58,7 @@ def test_what_follows_the_audio_is_hatched_and_named(tmp_path: Path) -> None:
     found = paddings(figures[0])
     assert [(part.get_x(), part.get_x() + part.get_width()) for part in found] == [pytest.approx((2.23, 2.48))] * 2  # 23 of 48 frames
     assert words(figures[0]).count("padding") == 2
-    assert found[1].get_facecolor()[3] == 0  # the heat over padding stays visible
+    assert to_rgba(found[1].get_facecolor())[3] == 0  # the heat over padding stays visible
     whole = ARRAYS | {"samples": np.int32(7920)}
     with drawn_figures() as figures:
         draw_heatmap(tmp_path / "x.png", {"audio": HEAT["audio"]}, 0.0, whole, start=2.0, title="t")

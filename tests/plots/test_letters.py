@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def draw_mistakes(path: Path) -> None:
 
 
 def draw_reliability(path: Path) -> None:
-    bins = SimpleNamespace(confidence=RNG.random(10), right=RNG.random(10), clips=np.arange(10) * 999, error=0.25)
+    bins: Any = SimpleNamespace(confidence=RNG.random(10), right=RNG.random(10), clips=np.arange(10) * 999, error=0.25)
     reliability(path, bins, bins, heading=LONG)
 
 
@@ -68,7 +69,7 @@ def draw_heat(path: Path) -> None:
 
 
 def draw_study(path: Path) -> None:
-    points = [SimpleNamespace(labels=labels, mean=0.5, spread=0.1) for labels in (2, 4, 24)]
+    points: Any = [SimpleNamespace(labels=labels, mean=0.5, spread=0.1) for labels in (2, 4, 24)]
     curves = {f"{number} method": points for number in range(6)}
     draw_curves(path, {"accuracy": curves, "map": curves})
 

@@ -90,7 +90,7 @@ def test_colours_show_the_image_as_it_was_and_hide_what_is_hidden() -> None:
     original, masked, reconstructed = reconstructions.image_stages(Panels(normalised, hidden, normalised + 100))
     np.testing.assert_allclose(original, rgb, atol=1e-6)
     np.testing.assert_allclose(masked[:, :, :4], rgb[:, :, :4], atol=1e-6)
-    np.testing.assert_array_equal(masked[:, :, 4:], np.full((1, 8, 4, 3), np.float32(reconstructions.GREY)))
+    np.testing.assert_array_equal(masked[:, :, 4:], np.full((1, 8, 4, 3), reconstructions.GREY, np.float32))
     np.testing.assert_array_equal(reconstructed, np.ones((1, 8, 8, 3)))
 
 
