@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,7 +17,7 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.errors import counted
 from avmae_jax.plots.canvas import SMALL, TITLE, WIDTH, Box, axes_at, blank, fitting, plain_axes, save, write
 from avmae_jax.plots.clips import COMMON_SCALE, draw_frame, draw_spectrogram
-from avmae_jax.plots.palette import LIGHT, SHARES
+from avmae_jax.plots.palette import LIGHT, SHARES, readable_on
 from avmae_jax.plots.spectrogram_axes import LEVELS_HEIGHT, levels_along
 
 MOST_CONFUSED = 30  # classes of a matrix whose numbers can still be read
@@ -88,7 +89,7 @@ def _draw_matrix(axes: Axes, counts: np.ndarray, rows: Sequence[str], columns: S
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(counts), strict=True):
-        colour = LIGHT.page if shares[row, column] > 0.6 else LIGHT.text
+        colour = readable_on(*colormaps[SHARES](float(shares[row, column]))[:3])
         axes.text(column, row, _count(int(counts[row, column]), letters), ha="center", va="center", fontsize=SMALL, color=colour)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=SMALL, parse_math=False)
     axes.set_yticks(range(len(rows)), rows, fontsize=SMALL, parse_math=False)

@@ -54,6 +54,14 @@ DARK = Scheme(
     series=("#56b4e9", "#f08c3a", "#ffffff", "#8a8a8a", "#c619ff"),
 )
 
+
+def readable_on(red: float, green: float, blue: float) -> str:
+    """Returns black or white, whichever has more contrast to a colour in [0, 1]; it is at least 4.5:1."""
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
+    luminance = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+    return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"
+
+
 SPECTROGRAM = "magma"  # dark to bright, evenly, for any kind of colour blindness
 SHARES = "Blues"  # of a whole: white is none
 SIGNED = "bwr"  # blue is against, red is for

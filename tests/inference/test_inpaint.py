@@ -88,7 +88,7 @@ def test_what_was_hidden_is_silent_in_the_masked_audio(inpaint: Inpainter) -> No
     sounds = inpaint.waveforms(found)
     assert sounds is not None
     loudness = {True: list[float](), False: list[float]()}
-    for column, is_hidden in enumerate(np.asarray(hidden(found, "audio").all(axis=0))):
+    for column, is_hidden in enumerate(np.atleast_1d(hidden(found, "audio").all(axis=0))):
         middle = slice((16 * column + 5) * 160, (16 * column + 11) * 160)  # away from windows that reach into neighbours
         loudness[bool(is_hidden)].append(float(np.abs(sounds.masked[middle]).mean()))
     assert max(loudness[True]) < 0.05 * min(loudness[False])

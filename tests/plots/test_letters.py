@@ -69,7 +69,7 @@ def draw_heat(path: Path) -> None:
 
 
 def draw_study(path: Path) -> None:
-    points: list[Any] = [SimpleNamespace(labels=labels, mean=0.5, spread=0.1) for labels in (2, 4, 24)]
+    points: Any = [SimpleNamespace(labels=labels, mean=0.5, spread=0.1) for labels in (2, 4, 24)]
     curves = {f"{number} method": points for number in range(6)}
     draw_curves(path, {"accuracy": curves, "map": curves})
 

@@ -4,9 +4,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
 
-from avmae_jax.plots.palette import BROKEN, DARK, HIDDEN, LIGHT, PADDING, Scheme
+from avmae_jax.plots.palette import BROKEN, DARK, HIDDEN, LIGHT, PADDING, SHARES, Scheme, readable_on
 
 # Machado et al. 2009, severity 1, on linear RGB.
 SEEN = {
@@ -54,6 +55,11 @@ def test_lines_and_marks_are_told_apart_with_any_colour_blindness(scheme: Scheme
     pairs = [*combinations(scheme.series, 2), (scheme.right, scheme.wrong), (scheme.right, scheme.held_out)]
     distances = [float(np.linalg.norm(lab(one, SEEN[kind]) - lab(other, SEEN[kind]))) for one, other in pairs]
     assert min(distances) > 25  # about 2 can just be seen
+
+
+def test_every_number_of_a_matrix_can_be_read() -> None:
+    for colour in colormaps[SHARES](np.linspace(0, 1, 101))[:, :3]:
+        assert contrast(to_hex(tuple(colour)), readable_on(*colour)) >= 4.5
 
 
 def test_what_is_written_on_padding_can_be_read() -> None:
