@@ -9,7 +9,7 @@ import numpy as np
 KAISER = "filter_type=kaiser:kaiser_beta=16:filter_size=208:cutoff=0.957"  # the resampler of training, to 0.1 %
 
 
-def windows(path, window, channels):
+def windows(path: str, window, channels):
     """Yields what each window of a file has: its audio and the frame in its middle."""
     rate, seconds, samples = window["sample_rate"], window["seconds"], window["samples"]
     with av.open(path, "r") as media:
