@@ -11,6 +11,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.sources import open_source
 from avmae_jax.models import registry
 from avmae_jax.train import memory, run, sharding
+from avmae_jax.train.allocator import give_back_freed_memory
 from avmae_jax.train.fitting import fit_batch
 from avmae_jax.train.loop import Trainer
 from avmae_jax.train.precision import settle_precision
@@ -37,6 +38,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
         traced = time.perf_counter()
         step = lowered.compile()
         compiled = time.perf_counter()
+        give_back_freed_memory()  # as training does
 
         def once() -> None:
             trainer.leaves, _ = jax.block_until_ready(step(trainer.leaves, batch, key, np.int32(0)))
