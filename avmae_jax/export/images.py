@@ -1,7 +1,8 @@
 """Resizes frames inside a program: the numbers of data/decode/images.py's decode_image, to the last bit, for frames of any size.
 
-Pillow resizes along a row first and then along a column; it rounds its weights to 22 bits, and each result to a whole number. The weights
-depend on the size of the frame, which a program learns only when it runs, so that the program computes them, in float64 as Pillow does.
+Pillow resizes along a row first and then along a column (Pillow 13 the other way round where a frame more than twice as tall as wide is
+made smaller, so that its pixels differ there); it rounds its weights to 22 bits, and each result to a whole number. The weights depend on
+the size of the frame, which a program learns only when it runs, so that the program computes them, in float64 as Pillow does.
 
 Axis letters: B batch, H W frame, S side of the result.
 """

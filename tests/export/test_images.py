@@ -30,7 +30,7 @@ def resized() -> export.Exported:
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(32, 32), (32, 45), (64, 96), (97, 33), (20, 31), (9, 200), (45, 32), (33, 32), (48, 71), (1, 1)], ids=str
+    ("height", "width"), [(32, 32), (32, 45), (64, 96), (65, 33), (20, 31), (9, 200), (45, 32), (33, 32), (48, 71), (1, 1)], ids=str
 )
 def test_a_frame_of_any_size_is_resized_to_the_last_bit(resized: export.Exported, height: int, width: int) -> None:
     images = [frame(height, width), frame(height, width)[::-1]]
