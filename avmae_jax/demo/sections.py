@@ -4,8 +4,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from avmae_jax.data.clip import SAMPLE_RATE
-from avmae_jax.data.fbank import LOW_HZ, _mel
+from avmae_jax.data.fbank import mel_height
 from avmae_jax.demo import html
 from avmae_jax.demo.answers import Answer, Pictures, Reconstruction
 from avmae_jax.demo.html import escape
@@ -109,8 +108,7 @@ def axes(inside: str, mel_bins: int, start: float, seconds: float, caption: str)
 
 def height_of(hertz: float, mel_bins: int) -> float:
     """Returns how high a frequency is in a spectrogram, as a share of its height."""
-    low, high = _mel(LOW_HZ), _mel(SAMPLE_RATE / 2)
-    return float(((_mel(hertz) - low) / (high - low) * (mel_bins + 1) - 0.5) / mel_bins)
+    return float(mel_height(hertz, mel_bins) / mel_bins)
 
 
 def reconstruction(found: Reconstruction) -> str:
