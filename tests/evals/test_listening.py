@@ -18,7 +18,7 @@ from tests.support import TINY, Clips, apply, made
 
 
 def trained(modality: str) -> Trained:
-    """A model with weights small enough for its predictions to be audio."""
+    """Makes a model whose weights are small enough for its predictions to be audio."""
     config = apply(Config(), TINY | {"model.modality": modality, "model.kind": older_kind(modality, classifies=False)})
     found = made(config.model)
     module = io.made(found._replace(params={name: 0.1 * value for name, value in found.params.items()}))

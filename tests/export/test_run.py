@@ -117,7 +117,7 @@ def test_stablehlo_needs_jax_alone(film: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seconds", [0.7, 1.6, 5.0])
 @pytest.mark.parametrize("rotation", [0, 90])
 def test_windows_are_those_of_predict(tmp_path: Path, seconds: float, rotation: int) -> None:
-    """The frame in the middle, up to the codec; the audio, up to the resampler; whatever the rate, the length and the turn."""
+    """Compares the middle frame up to what the codec loses, and the audio up to what the resampler changes."""
     rng = np.random.default_rng(0)
     frames = [np.kron(rng.integers(0, 256, (4, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8) for _ in range(round(10 * seconds))]
     sound = np.stack([tone(500, seconds, 44_100), tone(900, seconds, 44_100)])
