@@ -11,6 +11,7 @@ from avmae_jax.demo.html import escape
 from avmae_jax.demo.limits import Media, clock
 from avmae_jax.demo.neighbours import Neighbour, Neighbours
 from avmae_jax.demo.timeline import PLAYER, ticks_of, timeline
+from avmae_jax.plots.heatmap import colour_limits
 from avmae_jax.plots.pixels import Layers, frame_layers, heat_scale, png, spectrogram_layers
 from avmae_jax.plots.reconstructions import image_stages, spectrogram_stages
 
@@ -70,7 +71,7 @@ def three_ways(answer: Answer, ways: tuple[str, ...]) -> str:
 
 def pictures(found: Pictures) -> str:
     """Writes the frame and the spectrogram, with the explanation over both behind a switch."""
-    limits = _limits(found)
+    limits = colour_limits(found.heat, found.constant)
     parts, about = "", f" for {found.subject}" if found.subject else ""
     if found.image is not None:
         layers = frame_layers(found.image, found.heat.get("image"), limits.get("image", (0, 1)))
@@ -169,14 +170,6 @@ def _layers(layers: Layers, alt: str, about: str) -> str:
     if layers.painted is not None:
         shown += html.image(png(layers.painted), f"{alt}, in grey, with the parts that speak{about} in colours", classes="av-heat")
     return shown
-
-
-def _limits(found: Pictures) -> dict[str, tuple[float, float]]:
-    """Returns the ends of the colour scales: shares have one scale for all patches, around 0; cosines one for each modality."""
-    if found.constant is None:
-        return {name: (float(values.min()), float(values.max())) for name, values in found.heat.items()}
-    largest = max(float(np.abs(values).max()) for values in found.heat.values())
-    return dict.fromkeys(found.heat, (-largest, largest))
 
 
 def _scale(limits: dict[str, tuple[float, float]], found: Pictures) -> str:

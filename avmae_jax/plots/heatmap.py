@@ -44,7 +44,7 @@ def draw_heatmap(
     write(figure, _MARGIN, 20, fitting(title, wide, TITLE, "bold"), size=TITLE, weight="bold")
     window = f"from {start:g} s on" if "audio" in heat else f"the window from {start:g} s on" if start else ""
     write(figure, _MARGIN, 44, "; ".join(filter(None, [window, _sums(heat, constant)])), color=LIGHT.soft)
-    limits = _limits(heat, constant)
+    limits = colour_limits(heat, constant)
     left = _MARGIN
     if "image" in heat:
         image = arrays["image"].astype(np.float32) / 255
@@ -61,6 +61,14 @@ def draw_heatmap(
         levels_beside(figure, place, scale, colours="gray")
     _draw_bars(figure, limits, constant, wide)
     save(figure, path)
+
+
+def colour_limits(heat: Mapping[str, np.ndarray], constant: float | None) -> dict[str, tuple[float, float]]:
+    """Returns the ends of the scales: shares have one scale for all patches, around 0; cosines one for each modality."""
+    if constant is None:
+        return {name: (float(values.min()), float(values.max())) for name, values in heat.items()}
+    largest = max(float(np.abs(values).max()) for values in heat.values())
+    return dict.fromkeys(heat, (-largest, largest))
 
 
 def painted(grey: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -83,14 +91,6 @@ def painted(grey: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.n
 
 def _colours(values: np.ndarray) -> np.ndarray:
     return colormaps[SIGNED](np.clip(values, 0, 1))[..., :3]
-
-
-def _limits(heat: Mapping[str, np.ndarray], constant: float | None) -> dict[str, tuple[float, float]]:
-    """Returns the ends of the scales: shares have one scale for all patches, around 0; cosines one for each modality."""
-    if constant is None:
-        return {name: (float(values.min()), float(values.max())) for name, values in heat.items()}
-    largest = max(float(np.abs(values).max()) for values in heat.values())
-    return dict.fromkeys(heat, (-largest, largest))
 
 
 def _sums(heat: Mapping[str, np.ndarray], constant: float | None) -> str:
