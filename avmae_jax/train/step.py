@@ -73,7 +73,7 @@ def compiler_options(platform: str) -> dict[str, Any]:
     """Returns the options with which a step is compiled for a platform.
 
     On CPUs XLA keeps the marks of models/projection.computed_once. LLVM works at its first level there, or, where JAX is told to optimize
-    little, as it then does: the base model's step is compiled in 11.6 s in place of 13.7, and takes the same time.
+    little, as it then does: compiling the base model's step takes 1.4 s of CPU time less of 17, and the step takes the same time.
     """
     if platform != "cpu":
         return {}
