@@ -14,7 +14,7 @@ The recipe's numbers are those of Gong et al., arXiv 2210.07839.
 """
 
 from avmae_jax.config.data import AUDIO_MEAN, AUDIO_STD, AugmentConfig, Channels, DataConfig, Fill, Frames, Normalise
-from avmae_jax.config.model import SIZES, HeadPool, MaskMode, Modality, ModelConfig, Size
+from avmae_jax.config.model import SIZES, HeadPool, MaskMode, Modality, ModelConfig, PairPool, Size
 from avmae_jax.config.run import Config
 from avmae_jax.config.training import LossConfig, MeshConfig, OptimConfig, TrainConfig, TuneConfig
 
@@ -36,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "Normalise",
     "OptimConfig",
+    "PairPool",
     "Size",
     "TrainConfig",
     "TuneConfig",

@@ -27,10 +27,13 @@ class DataConfig(Settings, group="data"):
     builtin_train: int = 1000  # training clips of the built-in set
     builtin_test: int = 200  # held-out clips of the built-in set
     builtin_seconds: float = 10.0  # length of a built-in clip
+    builtin_frames: int = 10  # frames of a built-in clip
     builtin_image_size: int = 224  # pixels a side of a built-in frame
     builtin_seed: int = 1  # each seed generates another set; 0 is the one that was viewed while the set was designed
     labelled_per_class: int = 0  # fine-tuning: use the clips of so many videos of each class, drawn at random; 0: all
     labelled_seed: int = 0  # of that draw; with the same seed, fewer videos are among more
+    frames: int = 0  # sync: frames of a clip, each with the audio around it; 0: as many as the data set was prepared with
+    pairs_per_clip: int = 1  # sync: pairs of a frame and its audio that training draws of a clip
     workers: int = 0  # reader processes; 0: threads in this process
     threads: int = 4  # reader threads a process
     prefetch: int = 4  # batches read ahead
@@ -60,7 +63,8 @@ class DataConfig(Settings, group="data"):
         named = self.source != "manifest" or bool(self.labels_csv)
         self.require("labels_csv", named, "give the CSV with the columns index,mid,display_name")
         self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads")
-        self.require_not_negative("builtin_seed", "labelled_per_class", "labelled_seed", "workers", "prefetch", "max_damaged")
+        self.require_positive("builtin_frames", "pairs_per_clip")
+        self.require_not_negative("frames", "builtin_seed", "labelled_per_class", "labelled_seed", "workers", "prefetch", "max_damaged")
         self.require("max_damaged", self.max_damaged < 1 or float(self.max_damaged).is_integer(), "give a number, or a share below 1")
         mean, std = self.normalisation
         self.require("audio_mean", math.isfinite(mean), "it must be finite")

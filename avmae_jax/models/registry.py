@@ -22,6 +22,8 @@ from avmae_jax.models.mae import MAE
 from avmae_jax.models.modes import MODES, Mode, find_mode
 
 _HEAD = ("head_pool", "head_dropout", "patch_dropout")  # fields that say how a classifier's head works or is trained
+_PAIRS = ("class_token", "registers", "contrast_depth", "clip_frames", "window_rate")  # fields of models of pairs
+_OPTIONAL = (*_HEAD, "image_factor", "pair_pool", "pair_depth", *_PAIRS)  # fields that not all kinds have
 
 Model = CAVMAE | CAVMAEClassifier | LateClassifier | MAE | AST
 
@@ -39,7 +41,9 @@ class Kind:
     vectors: tuple[str, ...] = ()  # kinds of vector that its `embed` computes of a clip
     modes: tuple[Mode, ...] = ()  # ways in which a classifier can be applied
     tuned_as: str = ""  # the kind that fine-tuning turns a pretraining model into; "": none
-    head: tuple[str, ...] = ()  # fields of ModelConfig about a classifier's head that it has
+    head: tuple[str, ...] = ()  # fields of ModelConfig about a classifier's head that it has ...
+    options: tuple[str, ...] = ()  # ... and further ones that not all kinds have
+    pairs: bool = False  # takes several images of a clip, each with the window of the audio around it: [B, F, ...]
     measure: Callable[[Any], dict[str, Any]] | None = None  # of inputs: the statistics that its `standardise` must know of training clips
     stride: int | None = None  # pixels between patches where they overlap
 
@@ -85,6 +89,7 @@ KINDS: Mapping[str, Kind] = {
         stages=lambda config, mode: mae.stages(config),
         task="pretraining",
         names="vit",
+        options=("class_token",),
     ),
     "ast": Kind(
         title="audio spectrogram transformer",
@@ -130,6 +135,10 @@ def build(config: ModelConfig, classes: int = 0, *, rngs: nnx.Rngs) -> Model:
       ValueError: if there is no such kind, the sizes don't fit each other, or the kind has no head to which a field could apply.
     """
     spec = kind_of(config)
-    for name in (*_HEAD, "image_factor"):
-        config.require(name, name in spec.head or getattr(config, name) == getattr(ModelConfig, name), f"a {spec.title} has no such option")
+    for name in _OPTIONAL:
+        config.require(
+            name,
+            name in (*spec.head, *spec.options) or getattr(config, name) == getattr(ModelConfig, name),
+            f"a {spec.title} has no such option",
+        )
     return spec.build(config, classes, rngs=rngs)

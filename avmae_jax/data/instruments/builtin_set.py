@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip
-from avmae_jax.data.instruments import INSTRUMENTS, make_clip
+from avmae_jax.data.instruments import FRAMES, INSTRUMENTS, make_clip
 from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
 
@@ -17,6 +17,8 @@ def builtin_spec(config: DataConfig) -> DatasetSpec:
     counts = {"train": config.builtin_train, "test": config.builtin_test}
     make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=config.builtin_image_size)
     settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
+    if config.builtin_frames == FRAMES:
+        del settings["builtin_frames"]  # sets from before there was a choice are the same
     jobs = {split: [Job(f"{split}/{index:06d}", (split, index)) for index in range(count)] for split, count in counts.items()}
     settings["generator"] = GENERATOR_VERSION
     return DatasetSpec("instruments", jobs, make, INSTRUMENTS, settings, shard_size=100)
