@@ -136,9 +136,6 @@ def build(config: ModelConfig, classes: int = 0, *, rngs: nnx.Rngs) -> Model:
     """
     spec = kind_of(config)
     for name in _OPTIONAL:
-        config.require(
-            name,
-            name in (*spec.head, *spec.options) or getattr(config, name) == getattr(ModelConfig, name),
-            f"a {spec.title} has no such option",
-        )
+        offered = name in (*spec.head, *spec.options)
+        config.require(name, offered or getattr(config, name) == getattr(ModelConfig, name), f"a {spec.title} has no such option")
     return spec.build(config, classes, rngs=rngs)
