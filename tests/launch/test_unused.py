@@ -66,6 +66,8 @@ CASES = {
             "config.train.matmul_precision",
             ["--config=tiny", "--config.model.compute_dtype=bfloat16", "--config.train.matmul_precision=high"],
         ),
+        ("config.data.frames", ["--config=tiny", "--config.data.frames=4"]),
+        ("config.data.pairs_per_clip", ["--config=tiny", "--config.data.pairs_per_clip=4"]),
         ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
         ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),
     ],
