@@ -115,6 +115,7 @@ FIELD_RULES = (
     _FieldRule(
         ("train.matmul_precision",), lambda _, config: config.model.compute_dtype == "bfloat16", "where the model computes in bfloat16"
     ),
+    _FieldRule(("optim.cosine_floor",), lambda _, config: config.optim.schedule != "cosine", "where optim.schedule isn't cosine"),
     _FieldRule(("train.epochs",), lambda _, config: config.train.steps, "where train.steps is given"),
     _FieldRule(("data.path",), lambda _, config: config.data.source == "builtin", "with the built-in set; give data.source=prepared"),
     _FieldRule(("data.builtin_", "data.cache_dir"), lambda _, config: config.data.source != "builtin", "where data.source isn't builtin"),

@@ -68,6 +68,7 @@ CASES = {
         ),
         ("config.data.frames", ["--config=tiny", "--config.data.frames=4"]),
         ("config.data.pairs_per_clip", ["--config=tiny", "--config.data.pairs_per_clip=4"]),
+        ("config.optim.cosine_floor", ["--config=tiny", "--config.optim.cosine_floor=0.1"]),
         ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
         ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),
     ],
