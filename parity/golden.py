@@ -32,7 +32,7 @@ from avmae_jax.models.cavmae import CAVMAE, Pretraining
 from avmae_jax.models.tokens import join
 from avmae_jax.train import losses, optim
 from avmae_jax.trees import flatten
-from avmae_jax.weights import build, official
+from avmae_jax.weights import build, official, official_sizes
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare, print_table
 
 ADAM = OptimConfig(learning_rate=1e-3)  # the steps in the files were made with this rate and the recipe's other values
@@ -78,7 +78,7 @@ class Golden:
 
     def _find_model(self) -> ModelConfig:
         """Finds sizes from the weights and the masks, and heads and chaining by trial."""
-        config = official.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.fbank.shape[2])
+        config = official_sizes.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.fbank.shape[2])
         # half a token more than is kept, so that rounding can't change the number
         ratios = {
             m: 1 - ((1 - self.arrays[f"out.mask_{m}"][0]).sum() + 0.5) / self.arrays[f"out.mask_{m}"].shape[1] for m in ("audio", "image")

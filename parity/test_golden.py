@@ -21,7 +21,7 @@ from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.modes import MODES, Mode
 from avmae_jax.models.tokens import join
 from avmae_jax.trees import flatten
-from avmae_jax.weights import build, official
+from avmae_jax.weights import build, official, official_sizes
 from parity.golden import Golden, GoldenError, load
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 
@@ -63,7 +63,7 @@ def test_logits_losses_and_gradients_of_every_mode_are_the_originals(path: Path)
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     tensors = {name.removeprefix("param."): value for name, value in arrays.items() if name.startswith("param.")}
-    config, classes = official.infer_sizes(tensors, heads=4), len(tensors["mlp_head.1.bias"])
+    config, classes = official_sizes.infer_sizes(tensors, heads=4), len(tensors["mlp_head.1.bias"])
     model = build.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), tensors)
     inputs = {"audio": jnp.asarray(arrays["in.audio"]), "image": jnp.asarray(arrays["in.image"].transpose(0, 2, 3, 1))}
     rows = [
