@@ -83,7 +83,9 @@ class OptimConfig(Settings, group="optim"):
     clip_norm: float = 0.0  # largest norm of the whole gradient; a longer one is shortened to it. 0: off
     layer_decay: float = 1.0  # factor from each encoder block's rate to that of the block below it, in (0, 1]; the head has the full rate
     warmup_steps: int = 0  # first steps, over which the rate rises evenly from 0
-    schedule: str = "steps"  # steps | cosine: the three fields below, or half a cosine down to 0 at the run's end
+    warmup_share: float = 0.0  # the same as a share of the run's steps, in [0, 1), in place of warmup_steps
+    schedule: str = "steps"  # steps | cosine: the three decay fields below, or half a cosine down to cosine_floor at the run's end
+    cosine_floor: float = 0.0  # share of the rate at the end of the cosine, in [0, 1]
     decay_start: int = 10  # epochs after which the rate is first multiplied by decay_rate
     decay_every: int = 5  # epochs between further decays
     decay_rate: float = 0.5  # factor of each decay
@@ -94,7 +96,10 @@ class OptimConfig(Settings, group="optim"):
         self.require_choice("schedule", ("steps", "cosine"))
         self.require_not_negative("learning_rate", "weight_decay", "eps", "decay_start", "decay_rate", "clip_norm", "warmup_steps")
         self.require("layer_decay", 0 < self.layer_decay <= 1, "it must lie in (0, 1]")
-        self.require_share("beta1", "beta2", one=False)
+        self.require_share("beta1", "beta2", "warmup_share", one=False)
+        self.require_share("cosine_floor")
+        once = not (self.warmup_share and self.warmup_steps)
+        self.require("warmup_share", once, f"optim.warmup_steps is {self.warmup_steps}, and there is one warm-up; set one of them to 0")
         self.require_positive("decay_every")
 
 

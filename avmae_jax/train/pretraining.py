@@ -109,7 +109,8 @@ class PretrainingTask(Task):
         if not hosts.is_first():
             return None
         if self._examples is None:
-            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
+            options = EvalOptions(limit=4, pairs=self.pairs)
+            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, options)))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
         panels = compose_all(out, inputs, arrays, self.config)
@@ -144,7 +145,7 @@ class PretrainingTask(Task):
         def vectors(model: Any, batch: Arrays) -> dict[str, jax.Array]:
             return model.embed(model_inputs(batch, self.config), ("audio", "image"))
 
-        options = EvalOptions(limit=clips, only=hosts.share(clips))
+        options = EvalOptions(limit=clips, only=hosts.share(clips), pairs=self.pairs)
         batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, options)
         parts = [found for _, found in Forward(vectors, batch_size)(hosts.local(model), batches)]
         own = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")} if parts else {}
