@@ -106,7 +106,9 @@ def compose_all(out: Any, inputs: Mapping[str, Any], batch: Mapping[str, Any], c
         for modality in sorted(out.predictions, reverse=True)
     }
     if "audio" in found:
-        frames = np.clip(num_frames(np.asarray(batch["samples"])), 0, model.audio_frames)
+        held = num_frames(np.asarray(batch["samples"]))
+        held = held - np.asarray(batch["window"])[:, 0] if "window" in batch else held  # of the only pair
+        frames = np.clip(held, 0, model.audio_frames)
         found["audio"] = found["audio"]._replace(frames=frames, scales=_scales(batch, config))
     return found
 

@@ -13,6 +13,7 @@ from avmae_jax.config import Config
 from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.evals.pair_ranking import rank_pairs
 from avmae_jax.evals.ranking import flat_figures, rank_both
 from avmae_jax.inference.forward import Forward
 from avmae_jax.inference.masked import MaskedPass, compose_all
@@ -109,7 +110,7 @@ class PretrainingTask(Task):
         if not hosts.is_first():
             return None
         if self._examples is None:
-            options = EvalOptions(limit=4, pairs=self.pairs)
+            options = EvalOptions(limit=4, pairs=self.pairs, one_pair=True)
             self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, options)))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
@@ -134,7 +135,9 @@ class PretrainingTask(Task):
         """Computes retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips or with one modality.
 
         Returns:
-          {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1].
+          {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1]. For a
+          model of pairs these compare all pairs of a clip (pair_ranking's diagonal_mean), and "one_audio_to_image_r1" and so on the middle
+          one alone.
         """
         if self._test is None or not clips or not self._contrasts:
             return {}
@@ -149,4 +152,9 @@ class PretrainingTask(Task):
         batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, options)
         parts = [found for _, found in Forward(vectors, batch_size)(hosts.local(model), batches)]
         own = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")} if parts else {}
-        return flat_figures(rank_both(hosts.gather_rows(own)))
+        vectors_of_all = hosts.gather_rows(own)
+        if not self.pairs:
+            return flat_figures(rank_both(vectors_of_all))
+        middle = {kind: rows[:, rows.shape[1] // 2] for kind, rows in vectors_of_all.items()}
+        one = {f"one_{name}": value for name, value in flat_figures(rank_both(middle)).items() if name != "clips"}
+        return flat_figures(rank_pairs(vectors_of_all)) | one
