@@ -62,6 +62,8 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     "retrieve": (
         _Rule(("top",), lambda args, _: not args.query, "without --query"),
         _Rule(("per_class", "seed"), lambda args, _: args.query, "with --query"),
+        _Rule(("frames", "pairs"), lambda args, _: args.query, "with --query, which compares the middle frames of clips"),
+        _Rule(("pairs",), lambda args, _: args.frames == "one", "with --frames=one"),
         _Rule(("seed",), lambda args, _: not args.per_class, "without --per_class, whose clips it draws"),
         _Rule(
             ("split", "batch_size"),

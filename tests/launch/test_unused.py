@@ -31,6 +31,9 @@ CASES = {
         ("top", ["run", "--top=3"]),
         ("seed", ["run", "--seed=3"]),
         ("per_class", ["run", "--query=a.mp4", "--index=index.npz", "--per_class=3"]),
+        ("frames", ["run", "--query=a.mp4", "--index=index.npz", "--frames=all"]),
+        ("pairs", ["run", "--query=a.mp4", "--index=index.npz", "--pairs=max"]),
+        ("pairs", ["run", "--frames=one", "--pairs=max"]),
         ("split", ["run", "--query=a.mp4", "--index=index.npz", "--split=train"]),
         ("batch_size", ["run", "--query=a.mp4", "--index=index.npz", "--batch_size=3"]),
         ("data", ["run", "--query=a.mp4", "--index=index.npz", "--data=prepared"]),
@@ -98,6 +101,7 @@ USED = {
     "evaluate": [["run", "--given=audio,both", "--frames=all"], ["run", "--frames=all", "--crops=2"]],
     "retrieve": [
         ["run", "--per_class=2", "--seed=3", "--data=prepared", "--split=train"],
+        ["run", "--frames=all", "--pairs=max"],
         ["run", "--query=a.mp4", "--index=.", "--split=train", "--batch_size=2", "--top=3"],
         ["run", "--query=a.mp4", "--index=x.npz", "--data=prepared", "--out=x.png"],
     ],
