@@ -56,9 +56,9 @@ def unpolished_module() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def of_kind(kind: str, **data: int) -> Trained:
+def of_kind(kind: str, frames: int = 0) -> Trained:
     model = PAIRS if kind == "sync" else SMALL
-    return Trained("model", registry.build(model, rngs=nnx.Rngs(0)), Config(model=model, data=DataConfig(**data)), 0, ())
+    return Trained("model", registry.build(model, rngs=nnx.Rngs(0)), Config(model=model, data=DataConfig(frames=frames)), 0, ())
 
 
 @pytest.fixture(scope="module")
