@@ -19,11 +19,18 @@ class LossConfig(Settings, group="loss"):
     norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
     global_local: bool = False  # sync: the mean of the contrastive losses of the class tokens and of the means over patches
     contrast_pass: bool = False  # compute the contrastive loss from a second pass, masked anew by model.contrast_mask_ratio
+    contrast_order: str = "random"  # random | attention: patches that this pass sees; attention: those that a teacher ranks highest
+    distill_weight: float = 0.0  # weight of 1 - cosine between the vectors of that pass and a teacher's, which sees every patch; 0: off
+    teacher_momentum: float = 0.999  # share of the teacher's weights that stays at each step, after a warm-up of some ten steps
     negatives: str = "global"  # global | micro_batch | shard: from the batch, the pairs computed at once, or a device's share of these
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
-        self.require_not_negative("mae_weight", "contrast_weight")
+        self.require_not_negative("mae_weight", "contrast_weight", "distill_weight")
+        self.require_choice("contrast_order", ("random", "attention"))
+        self.require("contrast_order", self.contrast_order == "random" or self.contrast_pass, "it orders the pass of loss.contrast_pass")
+        self.require("distill_weight", not self.distill_weight or self.contrast_pass, "it needs the pass of loss.contrast_pass")
+        self.require_share("teacher_momentum", one=False)
         self.require("mae_weight", self.mae_weight + self.contrast_weight > 0, "it must be positive where loss.contrast_weight is 0")
         self.require_positive("temperature")
         self.require_choice("negatives", ("global", "micro_batch", "shard"))

@@ -252,7 +252,7 @@ class Trainer:
         count = min(clips // size, config.train.eval_batches or clips // size)
         sums, rows = dict[str, float](), sharding.own_rows(self.mesh, size)
         only = [number * size + row for number in range(count) for row in rows]
-        options = EvalOptions(limit=count * size, only=only, pairs=self.task.pairs)
+        options = EvalOptions(limit=count * size, only=only, pairs=self.task.pairs, one_pair=True)
         for index, batch in enumerate(eval_batches(self.test_source, config.model, config.data, len(rows), options)):
             metrics = self._eval_loss(state or self.state, sharding.put_batch(batch, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():

@@ -139,7 +139,7 @@ def adam(
     )
 
 
-def averaged(before: Any, params: Any, decay: float) -> Any:
+def averaged(before: Any, params: Any, decay: float | jax.Array) -> Any:
     """Computes the exponential moving average of weights after a step: decay * before + (1 - decay) * params."""
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, before, params)
 
