@@ -155,7 +155,7 @@ def test_all_frames_are_compared_on_demand(call: Call, run: Path, data: Path, tm
     found = json.loads((tmp_path / "r/retrieval.json").read_text())
     assert (status, found["frames"], found["pairs"], found["clips"]) == (0, 10, "diagonal_max", 5)
     assert "10 frames each (diagonal_max)" in printed
-    with pytest.raises(app.UsageError, match="--pairs does nothing .*--frames=all"):
+    with pytest.raises(app.UsageError, match=r"--pairs does nothing .*--frames=all"):
         call(retrieve, *options, "--out", tmp_path / "r", "--pairs=max")
     status, printed, _ = call(embed, *options, "--out", tmp_path / "e.npz", "--frames=all", "--what=audio,image")
     assert (status, "10 frames of 7 clips" in printed) == (0, True)

@@ -76,6 +76,10 @@ CASES = {
         ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),
     ],
     "finetune": [
+        (
+            "config.tune.eval_frames",
+            ["--config=finetune_instruments", "--config.model.kind=sync_classifier", "--config.tune.eval_frames=all"],
+        ),
         ("config.loss.temperature", ["--config=finetune_instruments", "--config.loss.temperature=1"]),
         ("config.train.retrieval_clips", ["--config=finetune_instruments", "--config.train.retrieval_clips=7"]),
         (
