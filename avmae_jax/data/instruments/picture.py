@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from avmae_jax.data.instruments import strings, struck, winds
-from avmae_jax.data.instruments.canvas import Canvas, Colour, Look, Point, Pose, blend
+from avmae_jax.data.instruments.canvas import Canvas, Colour, Look, Outline, Point, Pose, blend
 from avmae_jax.data.instruments.phrase import Moment, Phrase
 from avmae_jax.data.instruments.room import any_colour, build_room, draw_props, draw_window
 
@@ -82,6 +83,27 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAM
         image.reduce(2).save(data, "JPEG", quality=92)
         drawn.append(data.getvalue())
     return tuple(drawn)
+
+
+def outlines(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAMES) -> np.ndarray:
+    """Computes where the instrument is in the frames that `film` draws of the same arguments, without its player.
+
+    Returns:
+      bool[F, size, size], True where more than half of a pixel is the instrument. What stands before it, a metronome or a meter, is not
+      cut out.
+    """
+    drawing, double = DRAWINGS[phrase.instrument], 2 * size
+    build_room(double, phrase.traits.hall, phrase.traits.rain, rng)  # takes the numbers that come before those of look and pose
+    look = _look(phrase, rng)
+    pose = _pose(phrase, double, math.radians(drawing.turn), rng)
+    still = Image.new("RGB", (double, double))
+    drawing.body(Outline(still, pose, look))
+    found = np.zeros((frames, size, size), bool)
+    for number in range(frames):
+        image = still.copy()
+        drawing.play(Outline(image, pose, look), phrase.at(number / frames * phrase.seconds))
+        found[number] = np.asarray(image.reduce(2))[..., 0] > 127
+    return found
 
 
 def _look(phrase: Phrase, rng: np.random.Generator) -> Look:
