@@ -2,10 +2,12 @@
 
 Every image gets a vector, and so does the window of audio around its time; a model that was trained on contrast gives matching ones a
 greater cosine. What a cosine is worth differs from clip to clip and from model to model, so each moment is also ranked: the share of other
-moments of the same medium, and of other clips, whose audio matches the image worse, or whose image matches the audio worse. The rank is
-.5 on average where audio and image have nothing to do with each other, and 1 where nothing else matches as well.
+moments of the same medium, and of other clips, that match worse. Both directions count alike: other audio with the moment's image, and
+other images with its audio. A rank is .5 on average where audio and image have nothing to do with each other, and 1 where nothing else
+matches as well. Against other clips it says whether the audio is of what is seen; against other moments, whether it is of this very moment:
+where the same goes on all the time, no moment is better than the others, and that rank stays near .5.
 
-Axis letters: n moments, R references, D width, B batch, P rows and columns of an image's patches.
+Axis letters: n moments, S seconds, R references, D width, B batch, P rows and columns of an image's patches.
 """
 
 import contextlib
@@ -120,13 +122,89 @@ class MomentEmbedder:
         return outputs
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class References:
+    """Holds vectors of other clips, by which a match is ranked."""
+
+    audio: np.ndarray  # float32[R, D], of length 1
+    image: np.ndarray  # float32[R, D], of length 1
+
+    @classmethod
+    def of(cls, vectors: Mapping[str, np.ndarray]) -> "References":
+        """Takes the vectors of clips, [N, D], or of their pairs, [N, F, D], without the zeros that stand where a clip lacks a modality.
+
+        Raises:
+          ValueError: if audio or image is missing, or has too few vectors.
+        """
+        found = {}
+        for name in ("audio", "image"):
+            rows = vectors[name].reshape(-1, vectors[name].shape[-1]) if name in vectors else np.zeros((0, 1), np.float32)
+            found[name] = rows[np.abs(rows).sum(axis=1) > 0]
+            if len(found[name]) < _LEAST_OTHERS:
+                raise ValueError(f"the other clips have {len(found[name])} vectors of {name}; a rank needs at least {_LEAST_OTHERS}")
+        return cls(**found)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MatchTimeline:
+    """Says how well audio and image match in each of the S seconds of a medium. NaN: that second has no moment, or there is no rank."""
+
+    seconds: np.ndarray  # int64[S], those that have a moment
+    match: np.ndarray  # float32[S], the mean cosine over the second's moments
+    moment_rank: np.ndarray  # float32[S], share of moments elsewhere in the medium that match worse; .5 is chance
+    clip_rank: np.ndarray  # float32[S], share of other clips that match worse; .5 is chance
+
+
+def match_timeline(vectors: MomentVectors, references: References | None = None) -> MatchTimeline:
+    """Computes the match of each second and its ranks.
+
+    Args:
+      vectors: of a medium.
+      references: of other clips, by the same model; None: no rank among clips is computed.
+    """
+    match = vectors.match
+    ranks = {"moment_rank": _rank_of_moments(vectors, match)}
+    if references is not None:
+        ranks["clip_rank"] = _shares(vectors.image, references.audio, match) / 2 + _shares(vectors.audio, references.image, match) / 2
+    second = np.floor(vectors.times).astype(np.int64)
+    seconds, place = np.unique(second, return_inverse=True)
+    values = {"match": match, "clip_rank": np.full(len(match), np.nan), **ranks}
+    means = {name: (np.bincount(place, each) / np.bincount(place)).astype(np.float32) for name, each in values.items()}
+    return MatchTimeline(seconds, **means)
+
+
+def _rank_of_moments(vectors: MomentVectors, match: np.ndarray) -> np.ndarray:
+    """Computes each moment's rank among those whose windows don't overlap its own; NaN where there are too few: float64[n]."""
+    ranks = np.full(len(match), np.nan)
+    for block in _blocks(len(match), len(match)):
+        apart = np.abs(vectors.centres[block, None] - vectors.centres[None]) >= vectors.window
+        others = apart.sum(axis=1)
+        own = match[block, None]
+        worse = (vectors.image[block] @ vectors.audio.T < own) & apart, (vectors.audio[block] @ vectors.image.T < own) & apart
+        shares = sum(each.sum(axis=1) for each in worse) / np.maximum(2 * others, 1)
+        ranks[block] = np.where(others >= _LEAST_OTHERS, shares, np.nan)
+    return ranks
+
+
+def _shares(queries: np.ndarray, others: np.ndarray, match: np.ndarray) -> np.ndarray:
+    """Computes the share of other vectors whose cosine with each query is less than its match: float64[n]."""
+    shares = [(queries[block] @ others.T < match[block, None]).mean(axis=1) for block in _blocks(len(queries), len(others))]
+    return np.concatenate(shares)
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Yields slices of the rows of a matrix of which not all may be in memory at once."""
+    size = max(1, _BLOCK // columns)
+    yield from (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
 def require_match(trained: Trained) -> None:
     """Raises ValueError unless the model's vectors of audio and image can be compared."""
     if not trained.spec.vectors:
         raise ValueError(f"{trained.path} is a {trained.spec.title}, which has no match of audio and image; give a CAV-MAE or CAV-MAE Sync")
     if trained.tuned and trained.tuned.given != "both":
         raise ValueError(
-            f"{trained.path} was tuned as {trained.tuned}, so that its audio and images no longer match; give the model that it was tuned from"
+            f"{trained.path} was tuned as {trained.tuned}, so that its audio and images no longer match; give a model before it was tuned"
         )
 
 

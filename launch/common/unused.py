@@ -124,6 +124,7 @@ FIELD_RULES = (
     _FieldRule(
         ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes(config, pairs=False), "for a model that takes one frame of a clip"
     ),
+    _FieldRule(("loss.clip_negatives",), lambda _, config: config.data.pairs_per_clip == 1, "where data.pairs_per_clip is 1"),
     _FieldRule(("tune.eval_frames",), lambda _, config: _takes(config, pairs=True), "for a model of pairs, which takes all frames"),
     _FieldRule(
         ("data.eval_path", "data.labels_csv", "data.root"),
