@@ -23,6 +23,7 @@ import numpy as np
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.inference.forward import Forward
 from avmae_jax.inference.moments import Moment, Sizes
+from avmae_jax.inference.offset import Track
 from avmae_jax.models.pairs import merge_pairs
 from avmae_jax.models.pooling import unit_length
 from avmae_jax.models.tokens import PATCHES, name_of
@@ -46,11 +47,6 @@ class MomentVectors:
     heat: np.ndarray | None = None  # float32[n, P, P]: cosine of the moment's audio with each patch of its image
 
     @property
-    def step(self) -> float:
-        """Returns the seconds between moments."""
-        return float(np.median(np.diff(self.times)))
-
-    @property
     def centred(self) -> np.ndarray:
         """Returns which windows lie around their image's time, bool[n]; others were moved inside the medium."""
         return np.abs(self.centres - self.times) < 0.02
@@ -59,6 +55,11 @@ class MomentVectors:
     def match(self) -> np.ndarray:
         """Computes the cosine of audio and image of each moment: float32[n]."""
         return np.einsum("nd,nd->n", self.image, self.audio)
+
+    @property
+    def tracks(self) -> tuple[Track, Track]:
+        """Returns what moves along time of images and of audio, for find_offset."""
+        return Track.moving(self.times, self.image), Track.moving(self.centres, self.audio)
 
     def matrix(self, start: float = 0.0, end: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
         """Computes the cosines of all images with all windows between two times.
