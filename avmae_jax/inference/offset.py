@@ -21,7 +21,7 @@ import numpy as np
 
 LONGEST = 3.5  # seconds that audio and image may be apart, unless asked for
 NEAR = 0.5  # seconds to which an answer must be right for the certainty
-_CONTEXT = 5.0  # seconds before and after a moment whose mean is removed; short enough to remove a slow crescendo
+_CONTEXT = 10.0  # seconds before and after a moment whose mean is removed; short enough to remove a slow crescendo
 _STILL = 0.01  # root mean square of how far vectors of length 1 move along time; below it nothing changes
 _LEAST_PAIRS = 8  # of a lag
 
