@@ -13,10 +13,10 @@ of audio and image that contrastive pretraining learned, and its rank is the pla
 for its audio. Fine-tuning may change it: --match_with computes it with a pretraining checkpoint. A pretraining checkpoint as RUN has no
 classes but gives matches. --explain draws which parts of the frame and of the spectrogram contribute to the first class of each file.
 
---match_timeline computes instead how well audio and image match in each second, and by how much they are apart: the cosine, and the share of
-other moments of the file that match worse, and with --match_against of other clips. A positive offset means that the audio comes later than
-the image; where nothing tells, the answer is that one can't tell. --match_pictures draws it, and --explain where in the frames the audio is.
-launch.sync_check calibrates a model for it.
+--match_timeline computes instead how well audio and image match in each second, and by how much they are apart: the cosine, and the
+share of other moments of the file, and with --match_against of other clips, that match worse. A positive offset means that the audio comes
+later than the image; where nothing tells, the answer is that one can't tell. --match_pictures draws it, and --explain where in the frames
+the audio is. launch.sync_check calibrates a model for it.
 
 A file that can't be read or lacks what the model needs is listed with its reason, on the screen and in what is written.
 """
@@ -181,9 +181,7 @@ def define_flags() -> None:
     text = "--match_timeline: other clips for the rank, a file of launch.embed, or held_out: those of the model's run; empty: no such rank"
     flags.DEFINE_string("match_against", "", text)
     flags.DEFINE_float("longest_offset", 3.5, "--match_timeline: seconds by which audio and image may be apart", lower_bound=0.5)
-    flags.DEFINE_string(
-        "match_pictures", "", "--match_timeline: folder for a PNG of each file: the match of all its images with all its audio"
-    )
+    flags.DEFINE_string("match_pictures", "", "--match_timeline: folder for a PNG of each file: all its images against all its audio")
     flags.DEFINE_string("json", "", "file for all results; -: the standard output")
     flags.DEFINE_string("csv", "", "file for a row for each file, with --timeline also for each second; -: the standard output")
     flags.DEFINE_bool("raw_csv", False, "write names into --csv as they are, also those that a spreadsheet takes for formulas")

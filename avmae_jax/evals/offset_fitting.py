@@ -18,9 +18,9 @@ from avmae_jax.errors import DatasetError
 from avmae_jax.files import replacing
 from avmae_jax.inference.offset import NEAR, Calibration, Offset, Track, find_offset
 
-DIRECTIONS = (1, 2, 3, 4, 8, 16)  # numbers of them that are tried
+DIRECTIONS = (2, 4, 8, 16, 32)  # numbers of them that are tried
 FALSE_ANSWERS = 0.1  # share of clips without an answer that may get one, at most
-_RIDGE = 0.1  # of the mean variance of a component
+_RIDGE = 0.5  # of the mean variance of a component
 _FIELDS = ("audio", "image", "slope", "middle", "threshold")
 
 
@@ -93,12 +93,16 @@ def _whitening(rows: np.ndarray) -> np.ndarray:
 def fit_certainty(calibration: Calibration, trials: Sequence[Trial]) -> Calibration:
     """Fits how certain a score is, by logistic regression, and the threshold that leaves FALSE_ANSWERS."""
     found = [find_offset(trial.image, trial.audio, calibration) for trial in trials]
+    answerable = np.array([each.certainty > 0 for each in found])  # the best lag isn't the last one that is tried
+    if not answerable.any():
+        raise ValueError("no clip of the training split changes along time, so that no offset can be found in any")
     scores = np.array([each.scores.max(initial=0.0) for each in found])
     right = np.array([is_near(each, trial) for each, trial in zip(found, trials, strict=True)])
-    slope, middle = _logistic(scores, right)
+    slope, middle = _logistic(scores[answerable], right[answerable])
     fitted = dataclasses.replace(calibration, slope=slope, middle=middle)
-    false = [fitted.certainty(score) for score, trial in zip(scores, trials, strict=True) if trial.seconds is None]
-    return dataclasses.replace(fitted, threshold=float(np.quantile(false, 1 - FALSE_ANSWERS)))
+    sure = np.where(answerable, [fitted.certainty(score) for score in scores], 0.0)
+    threshold = float(np.quantile(sure[[trial.seconds is None for trial in trials]], 1 - FALSE_ANSWERS))
+    return dataclasses.replace(fitted, threshold=threshold)
 
 
 def _logistic(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:

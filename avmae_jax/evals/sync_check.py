@@ -21,7 +21,7 @@ from avmae_jax.evals.pointing import heated_clips, pointing
 from avmae_jax.files import OnProgress, replacing
 from avmae_jax.inference.embed import fingerprint
 from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors
-from avmae_jax.inference.moments import RATE, Sizes, moments_of_clip
+from avmae_jax.inference.moments import Sizes, moments_of_clip
 from avmae_jax.inference.offset import LONGEST, NEAR, UNCALIBRATED, Calibration, find_offset
 from avmae_jax.weights.trained import Trained
 
@@ -33,9 +33,9 @@ CALIBRATION, RESULT = "offset.npz", "sync_check.json"
 class Plan:
     """Says what is measured."""
 
-    seconds: float = 20.0  # of a clip whose offset is to be found
-    rate: float = RATE  # images a second
-    fit_clips: int = 140  # of the training split: half for the directions, half for their number and the certainty
+    seconds: float = 30.0  # of a clip whose offset is to be found
+    rate: float = 8.0  # images a second
+    fit_clips: int = 112  # of the training split: half for the directions, half for their number and the certainty
     clips: int = 84  # held out, for the offset
     pointing_clips: int = 84  # held out, for where the audio is
     seed: int = 0  # of the shifts
