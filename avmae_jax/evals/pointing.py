@@ -18,7 +18,8 @@ class Heated(NamedTuple):
 
     own: np.ndarray  # float32[F, P, P], by the clip's audio
     other: np.ndarray  # float32[F, P, P], by the audio of a clip of another class
-    share: np.ndarray  # float64[F, P, P], of each patch that is the instrument
+    instrument: np.ndarray  # float64[F, P, P], share of each patch that is the instrument
+    signs: np.ndarray  # float64[F, P, P], share that is another sign of the audio: weather, metronome, level meter
 
 
 def heated_clips(embed: MomentEmbedder, count: int) -> Iterator[Heated]:
@@ -35,12 +36,12 @@ def heated_clips(embed: MomentEmbedder, count: int) -> Iterator[Heated]:
     for number in range(count):
         clip = make_clip("test", number, **common)
         own, other = (embed(moments_of_clip(each, config)).heat for each in (clip, clip._replace(waveform=before.waveform)))
-        outlines = instrument_outlines("test", number, **common)
         rows, columns = config.model.grid("image")
-        share = outlines.reshape(len(outlines), rows, size // rows, columns, size // columns).mean(axis=(2, 4))
+        outlines = instrument_outlines("test", number, **common)
+        shares = [each.reshape(len(each), rows, size // rows, columns, size // columns).mean(axis=(2, 4)) for each in outlines]
         if own is None or other is None:
             raise ValueError("the embedder computes no heat; make it with heat=True")
-        yield Heated(own, other, share)
+        yield Heated(own, other, *(each[: len(own)] for each in shares))
         before = clip
 
 
@@ -50,20 +51,30 @@ def pointing(clips: Iterable[Heated]) -> dict[str, Any]:
     Returns:
       "pointing": the probability that a point drawn from the hottest patch is on the instrument; "iou": intersection over union of the
       instrument and the hottest patches, as many as have its area. Each a mapping with "heat", "other_audio", by another clip's audio,
-      "chance", by patches drawn at random, and "best", what a map of patches can reach. "clips" and "frames" are counted.
+      "chance", by patches drawn at random, "centre", by the patch nearest to the centre, where players stand, and "best", what a map of
+      patches can reach. "signs": the same as "pointing" for the other signs of the audio. "clips" and "frames" are counted.
     """
     rows, clip_count = [], 0
     rng = np.random.default_rng(0)
     for clip in clips:
         clip_count += 1
-        maps = {"heat": clip.own, "other_audio": clip.other, "chance": rng.random(clip.own.shape), "best": clip.share}
-        for frame, share in enumerate(clip.share):
-            rows.append({name: _scores(heat[frame], share) for name, heat in maps.items()})
+        middle = _towards_centre(clip.own.shape[1:])
+        for own, other, instrument, signs in zip(*clip, strict=True):
+            maps = {"heat": own, "other_audio": other, "chance": rng.random(own.shape), "centre": middle}
+            scores = {name: (*_scores(heat, instrument), _scores(heat, signs)[0]) for name, heat in maps.items()}
+            rows.append(scores | {"best": (*_scores(instrument, instrument), _scores(signs, signs)[0])})
     if not rows:
         raise ValueError("there is no clip")
     means = {name: np.mean([row[name] for row in rows], axis=0) for name in rows[0]}
-    found = {measure: {name: float(values[place]) for name, values in means.items()} for place, measure in enumerate(("pointing", "iou"))}
+    measures = ("pointing", "iou", "signs")
+    found = {measure: {name: float(values[place]) for name, values in means.items()} for place, measure in enumerate(measures)}
     return {"clips": clip_count, "frames": len(rows), **found}
+
+
+def _towards_centre(shape: tuple[int, ...]) -> np.ndarray:
+    """Computes a map that is the hotter the nearer to the centre: float64[P, P]."""
+    rows, columns = (np.arange(count) - (count - 1) / 2 for count in shape)
+    return -np.hypot(rows[:, None], columns[None])
 
 
 def _scores(heat: np.ndarray, share: np.ndarray) -> tuple[float, float]:

@@ -139,6 +139,8 @@ def _moments(piece: _Piece, config: Config, begin: float, until: float) -> Itera
     waveform = clip.waveform[: round((piece.end - clip.start) * SAMPLE_RATE) + num_samples(1)]
     held = int(num_frames(len(waveform)))
     if held < sizes.window:
+        held = len(waveform) // SHIFT  # a clip that is just as long as the window lacks its last frames, as in training
+    if held < sizes.window:
         return
     samples, pairs = num_samples(sizes.context), kind_of(config.model).pairs
     for number, shown in enumerate(clip.frame_times):

@@ -40,7 +40,9 @@ def draw_match_matrix(
     write(figure, _MARGIN, 20, fitting(title, WIDTH - 2 * _MARGIN, TITLE, "bold"), size=TITLE, weight="bold")
     write(figure, _MARGIN, 44, f"{offset.words}; a positive offset: the audio comes later than the image", color=LIGHT.soft)
     _draw_matrix(figure, vectors, offset, start)
-    write(figure, _RIGHT, _TOP - 14, "match at each lag, standard deviations from the mean of all lags", size=SMALL, color=LIGHT.soft)
+    write(
+        figure, _RIGHT, _TOP - 14, "score of each lag: correlation along time, times the root of the moments", size=SMALL, color=LIGHT.soft
+    )
     _draw_lags(axes_at(figure, Box(_RIGHT, _TOP, WIDTH - _RIGHT - _MARGIN - 10, _PANEL)), offset)
     top = _TOP + _PANEL + _BETWEEN
     write(figure, _RIGHT, top - 14, "match of each second: share of others that match worse (.5: chance)", size=SMALL, color=LIGHT.soft)
@@ -55,10 +57,10 @@ def _draw_matrix(figure: Figure, vectors: MomentVectors, offset: Offset, start: 
     edges = _edges(vectors.times[chosen])
     ends = (edges[0], edges[-1])
     drawn = axes.pcolormesh(edges, edges, cosines, cmap=SPECTROGRAM, rasterized=True)
-    for shift, colour, style in ((0.0, "white", ":"), (offset.seconds, "white", "-")):
-        if shift is not None:  # the audio of an image at y lies at y + shift
-            axes.plot(np.array(ends) + shift, ends, color="black", linewidth=3.5, linestyle=style)
-            axes.plot(np.array(ends) + shift, ends, color=colour, linewidth=1.5, linestyle=style)
+    axes.plot(ends, ends, color="white", linewidth=1.2, linestyle=":")
+    if offset.seconds is not None:  # the audio of an image at y lies at y + offset
+        for colour, width in (("black", 4.0), ("white", 2.0)):
+            axes.plot(np.array(ends) + offset.seconds, ends, color=colour, linewidth=width)
     axes.set_xlim(*ends)
     axes.set_ylim(*ends[::-1])
     time_axis(axes)

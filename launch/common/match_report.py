@@ -78,10 +78,16 @@ def check_table(result: Mapping[str, Any]) -> Table:
         table.add_row(f"  right of these{words}", _share(found["right"]), "")
         table.add_row(f"  can't tell, of clips without an answer{words}", f"{found['refused']:.1%}", "")
     place = result["place"]
-    for name, words in (("pointing", "hottest patch on the instrument"), ("iou", "IoU of the heat with the instrument")):
+    titles = {
+        "pointing": "hottest patch on the instrument",
+        "iou": "IoU of the heat with the instrument",
+        "signs": "hottest patch on weather, metronome or meter",
+    }
+    for name, words in titles.items():
         found = place[name]
         table.add_row(words, f"{found['heat']:.3f}", f"{found['chance']:.3f}")
         table.add_row("  by the audio of another clip", f"{found['other_audio']:.3f}", "")
+        table.add_row("  by the patches at the centre", f"{found['centre']:.3f}", "")
         table.add_row("  at best, with such patches", f"{found['best']:.3f}", "")
     return table
 

@@ -58,10 +58,11 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
 
 def instrument_outlines(
     split: str, index: int, *, seed: int = 0, seconds: float = 10.0, image_size: int = 224, frames: int = FRAMES
-) -> np.ndarray:
-    """Computes where the instrument is in the frames of make_clip with the same arguments: bool[F, image_size, image_size].
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes where the audio is to be seen in the frames of make_clip with the same arguments: bool[F, image_size, image_size] twice.
 
-    The player's hands and head, sticks and bows' blur, acoustic waves and furniture are not the instrument.
+    The first is the instrument, without its player's hands and head, sticks, blur and acoustic waves. The second are the other signs of the
+    audio: the window with its weather, the metronome, and the level meter.
 
     Raises:
       ValueError: as make_clip.

@@ -85,25 +85,32 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAM
     return tuple(drawn)
 
 
-def outlines(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAMES) -> np.ndarray:
-    """Computes where the instrument is in the frames that `film` draws of the same arguments, without its player.
+def outlines(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:
+    """Computes where the instrument is in the frames that `film` draws of the same arguments, and where signs are that show the audio too.
 
     Returns:
-      bool[F, size, size], True where more than half of a pixel is the instrument. What stands before it, a metronome or a meter, is not
-      cut out.
+      bool[F, size, size] twice, True where more than half of a pixel belongs to them: the instrument without its player; and the window
+      with its weather, the metronome and the level meter, which stand before it.
     """
     drawing, double = DRAWINGS[phrase.instrument], 2 * size
-    build_room(double, phrase.traits.hall, phrase.traits.rain, rng)  # takes the numbers that come before those of look and pose
+    room = build_room(double, phrase.traits.hall, phrase.traits.rain, rng)
     look = _look(phrase, rng)
     pose = _pose(phrase, double, math.radians(drawing.turn), rng)
     still = Image.new("RGB", (double, double))
     drawing.body(Outline(still, pose, look))
-    found = np.zeros((frames, size, size), bool)
+    instrument, signs = np.zeros((2, frames, size, size), bool)
     for number in range(frames):
-        image = still.copy()
-        drawing.play(Outline(image, pose, look), phrase.at(number / frames * phrase.seconds))
-        found[number] = np.asarray(image.reduce(2))[..., 0] > 127
-    return found
+        image, moment = still.copy(), phrase.at(number / frames * phrase.seconds)
+        drawing.play(Outline(image, pose, look), moment)
+        instrument[number] = np.asarray(image.reduce(2))[..., 0] > 127
+        drawn = []
+        for ground in ("black", "white"):  # what is drawn is the same on both
+            image = Image.new("RGB", (double, double), ground)
+            draw_window(image, room, number / frames)
+            draw_props(image, room, moment)
+            drawn.append(np.asarray(image.reduce(2), int))
+        signs[number] = np.abs(drawn[0] - drawn[1]).max(axis=-1) < 128
+    return instrument & ~signs, signs
 
 
 def _look(phrase: Phrase, rng: np.random.Generator) -> Look:
