@@ -101,8 +101,8 @@ def fit_certainty(calibration: Calibration, trials: Sequence[Trial]) -> Calibrat
     slope, middle = _logistic(scores[answerable], right[answerable])
     fitted = dataclasses.replace(calibration, slope=slope, middle=middle)
     sure = np.where(answerable, [fitted.certainty(score) for score in scores], 0.0)
-    threshold = float(np.quantile(sure[[trial.seconds is None for trial in trials]], 1 - FALSE_ANSWERS))
-    return dataclasses.replace(fitted, threshold=threshold)
+    false = float(np.quantile(sure[[trial.seconds is None for trial in trials]], 1 - FALSE_ANSWERS))
+    return dataclasses.replace(fitted, threshold=max(false, 0.5))  # nor is an answer given that is more likely wrong than right
 
 
 def _logistic(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:

@@ -21,7 +21,13 @@ CASES = {
         ("workers", ["--beam_runner=DirectRunner", "--workers=2"]),
         ("beam_options", ["--beam_options=direct_num_workers=2"]),
     ],
-    "predict": [("raw_csv", ["clip.mp4", "--raw_csv"]), ("raw_csv", ["clip.mp4", "--raw_csv", "--json=x.json"])],
+    "predict": [
+        ("raw_csv", ["clip.mp4", "--raw_csv"]),
+        ("raw_csv", ["clip.mp4", "--raw_csv", "--json=x.json"]),
+        ("top", ["clip.mp4", "--match_timeline", "--top=3"]),
+        ("match_rate", ["clip.mp4", "--match_rate=2"]),
+        ("match_against", ["clip.mp4", "--match_against=held_out"]),
+    ],
     "evaluate": [
         ("frames", ["run", "--given=audio", "--frames=all"]),
         ("frames", ["run", "--mode=audioonly,missingaudioonly", "--frames=first"]),
@@ -71,6 +77,7 @@ CASES = {
         ),
         ("config.data.frames", ["--config=tiny", "--config.data.frames=4"]),
         ("config.data.pairs_per_clip", ["--config=tiny", "--config.data.pairs_per_clip=4"]),
+        ("config.loss.clip_negatives", ["--config=sync_tiny", "--config.loss.clip_negatives=True"]),
         ("config.optim.cosine_floor", ["--config=tiny", "--config.optim.cosine_floor=0.1"]),
         ("config.augment.mixup_alpha", ["--config=tiny", "--config.augment.mixup_alpha=2"]),
         ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),

@@ -140,6 +140,14 @@ def test_other_pairs_of_a_clip_are_no_negatives() -> None:
     np.testing.assert_allclose(contrastive_loss(audio[:1], image[:1])[0], 0, atol=1e-6)  # one clip has no negatives
 
 
+def test_other_pairs_of_a_clip_are_negatives_where_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    audio, image = (jnp.asarray(rng.standard_normal((3, 2, 8)), jnp.float32) for _ in range(2))
+    flat = [rows.reshape(6, 8) for rows in (audio, image)]
+    np.testing.assert_allclose(contrastive_loss(audio, image, clip_negatives=True)[0], contrastive_loss(*flat)[0], rtol=1e-6)
+    assert contrastive_loss(audio, image)[0] < contrastive_loss(*flat)[0]
+
+
 def test_global_and_local_losses_are_averaged(model: Sync, batch: dict[str, jax.Array]) -> None:
     both = losses_of(config_of(loss__global_local=True), model, batch)
     alone = losses_of(config_of(), model, batch)

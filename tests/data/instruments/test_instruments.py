@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
-from avmae_jax.data.instruments import INSTRUMENTS, make_clip
+from avmae_jax.data.instruments import INSTRUMENTS, instrument_outlines, make_clip
 from avmae_jax.data.instruments.phrase import RANGES, REACH, Note, Phrase, Traits, plan
 from avmae_jax.data.instruments.picture import FRAMES, film
 from avmae_jax.data.instruments.sound import frequency, synthesize
@@ -188,3 +188,19 @@ def test_traits_are_heard(instrument: str) -> None:
     assert wet[3].sum() / wet[0].sum() > 1.5 * dry[3].sum() / dry[0].sum()
     fair, wet = (spectrum(MIDDLE._replace(rain=x))[3, -200:].sum() for x in (0.0, 1.0))
     assert wet > 10 * fair
+
+
+@pytest.mark.parametrize("index", range(len(INSTRUMENTS)))
+def test_outlines_are_where_the_instrument_is_drawn(index: int) -> None:
+    options = {"seconds": 1.0, "image_size": 64, "frames": 3}
+    instrument, signs = instrument_outlines("train", index, **options)  # pyright: ignore[reportArgumentType]
+    assert instrument.shape == signs.shape == (3, 64, 64)
+    assert 0.01 < instrument.mean() < 0.5
+    assert 0.08 < signs.mean() < 0.3
+    assert not (instrument & signs).any()
+    middle = np.argwhere(instrument[0]).mean(axis=0) / 64
+    assert ((middle > 0.25) & (middle < 0.8)).all()
+    clip = make_clip("train", index, **options)  # pyright: ignore[reportArgumentType]
+    frames = [np.asarray(Image.open(io.BytesIO(frame)), float) for frame in clip.frames]
+    changes = np.abs(frames[0] - frames[2]).max(axis=-1) > 60
+    assert (changes & signs[0]).any() or (changes & signs[2]).any() or not changes.any()  # the metronome swings

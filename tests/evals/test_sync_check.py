@@ -1,0 +1,110 @@
+"""Offsets and places on the built-in set: known shifts, what is fitted, what is measured."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
+from avmae_jax.errors import DatasetError
+from avmae_jax.evals.offset_fitting import Trial, fit_calibration, read_calibration, write_calibration
+from avmae_jax.evals.pointing import Heated, pointing
+from avmae_jax.evals.sync_check import Plan, cut_apart, measure_offsets, trials_of
+from avmae_jax.inference.match_over_time import MomentVectors
+from avmae_jax.inference.offset import UNCALIBRATED, Track
+
+STEP, COUNT, D = 0.25, 60, 16
+
+
+def pair(steps: int, seed: int) -> tuple[Track, Track]:
+    """Returns tracks of a clip whose audio comes `steps` later; they have two directions in common, and others of their own."""
+    rng = np.random.default_rng(seed)
+    notes = np.repeat(rng.standard_normal((COUNT, 2)), 3, axis=0)
+    tracks = []
+    for begin, place in ((20, 0), (20 - steps, 5)):
+        rows = 2 * rng.standard_normal((COUNT, D))
+        rows[:, place : place + 2] = notes[begin : begin + COUNT]
+        tracks.append(Track.moving(np.arange(COUNT) * STEP, rows.astype(np.float32)))
+    return tracks[0], tracks[1]
+
+
+def trials(first: int, count: int) -> list[Trial]:
+    rng = np.random.default_rng(first)
+    shifts = [int(rng.integers(-12, 13)) for _ in range(count)]
+    known = [Trial(*pair(steps, first + number), steps * STEP) for number, steps in enumerate(shifts)]
+    return known + [Trial(known[number].image, known[number - 1].audio, None) for number in range(count)]
+
+
+def test_what_is_fitted_finds_the_common_directions_and_says_when_one_cannot_tell() -> None:
+    calibration = fit_calibration([pair(0, 1000 + number) for number in range(40)], trials(2000, 30))
+    found, plain = (measure_offsets(trials(3000, 30), each) for each in (calibration, UNCALIBRATED))
+    assert found["near"] > 0.9 > plain["near"] + 0.3
+    assert found["directions"] == 2
+    assert found["right"] > 0.9
+    assert found["refused"] >= 0.8
+    assert found["threshold"] >= 0.5
+
+
+def test_a_calibration_is_read_as_it_was_written_and_of_its_own_model_alone(tmp_path: Path) -> None:
+    calibration = fit_calibration([pair(0, 10 + number) for number in range(10)], trials(50, 8))
+    write_calibration(tmp_path / "offset.npz", calibration, "abc")
+    found = read_calibration(tmp_path / "offset.npz", "abc")
+    assert (found.slope, found.middle, found.threshold) == (calibration.slope, calibration.middle, calibration.threshold)
+    np.testing.assert_array_equal(found.audio, calibration.audio)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DatasetError, match="other weights"):
+        read_calibration(tmp_path / "offset.npz", "abd")
+    (tmp_path / "offset.npz").write_bytes(b"x")
+    with pytest.raises(DatasetError, match="no calibration"):
+        read_calibration(tmp_path / "offset.npz", "abc")
+
+
+def test_fitting_needs_clips_of_all_sorts() -> None:
+    with pytest.raises(ValueError, match="needs clips"):
+        fit_calibration([], trials(0, 2))
+    with pytest.raises(ValueError, match="needs clips"):
+        fit_calibration([pair(0, 0)], trials(0, 2)[:2])
+
+
+def test_audio_that_is_cut_with_a_positive_shift_comes_later() -> None:
+    clip = Clip(
+        "x", np.arange(10 * 100).repeat(SAMPLE_RATE // 100).astype(np.int16), tuple(b"0123456789"[n : n + 1] for n in range(10)), ()
+    )
+    found = cut_apart(clip._replace(frame_times=even_times(10, 10.0)), 3.0, 4.0, 1.5)
+    assert found.frames == (b"3", b"4", b"5", b"6")
+    assert found.frame_times == (0.0, 1.0, 2.0, 3.0)
+    assert len(found.waveform) == 4 * SAMPLE_RATE
+    assert found.waveform[round(1.5 * SAMPLE_RATE)] == 300  # what is heard at second 3 of the clip, when the film begins
+
+
+def test_clips_without_an_answer_have_audio_of_another_clip() -> None:
+    times = np.arange(COUNT) * STEP
+    rows = [np.random.default_rng(number).standard_normal((COUNT, D)).astype(np.float32) for number in range(20)]
+    made = trials_of([(MomentVectors(times, times, 0.2, own, own), 0.5) for own in rows])
+    assert [trial.seconds for trial in made] == [0.5] * 20 + [None] * 20
+    for number, trial in enumerate(made[20:]):
+        others = [other for other in range(20) if np.array_equal(trial.audio.vectors, made[other].audio.vectors)]
+        assert others == [(number + (14 if number % 2 else 1)) % 20]
+
+
+def test_pointing_is_the_share_of_the_hottest_patch_and_chance_that_of_all() -> None:
+    share = np.zeros((50, 4, 4))
+    share[:, 1, 2], share[:, 1, 1] = 0.75, 1.0
+    signs = np.zeros((50, 4, 4))
+    signs[:, 0, 0] = 0.5
+    hot = np.zeros((50, 4, 4))
+    hot[:, 1, 2] = 1
+    found = pointing([Heated(hot, -hot, share, signs)])
+    assert found["frames"] == 50
+    assert found["pointing"]["heat"] == 0.75
+    assert found["pointing"]["best"] == 1
+    assert found["pointing"]["chance"] == pytest.approx(1.75 / 16, abs=0.1)
+    assert found["signs"]["heat"] == 0
+    assert found["iou"]["best"] == pytest.approx(1.75 / 2)
+    with pytest.raises(ValueError, match="no clip"):
+        pointing([])
+
+
+@pytest.mark.parametrize("changes", [{"seconds": 1.0}, {"rate": 0.5}, {"fit_clips": 2}, {"clips": 0}, {"pointing_clips": 1}])
+def test_numbers_that_cannot_work_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Plan(**changes)  # pyright: ignore[reportArgumentType]
