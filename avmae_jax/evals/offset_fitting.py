@@ -71,7 +71,7 @@ def directions(moving: Sequence[tuple[Track, Track]]) -> tuple[np.ndarray, np.nd
     Returns:
       float64[D, D] of images and of audio, in columns, along which both have variance 1, and their correlations float64[D].
     """
-    images, audios = [], []
+    images, audios = list[np.ndarray](), list[np.ndarray]()
     for image, audio in moving:  # at the times that both have
         _, rows, columns = np.intersect1d(np.round(image.times, 3), np.round(audio.times, 3), return_indices=True)
         images.append(image.vectors[rows])
@@ -121,7 +121,8 @@ def _logistic(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
 def write_calibration(path: Path, calibration: Calibration, fingerprint: str) -> None:
     """Writes an .npz with a calibration and the fingerprint of its encoder; raises OSError."""
     buffer = io.BytesIO()
-    np.savez(buffer, fingerprint=np.array(fingerprint), **{name: np.asarray(getattr(calibration, name)) for name in _FIELDS})
+    arrays = {name: np.asarray(getattr(calibration, name)) for name in _FIELDS}
+    np.savez(buffer, fingerprint=np.array(fingerprint), **arrays)  # pyright: ignore[reportArgumentType] - arrays, whatever their names
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
@@ -139,5 +140,5 @@ def read_calibration(path: Path, fingerprint: str) -> Calibration:
         raise DatasetError(f"{path} is no calibration of launch.sync_check: {error}; write it again, or remove it") from error
     if str(found.pop("fingerprint")) != fingerprint:
         raise DatasetError(f"{path} belongs to other weights; run launch.sync_check again, or remove it")
-    maps = {name: found.pop(name).astype(np.float32) for name in ("audio", "image")}
-    return Calibration(**maps, **{name: float(value) for name, value in found.items()})
+    slope, middle, threshold = (float(found[name]) for name in ("slope", "middle", "threshold"))
+    return Calibration(found["audio"].astype(np.float32), found["image"].astype(np.float32), slope, middle, threshold)

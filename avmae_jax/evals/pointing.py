@@ -54,15 +54,18 @@ def pointing(clips: Iterable[Heated]) -> dict[str, Any]:
       "chance", by patches drawn at random, "centre", by the patch nearest to the centre, where players stand, and "best", what a map of
       patches can reach. "signs": the same as "pointing" for the other signs of the audio. "clips" and "frames" are counted.
     """
-    rows, clip_count = [], 0
+    rows, clip_count = list[dict[str, tuple[float, ...]]](), 0
     rng = np.random.default_rng(0)
     for clip in clips:
         clip_count += 1
         middle = _towards_centre(clip.own.shape[1:])
         for own, other, instrument, signs in zip(*clip, strict=True):
-            maps = {"heat": own, "other_audio": other, "chance": rng.random(own.shape), "centre": middle}
-            scores = {name: (*_scores(heat, instrument), _scores(heat, signs)[0]) for name, heat in maps.items()}
-            rows.append(scores | {"best": (*_scores(instrument, instrument), _scores(signs, signs)[0])})
+            maps: dict[str, np.ndarray] = {"heat": own, "other_audio": other, "chance": rng.random(own.shape), "centre": middle}
+            scores: dict[str, tuple[float, ...]] = {
+                name: (*_scores(heat, instrument), _scores(heat, signs)[0]) for name, heat in maps.items()
+            }
+            scores["best"] = (*_scores(instrument, instrument), _scores(signs, signs)[0])
+            rows.append(scores)
     if not rows:
         raise ValueError("there is no clip")
     means = {name: np.mean([row[name] for row in rows], axis=0) for name in rows[0]}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from avmae_jax.inference.match_over_time import MatchTimeline, MomentVectors
 from avmae_jax.inference.offset import Offset
@@ -64,7 +65,7 @@ def _draw_matrix(figure: Figure, vectors: MomentVectors, offset: Offset, start: 
     axes.set_xlim(*ends)
     axes.set_ylim(*ends[::-1])
     time_axis(axes)
-    axes.yaxis.set_major_locator(axes.xaxis.get_major_locator().__class__(8, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter("{x:g} s")
     axes.tick_params(axis="y", labelsize=SMALL, length=3, width=1, color=LIGHT.soft, labelcolor=LIGHT.soft)
     write(figure, _LEFT, _TOP - 14, "rows: images; columns: audio; colour: their cosine", size=SMALL, color=LIGHT.soft)

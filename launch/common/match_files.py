@@ -75,7 +75,7 @@ def _one(embed: Any, file: Path, name: str, calibration: Calibration, references
     moments = moments_of_file(file, embed.trained.config, args.match_rate)
     vectors = embed(kept.passing(moments) if args.explain else moments)
     timeline = match_timeline(vectors, references)
-    offset = find_offset(*vectors.tracks, calibration, args.longest_offset)
+    offset = find_offset(*vectors.tracks, calibration=calibration, longest=args.longest_offset)
     if args.match_pictures:
         _draw_matrix(Path(args.match_pictures).expanduser() / f"{name}.png", vectors, timeline, offset, str(file))
     if args.explain:

@@ -1,6 +1,7 @@
 """The match over time: vectors as the model's own, ranks among moments and clips, seconds."""
 
 import dataclasses
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def test_vectors_are_those_that_the_model_embeds_and_the_heat_is_their_cosine_wi
     moments = moments_of(18, kind == "sync")
     found = MomentEmbedder(trained, heat=True)(iter(moments))
     batch = {name: jnp.asarray(np.stack([moment.arrays[name] for moment in moments])) for name in moments[0].arrays}
-    expected = trained.module.embed(model_inputs(batch, trained.config))
+    expected = cast(Any, trained.module).embed(model_inputs(batch, trained.config))
     np.testing.assert_allclose(found.audio, np.asarray(expected["audio"]).reshape(18, -1), atol=1e-5)
     np.testing.assert_allclose(found.match, np.einsum("nd,nd->n", found.audio, np.asarray(expected["image"]).reshape(18, -1)), atol=1e-5)
     assert found.heat is not None
