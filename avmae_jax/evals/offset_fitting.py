@@ -21,7 +21,7 @@ from avmae_jax.inference.offset import NEAR, Calibration, Offset, Track, find_of
 DIRECTIONS = (2, 4, 8, 16, 32)  # numbers of them that are tried
 FALSE_ANSWERS = 0.1  # share of clips without an answer that may get one, at most
 _RIDGE = 0.5  # of the mean variance of a component
-_FIELDS = ("audio", "image", "slope", "middle", "threshold")
+_FIELDS = ("audio", "image", "weights", "threshold")
 
 
 class Trial(NamedTuple):
@@ -96,26 +96,25 @@ def fit_certainty(calibration: Calibration, trials: Sequence[Trial]) -> Calibrat
     answerable = np.array([each.certainty > 0 for each in found])  # the best lag isn't the last one that is tried
     if not answerable.any():
         raise ValueError("no clip of the training split changes along time, so that no offset can be found in any")
-    scores = np.array([each.scores.max(initial=0.0) for each in found])
     right = np.array([is_near(each, trial) for each, trial in zip(found, trials, strict=True)])
-    slope, middle = _logistic(scores[answerable], right[answerable])
-    fitted = dataclasses.replace(calibration, slope=slope, middle=middle)
-    sure = np.where(answerable, [fitted.certainty(score) for score in scores], 0.0)
+    evidence = np.array([each.evidence for each in found])
+    fitted = dataclasses.replace(calibration, weights=_logistic(evidence[answerable], right[answerable]))
+    sure = np.array([fitted.certainty(*each) for each in evidence.tolist()]) * answerable
     false = float(np.quantile(sure[[trial.seconds is None for trial in trials]], 1 - FALSE_ANSWERS))
     return dataclasses.replace(fitted, threshold=max(false, 0.5))  # nor is an answer given that is more likely wrong than right
 
 
-def _logistic(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """Fits probability = 1 / (1 + exp(-slope (score - middle))) by Newton's method, slightly drawn towards a slope of 0."""
-    inputs = np.stack([np.ones_like(scores), scores - scores.mean()], axis=1)
-    weights = np.zeros(2)
+def _logistic(evidence: np.ndarray, right: np.ndarray) -> tuple[float, float, float]:
+    """Fits the weights of Calibration to float64[k, 2] by Newton's method; the latter two are slightly drawn towards 0."""
+    inputs = np.concatenate([np.ones((len(evidence), 1)), evidence], axis=1)
+    weights, drawn = np.zeros(3), np.array([1e-6, 0.1, 0.1])
     for _ in range(50):
         chance = 1 / (1 + np.exp(-inputs @ weights))
-        gradient = inputs.T @ (right - chance) - np.array([0, 0.01]) * weights
-        bend = (inputs * (chance * (1 - chance))[:, None]).T @ inputs + np.diag([1e-9, 0.01])
+        gradient = inputs.T @ (right - chance) - drawn * weights
+        bend = (inputs * (chance * (1 - chance))[:, None]).T @ inputs + np.diag(drawn)
         weights += np.linalg.solve(bend, gradient)
-    slope = max(float(weights[1]), 1e-3)
-    return slope, float(scores.mean() - weights[0] / slope)
+    constant, score, lead = weights.tolist()
+    return constant, score, lead
 
 
 def write_calibration(path: Path, calibration: Calibration, fingerprint: str) -> None:
@@ -140,5 +139,6 @@ def read_calibration(path: Path, fingerprint: str) -> Calibration:
         raise DatasetError(f"{path} is no calibration of launch.sync_check: {error}; write it again, or remove it") from error
     if str(found.pop("fingerprint")) != fingerprint:
         raise DatasetError(f"{path} belongs to other weights; run launch.sync_check again, or remove it")
-    slope, middle, threshold = (float(found[name]) for name in ("slope", "middle", "threshold"))
-    return Calibration(found["audio"].astype(np.float32), found["image"].astype(np.float32), slope, middle, threshold)
+    constant, score, lead = found["weights"].tolist()
+    maps = found["audio"].astype(np.float32), found["image"].astype(np.float32)
+    return Calibration(*maps, (constant, score, lead), float(found["threshold"]))

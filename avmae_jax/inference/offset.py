@@ -32,13 +32,18 @@ class Calibration:
 
     audio: np.ndarray | None = None  # float32[D, V]; None: the vectors as they are
     image: np.ndarray | None = None  # float32[D, V]
-    slope: float = 1.0
-    middle: float = 5.0  # score at which the probability that a lag is right to NEAR is a half
+    weights: tuple[float, float, float] = (-5.0, 1.0, 1.0)  # of 1, of the greatest score, and of its lead, in the logit of the certainty
     threshold: float = 0.5  # probability below which one can't tell
 
-    def certainty(self, score: float) -> float:
-        """Returns the estimated probability that the lag with the greatest score, which is this, is right to NEAR."""
-        return 1 / (1 + math.exp(min(700.0, -self.slope * (score - self.middle))))
+    def certainty(self, score: float, lead: float) -> float:
+        """Returns the estimated probability that the lag with the greatest score is right to NEAR.
+
+        Args:
+          score: the greatest one.
+          lead: by how much it is greater than those of all lags that are farther away than NEAR: what repeats itself has several.
+        """
+        constant, of_score, of_lead = self.weights
+        return 1 / (1 + math.exp(min(700.0, -(constant + of_score * score + of_lead * lead))))
 
     @property
     def fitted(self) -> bool:
@@ -58,6 +63,15 @@ class Offset:
     likeliest: float | None  # seconds, however uncertain; None: nothing changes along time, or the medium is too short
     lags: np.ndarray  # float64[K], s
     scores: np.ndarray  # float64[K]
+
+    @property
+    def evidence(self) -> tuple[float, float]:
+        """Returns the greatest score, and by how much it leads those of lags farther away than NEAR."""
+        if not len(self.scores):
+            return 0.0, 0.0
+        best = int(np.argmax(self.scores))
+        others = self.scores[np.abs(self.lags - self.lags[best]) > NEAR]
+        return float(self.scores[best]), float(self.scores[best] - others.max(initial=-np.inf)) if len(others) else 0.0
 
     @property
     def words(self) -> str:
@@ -123,7 +137,7 @@ def find_offset(image: Track, audio: Track, calibration: Calibration = UNCALIBRA
     if best in (0, len(scores) - 1):  # the true lag may lie beyond those that are tried
         return Offset(None, 0.0, float(lags[best]), lags, scores)
     likeliest = float(lags[best] + _summit(scores[best - 1 : best + 2]) * (lags[best + 1] - lags[best - 1]) / 2)
-    sure = calibration.certainty(float(scores[best]))
+    sure = calibration.certainty(*Offset(None, 0.0, likeliest, lags, scores).evidence)
     return Offset(likeliest if sure >= calibration.threshold else None, sure, likeliest, lags, scores)
 
 

@@ -49,7 +49,7 @@ def test_a_calibration_is_read_as_it_was_written_and_of_its_own_model_alone(tmp_
     calibration = fit_calibration([pair(0, 10 + number) for number in range(10)], trials(50, 8))
     write_calibration(tmp_path / "offset.npz", calibration, "abc")
     found = read_calibration(tmp_path / "offset.npz", "abc")
-    assert (found.slope, found.middle, found.threshold) == (calibration.slope, calibration.middle, calibration.threshold)
+    assert (found.weights, found.threshold) == (calibration.weights, calibration.threshold)
     np.testing.assert_array_equal(found.audio, calibration.audio)  # pyright: ignore[reportArgumentType]
     with pytest.raises(DatasetError, match="other weights"):
         read_calibration(tmp_path / "offset.npz", "abd")

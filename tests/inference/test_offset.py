@@ -6,7 +6,7 @@ import pytest
 from avmae_jax.inference.offset import NOTHING, Calibration, Offset, Track, find_offset
 
 STEP, D = 0.25, 12
-EASY = Calibration(slope=1.0, middle=4.0)
+EASY = Calibration(weights=(-4.0, 1.0, 1.0))
 
 
 def moving(count: int, seed: int = 0) -> np.ndarray:
@@ -94,5 +94,5 @@ def test_a_calibration_compares_its_directions_alone() -> None:
     noisy = audio.vectors.copy()
     noisy[:, 4:] = 20 * np.random.default_rng(3).standard_normal((60, D - 4))
     first = np.eye(D, 4, dtype=np.float32)
-    found = find_offset(image, Track(audio.times, noisy), Calibration(first, first, 1.0, 4.0))
+    found = find_offset(image, Track(audio.times, noisy), Calibration(first, first, (-4.0, 1.0, 1.0)))
     assert found.seconds == pytest.approx(5 * STEP, abs=STEP / 2)

@@ -25,7 +25,7 @@ def vectors(count: int) -> MomentVectors:
 def test_any_medium_is_drawn_whatever_the_title(count: int, known: bool, tmp_path: Path) -> None:
     drawn = vectors(count)
     references = References(drawn.audio, drawn.image) if known else None
-    offset = find_offset(*drawn.tracks, Calibration(middle=-9))
+    offset = find_offset(*drawn.tracks, Calibration(weights=(9.0, 0.0, 0.0)))
     path = tmp_path / "new" / "x.png"
     with drawn_figures() as figures:
         draw_match_matrix(path, drawn, match_timeline(drawn, references), offset, title="a $b_{c}$\n" + "long " * 90)
