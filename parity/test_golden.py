@@ -1,4 +1,4 @@
-"""Compares the recorded values of the originals in parity/golden, and in the folder $AVMAE_GOLDEN if set, with those of the JAX models."""
+"""Compares recorded values of the originals, those in parity/golden and in the folders of $AVMAE_GOLDEN, with those of the JAX models."""
 
 import copy
 import os
@@ -18,11 +18,11 @@ from parity.golden import load, of
 from parity.recorded.arrays import GoldenError, read
 from parity.rows import assert_all, compare
 
-FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, [os.environ.get("AVMAE_GOLDEN")]))]
+FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, os.environ.get("AVMAE_GOLDEN", "").split(os.pathsep)))]
 
 
 def files(pattern: str) -> list[Path]:
-    """Lists the recorded files of a name; a file that lies in both folders is taken once."""
+    """Lists the recorded files of a name; one of several of the same name is taken."""
     return sorted({path.name: path for folder in FOLDERS for path in folder.glob(pattern)}.values())
 
 
