@@ -4,6 +4,8 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.errors import some
@@ -43,3 +45,8 @@ def require(arrays: Arrays, title: str, names: Iterable[str]) -> None:
         raise GoldenError(
             f"it has values of a {title}, but {some(missing)} {'is' if len(missing) == 1 else 'are'} missing; record them too"
         )
+
+
+def inputs_of(audio: np.ndarray, image: np.ndarray) -> dict[str, jax.Array]:
+    """Converts inputs, of which images are recorded as [..., 3, H, W] and some files have float16, to those of a model."""
+    return {"audio": jnp.asarray(audio, jnp.float32), "image": jnp.asarray(np.moveaxis(image, -3, -1), jnp.float32)}

@@ -17,7 +17,7 @@ from avmae_jax.models.tokens import join
 from avmae_jax.train import optim
 from avmae_jax.trees import flatten
 from avmae_jax.weights import build, official
-from parity.recorded.arrays import Arrays, GoldenError, has, part, require
+from parity.recorded.arrays import Arrays, GoldenError, has, inputs_of, part, require
 from parity.recorded.tensors import gradient_rows
 from parity.recorded.trials import best, error_of, head_counts
 from parity.rows import OUTPUT_TOLERANCE, Row, compare
@@ -42,7 +42,7 @@ class Recorded:
     def __init__(self, arrays: Arrays):
         require(arrays, self.title, self.needed)
         self.arrays, self.params = arrays, part(arrays, "param.")
-        self.given = {"audio": jnp.asarray(arrays["in.audio"]), "image": jnp.asarray(arrays["in.image"].transpose(0, 2, 3, 1))}
+        self.given = inputs_of(arrays["in.audio"], arrays["in.image"])
         self.labels = jnp.asarray(arrays["in.labels"])
         self.modes = [mode for mode in MODES if f"out.logits.{mode}" in arrays]
         if unknown := part(arrays, "out.logits.").keys() - {mode.name for mode in self.modes}:

@@ -1,7 +1,7 @@
 """Compares files of the pretraining model of CAV-MAE."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from avmae_jax.config import LossConfig, ModelConfig
-from avmae_jax.models.cavmae import CAVMAE, MODALITIES, Pretraining
-from avmae_jax.models.tokens import join
+from avmae_jax.models.cavmae import CAVMAE, MODALITIES
 from avmae_jax.weights import build, official
-from parity.quantities import quantities, total_loss
-from parity.recorded.arrays import Arrays, GoldenError, part, require
+from parity.quantities import of_pass, quantities, total_loss
+from parity.recorded.arrays import Arrays, GoldenError, inputs_of, part, require
 from parity.recorded.training import step_suffixes, training_rows
 from parity.recorded.trials import best, digits_of, error_of, head_counts, typed
 from parity.rows import OUTPUT_TOLERANCE, Row, compare
@@ -37,7 +36,7 @@ class Recorded:
     def __init__(self, arrays: Arrays):
         require(arrays, self.title, self.needed)
         self.arrays, self.params = arrays, part(arrays, "param.")
-        self.given = {"audio": jnp.asarray(arrays["in.audio"]), "image": jnp.asarray(arrays["in.image"].transpose(0, 2, 3, 1))}
+        self.given = inputs_of(arrays["in.audio"], arrays["in.image"])
         self.config = self.find_model()
         self.model = self.build(self.config)
         self.loss = self.find_loss()
@@ -55,17 +54,16 @@ class Recorded:
         config = official.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.given["audio"].shape[2])
         ratios = {f"{modality}_mask_ratio": self.mask_ratio(f"out.mask_{modality}") for modality in MODALITIES}
         config = dataclasses.replace(config, **ratios, learned_positions="grad.pos_embed_a" in self.arrays)
-        config = self.try_field(config, "heads", head_counts(config.shape.width), "latent", lambda out: join(out.latent))
-        decoder_heads = head_counts(config.shape.decoder_width)
-        config = self.try_field(config, "decoder_heads", decoder_heads, "pred_audio", lambda out: out.predictions["audio"])
+        config = self.try_field(config, "heads", head_counts(config.shape.width), "latent")
+        config = self.try_field(config, "decoder_heads", head_counts(config.shape.decoder_width), "pred_audio")
         return self.find_chaining(config) if config.joint_depth > 1 else config
 
     def find_chaining(self, config: ModelConfig) -> ModelConfig:
         """Finds whether the contrastive streams run through all joint blocks or through the last one alone."""
-        require(self.arrays, f"{self.title} with several joint blocks", ["out.contrast_audio_tokens"])
-        return self.try_field(
-            config, "unchained_contrastive", [True, False], "contrast_audio_tokens", lambda out: join(out.contrast["audio"])
-        )
+        names = [name for name in ("contrast_audio_tokens", "cls_audio") if f"out.{name}" in self.arrays]
+        if not names:
+            raise GoldenError("it has several joint blocks, but out.contrast_audio_tokens, which shows how they are chained, is missing")
+        return self.try_field(config, "unchained_contrastive", [True, False], names[0])
 
     def mask_ratio(self, name: str) -> float:
         """Returns a ratio that hides as many tokens as a recorded mask does."""
@@ -73,13 +71,11 @@ class Recorded:
         # half a token more than is kept, so that rounding can't change the number
         return max(0.0, float(1 - ((1 - hidden).sum() + 0.5) / len(hidden)))
 
-    def try_field(
-        self, config: ModelConfig, field: str, values: list[Any], name: str, pick: Callable[[Pretraining], jax.Array]
-    ) -> ModelConfig:
-        """Finds the value of a field with which `out.<name>`, picked of the masked pass, comes out closest."""
+    def try_field(self, config: ModelConfig, field: str, values: list[Any], name: str) -> ModelConfig:
+        """Finds the value of a field with which `out.<name>` of the masked pass comes out closest."""
 
         def error(candidate: ModelConfig) -> float:
-            picked = lambda model, *inputs: pick(model(*inputs))  # noqa: E731
+            picked = lambda model, *inputs: of_pass(model(*inputs))[name]  # noqa: E731
             return error_of(self.build(candidate), picked, self.inputs(), self.arrays[f"out.{name}"])
 
         return best(config, field, values, error)
