@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from avmae_jax.config import LossConfig, ModelConfig
-from avmae_jax.models.cavmae import CAVMAE, MODALITIES
+from avmae_jax.models.cavmae import CAVMAE, MODALITIES, Pretraining
 from avmae_jax.weights import build, official
 from parity.quantities import of_pass, quantities, total_loss
 from parity.recorded.arrays import Arrays, GoldenError, inputs_of, part, require
@@ -80,32 +80,41 @@ class Recorded:
 
         return best(config, field, values, error)
 
+    def passes(self, model: Any, suffix: str = "") -> tuple[Pretraining, ...]:
+        """Runs the masked passes of a step."""
+        return (model(*self.inputs(suffix)),)
+
+    def losses(self, passes: tuple[Pretraining, ...], loss: LossConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Computes the total loss of a step, and its parts with the accuracy."""
+        return total_loss(passes[0], self.given, loss, self.config.patch)
+
+    def loss_options(self) -> list[dict[str, bool]]:
+        """Lists the options among which the recorded contrastive loss decides."""
+        return [{"bidirectional": option} for option in (False, True)]
+
     def find_loss(self) -> LossConfig:
         """Finds weights and options of the loss from the recorded parts."""
-        out = nnx.jit(type(self.model).__call__)(self.model, *self.inputs())
+        passes = nnx.jit(self.passes)(self.model)
         recorded = {name: float(self.arrays[f"out.loss_{name}"]) for name in ("mae", "mae_audio", "mae_image", "contrast_weighted")}
 
         def parts(**options: Any) -> dict[str, float]:
-            found = total_loss(out, self.given, LossConfig(**options), self.config.patch)[1]
-            return {name: float(value) for name, value in found.items()}
+            return {name: float(value) for name, value in self.losses(passes, LossConfig(**options))[1].items()}
 
         by_norm_pix = {option: abs(parts(norm_pix=option)["mae_audio"] - recorded["mae_audio"]) for option in (True, False)}
-        directions = {option: parts(bidirectional=option) for option in (False, True)}
-        weights = {option: recorded["contrast_weighted"] / part["nce"] for option, part in directions.items()}
+        candidates = [(options, parts(**options)) for options in self.loss_options()]
 
-        def misfit(option: bool) -> tuple[bool, int]:
-            accuracy = directions[option]["contrast_accuracy"]
+        def misfit(candidate: tuple[dict[str, bool], dict[str, float]]) -> tuple[bool, int]:
+            accuracy = candidate[1]["contrast_accuracy"]
             recorded_accuracy = float(self.arrays.get("out.contrast_accuracy", accuracy))
-            return abs(accuracy - recorded_accuracy) > OUTPUT_TOLERANCE, digits_of(weights[option])
+            return abs(accuracy - recorded_accuracy) > OUTPUT_TOLERANCE, digits_of(recorded["contrast_weighted"] / candidate[1]["nce"])
 
-        bidirectional = min(directions, key=misfit)
+        options, found = min(candidates, key=misfit)
         reconstruction = recorded["mae_audio"] + recorded["mae_image"]
-        return LossConfig(
-            norm_pix=min(by_norm_pix, key=by_norm_pix.__getitem__),
-            bidirectional=bidirectional,
-            contrast_weight=typed(weights[bidirectional]),
-            mae_weight=typed(recorded["mae"] / reconstruction) if reconstruction else 0.0,
-        )
+        weights = {
+            "contrast_weight": typed(recorded["contrast_weighted"] / found["nce"]),
+            "mae_weight": typed(recorded["mae"] / reconstruction) if reconstruction else 0.0,
+        }
+        return LossConfig(norm_pix=min(by_norm_pix, key=by_norm_pix.__getitem__), **options, **weights)
 
     def quantities(self) -> dict[str, Any]:
         """Computes every intermediate and every loss, by its recorded name."""
@@ -127,8 +136,7 @@ class Recorded:
 
     def total(self, model: Any, suffix: str) -> jax.Array:
         """Computes the total loss of a step."""
-        inputs = self.inputs(suffix)
-        return total_loss(model(*inputs), inputs[0], self.loss, self.config.patch)[0]
+        return self.losses(self.passes(model, suffix), self.loss)[0]
 
     def rows(self) -> list[Row]:
         """Compares everything that the file holds."""
