@@ -17,6 +17,8 @@ class LossConfig(Settings, group="loss"):
     temperature: float = 0.05  # fixed temperature of the contrastive softmax
     bidirectional: bool = False  # False: softmax over audio for each image; True: the mean of both directions
     norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
+    global_local: bool = False  # sync: the mean of the contrastive losses of the class tokens and of the means over patches
+    contrast_pass: bool = False  # compute the contrastive loss from a second pass, masked anew by model.contrast_mask_ratio
     negatives: str = "global"  # global | micro_batch | shard: from the batch, the pairs computed at once, or a device's share of these
 
     def validate(self) -> None:

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from avmae_jax.config import ModelConfig
+from avmae_jax.config import Config, ModelConfig
 from avmae_jax.models.decoder import Decoder
 from avmae_jax.models.encoder import VECTORS, Encoder, Inputs
 from avmae_jax.models.layers import Stage
 from avmae_jax.models.masking import Mask, mask_from_noise, num_kept
 from avmae_jax.models.pooling import pool
 from avmae_jax.models.rows import RowKey
-from avmae_jax.models.tokens import Tokens
+from avmae_jax.models.tokens import PATCHES, Tokens, of_part
 
 MODALITIES = ("audio", "image")
 
@@ -46,32 +46,38 @@ class CAVMAE(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         config.validate()
         require_both(config)
-        self.audio_mask_ratio, self.image_mask_ratio = config.audio_mask_ratio, config.image_mask_ratio
+        self.mask_ratios = {"audio": config.audio_mask_ratio, "image": config.image_mask_ratio}
         self.unchained_contrastive = config.unchained_contrastive
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, MODALITIES, rngs=rngs)
 
-    def __call__(self, inputs: Inputs, noise: Mapping[str, Float[Array, "B _"]], key: RowKey | None = None) -> Pretraining:
+    def __call__(
+        self,
+        inputs: Inputs,
+        noise: Mapping[str, Float[Array, "B _"]],
+        key: RowKey | None = None,
+        ratios: Mapping[str, float] | None = None,
+    ) -> Pretraining:
         """Runs the masked pretraining pass.
 
         Args:
           inputs: "audio" -> normalised log-mel, float[B, T, M]; "image" -> normalised image, float[B, H, W, 3].
           noise: "audio" and "image" -> float[B, L]; the patches with the smallest values are kept (models/masking.py draws such noise).
           key: of drop-path in training; None: evaluation.
+          ratios: "audio" and "image" -> share of the patches that is hidden; None: the config's.
         """
-        ratios = {"audio": self.audio_mask_ratio, "image": self.image_mask_ratio}
-        masks = {modality: mask_from_noise(noise[modality], ratio) for modality, ratio in ratios.items()}
+        masks = {modality: mask_from_noise(noise[modality], ratio) for modality, ratio in (ratios or self.mask_ratios).items()}
         encoder = self.encoder
         tokens = encoder.separate(inputs, masks, key)
-        latent = encoder.joint(tokens, key=key)
+        latent = encoder.joint(of_part(tokens, PATCHES), key=key)
         contrast = {modality: encoder.joint(tokens, modality, unchained=self.unchained_contrastive, key=key) for modality in MODALITIES}
         return Pretraining(
             latent=latent,
             predictions=self.decoder(latent, masks),
             masks=masks,
             contrast=contrast,
-            embed_audio=pool(contrast["audio"]),
-            embed_image=pool(contrast["image"]),
+            embed_audio=pool(contrast["audio"], encoder.pooling),
+            embed_image=pool(contrast["image"], encoder.pooling),
         )
 
     def separate(self, inputs: Inputs) -> Tokens:
@@ -89,15 +95,21 @@ def require_both(config: ModelConfig) -> None:
         raise ValueError(f"model.modality is {config.modality!r}, but model.kind {config.kind!r} takes both; set model.kind=mae for one")
 
 
-def stages(config: ModelConfig) -> list[Stage]:
-    """Lists every run of a block stack in one masked pass, for the arithmetic and memory of a step."""
-    shape, joint = config.shape, config.joint_depth
-    grids = {modality: config.grid(modality) for modality in MODALITIES}
-    lengths = {modality: rows * columns for modality, (rows, columns) in grids.items()}
-    audio = num_kept(lengths["audio"], config.audio_mask_ratio)
-    image = num_kept(lengths["image"], config.image_mask_ratio)
-    return [
-        *(Stage(shape.depth - joint, kept, shape.width) for kept in (audio, image)),
-        *(Stage(joint, kept, shape.width) for kept in (audio + image, audio, image)),
-        Stage(shape.decoder_depth, sum(lengths.values()), shape.decoder_width),
-    ]
+def stages(config: Config) -> list[Stage]:
+    """Lists every run of a block stack for one row in a training step, for its arithmetic and memory."""
+    model = config.model
+    shape, joint, own = model.shape, model.joint_depth, int(model.class_token)
+    lengths = {modality: rows * columns for modality in MODALITIES for rows, columns in [model.grid(modality)]}
+
+    def encoding(ratios: Mapping[str, float]) -> tuple[list[Stage], int]:
+        """Lists the runs of one masked pass that the contrastive loss depends on, and counts the patches that it sees."""
+        kept = [num_kept(lengths[modality], ratios[modality]) for modality in MODALITIES]
+        towers = [Stage(shape.depth - joint, count + own + model.registers, shape.width) for count in kept]
+        return [*towers, *(Stage(joint + model.contrast_depth, count + own, shape.width) for count in kept)], sum(kept)
+
+    first, seen = encoding({"audio": model.audio_mask_ratio, "image": model.image_mask_ratio})
+    second: list[Stage] = []
+    if config.loss.contrast_pass:
+        second, _ = encoding(dict.fromkeys(MODALITIES, model.contrast_mask_ratio))
+        first = first[:2]
+    return [*first, Stage(joint, seen, shape.width), Stage(shape.decoder_depth, sum(lengths.values()), shape.decoder_width), *second]

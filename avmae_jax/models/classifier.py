@@ -50,7 +50,7 @@ class Head(nnx.Module):
             return sequence / length
         return jnp.concatenate([sequence / length, deviation_summands(sequence)], axis=-1)
 
-    def __call__(self, pooled: Float32[Array, "B P"], key: RowKey | None = None) -> Float32[Array, "B C"]:
+    def __call__(self, pooled: Float32[Array, "*B P"], key: RowKey | None = None) -> Float32[Array, "*B C"]:
         """Computes the logits of pooled tokens; `key` is that of dropout in training."""
         return self.linear(dropout(self.norm(pooled), self.dropout, key)).astype(jnp.float32)
 

@@ -33,8 +33,9 @@ class Stage(NamedTuple):
     """Describes one run of a stack of blocks in a model's pass."""
 
     blocks: int
-    tokens: int  # of one example
+    tokens: int  # of one row
     width: int  # D
+    rows: int = 1  # of one clip: its pairs, where a model takes several
 
 
 class Position(nnx.Param):

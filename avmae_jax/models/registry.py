@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flax import nnx
 
 from avmae_jax.config import Config, ModelConfig
-from avmae_jax.models import ast, cavmae, classifier, late, mae
+from avmae_jax.models import ast, cavmae, classifier, late, mae, sync_classifier
 from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE, MODALITIES
 from avmae_jax.models.classifier import CAVMAEClassifier
@@ -20,12 +20,14 @@ from avmae_jax.models.late import LateClassifier
 from avmae_jax.models.layers import Stage
 from avmae_jax.models.mae import MAE
 from avmae_jax.models.modes import MODES, Mode, find_mode
+from avmae_jax.models.sync import Sync
+from avmae_jax.models.sync_classifier import SyncClassifier
 
 _HEAD = ("head_pool", "head_dropout", "patch_dropout")  # fields that say how a classifier's head works or is trained
 _PAIRS = ("class_token", "registers", "contrast_depth", "clip_frames", "window_rate")  # fields of models of pairs
 _OPTIONAL = (*_HEAD, "image_factor", "pair_pool", "pair_depth", *_PAIRS)  # fields that not all kinds have
 
-Model = CAVMAE | CAVMAEClassifier | LateClassifier | MAE | AST
+Model = CAVMAE | Sync | CAVMAEClassifier | LateClassifier | SyncClassifier | MAE | AST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Kind:
     title: str  # for messages and pages
     build: Callable[..., Any]  # (config, classes, rngs=) -> a freshly initialised model; `classes` is 0 for a pretraining model
     inputs: Callable[[ModelConfig], tuple[str, ...]]  # modalities that it can take
-    stages: Callable[[ModelConfig, Mode | None], list[Stage]]  # runs of block stacks in one training pass, for arithmetic and memory
+    stages: Callable[[Config, Mode | None], list[Stage]]  # runs of block stacks for one clip in a training step, for arithmetic and memory
     task: Literal["pretraining", "classification"]  # what it is trained for
     names: Literal["cavmae", "vit"]  # naming scheme of its tensors in .pth and .safetensors files
     vectors: tuple[str, ...] = ()  # kinds of vector that its `embed` computes of a clip
@@ -45,6 +47,7 @@ class Kind:
     options: tuple[str, ...] = ()  # ... and further ones that not all kinds have
     pairs: bool = False  # takes several images of a clip, each with the window of the audio around it: [B, F, ...]
     measure: Callable[[Any], dict[str, Any]] | None = None  # of inputs: the statistics that its `standardise` must know of training clips
+    unused: Callable[[ModelConfig, str], bool] = lambda config, name: False  # parameters that no mode of a classifier uses
     stride: int | None = None  # pixels between patches where they overlap
 
 
@@ -59,11 +62,23 @@ KINDS: Mapping[str, Kind] = {
         vectors=VECTORS,
         tuned_as="cavmae_classifier",
     ),
+    "sync": Kind(
+        title="CAV-MAE Sync",
+        build=lambda config, classes, *, rngs: Sync(config, rngs=rngs),
+        inputs=lambda config: MODALITIES,
+        stages=lambda config, mode: [stage._replace(rows=config.data.pairs_per_clip) for stage in cavmae.stages(config)],
+        task="pretraining",
+        names="cavmae",
+        vectors=VECTORS,
+        tuned_as="sync_classifier",
+        options=_PAIRS,
+        pairs=True,
+    ),
     "cavmae_classifier": Kind(
         title="CAV-MAE classifier",
         build=lambda config, classes, *, rngs: CAVMAEClassifier(config, classes, rngs=rngs),
         inputs=lambda config: MODALITIES,
-        stages=lambda config, mode: classifier.stages(config, mode or MODES[0]),
+        stages=lambda config, mode: classifier.stages(config.model, mode or MODES[0]),
         task="classification",
         names="cavmae",
         vectors=VECTORS,
@@ -74,7 +89,7 @@ KINDS: Mapping[str, Kind] = {
         title="CAV-MAE classifier with late fusion",
         build=lambda config, classes, *, rngs: LateClassifier(config, classes, rngs=rngs),
         inputs=lambda config: MODALITIES,
-        stages=lambda config, mode: late.stages(config, mode or late.BOTH),
+        stages=lambda config, mode: late.stages(config.model, mode or late.BOTH),
         task="classification",
         names="cavmae",
         vectors=VECTORS,
@@ -82,11 +97,25 @@ KINDS: Mapping[str, Kind] = {
         head=(*_HEAD, "image_factor"),
         measure=late.measure,
     ),
+    "sync_classifier": Kind(
+        title="CAV-MAE Sync classifier",
+        build=lambda config, classes, *, rngs: SyncClassifier(config, classes, rngs=rngs),
+        inputs=lambda config: MODALITIES,
+        stages=lambda config, mode: sync_classifier.stages(config, mode or sync_classifier.MODES[0]),
+        task="classification",
+        names="cavmae",
+        vectors=VECTORS,
+        modes=sync_classifier.MODES,
+        head=("pair_pool", "pair_depth", "head_dropout"),
+        options=_PAIRS,
+        pairs=True,
+        unused=sync_classifier.is_unused,
+    ),
     "mae": Kind(
         title="masked autoencoder of one modality",
         build=lambda config, classes, *, rngs: MAE(config, rngs=rngs),
         inputs=lambda config: (config.modality,),
-        stages=lambda config, mode: mae.stages(config),
+        stages=lambda config, mode: mae.stages(config.model),
         task="pretraining",
         names="vit",
         options=("class_token",),
@@ -95,7 +124,7 @@ KINDS: Mapping[str, Kind] = {
         title="audio spectrogram transformer",
         build=lambda config, classes, *, rngs: AST(config, classes, rngs=rngs),
         inputs=lambda config: ("audio",),
-        stages=lambda config, mode: ast.stages(config),
+        stages=lambda config, mode: ast.stages(config.model),
         task="classification",
         names="vit",
         modes=(ast.AUDIO,),

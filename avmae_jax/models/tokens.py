@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 Tokens = dict[str, Float[Array, "B _ _"]]  # segment name -> [B, L, D]
 
-PATCHES, GLOBAL = "patches", "global"  # parts of a modality's tokens
+# Parts of a modality's tokens: those of patches, those that stand for the whole input, and those that are room to compute in.
+PATCHES, GLOBAL, REGISTERS = "patches", "global", "registers"
 
 
 def name_of(modality: str, part: str) -> str:
@@ -55,6 +56,11 @@ def of_modality(tokens: Tokens, modality: str) -> Tokens:
     if not selected:
         raise ValueError(f"there are no tokens of {modality}, only {', '.join(tokens)}; give this modality")
     return selected
+
+
+def without_part(tokens: Tokens, part: str) -> Tokens:
+    """Selects the segments of all parts but one."""
+    return {name: segment for name, segment in tokens.items() if not name.endswith(f".{part}")}
 
 
 def of_part(tokens: Tokens, part: str) -> Tokens:

@@ -135,7 +135,7 @@ def _work(config: Config, task: Task, cost: Cost, chosen: Compiled) -> dict[str,
     products = Counter(kernel.precision for kernel in cost.kernels if kernel.kind == "product" for _ in range(kernel.count))
     return {
         "flops": cost.flops,
-        "formula_flops": memory.step_flops(config.model, mode, frozen=frozen) * config.train.batch_size,
+        "formula_flops": memory.step_flops(config, mode, frozen=frozen) * config.train.batch_size,
         "bytes": cost.bytes,
         "bytes_by_part": cost.by_part,
         "kernels": sum(kernel.count for kernel in cost.kernels),

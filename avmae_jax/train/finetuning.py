@@ -161,6 +161,8 @@ class FinetuningTask(Task):
 
     def _unused(self, name: str) -> bool:
         """Returns True for a parameter that no trained mode uses: norms of other streams, the tower of the other modality."""
+        if kind_of(self.config.model).unused(self.config.model, name):
+            return True
         streams = {stream for mode in self._weights for stream in mode.streams}
         if name.startswith(("encoder.blocks.", "encoder.norm.")):
             return any(f".{other}." in name for other in ALL_STREAMS if other not in streams)
@@ -176,9 +178,9 @@ def swap(images: jax.Array, share: float, key: RowKey) -> jax.Array:
     rely on it. Labels stay with the audio, for the loss of the image alone too.
 
     Args:
-      images: float[B, H, W, 3].
+      images: float[B, ..., H, W, 3].
       share: the probability of each clip, in [0, 1].
       key: of the step.
     """
-    chosen = draw(lambda key, shape: jax.random.bernoulli(key, share, shape), key, (len(images), 1, 1, 1))
+    chosen = draw(lambda key, shape: jax.random.bernoulli(key, share, shape), key, (len(images), *(1,) * (images.ndim - 1)))
     return jnp.where(chosen, jnp.roll(images, 1, axis=0), images)

@@ -146,7 +146,7 @@ def _estimate(config: Config, task: Task, groups: int) -> Callable[[bool, int], 
     mode = registry.tuned_mode(config) if kind_of(config.model).modes else None
 
     def estimate(remat: bool, micro_batch: int) -> Needed:
-        activations = micro_batch / groups * memory.activation_bytes(config.model, mode, remat=remat)
+        activations = micro_batch / groups * memory.activation_bytes(config, mode, remat=remat)
         return _Bytes(state + activations, activations)
 
     return estimate

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import psutil
 
-from avmae_jax.config import ModelConfig
+from avmae_jax.config import Config
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import kind_of
 
@@ -20,25 +20,25 @@ _KEPT_ON_CPUS, _KEPT = (17, 2), (8, 2)
 _USABLE_ON_CPUS, _USABLE = 0.7, 0.95  # of the free memory; the rest is for data, compiler and other processes; for gaps and workspaces
 
 
-def step_flops(config: ModelConfig, mode: Mode | None = None, *, frozen: bool = False) -> float:
-    """Computes the floating-point operations of one pair in a training step: 3 times the forward pass, or that alone for a frozen encoder.
+def step_flops(config: Config, mode: Mode | None = None, *, frozen: bool = False) -> float:
+    """Computes the floating-point operations of one clip in a training step: 3 times the forward pass, or that alone for a frozen encoder.
 
     `mode` is that of a classifier.
     """
     forward = 0.0
-    for blocks, tokens, width in kind_of(config).stages(config, mode):
-        linear = 2 * tokens * width**2 * (4 + 2 * config.mlp_ratio)
-        forward += blocks * (linear + 4 * tokens**2 * width)
+    for blocks, tokens, width, rows in kind_of(config.model).stages(config, mode):
+        linear = 2 * tokens * width**2 * (4 + 2 * config.model.mlp_ratio)
+        forward += rows * blocks * (linear + 4 * tokens**2 * width)
     return forward if frozen else 3 * forward
 
 
-def activation_bytes(config: ModelConfig, mode: Mode | None = None, *, remat: bool | None = None) -> float:
-    """Estimates the bytes of one pair's intermediate values in a training step; `mode` is a classifier's, `remat` replaces model.remat."""
-    bytes_each = jnp.dtype(config.product_dtype).itemsize
+def activation_bytes(config: Config, mode: Mode | None = None, *, remat: bool | None = None) -> float:
+    """Estimates the bytes of one clip's intermediate values in a training step; `mode` is a classifier's, `remat` replaces model.remat."""
+    bytes_each = jnp.dtype(config.model.product_dtype).itemsize
     kept, hidden = _KEPT_ON_CPUS if jax.default_backend() == "cpu" else _KEPT
-    widths = kept + hidden * config.mlp_ratio
-    stages = [(blocks, tokens * width * bytes_each) for blocks, tokens, width in kind_of(config).stages(config, mode)]
-    if config.remat if remat is None else remat:
+    widths = kept + hidden * config.model.mlp_ratio
+    stages = [(blocks, rows * tokens * width * bytes_each) for blocks, tokens, width, rows in kind_of(config.model).stages(config, mode)]
+    if config.model.remat if remat is None else remat:
         return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
     return sum(blocks * size for blocks, size in stages) * widths
 

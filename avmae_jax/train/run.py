@@ -264,7 +264,7 @@ def announce(config: Config) -> None:
     """Logs the devices and how long a step will take; on a slow machine, also what to run instead."""
     logging.info("%s on %s", config.name, device_line())
     mode = _mode(config)
-    flops = memory.step_flops(config.model, mode, frozen=bool(mode) and config.tune.freeze_base) * config.train.batch_size
+    flops = memory.step_flops(config, mode, frozen=bool(mode) and config.tune.freeze_base) * config.train.batch_size
     speed = memory.matmul_speed() * jax.device_count()
     seconds = flops / speed
     logging.info(

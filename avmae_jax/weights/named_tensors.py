@@ -15,7 +15,8 @@ from avmae_jax.weights import sizes, vit, vit_config
 from avmae_jax.weights.build import described
 from avmae_jax.weights.model_weights import Weights
 from avmae_jax.weights.notes import Notes, from_meta, model_config
-from avmae_jax.weights.official import count_classes, from_official, infer_sizes, is_official, is_unused, to_official
+from avmae_jax.weights.official import from_official, is_official, is_unused, to_official
+from avmae_jax.weights.official_sizes import count_classes, infer_sizes
 from avmae_jax.weights.tensor_files import Tensors
 from avmae_jax.weights.vit_official import to_vit
 

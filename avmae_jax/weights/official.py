@@ -8,14 +8,12 @@ flattened). The rule is linear, so that gradients are converted like weights, an
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
-from avmae_jax.config import SIZES, ModelConfig
-from avmae_jax.errors import WeightsError, require_none, some
-from avmae_jax.models.patches import find_rows
+from avmae_jax.errors import WeightsError, require_none
 
+REGISTERS = "register_tokens"  # one tensor of both modalities, audio first; here it is treated as two of them, _a and _v
 _STREAMS = {"": "main", "_a": "audio", "_v": "image"}
 _MODALITIES = {"a": "audio", "v": "image"}
 # official name -> ours, without the last part (weight, bias)
@@ -24,6 +22,9 @@ _STACKS = {
     "blocks_v": "encoder.image.blocks",
     "blocks_u": "encoder.blocks",
     "decoder_blocks": "decoder.blocks",
+    "constrative_head_audio": "encoder.contrast.audio",  # spelled so
+    "constrative_head_visual": "encoder.contrast.image",
+    "classifier_layers": "head.blocks",
 }
 _IN_BLOCK = {name: name for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")} | {
     f"{norm}{mark}": f"{norm}.{stream}" for norm in ("norm1", "norm2") for mark, stream in _STREAMS.items()
@@ -36,6 +37,8 @@ _LAYERS = {
     **{f"decoder_pred_{m}": f"decoder.ends.{modality}.head" for m, modality in _MODALITIES.items()},
     "mlp_head.0": "head.norm",
     "mlp_head.1": "head.linear",
+    "classifier_norm": "head.last.norm",
+    "classifier_head": "head.last.linear",
     # ours: the original has one head for both modalities, and no statistics
     **{f"mlp_head_{m}.0": f"head.{modality}.norm" for m, modality in _MODALITIES.items()},
     **{f"mlp_head_{m}.1": f"head.{modality}.linear" for m, modality in _MODALITIES.items()},
@@ -43,6 +46,9 @@ _LAYERS = {
 }
 _TENSORS = {
     "mask_token": "decoder.mask_token",
+    "cls_cls_token": "head.token",
+    **{f"{REGISTERS}_{m}": f"encoder.{modality}.registers" for m, modality in _MODALITIES.items()},
+    **{f"cls_token_{m}": f"encoder.{modality}.prefix" for m, modality in _MODALITIES.items()},
     "mlp_head.query": "head.query",  # ours: the original's head has no attention
     **{f"mlp_head_{m}.{part}": f"head.{own}.{part}" for m, own in _MODALITIES.items() for part in ("query", "centre", "spread")},
     **{f"pos_embed_{m}": f"encoder.{modality}.positions" for m, modality in _MODALITIES.items()},
@@ -53,7 +59,7 @@ _TENSORS = {
 _OURS_OF = _STACKS | _IN_BLOCK | _LAYERS
 _OFFICIAL_OF = {ours: name for name, ours in (_OURS_OF | _TENSORS).items()}
 # Every official block carries three norm pairs; outside the joint blocks only the first is used.
-_UNUSED = re.compile(r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.(weight|bias)")
+_UNUSED = re.compile(r"(blocks_[av]|decoder_blocks|constrative_head_(audio|visual)|classifier_layers)\.\d+\.norm[12]_[av]\.(weight|bias)")
 
 
 def is_official(tensors: Iterable[str]) -> bool:
@@ -85,7 +91,7 @@ def name_of(path: str) -> str | None:
 
 def _map_layer(layer: str, table: Mapping[str, str]) -> str | None:
     """Maps the name of a layer, alone or inside a block of a stack; None if the table lacks it."""
-    block = re.fullmatch(r"(.*blocks\w*)\.(\d+)\.(.+)", layer)
+    block = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", layer)
     if block is None:
         return table.get(layer)
     stack, inside = table.get(block[1]), table.get(block[3])
@@ -120,6 +126,7 @@ def from_official(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
       WeightsError: listing every missing, unexpected and misshapen tensor.
     """
     converted, problems = {}, []
+    tensors = split_registers(tensors)
     for name, tensor in tensors.items():
         path = path_of(name)
         if is_unused(name):
@@ -151,7 +158,28 @@ def to_official(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for mark in ("_a", "_v"):
             if is_unused(unused := f"{layer}{mark}.{kind}"):
                 official[unused] = np.full_like(tensor, kind == "weight")
-    return official
+    return _join_registers(official)
+
+
+def split_registers(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replaces the official tensor of both modalities' registers, [2R, D], by one of each, [1, R, D].
+
+    Raises:
+      WeightsError: if there is an odd number of them.
+    """
+    found = dict(tensors)
+    if (both := found.pop(REGISTERS, None)) is not None:
+        if both.ndim != 2 or len(both) % 2:
+            raise WeightsError(f"{REGISTERS} is {both.shape}; it must hold as many registers of audio as of images")
+        found |= {f"{REGISTERS}_{m}": half[None] for m, half in zip(_MODALITIES, np.split(both, 2), strict=True) if len(half)}
+    return found
+
+
+def _join_registers(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Undoes split_registers."""
+    halves = [tensors[name][0] for m in _MODALITIES if (name := f"{REGISTERS}_{m}") in tensors]
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{REGISTERS}_")}
+    return others | ({REGISTERS: np.concatenate(halves)} if halves else {})
 
 
 def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
@@ -164,82 +192,6 @@ def _official_shape(path: str, ours: tuple[int, ...]) -> tuple[int, ...]:
     if path.endswith(".kernel"):
         outputs = math.prod(ours[1:]) if path.endswith(".qkv.kernel") else ours[-1]
         return (outputs, size // outputs)
-    if path.endswith((".positions", ".modality", ".mask_token")):
+    if path.endswith((".positions", ".modality", ".mask_token", ".prefix", ".registers", ".token")):
         return (1,) * (3 - len(ours)) + ours
     return (size,)
-
-
-def infer_sizes(tensors: Mapping[str, np.ndarray], *, heads: int = 0, decoder_heads: int = 0, mel_bins: int = 128) -> ModelConfig:
-    """Finds the sizes of a model from its official state dict, with decoder (pretraining) or without (classifier).
-
-    Args:
-      tensors: official name -> array.
-      heads: of the encoder, which no shape shows; 0: those of the published model of this width.
-      decoder_heads: of the decoder; 0: those of the published model of this width.
-      mel_bins: M; it and the number of audio positions give the number of frames.
-
-    Raises:
-      WeightsError: if a tensor that gives a size is missing, there is no published model of this width, or the audio positions are
-        those of other mel bins, which only sin-cos positions show (find_rows).
-    """
-    needed = ["patch_embed_v.proj.weight", "blocks_u.0.mlp.fc1.weight", "pos_embed_a", "pos_embed_v"]
-    missing = [name for name in needed if name not in tensors]
-    if missing:
-        raise WeightsError(f"these are no weights of a CAV-MAE: {', '.join(missing)} missing; there are {some(tensors)}")
-    width, _, patch, _ = tensors["patch_embed_v.proj.weight"].shape
-    found_bins = find_rows(tensors["pos_embed_a"][0]) * patch
-    if found_bins not in (0, mel_bins):
-        raise WeightsError(f"its positions are those of audio with {found_bins} mel bins, not {mel_bins}; set mel_bins to {found_bins}")
-    joint_depth = count_blocks(tensors, "blocks_u")
-    decoder: dict[str, Any] = {}
-    if "decoder_embed.weight" in tensors:
-        decoder_width = tensors["decoder_embed.weight"].shape[0]
-        decoder = {
-            "decoder_width": decoder_width,
-            "decoder_depth": count_blocks(tensors, "decoder_blocks"),
-            "decoder_heads": decoder_heads or published_heads(decoder_width, "decoder_"),
-        }
-    return ModelConfig(
-        kind=next((kind for name, kind in HEADS.items() if name in tensors), "cavmae"),
-        depth=count_blocks(tensors, "blocks_a") + joint_depth,
-        joint_depth=joint_depth,
-        width=width,
-        heads=heads or published_heads(width, ""),
-        mlp_ratio=tensors["blocks_u.0.mlp.fc1.weight"].shape[0] / width,
-        audio_frames=tensors["pos_embed_a"].shape[1] * patch // mel_bins * patch,
-        mel_bins=mel_bins,
-        image_size=math.isqrt(tensors["pos_embed_v"].shape[1]) * patch,
-        patch=patch,
-        head_pool=_head_pool(tensors, width),
-        **decoder,
-    )
-
-
-# the matrix [C, ...] by which a classifier's kind is known
-HEADS = {"mlp_head.1.weight": "cavmae_classifier", "mlp_head_a.1.weight": "late_classifier"}
-
-
-def count_classes(tensors: Mapping[str, Any]) -> int:
-    """Returns the number of classes of a classifier's official tensors; 0: it is none."""
-    return next((len(tensors[name]) for name in HEADS if name in tensors), 0)
-
-
-def _head_pool(tensors: Mapping[str, np.ndarray], width: int) -> str:
-    """Finds what a classifier's head pools: it has a query of its own, or is twice as wide as the tokens."""
-    if "mlp_head.query" in tensors or "mlp_head_a.query" in tensors:
-        return "attentive"
-    given = {tensors[name].shape[1] for name in HEADS if name in tensors}
-    return "mean_std" if given == {2 * width} else "mean"
-
-
-def published_heads(width: int, kind: str) -> int:
-    """Returns the heads of the published model of a width; `kind` is "" or "decoder_". Raises WeightsError if there is none."""
-    for size in SIZES.values():
-        if getattr(size, f"{kind}width") == width:
-            return getattr(size, f"{kind}heads")
-    raise WeightsError(f"no published model has a {kind}width of {width}, so the number of heads must be given: {kind}heads")
-
-
-def count_blocks(tensors: Mapping[str, np.ndarray], stack: str) -> int:
-    """Counts the blocks of a stack, such as "blocks_a", in a state dict."""
-    return len({name.split(".")[1] for name in tensors if name.startswith(f"{stack}.")})

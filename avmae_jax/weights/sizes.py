@@ -9,7 +9,8 @@ from avmae_jax.errors import WeightsError
 from avmae_jax.models.patches import grid_of
 from avmae_jax.models.registry import kind_of
 from avmae_jax.weights import vit_config
-from avmae_jax.weights.official import HEADS, count_blocks, count_classes, infer_sizes, is_official
+from avmae_jax.weights.official import is_official
+from avmae_jax.weights.official_sizes import HEADS, count_blocks, count_classes, infer_sizes
 from avmae_jax.weights.tensor_files import Tensors
 from avmae_jax.weights.vit_names import canonical
 

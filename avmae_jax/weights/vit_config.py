@@ -12,7 +12,7 @@ from avmae_jax.errors import WeightsError, some
 from avmae_jax.models.ast import STRIDE
 from avmae_jax.models.patches import grid_of
 from avmae_jax.weights.notes import Notes
-from avmae_jax.weights.official import count_blocks, published_heads
+from avmae_jax.weights.official_sizes import count_blocks, published_heads
 from avmae_jax.weights.vit_names import TRANSFORMERS_PREFIXES, Tensors, canonical
 
 # An AST takes (x - mean) / (2 * std), with the mean and the deviation of AudioSet.

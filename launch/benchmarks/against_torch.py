@@ -81,14 +81,14 @@ class Product(NamedTuple):
     def of(cls, job: str, config: Config) -> Self:
         """Chooses the product of a job that does most of its arithmetic."""
         kind, modes = _arithmetic(job)
-        model = dataclasses.replace(config.model, kind=kind)
-        stages = [stage for mode in modes for stage in registry.kind_of(model).stages(model, mode)]
+        counted = dataclasses.replace(config, model=dataclasses.replace(config.model, kind=kind))
+        stages = [stage for mode in modes for stage in registry.kind_of(counted.model).stages(counted, mode)]
 
         def linear(stage: Stage) -> float:
             return stage.blocks * stage.tokens * stage.width**2
 
-        _, tokens, width = max(stages, key=linear)
-        sizes = tokens * config.train.batch_size, width, int(width * model.mlp_ratio)
+        _, tokens, width, _ = max(stages, key=linear)
+        sizes = tokens * config.train.batch_size, width, int(width * config.model.mlp_ratio)
         return cls(*sizes, repeats=math.ceil(_PRODUCT_SHARE * job_flops(job, config) / (2 * math.prod(sizes))))
 
     def __str__(self) -> str:
@@ -120,8 +120,8 @@ def _arithmetic(job: str) -> tuple[str, Sequence[Mode | None]]:
 def job_flops(job: str, config: Config) -> float:
     """Computes the floating-point operations that a job takes for a batch, by the formula of train/memory.py."""
     kind, modes = _arithmetic(job)
-    model = dataclasses.replace(config.model, kind=kind)
-    return config.train.batch_size * sum(memory.step_flops(model, mode, frozen=job == "features") for mode in modes)
+    counted = dataclasses.replace(config, model=dataclasses.replace(config.model, kind=kind))
+    return config.train.batch_size * sum(memory.step_flops(counted, mode, frozen=job == "features") for mode in modes)
 
 
 def random_batch(config: Config) -> dict[str, np.ndarray]:

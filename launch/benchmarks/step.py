@@ -48,7 +48,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
         reading = take_turns({"reader": lambda: [next(trainer.batches) for _ in range(_READ)]}, steps)["reader"].clock
     finally:
         trainer.batches.close()
-    formula, program = memory.step_flops(config.model) * pairs / 1e9, (step.cost_analysis() or {}).get("flops", np.nan) / 1e9
+    formula, program = memory.step_flops(config) * pairs / 1e9, (step.cost_analysis() or {}).get("flops", np.nan) / 1e9
     return {
         "micro-batch": trainer.micro_batch,
         "trace s": traced - begin,

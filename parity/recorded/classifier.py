@@ -16,7 +16,7 @@ from avmae_jax.models.modes import MODES, Mode
 from avmae_jax.models.tokens import join
 from avmae_jax.train import optim
 from avmae_jax.trees import flatten
-from avmae_jax.weights import build, official
+from avmae_jax.weights import build, official_sizes
 from parity.recorded.arrays import Arrays, GoldenError, has, inputs_of, part, require
 from parity.recorded.tensors import gradient_rows
 from parity.recorded.trials import best, error_of, head_counts
@@ -47,7 +47,7 @@ class Recorded:
         self.modes = [mode for mode in MODES if f"out.logits.{mode}" in arrays]
         if unknown := part(arrays, "out.logits.").keys() - {mode.name for mode in self.modes}:
             raise GoldenError(f"out.logits.{min(unknown)} is of no mode; there are {', '.join(map(str, MODES))}")
-        config = official.infer_sizes(self.params, heads=1, mel_bins=self.given["audio"].shape[2])
+        config = official_sizes.infer_sizes(self.params, heads=1, mel_bins=self.given["audio"].shape[2])
         trained = any(name.startswith("grad.") and name.endswith(("pos_embed_a", "pos_embed_v")) for name in arrays)
         config = dataclasses.replace(config, learned_positions=trained)
         self.config = best(config, "heads", head_counts(config.shape.width), self._error)
@@ -55,7 +55,7 @@ class Recorded:
 
     def build(self, config: ModelConfig) -> CAVMAEClassifier:
         """Builds the JAX model with the file's weights."""
-        classes = official.count_classes(self.params)
+        classes = official_sizes.count_classes(self.params)
         return build.build_official(lambda: CAVMAEClassifier(config, classes, rngs=build.AnyKey()), self.params)
 
     def _error(self, config: ModelConfig) -> float:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from avmae_jax.config import LossConfig, ModelConfig
 from avmae_jax.models.cavmae import CAVMAE, MODALITIES, Pretraining
-from avmae_jax.weights import build, official
+from avmae_jax.weights import build, official_sizes
 from parity.quantities import of_pass, quantities, total_loss
 from parity.recorded.arrays import Arrays, GoldenError, inputs_of, part, require
 from parity.recorded.training import step_suffixes, training_rows
@@ -51,7 +51,7 @@ class Recorded:
 
     def find_model(self) -> ModelConfig:
         """Finds sizes from the weights and the masks, and heads and chaining by trial."""
-        config = official.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.given["audio"].shape[2])
+        config = official_sizes.infer_sizes(self.params, heads=1, decoder_heads=1, mel_bins=self.given["audio"].shape[2])
         ratios = {f"{modality}_mask_ratio": self.mask_ratio(f"out.mask_{modality}") for modality in MODALITIES}
         config = dataclasses.replace(config, **ratios, learned_positions="grad.pos_embed_a" in self.arrays)
         config = self.try_field(config, "heads", head_counts(config.shape.width), "latent")

@@ -14,7 +14,8 @@ from avmae_jax.models import late, statistics
 from avmae_jax.models.late import LateClassifier
 from avmae_jax.models.registry import build
 from avmae_jax.trees import flatten
-from avmae_jax.weights.official import from_official, infer_sizes, to_official
+from avmae_jax.weights.official import from_official, to_official
+from avmae_jax.weights.official_sizes import infer_sizes
 
 CONFIG = ModelConfig(
     kind="late_classifier", depth=2, width=16, heads=2, decoder_depth=1, decoder_width=16, decoder_heads=2,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import Config, DataConfig, ModelConfig
 from avmae_jax.errors import ConfigError
-from avmae_jax.models import late, registry
+from avmae_jax.models import late, registry, sync_classifier
 from avmae_jax.models.ast import AST
 from avmae_jax.models.layers import Block, Stage
 from avmae_jax.models.modes import MODES, Mode
@@ -21,17 +21,26 @@ TINY = ModelConfig(
     depth=3, joint_depth=2, width=16, heads=2, decoder_depth=2, decoder_width=8, decoder_heads=2,
     audio_frames=64, mel_bins=32, image_size=48,
 )  # fmt: skip
-CLASSES = 5
+CLASSES, PAIRS = 5, 4
 
 
 def _config(kind: str, modality: str) -> ModelConfig:
     return dataclasses.replace(TINY, kind=kind, modality=modality)
 
 
+def _sync(kind: str, **changed: Any) -> ModelConfig:
+    return dataclasses.replace(_config(kind, "both"), class_token=True, registers=3, **changed)
+
+
 CASES = {
     "cavmae": (_config("cavmae", "both"), None),
     **{str(mode): (_config("cavmae_classifier", "both"), mode) for mode in MODES},
     **{f"late {mode}": (_config("late_classifier", "both"), mode) for mode in late.MODES},
+    "sync": (_sync("sync"), None),
+    "sync with every option": (_sync("sync", contrast_depth=2, joint_depth=1), None),
+    **{f"sync {mode}": (_sync("sync_classifier"), mode) for mode in sync_classifier.MODES},
+    "sync, late fusion": (_sync("sync_classifier", pair_pool="late"), sync_classifier.MODES[0]),
+    "sync, pairs by themselves": (_sync("sync_classifier", pair_pool="global", pair_depth=0), sync_classifier.MODES[1]),
     "mae of audio": (_config("mae", "audio"), None),
     "mae of images": (_config("mae", "image"), None),
     "ast": (_config("ast", "audio"), None),
@@ -44,9 +53,11 @@ def _build(config: ModelConfig) -> Any:
     return nnx.eval_shape(lambda: registry.build(config, classes, rngs=nnx.Rngs(0)))
 
 
-def _inputs(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def _inputs(config: ModelConfig, *, embedding: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     shapes = {"audio": (2, config.audio_frames, config.mel_bins), "image": (2, config.image_size, config.image_size, 3)}
-    return {modality: jax.ShapeDtypeStruct(shapes[modality], jnp.float32) for modality in registry.kind_of(config).inputs(config)}
+    kind = registry.kind_of(config)
+    pairs = (PAIRS,) if kind.pairs and (embedding or kind.task == "classification") else ()
+    return {m: jax.ShapeDtypeStruct((2, *pairs, *shapes[m][1:]), jnp.float32) for m in kind.inputs(config)}
 
 
 def _run(config: ModelConfig, mode: Mode | None) -> Any:
@@ -86,7 +97,7 @@ def test_stages_are_the_blocks_and_tokens_of_a_real_pass(config: ModelConfig, mo
     monkeypatch.setattr(Block, "_run", count)
     _run(config, mode)
     declared: Counter[tuple[int, int]] = Counter()
-    for blocks, tokens, width in registry.kind_of(config).stages(config, mode):
+    for blocks, tokens, width, _ in registry.kind_of(config).stages(Config(model=config, data=DataConfig(frames=PAIRS)), mode):
         declared[tokens, width] += blocks
     assert declared == seen
 
@@ -96,8 +107,8 @@ def test_vectors_are_those_that_embed_computes(config: ModelConfig, mode: Mode |
     kind, model = registry.kind_of(config), _build(config)
     assert hasattr(model, "embed") == bool(kind.vectors)
     if kind.vectors:
-        vectors = nnx.eval_shape(lambda model, inputs: model.embed(inputs), model, _inputs(config))
-        assert {name: x.shape for name, x in vectors.items()} == dict.fromkeys(kind.vectors, (2, 16))
+        vectors = nnx.eval_shape(lambda model, inputs: model.embed(inputs), model, _inputs(config, embedding=True))
+        assert {name: x.shape for name, x in vectors.items()} == dict.fromkeys(kind.vectors, (2, PAIRS, 16) if kind.pairs else (2, 16))
 
 
 def test_fine_tuning_makes_a_kind_that_classifies() -> None:
@@ -108,7 +119,9 @@ def test_fine_tuning_makes_a_kind_that_classifies() -> None:
 def test_an_unknown_kind_names_near_ones_and_a_strange_one_all() -> None:
     with pytest.raises(ValueError, match=r"model\.kind.*cavmea.*cavmae"):
         registry.kind_of(_config("cavmea", "both"))
-    with pytest.raises(ValueError, match=r"model\.kind.*xyz.*cavmae or cavmae_classifier or late_classifier or mae or ast"):
+    with pytest.raises(
+        ValueError, match=r"model\.kind.*xyz.*cavmae or sync or cavmae_classifier or late_classifier or sync_classifier or mae or ast"
+    ):
         registry.build(_config("xyz", "both"), rngs=nnx.Rngs(0))
 
 

@@ -57,7 +57,7 @@ def test_xla_takes_the_description_of_every_gpu(name: str) -> None:
 def test_bfloat16_is_chosen_and_every_stream_s_attention_is_cudnn_s(step: Found) -> None:
     devices, config, _, _, cost = step
     assert config.model.compute_dtype == "bfloat16"
-    stages = kind_of(config.model).stages(config.model, None)
+    stages = kind_of(config.model).stages(config, None)
     calls = cost.cudnn_calls()
     assert sum(calls.values()) == 2 * sum(stage.blocks for stage in stages)
     assert {int(queries.split(" x ")[0]) for queries in calls} == {BATCH // devices}  # each device's own pairs

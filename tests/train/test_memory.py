@@ -16,18 +16,18 @@ from avmae_jax.train.program import trace_step
 
 
 def test_the_base_model_costs_what_was_published() -> None:
-    assert memory.step_flops(ModelConfig()) == pytest.approx(234e9, rel=0.03)
-    assert memory.step_flops(ModelConfig(remat=True)) == memory.step_flops(ModelConfig())  # useful work only
+    assert memory.step_flops(Config()) == pytest.approx(234e9, rel=0.03)
+    assert memory.step_flops(Config(model=ModelConfig(remat=True))) == memory.step_flops(Config())  # useful work only
     tuned = ModelConfig(kind="cavmae_classifier")
-    assert memory.step_flops(tuned) == pytest.approx(397e9, rel=0.03)
-    assert memory.step_flops(tuned, frozen=True) == pytest.approx(132e9, rel=0.03)
+    assert memory.step_flops(Config(model=tuned)) == pytest.approx(397e9, rel=0.03)
+    assert memory.step_flops(Config(model=tuned), frozen=True) == pytest.approx(132e9, rel=0.03)
 
 
 def test_a_larger_model_or_input_costs_more() -> None:
-    sizes = [memory.step_flops(ModelConfig(size=size)) for size in SIZES]
+    sizes = [memory.step_flops(Config(model=ModelConfig(size=size))) for size in SIZES]
     assert sizes == sorted(sizes)
-    assert memory.step_flops(ModelConfig(audio_mask_ratio=0.5)) > memory.step_flops(ModelConfig())
-    assert memory.step_flops(ModelConfig(audio_frames=2048)) > 1.5 * memory.step_flops(ModelConfig())
+    assert memory.step_flops(Config(model=ModelConfig(audio_mask_ratio=0.5))) > memory.step_flops(Config())
+    assert memory.step_flops(Config(model=ModelConfig(audio_frames=2048))) > 1.5 * memory.step_flops(Config())
 
 
 @pytest.mark.usefixtures("optax_promotion", "unpolished")
@@ -43,26 +43,27 @@ def test_estimates_are_near_the_compiled_program(remat: bool) -> None:
     params = nnx.eval_shape(lambda: nnx.state(CAVMAE(config, rngs=nnx.Rngs(0)), nnx.Param))
     gradients = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     measured = compiled.memory_analysis().temp_size_in_bytes
-    estimate = gradients + batch_size * memory.activation_bytes(config, remat=remat)
+    estimate = gradients + batch_size * memory.activation_bytes(run, remat=remat)
     assert 0.75 < estimate / measured < 1.5, (estimate, measured)
 
 
 def test_half_precision_halves_the_activations() -> None:
-    assert memory.activation_bytes(ModelConfig(compute_dtype="bfloat16")) == memory.activation_bytes(ModelConfig()) / 2
+    half = Config(model=ModelConfig(compute_dtype="bfloat16"))
+    assert memory.activation_bytes(half) == memory.activation_bytes(Config()) / 2
 
 
 def test_remat_saves_memory_where_the_compiler_honours_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig()
     for platform in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda name=platform: name)
-        assert memory.activation_bytes(model, remat=True) < memory.activation_bytes(model) / 4
-    assert memory.activation_bytes(ModelConfig(remat=True)) == memory.activation_bytes(model, remat=True)
+        assert memory.activation_bytes(Config(model=model), remat=True) < memory.activation_bytes(Config(model=model)) / 4
+    assert memory.activation_bytes(Config(model=ModelConfig(remat=True))) == memory.activation_bytes(Config(model=model), remat=True)
 
 
 @pytest.mark.parametrize(("dtype", "mib"), [("bfloat16", 146), ("float32", 291)])
 def test_a_pair_of_the_base_model_takes_on_gpus_what_their_compiler_says(monkeypatch: pytest.MonkeyPatch, dtype: str, mib: float) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert memory.activation_bytes(ModelConfig(compute_dtype=dtype)) / 2**20 == pytest.approx(mib, rel=0.1)
+    assert memory.activation_bytes(Config(model=ModelConfig(compute_dtype=dtype))) / 2**20 == pytest.approx(mib, rel=0.1)
 
 
 def test_usable_memory_and_speed_are_those_of_a_machine() -> None:

@@ -77,7 +77,7 @@ def lowered() -> tuple[Config, Step, str]:
 
 def test_every_attention_is_a_call_of_cudnn(lowered: tuple[Config, Step, str]) -> None:
     config, _, text = lowered
-    attentions = sum(stage.blocks for stage in registry.kind_of(config.model).stages(config.model, None))
+    attentions = sum(stage.blocks for stage in registry.kind_of(config.model).stages(config, None))
     assert attentions == 2 * 2 + 3 + 2  # two blocks of each tower, the joint one for both and each alone, two of the decoder
     for name in ("fmhaSoftmax", "fmhaSoftmaxBackward"):
         assert len(re.findall(rf"custom_call @__cudnn\${name}\(", text)) == attentions

@@ -10,7 +10,8 @@ from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.trees import flatten
 from avmae_jax.weights.build import build_official
-from avmae_jax.weights.official import convert_tensor, from_official, infer_sizes, is_unused, name_of, path_of, to_official
+from avmae_jax.weights.official import convert_tensor, from_official, is_unused, name_of, path_of, to_official
+from avmae_jax.weights.official_sizes import infer_sizes
 from tests.support import ODD
 
 D, DD, P = 16, 8, 8  # widths of encoder and decoder, patch

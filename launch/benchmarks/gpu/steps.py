@@ -20,7 +20,7 @@ def measure(config: Config, *, batch: int, remat: bool, steps: int) -> Iterator[
     seconds /= steps
     measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     _, sending = program.train(steps, anew=True)
-    flops = memory.step_flops(config.model) * batch
+    flops = memory.step_flops(config) * batch
     yield {
         "batch": batch,
         "remat": remat,
