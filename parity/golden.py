@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from avmae_jax.errors import some
-from parity.recorded import classifier, pretraining
+from parity.recorded import classifier, pretraining, sync
 from parity.recorded.arrays import Arrays, GoldenError, has, read
 from parity.rows import Row, print_table
 
@@ -54,6 +54,7 @@ class Recorded(Protocol):
 # What marks each kind of file: it has arrays whose names begin with one of these. The first kind that fits is taken.
 KINDS = (
     (("in.labels", "out.logits."), classifier.Recorded),
+    (("param.register_tokens", "param.cls_token_", "param.constrative_head_", "in.clips_", "in.noise_audio_contrast"), sync.Recorded),
     (("in.noise_audio", "in.noise_image", "out.latent", "param.decoder_embed."), pretraining.Recorded),
 )
 

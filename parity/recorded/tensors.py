@@ -4,7 +4,7 @@ A tensor that has no gradient in a file was not reached by its loss. Ours must t
 The tensors that the original has and this project's models lack, such as the norms that no pass uses, count as zero and as unchanged.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ def gradient_rows(prefix: str, ours: Mapping[str, Any], recorded: Arrays) -> Ite
       ours: by dotted path, of all parameters that are trained.
       recorded: by official name.
     """
+    recorded = official.split_registers(recorded)
     paths = {str(official.name_of(path)): path for path in ours}
     for name, path in paths.items():
         mine = np.asarray(ours[path])
@@ -37,7 +38,7 @@ def gradient_rows(prefix: str, ours: Mapping[str, Any], recorded: Arrays) -> Ite
         yield compare(prefix + name, np.zeros_like(recorded[name]), recorded[name], GRADIENT_TOLERANCE)
 
 
-def weight_rows(prefix: str, ours: Mapping[str, Any], before: Arrays, after: Arrays, moved: Collection[str]) -> Iterator[Row]:
+def weight_rows(prefix: str, ours: Mapping[str, Any], before: Arrays, after: Arrays, moved: Arrays) -> Iterator[Row]:
     """Compares the weights after optimizer steps.
 
     The keys' part of a qkv bias isn't compared; parity/golden.py says why.
@@ -47,12 +48,13 @@ def weight_rows(prefix: str, ours: Mapping[str, Any], before: Arrays, after: Arr
       ours: by dotted path, of the whole model.
       before: the weights before the steps, by official name.
       after: those that the file holds after them, by official name.
-      moved: official names of the tensors that have a gradient.
+      moved: those that have a gradient, by official name.
 
     Raises:
       GoldenError: if some of these are missing after the steps.
     """
-    if missing := sorted(set(moved) - set(after)):
+    before, after, moved = official.split_registers(before), official.split_registers(after), set(official.split_registers(moved))
+    if missing := sorted(moved - after.keys()):
         raise GoldenError(f"{prefix} lacks {len(missing)} tensors that have a gradient: {some(missing)}; record them too")
     for name, reference in after.items():
         _require_known(prefix, name)

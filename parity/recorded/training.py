@@ -62,5 +62,5 @@ def training_rows(arrays: Arrays, model: nnx.Module, config: ModelConfig, total:
             yield compare(name, loss, arrays[name], OUTPUT_TOLERANCE)
         if has(arrays, prefix := f"after{number}."):
             after = part(arrays, prefix)
-            moved = recorded or {name: None for name in after if name in before and (after[name] != before[name]).any()}
+            moved = recorded or {name: value for name, value in after.items() if (value != before[name]).any()}
             yield from weight_rows(prefix, flatten(weights) | frozen, before, after, moved)
