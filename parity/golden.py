@@ -23,8 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
+
 from avmae_jax.errors import some
-from parity.recorded import classifier, pretraining, sync
+from parity.recorded import classifier, pretraining, sync, sync_classifier
 from parity.recorded.arrays import Arrays, GoldenError, has, read
 from parity.rows import Row, print_table
 
@@ -53,6 +55,7 @@ class Recorded(Protocol):
 
 # What marks each kind of file: it has arrays whose names begin with one of these. The first kind that fits is taken.
 KINDS = (
+    (("param_", "param.classifier_head.", "param.cls_cls_token"), sync_classifier.Recorded),
     (("in.labels", "out.logits."), classifier.Recorded),
     (("param.register_tokens", "param.cls_token_", "param.constrative_head_", "in.clips_", "in.noise_audio_contrast"), sync.Recorded),
     (("in.noise_audio", "in.noise_image", "out.latent", "param.decoder_embed."), pretraining.Recorded),
@@ -81,6 +84,7 @@ def main() -> int:
     )
     parser.add_argument("file", type=Path, help="an .npz file of recorded values")
     path = parser.parse_args().file
+    jax.config.update("jax_disable_most_optimizations", True)  # of the compiler, which takes longest; everything runs once
     try:
         recorded = load(path)
         rows = recorded.rows()
