@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Config, LossConfig, ModelConfig
-from avmae_jax.data.batches import example
 from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.one_clip import decode_clip
+from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError

@@ -15,7 +15,7 @@ from PIL import Image
 
 from avmae_jax.config import Config, ModelConfig
 from avmae_jax.data import fbank
-from avmae_jax.data.batches import decode_image
+from avmae_jax.data.decode.images import decode_image
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals import metrics
 

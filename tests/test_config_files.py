@@ -19,6 +19,7 @@ DEMANDING = {
     "finetune_vggsound": ("data.path", "init_from"),
     "scale_plus": ("data.path",),
     "scale_plus_plus": ("data.path",),
+    "sync_vggsound": ("data.path", "init_from"),
     "vggsound": ("data.path", "init_from"),
 }
 

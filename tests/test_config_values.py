@@ -99,6 +99,8 @@ def test_the_defaults_are_valid() -> None:
         ("optim.kind", "sgd"),
         ("optim.schedule", "linear"),
         ("optim.warmup_steps", -1),
+        ("optim.warmup_share", 1.0),
+        ("optim.cosine_floor", 1.1),
         ("optim.clip_norm", -0.5),
         ("optim.clip_norm", float("inf")),
         ("optim.layer_decay", 0.0),
@@ -155,6 +157,7 @@ def test_a_value_that_cannot_work_is_named(name: str, value: Any) -> None:
     ("changes", "parts"),
     [
         ({"tune.average_first": 1, "tune.average_last": 26}, r"tune\.average_last.*26.*train\.epochs.*25"),
+        ({"optim.warmup_steps": 5, "optim.warmup_share": 0.1}, r"optim\.warmup_share.*0\.1.*optim\.warmup_steps.*5"),
         ({"optim.warmup_steps": 101, "train.steps": 100}, r"optim\.warmup_steps.*101.*train\.steps.*100"),
         ({"augment.mel_shift": 128.0}, r"augment\.mel_shift.*128.*model\.mel_bins.*128"),
         ({"mesh.data": 5}, r"train\.batch_size.*48.*5"),

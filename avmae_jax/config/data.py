@@ -65,6 +65,8 @@ class DataConfig(Settings, group="data"):
         self.require_positive("builtin_train", "builtin_test", "builtin_seconds", "builtin_image_size", "threads")
         self.require_positive("builtin_frames", "pairs_per_clip")
         self.require_not_negative("frames", "builtin_seed", "labelled_per_class", "labelled_seed", "workers", "prefetch", "max_damaged")
+        drawn = self.source != "builtin" or self.frames <= self.builtin_frames
+        self.require("frames", drawn, f"data.builtin_frames is {self.builtin_frames}; give as many to both, or data.frames=0")
         self.require("max_damaged", self.max_damaged < 1 or float(self.max_damaged).is_integer(), "give a number, or a share below 1")
         mean, std = self.normalisation
         self.require("audio_mean", math.isfinite(mean), "it must be finite")

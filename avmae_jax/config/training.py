@@ -19,11 +19,18 @@ class LossConfig(Settings, group="loss"):
     norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
     global_local: bool = False  # sync: the mean of the contrastive losses of the class tokens and of the means over patches
     contrast_pass: bool = False  # compute the contrastive loss from a second pass, masked anew by model.contrast_mask_ratio
+    contrast_order: str = "random"  # random | attention: patches that this pass sees; attention: those that a teacher ranks highest
+    distill_weight: float = 0.0  # weight of 1 - cosine between the vectors of that pass and a teacher's, which sees every patch; 0: off
+    teacher_momentum: float = 0.999  # share of the teacher's weights that stays at each step, after a warm-up of some ten steps
     negatives: str = "global"  # global | micro_batch | shard: from the batch, the pairs computed at once, or a device's share of these
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
-        self.require_not_negative("mae_weight", "contrast_weight")
+        self.require_not_negative("mae_weight", "contrast_weight", "distill_weight")
+        self.require_choice("contrast_order", ("random", "attention"))
+        self.require("contrast_order", self.contrast_order == "random" or self.contrast_pass, "it orders the pass of loss.contrast_pass")
+        self.require("distill_weight", not self.distill_weight or self.contrast_pass, "it needs the pass of loss.contrast_pass")
+        self.require_share("teacher_momentum", one=False)
         self.require("mae_weight", self.mae_weight + self.contrast_weight > 0, "it must be positive where loss.contrast_weight is 0")
         self.require_positive("temperature")
         self.require_choice("negatives", ("global", "micro_batch", "shard"))
@@ -76,7 +83,9 @@ class OptimConfig(Settings, group="optim"):
     clip_norm: float = 0.0  # largest norm of the whole gradient; a longer one is shortened to it. 0: off
     layer_decay: float = 1.0  # factor from each encoder block's rate to that of the block below it, in (0, 1]; the head has the full rate
     warmup_steps: int = 0  # first steps, over which the rate rises evenly from 0
-    schedule: str = "steps"  # steps | cosine: the three fields below, or half a cosine down to 0 at the run's end
+    warmup_share: float = 0.0  # the same as a share of the run's steps, in [0, 1), in place of warmup_steps
+    schedule: str = "steps"  # steps | cosine: the three decay fields below, or half a cosine down to cosine_floor at the run's end
+    cosine_floor: float = 0.0  # share of the rate at the end of the cosine, in [0, 1]
     decay_start: int = 10  # epochs after which the rate is first multiplied by decay_rate
     decay_every: int = 5  # epochs between further decays
     decay_rate: float = 0.5  # factor of each decay
@@ -87,7 +96,10 @@ class OptimConfig(Settings, group="optim"):
         self.require_choice("schedule", ("steps", "cosine"))
         self.require_not_negative("learning_rate", "weight_decay", "eps", "decay_start", "decay_rate", "clip_norm", "warmup_steps")
         self.require("layer_decay", 0 < self.layer_decay <= 1, "it must lie in (0, 1]")
-        self.require_share("beta1", "beta2", one=False)
+        self.require_share("beta1", "beta2", "warmup_share", one=False)
+        self.require_share("cosine_floor")
+        once = not (self.warmup_share and self.warmup_steps)
+        self.require("warmup_share", once, f"optim.warmup_steps is {self.warmup_steps}, and there is one warm-up; set one of them to 0")
         self.require_positive("decay_every")
 
 

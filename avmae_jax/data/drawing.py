@@ -6,7 +6,7 @@ import numpy as np
 from absl import logging
 
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.store.reader import ids_of, labels_of, videos_of
+from avmae_jax.data.store.reader import frames_of, ids_of, labels_of, videos_of
 from avmae_jax.errors import DatasetError, some
 
 
@@ -46,6 +46,11 @@ class Drawn:
         if not 0 <= index < len(self):
             raise IndexError(f"{self} has no clip {index}")
         return self._source[int(self.rows[index])]
+
+    @property
+    def frames(self) -> int | None:
+        """Returns the number of frames that the source was prepared with; None where it doesn't know."""
+        return frames_of(self._source)
 
     @property
     def ids(self) -> list[str]:

@@ -30,7 +30,9 @@ def model_inputs(
 
     Returns:
       "audio" -> normalised log-mel float32[B, T, M] and "image" -> normalised float32[B, H, W, 3], as far as the batch carries them.
-      Batches of several frames a clip give [B, F, H, W, 3], and with audio="per_frame" [B, F, T, M].
+      Batches of several images a clip give [B, F, H, W, 3], and those that carry "window" give [B, F, T, M]: pieces of the spectrogram of
+      the whole clip, which is filled up, normalised and changed at random before it is cut. Only the noise comes after that, since the
+      roll that belongs to it would part audio and image.
       What is drawn at random follows from the clips' own seeds and partners in the batch, no matter into which parts it is cut. Evaluation
       batches carry neither.
     """
@@ -69,22 +71,20 @@ def _rows(value: jax.Array, lead: tuple[int, ...]) -> jax.Array:
 def _log_mel(
     batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow] = together
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes the log-mel before normalisation, float32[rows, T, M], and which frames hold audio, bool[rows, T]."""
-    model, lead = config.model, batch["samples"].shape  # (B,) or (B, F)
-    waveform, samples = _rows(batch["waveform"], lead), _rows(batch["samples"], lead)
+    """Computes the log-mel of whole clips before normalisation, float32[B, L, M], and which frames hold audio, bool[B, L]."""
+    frames, waveform, samples = config.model.spectrogram_frames, batch["waveform"], batch["samples"]
     if "mix" in batch:
-        partner, partner_samples, share = (_rows(batch[name], lead) for name in ("waveform_b", "samples_b", "mix"))
-        waveform = augment.mix_waveforms(waveform, partner, share, samples, partner_samples)
-    held = jnp.arange(model.audio_frames)[None] < num_frames(samples)[:, None]
-    return padded_fbank(waveform, samples, model.audio_frames, model.mel_bins, own_rows), held
+        waveform = augment.mix_waveforms(waveform, batch["waveform_b"], batch["mix"], samples, batch["samples_b"])
+    held = jnp.arange(frames)[None] < num_frames(samples)[:, None]
+    return padded_fbank(waveform, samples, frames, config.model.mel_bins, own_rows), held
 
 
 def _fbank(batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow]) -> jax.Array:
-    options, lead = config.augment, batch["samples"].shape
+    options = config.augment
     fbank, held = _log_mel(batch, config, own_rows)
     if "augment_seed" not in batch:
-        return _normalise(fbank, held, config).reshape(*lead, *fbank.shape[1:])
-    keys = _keys(batch["augment_seed"], lead)
+        return _cut(_normalise(fbank, held, config), batch, config)
+    keys = jax.vmap(jax.random.key)(batch["augment_seed"])
     span_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     if any((options.mel_shift, options.equaliser, options.gain, options.noise_floor)):
         fbank = augment.alter_audio(fbank, held, _part(keys, _AUDIO), options)
@@ -93,8 +93,24 @@ def _fbank(batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[R
         fbank = augment.spec_augment(_normalise(fbank, held, config), span_keys, *spans)
     else:
         fbank = _normalise(augment.spec_augment(fbank, span_keys, *spans), held, config)
-    fbank = augment.noise_and_roll(fbank, noise_keys) if options.noise else fbank
-    return fbank.reshape(*lead, *fbank.shape[1:])
+    cut = _cut(fbank, batch, config)
+    if not options.noise:
+        return cut
+    if "window" not in batch:
+        return augment.noise_and_roll(cut, noise_keys)
+    lead = batch["window"].shape
+    return augment.noise_and_roll(_rows(cut, lead), _each(noise_keys, lead)).reshape(cut.shape)
+
+
+def _cut(fbank: jax.Array, batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
+    """Cuts the window of each image out of the spectrogram of its clip: float32[B, L, M] -> [B, F, T, M]; without windows all is kept."""
+    if "window" not in batch:
+        return fbank
+
+    def window(clip: jax.Array, start: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(clip, start, config.model.audio_frames)
+
+    return jax.vmap(jax.vmap(window, in_axes=(None, 0)))(fbank, batch["window"])
 
 
 def _normalise(fbank: jax.Array, held: jax.Array, config: Config) -> jax.Array:
@@ -110,12 +126,11 @@ def _part(keys: jax.Array, number: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _keys(seeds: jax.Array, lead: tuple[int, ...]) -> jax.Array:
-    """Makes a random key for each row of the axes `lead` from each clip's seed; the windows of one clip are changed independently."""
-    keys = jax.vmap(jax.random.key)(seeds)
+def _each(keys: jax.Array, lead: tuple[int, ...]) -> jax.Array:
+    """Makes a random key for each row of the axes `lead` from each clip's: the images of one clip are changed independently."""
     if len(lead) == 1:
         return keys
-    return jax.vmap(lambda key: jax.vmap(lambda window: jax.random.fold_in(key, window))(jnp.arange(lead[1])))(keys).reshape(-1)
+    return jax.vmap(lambda key: jax.vmap(lambda image: jax.random.fold_in(key, image))(jnp.arange(lead[1])))(keys).reshape(-1)
 
 
 def _image(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
@@ -126,7 +141,8 @@ def _image(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
         image = augment.mix_images(image, _rows(batch["image_b"], lead), _rows(batch["mix"], lead))
     mean, std = (jnp.array(values)[None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     image = image.astype(jnp.float32) / 255
-    keys = _keys(batch["augment_seed"], lead) if "augment_seed" in batch and options.changes_images else None
+    random = "augment_seed" in batch and options.changes_images
+    keys = _each(jax.vmap(jax.random.key)(batch["augment_seed"]), lead) if random else None
     if keys is not None:
         image = augment.alter_colours(image, _part(keys, _COLOURS), options)
     image = (image - mean) / std

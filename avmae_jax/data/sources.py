@@ -140,6 +140,11 @@ class ManifestSource:
         return Clip(entry.id, waveform, frames, entry.labels, frame_times=times)
 
     @property
+    def frames(self) -> int:
+        """Returns the number of frames of each clip."""
+        return MANIFEST_FRAMES
+
+    @property
     def ids(self) -> list[str]:
         """Returns the ids of all clips; no file is read for them."""
         return [entry.id for entry in self._entries]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.data.batches import centre
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.fbank import num_samples
+from avmae_jax.data.rows import centre
 from avmae_jax.errors import counted
 from avmae_jax.evals import ranking
 from avmae_jax.evals.ranking import DIRECTIONS, RankedDirection

@@ -7,7 +7,7 @@ from absl import logging
 
 from avmae_jax.data.catalog.labels import alike_names
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.store.reader import labels_of
+from avmae_jax.data.store.reader import frames_of, labels_of
 from avmae_jax.errors import some
 from avmae_jax.weights.trained import Trained
 
@@ -44,6 +44,11 @@ class _Relabelled:
     def __getitem__(self, index: int) -> Clip:
         clip = self._source[self._rows[index]]
         return clip._replace(labels=self._own(clip.labels))
+
+    @property
+    def frames(self) -> int | None:
+        """Returns the number of frames that the source was prepared with; None where it doesn't know."""
+        return frames_of(self._source)
 
     def labels_of(self, index: int) -> tuple[int, ...]:
         """Returns the labels of the clip at an index."""

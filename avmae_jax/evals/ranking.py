@@ -8,7 +8,7 @@ Axis letters: Q queries, N targets or clips, D width, C classes.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ DIRECTIONS = {"audio_to_image": ("audio", "image"), "image_to_audio": ("image", 
 TOP = (1, 5, 10)  # the k of R@k
 FIGURES = (*(f"r{k}" for k in TOP), "median_rank", "ties")  # of a direction, as JSON files name them
 
-_BLOCK_SCORES = 2**24  # similarities in memory at once, 64 MiB of them
+BLOCK_SCORES = 2**24  # similarities in memory at once, 64 MiB of them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class RankedDirection:
 
 
 def rank_partners(
-    queries: np.ndarray, targets: np.ndarray, labels: Sequence[Sequence[int]] = (), *, block_scores: int = _BLOCK_SCORES
+    queries: np.ndarray, targets: np.ndarray, labels: Sequence[Sequence[int]] = (), *, block_scores: int = BLOCK_SCORES
 ) -> RankedDirection:
     """Ranks all targets for each query by cosine similarity; the partner of query i is target i.
 
@@ -56,10 +56,21 @@ def rank_partners(
     """
     if queries.ndim != 2 or queries.shape != targets.shape or not queries.size:
         raise ValueError(f"queries {queries.shape} and targets {targets.shape} must be arrays of the same shape [N, D], none of them empty")
-    count, k = len(queries), min(max(TOP), len(targets))
+    return rank_scores(len(queries), similarities(queries, targets, block_scores=block_scores), labels)
+
+
+def rank_scores(count: int, blocks: Iterable[tuple[slice, np.ndarray]], labels: Sequence[Sequence[int]] = ()) -> RankedDirection:
+    """Ranks N targets for each of as many queries by scores that are computed for some queries at a time.
+
+    Args:
+      count: N.
+      blocks: a slice of the queries and their scores, float32[rows, N]; equal targets have equal scores.
+      labels: the classes of each clip, as in rank_partners.
+    """
+    k = min(max(TOP), count)
     ranks, tied = np.empty(count, np.int64), np.empty(count, bool)
     found, near = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
-    for block, scores in similarities(queries, targets, block_scores=block_scores):
+    for block, scores in blocks:
         rows = np.arange(len(scores))
         partner = scores[rows, block.start + rows][:, None]
         ranks[block], tied[block] = 1 + np.count_nonzero(scores > partner, axis=1), np.count_nonzero(scores == partner, axis=1) > 1
@@ -98,7 +109,7 @@ def nested_figures(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {figure: flat.get(f"{name}_{figure}") for figure in FIGURES} for name in DIRECTIONS}
 
 
-def similarities(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = _BLOCK_SCORES) -> Iterator[tuple[slice, np.ndarray]]:
+def similarities(queries: np.ndarray, targets: np.ndarray, *, block_scores: int = BLOCK_SCORES) -> Iterator[tuple[slice, np.ndarray]]:
     """Computes cosine similarities for some queries at a time.
 
     Equal targets always get equal scores: a BLAS may round the same product differently in another column, so each distinct target is

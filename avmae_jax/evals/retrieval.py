@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from avmae_jax.data.clip import Clip, ClipSource
-from avmae_jax.data.store.reader import ids_of, labels_of
+from avmae_jax.data.store.reader import frames_of, ids_of, labels_of
 from avmae_jax.evals import ranking
 from avmae_jax.evals.few_clips import few_clips
 from avmae_jax.evals.gallery_rows import section_of
@@ -48,6 +48,11 @@ class Subset:
 
     def __getitem__(self, index: int) -> Clip:
         return self._source[self.indices[index]]
+
+    @property
+    def frames(self) -> int | None:
+        """Returns the number of frames that the source was prepared with; None where it doesn't know."""
+        return frames_of(self._source)
 
     def __repr__(self) -> str:
         return f"Subset({self._source!r}, {len(self)} clips)"

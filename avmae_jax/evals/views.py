@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from avmae_jax.config import Modality
-from avmae_jax.data.batches import Frames
+from avmae_jax.config import Frames, Modality
 from avmae_jax.models.modes import MODES, Mode, find_mode
 from avmae_jax.weights.trained import Trained
 

@@ -19,12 +19,12 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.config import Fill, Modality, ModelConfig
-from avmae_jax.data.batches import Frames, centre, covering
+from avmae_jax.config import Fill, Frames, Modality, ModelConfig
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.rows import centre, covering
 from avmae_jax.data.store.records import Needs
 from avmae_jax.files import OnProgress
 from avmae_jax.inference.forward import BATCH, Forward

@@ -15,6 +15,7 @@ from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.inference import kept_traces
 from avmae_jax.models.modes import Mode
+from avmae_jax.models.registry import kind_of
 
 if TYPE_CHECKING:
     from avmae_jax.data.batches import Batch
@@ -83,7 +84,7 @@ class Classify:
           model: the classifier.
           source: labelled clips.
           crops: pieces of audio that is too long: its centre, or several, evenly spaced.
-          frames: the "middle" frame, the "first" one, or "all".
+          frames: the "middle" frame, the "first" one, or "all", each in a row; a model of pairs takes all in one row, whatever it is.
           only: numbers of the clips that are classified; None: all.
 
         Raises:
@@ -91,7 +92,8 @@ class Classify:
         """
         from avmae_jax.data.batches import EvalOptions, eval_batches  # grain: media files are classified without it
 
-        views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=self.mode.given, only=only)
+        given, pairs = self.mode.given, kind_of(self.config.model).pairs
+        views = EvalOptions(crops=crops, frames=frames, classes=self.classes, needs=given, only=only, pairs=pairs)
         ids, rows, counts, targets = [], [], [], []
         for batch, found in self._forward(model, eval_batches(source, self.config.model, self.config.data, self.batch_size, views)):
             rows.append(found)

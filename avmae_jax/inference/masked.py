@@ -16,9 +16,10 @@ from avmae_jax.data.fbank import RowByRow, num_frames, together
 from avmae_jax.data.frontend import model_inputs, normalisation
 from avmae_jax.inference.panels import Panels, compose
 from avmae_jax.models.masking import sample_noise
+from avmae_jax.models.pairs import merge_pairs, pairs_in
 from avmae_jax.models.patches import as_image
 from avmae_jax.models.registry import kind_of
-from avmae_jax.models.rows import RowKey, split
+from avmae_jax.models.rows import RowKey, fold_in, split
 
 Arrays = Mapping[str, jax.Array]
 
@@ -29,16 +30,35 @@ class MaskedPass:
 
     config: Config
 
-    def noise(self, inputs: Arrays, key: RowKey) -> dict[str, jax.Array]:
-        """Draws masking noise for each modality: float32[B, L]."""
+    def noise(self, inputs: Arrays, key: RowKey, pairs: int = 1, *, structured: bool = True) -> dict[str, jax.Array]:
+        """Draws masking noise for each modality: float32[rows, L].
+
+        Args:
+          inputs: of which only the number of rows matters.
+          key: decides the masks.
+          pairs: rows of a clip, which stand next to each other; each has a mask of its own.
+          structured: whether masks of audio have the structure that the config says.
+        """
         model = self.config.model
         keys = split(key, len(inputs)) if len(inputs) > 1 else [key]
         ratios = {"audio": model.audio_mask_ratio, "image": model.image_mask_ratio}
-        modes = {"audio": model.audio_mask_mode, "image": "unstructured"}
-        return {
-            modality: sample_noise(own, len(values), model.grid(modality), ratios[modality], modes[modality])
-            for own, (modality, values) in zip(keys, inputs.items(), strict=True)
-        }
+        modes = {"audio": model.audio_mask_mode if structured else "unstructured", "image": "unstructured"}
+
+        def draw(modality: str, clips: int, own: RowKey) -> jax.Array:
+            return sample_noise(own, clips, model.grid(modality), ratios[modality], modes[modality])
+
+        drawn: dict[str, jax.Array] = {}
+        for own, (modality, values) in zip(keys, inputs.items(), strict=True):
+            of_pairs = [draw(modality, len(values) // pairs, fold_in(own, pair) if pair else own) for pair in range(pairs)]
+            drawn[modality] = jnp.stack(of_pairs, axis=1).reshape(len(values), -1)
+        return drawn
+
+    def rows(self, batch: Arrays, own_rows: Callable[[RowByRow], RowByRow] = together) -> tuple[dict[str, jax.Array], int]:
+        """Computes the inputs of the model, [rows, ...], and how many rows a clip has: its pairs, or one."""
+        spec = kind_of(self.config.model)
+        given = model_inputs(batch, self.config, own_rows)
+        inputs = {modality: given[modality] for modality in spec.inputs(self.config.model)}
+        return (merge_pairs(inputs), pairs_in(inputs)[1]) if spec.pairs else (inputs, 1)
 
     def __call__(
         self,
@@ -58,11 +78,10 @@ class MaskedPass:
           own_rows: lets each device compute a function of rows on those that it holds.
 
         Returns:
-          The model's result (with .predictions and .masks by modality) and its inputs, as frontend.model_inputs computes them.
+          The model's result (with .predictions and .masks by modality) and its inputs, as `rows` computes them.
         """
-        given, wanted = model_inputs(batch, self.config, own_rows), kind_of(self.config.model).inputs(self.config.model)
-        inputs = {modality: given[modality] for modality in wanted}
-        return model(inputs, self.noise(inputs, key), drop_key), inputs
+        inputs, pairs = self.rows(batch, own_rows)
+        return model(inputs, self.noise(inputs, key, pairs), drop_key), inputs
 
 
 def compose_all(out: Any, inputs: Mapping[str, Any], batch: Mapping[str, Any], config: Config) -> dict[str, Panels]:
@@ -87,7 +106,9 @@ def compose_all(out: Any, inputs: Mapping[str, Any], batch: Mapping[str, Any], c
         for modality in sorted(out.predictions, reverse=True)
     }
     if "audio" in found:
-        frames = np.clip(num_frames(np.asarray(batch["samples"])), 0, model.audio_frames)
+        held = num_frames(np.asarray(batch["samples"]))
+        held = held - np.asarray(batch["window"])[:, 0] if "window" in batch else held  # of the only pair
+        frames = np.clip(held, 0, model.audio_frames)
         found["audio"] = found["audio"]._replace(frames=frames, scales=_scales(batch, config))
     return found
 

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Modality
-from avmae_jax.data.batches import Batch, centre, covering
+from avmae_jax.data.batches import Batch
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.data.rows import centre, covering
 from avmae_jax.inference.embed import require_vectors
 from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.models.layers import MAIN

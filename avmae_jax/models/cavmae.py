@@ -108,7 +108,7 @@ def stages(config: Config) -> list[Stage]:
         return [*towers, *(Stage(joint + model.contrast_depth, count + own, shape.width) for count in kept)], sum(kept)
 
     first, seen = encoding({"audio": model.audio_mask_ratio, "image": model.image_mask_ratio})
-    second: list[Stage] = []
+    second: list[Stage] = []  # a teacher's pass isn't counted: it has no gradient
     if config.loss.contrast_pass:
         second, _ = encoding(dict.fromkeys(MODALITIES, model.contrast_mask_ratio))
         first = first[:2]

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from avmae_jax.config import Config, Modality
-from avmae_jax.data.batches import EvalOptions, Frames, eval_batches
+from avmae_jax.config import Config, Frames, Modality
+from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.evals.intervals import intervals
@@ -106,7 +106,7 @@ class FinetuningTask(Task):
         if (measure := kind_of(self.config.model).measure) is None:
             return
         forward = Forward(lambda _, batch: measure(model_inputs(batch, self.config)))
-        views = EvalOptions(limit=_MEASURED, needs=self.mode.given)
+        views = EvalOptions(limit=_MEASURED, needs=self.mode.given, pairs=self.pairs)
         found = [values for _, values in forward(model, eval_batches(train, self.config.model, self.config.data, BATCH, views))]
         model.standardise({modality: np.concatenate([values[modality] for values in found]) for modality in found[0]})
 

@@ -87,7 +87,7 @@ class Trainer:
         )
         self._eval_loss = jax.jit(evaluation)
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
-        options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
+        options = TrainOptions(config.augment, len(task.label_names), weights, task.needs, task.pairs)
         rows = sharding.own_rows(self.mesh, batch)
         self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
         self._feed = Feed(self.batches, partial(sharding.put_batch, mesh=self.mesh))
@@ -250,9 +250,9 @@ class Trainer:
                 "hold out more clips, or lower mesh.data or mesh.fsdp"
             )
         count = min(clips // size, config.train.eval_batches or clips // size)
-        sums: dict[str, float] = {}
-        rows = sharding.own_rows(self.mesh, size)
-        options = EvalOptions(limit=count * size, only=[number * size + row for number in range(count) for row in rows])
+        sums, rows = dict[str, float](), sharding.own_rows(self.mesh, size)
+        only = [number * size + row for number in range(count) for row in rows]
+        options = EvalOptions(limit=count * size, only=only, pairs=self.task.pairs, one_pair=True)
         for index, batch in enumerate(eval_batches(self.test_source, config.model, config.data, len(rows), options)):
             metrics = self._eval_loss(state or self.state, sharding.put_batch(batch, self.mesh), jax.random.key(index))
             for name, value in jax.device_get(metrics).items():

@@ -13,11 +13,12 @@ from jaxtyping import Array, Float, Float32
 from avmae_jax.config import LossConfig
 from avmae_jax.models.encoder import Inputs
 from avmae_jax.models.patches import as_image, patchify
-from avmae_jax.models.pooling import unit_length
+from avmae_jax.models.pooling import pool, unit_length
 
 _NORM_PIX_EPS = 1e-6
 
 Losses = dict[str, Float32[Array, ""]]  # by name
+Vectors = Mapping[str, Float[Array, "B *F D"]]  # what the contrastive loss compares, by modality
 
 
 def normalise_patches(patches: Float[Array, "B L V"]) -> Float[Array, "B L V"]:
@@ -50,12 +51,12 @@ def reconstruction_loss(
 
 
 def contrastive_loss(
-    audio: Float[Array, "B D"], image: Float[Array, "B D"], *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
+    audio: Float[Array, "B *F D"], image: Float[Array, "B *F D"], *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Computes InfoNCE between pooled audio and images; the right partner of row i is row i.
 
     Args:
-      audio: vectors pooled over tokens, not normalised.
+      audio: vectors pooled over tokens, not normalised; of clips, or of F pairs of each clip, whose negatives are those of other clips.
       image: as audio, of the same clips.
       temperature: divides the cosine similarities.
       bidirectional: False: softmax over audio for each image; True: the mean of both directions.
@@ -67,15 +68,19 @@ def contrastive_loss(
     Raises:
       ValueError: if the batch can't be cut into that many groups.
     """
-    batch, width = audio.shape
+    (batch, *pairs), width = audio.shape[:-1], audio.shape[-1]
     if batch % groups:
         raise ValueError(f"a batch of {batch} can't be cut into {groups} groups of negatives; make it a multiple of {groups}")
     audio, image = (unit_length(rows).reshape(groups, -1, width) for rows in (audio, image))
     logits = jnp.einsum("gad,gid->gai", audio, image, precision="highest") / temperature  # TF32 errs by 1.7e-3 in them
+    if pairs:
+        clip = jnp.arange(logits.shape[1]) // pairs[0]
+        others = (clip[:, None] != clip[None]) | jnp.eye(len(clip), dtype=bool)
+        logits = jnp.where(others[None], logits, -jnp.inf)
     losses, hits = [], []
     for axis in (1, 2) if bidirectional else (1,):  # 1: over audio for each image
         losses.append(-jnp.diagonal(jax.nn.log_softmax(logits, axis=axis), axis1=1, axis2=2).mean())
-        hits.append((logits.argmax(axis=axis) == jnp.arange(batch // groups)[None]).mean(dtype=jnp.float32))
+        hits.append((logits.argmax(axis=axis) == jnp.arange(logits.shape[1])[None]).mean(dtype=jnp.float32))
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()
 
 
@@ -96,16 +101,33 @@ def reconstruction_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch
     }
 
 
-def contrastive_losses(
-    audio: Float[Array, "B D"], image: Float[Array, "B D"], config: LossConfig, *, groups: int = 1
-) -> tuple[Losses, Losses]:
-    """Computes the loss "nce", not weighted, and the metric "contrast_accuracy" as the config says; see contrastive_loss."""
-    loss, accuracy = contrastive_loss(audio, image, temperature=config.temperature, bidirectional=config.bidirectional, groups=groups)
-    return {"nce": loss}, {"contrast_accuracy": accuracy}
+def contrasted(out: Any, config: LossConfig) -> Vectors:
+    """Selects the vectors that the contrastive loss compares: "audio" and "image", with global_local "audio_local" and "image_local" too.
+
+    Args:
+      out: result of a masked pass of CAVMAE.
+      config: only global_local has an effect.
+    """
+    vectors = {"audio": out.embed_audio, "image": out.embed_image}
+    return vectors | ({f"{m}_local": pool(tokens, "mean") for m, tokens in out.contrast.items()} if config.global_local else {})
+
+
+def contrastive_losses(vectors: Vectors, config: LossConfig, *, groups: int = 1) -> tuple[Losses, Losses]:
+    """Computes the loss "nce" of the vectors of `contrasted`, not weighted, and the metric "contrast_accuracy"; see contrastive_loss.
+
+    With global_local they are the means of both kinds of vector, and the losses of each are among the metrics.
+    """
+    options = {"temperature": config.temperature, "bidirectional": config.bidirectional, "groups": groups}
+    loss, accuracy = contrastive_loss(vectors["audio"], vectors["image"], **options)
+    if not config.global_local:
+        return {"nce": loss}, {"contrast_accuracy": accuracy}
+    local, local_accuracy = contrastive_loss(vectors["audio_local"], vectors["image_local"], **options)
+    metrics = {"nce_global": loss, "nce_local": local, "contrast_accuracy": (accuracy + local_accuracy) / 2}
+    return {"nce": (loss + local) / 2}, metrics
 
 
 def pretraining_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: int, groups: int = 1) -> tuple[Losses, Losses]:
-    """Computes the losses of CAV-MAE by name, not weighted.
+    """Computes the losses of CAV-MAE by name, not weighted, where one pass gives them all.
 
     Args:
       out: result of a masked pass of CAVMAE.
@@ -115,15 +137,16 @@ def pretraining_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: i
       groups: number of parts into which the batch is cut for the contrastive loss.
 
     Returns:
-      The losses "mae_audio", "mae_image" and "nce", and the metric "contrast_accuracy".
+      The losses "mae_audio", "mae_image" and "nce", and the metrics of contrastive_losses.
     """
-    losses, metrics = contrastive_losses(out.embed_audio, out.embed_image, config, groups=groups)
+    losses, metrics = contrastive_losses(contrasted(out, config), config, groups=groups)
     return reconstruction_losses(out, inputs, config, patch=patch) | losses, metrics
 
 
 def pretraining_weights(config: LossConfig) -> dict[str, float]:
     """Returns the weight of each pretraining loss in the total."""
-    return {"mae_audio": config.mae_weight, "mae_image": config.mae_weight, "nce": config.contrast_weight}
+    weights = {"mae_audio": config.mae_weight, "mae_image": config.mae_weight, "nce": config.contrast_weight}
+    return weights | {"distill": config.distill_weight}
 
 
 def weighted_sum(losses: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -> Float32[Array, ""]:

@@ -44,19 +44,20 @@ def learning_rate(config: OptimConfig, steps_per_epoch: float, total_steps: int 
     """Returns the rate of each step: a warm-up where one is asked for, then the decay in steps or along a cosine.
 
     In steps, the rate is constant, then times `decay_rate` after epoch `decay_start` and after every `decay_every` more. The cosine begins
-    after the warm-up and reaches 0 with the end of the last step. Step n of a warm-up, counted from 1, has n / warmup_steps of the rate.
+    after the warm-up and reaches `cosine_floor` of the rate with the end of the last step. Step n of a warm-up of N steps, counted from 1,
+    has n / N of the rate.
 
     Args:
       config: rate, warm-up and decay.
       steps_per_epoch: optimizer steps in one pass over the data.
-      total_steps: of the run; only the cosine needs it.
+      total_steps: of the run; only the cosine and a warm-up that is a share of it need it.
 
     Returns:
       A function of the step, counted from 0: int[] -> float32[].
 
     Raises:
-      ValueError: if the rate would decay before the start, or never stop decaying; if the run is shorter than the warm-up; or if a cosine
-        has no end.
+      ValueError: if the rate would decay before the start, or never stop decaying; if the run is shorter than the warm-up; or if the run
+        has no end that a cosine or a share could be of.
     """
     if config.decay_every <= 0 or config.decay_start < 0:
         raise ValueError(
@@ -66,10 +67,13 @@ def learning_rate(config: OptimConfig, steps_per_epoch: float, total_steps: int 
         raise ValueError(f"optim.warmup_steps is {config.warmup_steps}, but the run has {total_steps} steps; change one of them")
     if config.schedule == "cosine" and total_steps < 1:
         raise ValueError(f"optim.schedule is cosine, which ends with the run, but the run has {total_steps} steps")
-    decayed = _cosine(config, total_steps) if config.schedule == "cosine" else _in_steps(config, steps_per_epoch)
-    if not config.warmup_steps:
+    if config.warmup_share and total_steps < 1:
+        raise ValueError(f"optim.warmup_share is {config.warmup_share:g} of the run, but the run has {total_steps} steps")
+    warmup = config.warmup_steps or int(config.warmup_share * total_steps)
+    decayed = _cosine(config, warmup, total_steps) if config.schedule == "cosine" else _in_steps(config, steps_per_epoch)
+    if not warmup:
         return decayed
-    return lambda step: decayed(step) * jnp.minimum(1.0, (jnp.asarray(step) + 1).astype(jnp.float32) / config.warmup_steps)
+    return lambda step: decayed(step) * jnp.minimum(1.0, (jnp.asarray(step) + 1).astype(jnp.float32) / warmup)
 
 
 def _in_steps(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule:
@@ -82,10 +86,12 @@ def _in_steps(config: OptimConfig, steps_per_epoch: float) -> optax.Schedule:
     return schedule
 
 
-def _cosine(config: OptimConfig, total_steps: int) -> optax.Schedule:
+def _cosine(config: OptimConfig, warmup: int, total_steps: int) -> optax.Schedule:
+    half = config.learning_rate * 0.5 * (1 - config.cosine_floor)
+
     def schedule(step: Any) -> Any:
-        done = (jnp.asarray(step) - config.warmup_steps).astype(jnp.float32) / max(1, total_steps - config.warmup_steps)
-        return config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+        done = (jnp.asarray(step) - warmup).astype(jnp.float32) / max(1, total_steps - warmup)
+        return config.learning_rate * config.cosine_floor + half * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
 
     return schedule
 
@@ -146,7 +152,7 @@ def adam(
     )
 
 
-def averaged(before: Any, params: Any, decay: float) -> Any:
+def averaged(before: Any, params: Any, decay: float | jax.Array) -> Any:
     """Computes the exponential moving average of weights after a step: decay * before + (1 - decay) * params."""
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, before, params)
 

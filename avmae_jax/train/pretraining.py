@@ -13,14 +13,16 @@ from avmae_jax.config import Config
 from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
+from avmae_jax.evals.pair_ranking import rank_pairs
 from avmae_jax.evals.ranking import flat_figures, rank_both
 from avmae_jax.inference.forward import Forward
 from avmae_jax.inference.masked import MaskedPass, compose_all
 from avmae_jax.models.registry import kind_of
 from avmae_jax.plots import curves, reconstructions
 from avmae_jax.train import hosts
+from avmae_jax.train.contrast_pass import TEACHER, ContrastPass, needs_teacher
 from avmae_jax.train.logbook import METRICS_FILE
-from avmae_jax.train.losses import contrastive_losses, pretraining_weights, reconstruction_losses
+from avmae_jax.train.losses import contrasted, contrastive_losses, pretraining_weights, reconstruction_losses
 from avmae_jax.train.step import Context, Metrics
 from avmae_jax.train.task import Task
 
@@ -44,6 +46,7 @@ class PretrainingTask(Task):
         self._masked = MaskedPass(config)
         self._forward = nnx.jit(self._masked.__call__)  # kept, so that it is compiled once
         self._contrasts = bool(kind_of(config.model).vectors)
+        self._second = ContrastPass(self._masked, self.trainable()) if config.loss.contrast_pass else None
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
@@ -65,14 +68,32 @@ class PretrainingTask(Task):
 
     def own_losses(self, model: Any, batch: Arrays, context: Context) -> tuple[Metrics, dict[str, jax.Array]]:
         """Computes the reconstruction losses of a masked pass, and the vectors that the contrastive loss compares: float32[B, D]."""
-        out, inputs = self._masked(model, batch, context.key, context.drop_key, context.own_rows)
-        vectors = {"audio": out.embed_audio, "image": out.embed_image} if self._contrasts else {}
-        return reconstruction_losses(out, inputs, self.config.loss, patch=self.config.model.patch), vectors
+        inputs, pairs = self._masked.rows(batch, context.own_rows)
+        out = model(inputs, self._masked.noise(inputs, context.key, pairs), context.drop_key)
+        losses = reconstruction_losses(out, inputs, self.config.loss, patch=self.config.model.patch)
+        if not self._contrasts:
+            return losses, {}
+        if self._second is not None:
+            out, further = self._second(model, inputs, pairs, context)
+            losses |= further
+        vectors = contrasted(out, self.config.loss)
+        return losses, {name: rows.reshape(-1, pairs, rows.shape[1]) if pairs > 1 else rows for name, rows in vectors.items()}
 
     def compared(self, vectors: Mapping[str, jax.Array], groups: int) -> tuple[Metrics, Metrics]:
         """Computes the contrastive loss of a batch, and its accuracy."""
         shared = groups if self.config.loss.negatives == "shard" else 1
-        return contrastive_losses(vectors["audio"], vectors["image"], self.config.loss, groups=shared)
+        return contrastive_losses(vectors, self.config.loss, groups=shared)
+
+    def init_extra(self, params: Any) -> Any:
+        """Returns the averaged weights, and the teacher's where there is one."""
+        return super().init_extra(params) | ({TEACHER: params} if needs_teacher(self.config) else {})
+
+    def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
+        """Computes the averaged weights, and the teacher's, after a step."""
+        extra = super().update_extra(extra, params, step)
+        if TEACHER not in extra or self._second is None:
+            return extra
+        return extra | {TEACHER: self._second.averaged(extra[TEACHER], params, step)}
 
     def negatives(self, micro_batch: int, groups: int) -> int:
         """Returns the number of pairs among which the contrastive loss chooses; 0 without one."""
@@ -89,7 +110,8 @@ class PretrainingTask(Task):
         if not hosts.is_first():
             return None
         if self._examples is None:
-            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, EvalOptions(limit=4))))
+            options = EvalOptions(limit=4, pairs=self.pairs, one_pair=True)
+            self._examples = next(iter(eval_batches(self._test, self.config.model, self.config.data, 4, options)))
         arrays = {name: value for name, value in self._examples.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(model, arrays, jax.random.key(0)))
         panels = compose_all(out, inputs, arrays, self.config)
@@ -113,7 +135,9 @@ class PretrainingTask(Task):
         """Computes retrieval among `clips` held-out clips, unmasked, in both directions; {} without such clips or with one modality.
 
         Returns:
-          {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1].
+          {"clips", "audio_to_image_r1", "image_to_audio_r1", ... "_r5", "_r10", "_median_rank", "_ties"}; R@k as shares in [0, 1]. For a
+          model of pairs these compare all pairs of a clip (pair_ranking's diagonal_mean), and "one_audio_to_image_r1" and so on the middle
+          one alone.
         """
         if self._test is None or not clips or not self._contrasts:
             return {}
@@ -124,8 +148,13 @@ class PretrainingTask(Task):
         def vectors(model: Any, batch: Arrays) -> dict[str, jax.Array]:
             return model.embed(model_inputs(batch, self.config), ("audio", "image"))
 
-        options = EvalOptions(limit=clips, only=hosts.share(clips))
+        options = EvalOptions(limit=clips, only=hosts.share(clips), pairs=self.pairs)
         batches = eval_batches(self._test, self.config.model, self.config.data, batch_size, options)
         parts = [found for _, found in Forward(vectors, batch_size)(hosts.local(model), batches)]
         own = {kind: np.concatenate([part[kind] for part in parts]) for kind in ("audio", "image")} if parts else {}
-        return flat_figures(rank_both(hosts.gather_rows(own)))
+        vectors_of_all = hosts.gather_rows(own)
+        if not self.pairs:
+            return flat_figures(rank_both(vectors_of_all))
+        middle = {kind: rows[:, rows.shape[1] // 2] for kind, rows in vectors_of_all.items()}
+        one = {f"one_{name}": value for name, value in flat_figures(rank_both(middle)).items() if name != "clips"}
+        return flat_figures(rank_pairs(vectors_of_all)) | one

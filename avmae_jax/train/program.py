@@ -157,7 +157,8 @@ def bytes_a_device(tree: Any) -> int:
 def _one_row(config: Config, task: Task) -> dict[str, np.ndarray]:
     """Reads a batch of one made-up clip, so that the shapes and dtypes are those that training reads."""
     data = dataclasses.replace(config.data, workers=0, threads=1, prefetch=1)
-    options = TrainOptions(config.augment, len(task.label_names), np.ones(1) if config.augment.balanced else None, task.needs)
+    weights = np.ones(1) if config.augment.balanced else None
+    options = TrainOptions(config.augment, len(task.label_names), weights, task.needs, task.pairs)
     batches = TrainBatches(_MadeUp(config.model.image_size), config.model, data, 1, 0, options)
     try:
         return {name: array for name, array in next(batches).items() if name != "id"}

@@ -10,6 +10,7 @@ import optax
 
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
+from avmae_jax.models.registry import kind_of
 from avmae_jax.train import optim
 from avmae_jax.train.step import Comparing, Context, Metrics
 
@@ -72,6 +73,11 @@ class Task(ABC):
     def needs(self) -> Modality:
         """Returns the modalities that batches carry."""
         return cast(Modality, self.config.model.modality)  # validated
+
+    @property
+    def pairs(self) -> bool:
+        """Returns whether batches hold several images of a clip, each with the window of the audio around it."""
+        return kind_of(self.config.model).pairs
 
     @property
     def averaged_epochs(self) -> tuple[int, int]:

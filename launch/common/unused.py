@@ -37,6 +37,13 @@ def _all_given(args: Any, kinds: set[str]) -> bool:
     return bool(given) and given <= kinds
 
 
+def _takes_one_frame(config: Config) -> bool:
+    """Returns whether a config's model takes one frame of a clip; a kind that doesn't exist is refused elsewhere."""
+    from avmae_jax.models.registry import KINDS
+
+    return config.model.kind in KINDS and not KINDS[config.model.kind].pairs
+
+
 _TRAINING = (_Rule(("hosts_timeout",), lambda args, _: args.hosts == "off", "with --hosts=off, which waits for none"),)
 
 RULES: dict[str, tuple[_Rule, ...]] = {
@@ -108,9 +115,13 @@ FIELD_RULES = (
     _FieldRule(
         ("train.matmul_precision",), lambda _, config: config.model.compute_dtype == "bfloat16", "where the model computes in bfloat16"
     ),
+    _FieldRule(("optim.cosine_floor",), lambda _, config: config.optim.schedule != "cosine", "where optim.schedule isn't cosine"),
     _FieldRule(("train.epochs",), lambda _, config: config.train.steps, "where train.steps is given"),
     _FieldRule(("data.path",), lambda _, config: config.data.source == "builtin", "with the built-in set; give data.source=prepared"),
     _FieldRule(("data.builtin_", "data.cache_dir"), lambda _, config: config.data.source != "builtin", "where data.source isn't builtin"),
+    _FieldRule(
+        ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes_one_frame(config), "for a model that takes one frame of a clip"
+    ),
     _FieldRule(
         ("data.eval_path", "data.labels_csv", "data.root"),
         lambda _, config: config.data.source != "manifest",

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from avmae_jax.config import DataConfig
-from avmae_jax.data.batches import EvalOptions, TrainBatches, eval_batches, example
+from avmae_jax.data.batches import EvalOptions, TrainBatches, eval_batches
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.example import example
 from tests import support
 from tests.data.reading import COUNTING, FRAMES, LABELS, MODEL, SAMPLES, Listed, assert_same, frames, ids, labelled, of_modality
 from tests.support import Clips

@@ -154,29 +154,3 @@ def test_one_modality_is_trained_and_drawn_without_the_other(modality: str, tmp_
     assert np.isfinite(loss(task, model, batch))
     task.draw(model, 1)
     assert (tmp_path / "pictures" / "reconstructions_0000001.png").is_file()
-
-
-@pytest.mark.parametrize("augment", [AugmentConfig(), ALL_ON])
-@pytest.mark.slow
-def test_several_frames_a_clip_are_as_many_rows(augment: AugmentConfig) -> None:
-    rows, options = train_batch(augment), with_options(augment)
-    per_clip = {"mix", "augment_seed"} & rows.keys()
-    folded = {name: value if name in per_clip else value.reshape(4, 2, *value.shape[1:]) for name, value in rows.items()}
-    folded |= {name: rows[name][::2] for name in per_clip}
-    rows |= {name: jax.numpy.repeat(rows[name][::2], 2) for name in per_clip}
-    (fbank, image), (each_fbank, each_image) = (model_inputs(batch, options).values() for batch in (folded, rows))
-    assert (fbank.shape, image.shape) == ((4, 2, *each_fbank.shape[1:]), (4, 2, *each_image.shape[1:]))
-    np.testing.assert_array_equal(image.reshape(each_image.shape), each_image)
-    if not per_clip:
-        np.testing.assert_array_equal(fbank.reshape(each_fbank.shape), each_fbank)
-    else:  # the windows of a clip are masked independently
-        windows = np.asarray(fbank)
-        assert not any(np.array_equal(*((clip == clip.min()).all(axis=-1) for clip in pair)) and np.array_equal(*pair) for pair in windows)
-        again = model_inputs({name: value[1:3] for name, value in folded.items()}, options)["audio"]
-        np.testing.assert_allclose(again, fbank[1:3], atol=1e-4)
-
-
-def test_frames_with_the_whole_audio_of_their_clip() -> None:
-    batch = train_batch(AugmentConfig())
-    inputs = model_inputs(batch | {"image": jax.numpy.stack([batch["image"]] * 3, axis=1)}, CONFIG)
-    assert (inputs["audio"].shape, inputs["image"].shape) == ((8, 64, 128), (8, 3, 32, 32, 3))

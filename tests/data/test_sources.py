@@ -237,9 +237,9 @@ def builtin(cache: Path, **changed: Any) -> DataConfig:
 def test_the_builtin_set_is_generated_once_for_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, int]] = []
 
-    def fake(split: str, index: int, *, seed: int, seconds: float, image_size: int) -> Clip:
+    def fake(split: str, index: int, *, seed: int, seconds: float, image_size: int, frames: int) -> Clip:
         made.append((split, index))
-        return Clip(f"{split}{index}", np.full(int(seconds * 16_000), seed, np.int16), (bytes([image_size]),) * 10, (index,))
+        return Clip(f"{split}{index}", np.full(int(seconds * 16_000), seed, np.int16), (bytes([image_size]),) * frames, (index,))
 
     monkeypatch.setattr(builtin_set, "make_clip", fake)
     open_source(builtin(tmp_path), "train", workers=0)
@@ -251,6 +251,8 @@ def test_the_builtin_set_is_generated_once_for_its_settings(tmp_path: Path, monk
     open_source(builtin(tmp_path, builtin_seed=7), "train", workers=0)
     assert len(made) == 10
     assert len(list(tmp_path.iterdir())) == 2
+    assert len(open_source(builtin(tmp_path, builtin_frames=3), "test", workers=0)[0].frames) == 3
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.slow

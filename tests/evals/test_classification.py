@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avmae_jax.config import Config, Modality, TuneConfig
-from avmae_jax.data.batches import Frames
+from avmae_jax.config import Config, Frames, Modality, TuneConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.evals.classification import PLOTS, evaluate_into, evaluate_views
 from avmae_jax.evals.origin import Origin

@@ -17,9 +17,9 @@ from PIL import Image
 
 from avmae_jax import embed, load, predict
 from avmae_jax.config import Config
-from avmae_jax.data.batches import example
 from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_clips, cut_timed
+from avmae_jax.data.example import example
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.api import Model

@@ -20,7 +20,7 @@ import torch
 from flax import nnx
 
 from avmae_jax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from avmae_jax.data.batches import example
+from avmae_jax.data.example import example
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.instruments import make_clip
 from avmae_jax.weights.build import described

@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 
 from avmae_jax.config import Config
-from avmae_jax.data.batches import Frames as BatchFrames
+from avmae_jax.config import Frames as BatchFrames
 from avmae_jax.errors import DatasetError
 from avmae_jax.settings import field_types
 from launch.common import cli, help_page, model_flags, runtime

@@ -17,8 +17,8 @@ from flax import nnx
 
 from avmae_jax.checkpoint.manager import newest_meta
 from avmae_jax.config import Config, ModelConfig, OptimConfig, TuneConfig
-from avmae_jax.data.batches import example
 from avmae_jax.data.clip import Clip
+from avmae_jax.data.example import example
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.sources import open_source
 from avmae_jax.data.store.job import Job

@@ -201,6 +201,11 @@ def test_the_recipes_weights_are_the_defaults() -> None:
         "temperature": 0.05,
         "bidirectional": False,
         "norm_pix": True,
+        "global_local": False,
+        "contrast_pass": False,
+        "contrast_order": "random",
+        "distill_weight": 0.0,
+        "teacher_momentum": 0.999,
         "negatives": "global",
     }
     assert dataclasses.asdict(LossConfig()) == expected

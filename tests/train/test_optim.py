@@ -125,6 +125,8 @@ def test_the_defaults_are_the_recipes() -> None:
         "clip_norm": 0.0,
         "layer_decay": 1.0,
         "warmup_steps": 0,
+        "warmup_share": 0.0,
+        "cosine_floor": 0.0,
         "schedule": "steps",
         "learning_rate": 5e-5,
         "weight_decay": 5e-7,
@@ -275,9 +277,22 @@ def test_the_cosine_falls_from_the_end_of_the_warm_up_to_0_at_the_end_of_the_run
     assert rates[14] == pytest.approx(1.0)
 
 
+def test_the_cosine_ends_at_its_floor_after_a_warm_up_over_a_share_of_the_run() -> None:
+    config = OptimConfig(learning_rate=2e-4, warmup_share=0.1, schedule="cosine", cosine_floor=0.1)
+    rates = np.asarray(jax.vmap(learning_rate(config, 7, 59))(np.arange(60)))
+    np.testing.assert_allclose(rates[:5], 2e-4 * np.arange(1, 6) / 5, rtol=1e-6)  # int(5.9) steps
+    np.testing.assert_allclose(rates[5:], 2e-5 + 0.9e-4 * (1 + np.cos(np.pi * np.arange(55) / 54)), rtol=1e-5)
+    in_steps = OptimConfig(learning_rate=1.0, warmup_share=0.5)
+    np.testing.assert_array_equal(
+        jax.vmap(learning_rate(in_steps, 3, 8))(np.arange(40)),
+        jax.vmap(learning_rate(OptimConfig(learning_rate=1.0, warmup_steps=4), 3))(np.arange(40)),
+    )
+
+
 @pytest.mark.parametrize(
     ("config", "steps", "match"),
     [
+        (OptimConfig(warmup_share=0.1), 0, r"optim\.warmup_share is 0\.1.* 0 steps"),
         (OptimConfig(warmup_steps=11), 10, r"optim\.warmup_steps is 11.* 10 steps"),
         (OptimConfig(schedule="cosine"), 0, r"optim\.schedule is cosine.* 0 steps"),
     ],

@@ -9,7 +9,6 @@ from avmae_jax.data.catalog.recipe import Recipe
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.instruments.builtin_set import GENERATOR_VERSION
-from avmae_jax.data.instruments.picture import FRAMES
 from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.jobs import Make
 from avmae_jax.data.store.plan import DatasetSpec
@@ -25,13 +24,11 @@ def add_generated(spec: DatasetSpec, per_class: int, recipe: Recipe) -> DatasetS
     Args:
       spec: of the data set; its classes are compared with the built-in set's without case and plural: drums and Drum are one.
       per_class: number of clips for each class that the built-in set has too.
-      recipe: of the other clips, whose length and image size the generated ones get.
+      recipe: of the other clips, whose length, image size and number of frames the generated ones get.
 
     Raises:
-      DatasetError: if no class can be generated, or the recipe asks for another number of frames than generated clips have.
+      DatasetError: if no class can be generated.
     """
-    if recipe.frames != FRAMES:
-        raise DatasetError(f"generated clips have {FRAMES} frames, and --frames is {recipe.frames}; leave out --frames or --generated")
     own = {_plain(name): number for number, name in enumerate(spec.label_names)}
     found = {number: own[_plain(name)] for number, name in enumerate(INSTRUMENTS) if _plain(name) in own}
     if not found:
@@ -62,5 +59,5 @@ def _make(job: Job, *, others: Make, generated: frozenset[str], recipe: Recipe) 
 
 def _generate(job: Job, recipe: Recipe) -> Iterator[Clip]:
     index, label = job.args
-    clip = make_clip("train", index, seed=_SEED, seconds=recipe.clip_seconds, image_size=recipe.frame_size)
+    clip = make_clip("train", index, seed=_SEED, seconds=recipe.clip_seconds, image_size=recipe.frame_size, frames=recipe.frames)
     yield clip._replace(id=job.id, labels=(label,))

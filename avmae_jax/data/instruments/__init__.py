@@ -1,7 +1,7 @@
 """Generates the built-in audio-visual instrument set, so that a machine without data can run the whole job.
 
-A clip is a phrase that somebody plays on one of fourteen instruments in a room: ten seconds of audio and ten frames. Audio and images are
-made from the same notes and show the same traits, so that even one frame identifies its clip among many of one class:
+A clip is a phrase that somebody plays on one of fourteen instruments in a room: by default ten seconds of audio and ten frames. Audio and
+images are made from the same notes and show the same traits, so that even one frame identifies its clip among many of one class:
 
 | trait      | heard as                                        | seen as                                                           |
 |------------|-------------------------------------------------|-------------------------------------------------------------------|
@@ -27,7 +27,7 @@ INSTRUMENTS: tuple[str, ...] = tuple(RANGES)
 SPLITS = ("train", "test")
 
 
-def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, image_size: int = 224) -> Clip:
+def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, image_size: int = 224, frames: int = FRAMES) -> Clip:
     """Generates one clip; the same arguments always give the same bytes.
 
     Args:
@@ -36,17 +36,19 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
       seed: another seed is another collection.
       seconds: length of the audio, at least 0.1.
       image_size: pixels a side of a frame, at least 16.
+      frames: F, at least 1; the audio is the same for any.
 
     Returns:
-      A Clip with waveform int16[round(seconds * 16000)], FRAMES JPEGs of RGB [image_size, image_size] that show the moments
-      0, 1/10, ... 9/10 of its length, and the class as its only label.
+      A Clip with waveform int16[round(seconds * 16000)], F JPEGs of RGB [image_size, image_size] that show the moments
+      0, 1/F, ... (F - 1)/F of its length, and the class as its only label.
 
     Raises:
       ValueError: naming the argument that is out of range.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
-    for name, value, least in (("index", index, 0), ("seed", seed, 0), ("seconds", seconds, 0.1), ("image_size", image_size, 16)):
+    limits = {"index": (index, 0), "seed": (seed, 0), "seconds": (seconds, 0.1), "image_size": (image_size, 16), "frames": (frames, 1)}
+    for name, (value, least) in limits.items():
         if not value >= least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     label = index % len(INSTRUMENTS)
@@ -56,7 +58,7 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
     return Clip(
         id=f"builtin/{split}/{index:05d}-{INSTRUMENTS[label]}",
         waveform=synthesize(phrase, player),
-        frames=film(phrase, image_size, painter),
+        frames=film(phrase, image_size, painter, frames),
         labels=(label,),
-        frame_times=even_times(FRAMES, seconds),
+        frame_times=even_times(frames, seconds),
     )

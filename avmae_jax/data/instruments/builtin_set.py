@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import Clip
@@ -15,7 +16,8 @@ GENERATOR_VERSION = 2  # raise when instruments.make_clip gives other clips for 
 def builtin_spec(config: DataConfig) -> DatasetSpec:
     """Returns what the built-in set holds."""
     counts = {"train": config.builtin_train, "test": config.builtin_test}
-    make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=config.builtin_image_size)
+    size, frames = config.builtin_image_size, config.builtin_frames
+    make = functools.partial(_make_builtin, seed=config.builtin_seed, seconds=config.builtin_seconds, image_size=size, frames=frames)
     settings = {field: getattr(config, field) for field in vars(config) if field.startswith("builtin_")}
     if config.builtin_frames == FRAMES:
         del settings["builtin_frames"]  # sets from before there was a choice are the same
@@ -24,6 +26,6 @@ def builtin_spec(config: DataConfig) -> DatasetSpec:
     return DatasetSpec("instruments", jobs, make, INSTRUMENTS, settings, shard_size=100)
 
 
-def _make_builtin(job: Job, *, seed: int, seconds: float, image_size: int) -> Iterator[Clip]:
+def _make_builtin(job: Job, **options: Any) -> Iterator[Clip]:
     split, index = job.args
-    yield make_clip(split, index, seed=seed, seconds=seconds, image_size=image_size)
+    yield make_clip(split, index, **options)

@@ -1,4 +1,4 @@
-"""Draws a phrase: ten frames of an instrument being played in a room.
+"""Draws a phrase: frames of an instrument being played in a room.
 
 Drawn at twice the size and averaged down, which is what smooths the edges.
 """
@@ -21,7 +21,7 @@ HAIRS: tuple[Colour, ...] = ((35, 25, 22), (90, 55, 30), (190, 140, 70), (160, 7
 SKINS: tuple[Colour, ...] = ((255, 214, 180), (240, 185, 145), (215, 150, 105), (165, 105, 70), (120, 75, 50))
 
 
-FRAMES = 10  # of a clip
+FRAMES = 10  # of a clip, unless more or fewer are asked for
 
 
 class Drawing(NamedTuple):
@@ -52,35 +52,36 @@ DRAWINGS = {
 }
 
 
-def film(phrase: Phrase, size: int, rng: np.random.Generator) -> tuple[bytes, ...]:
+def film(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAMES) -> tuple[bytes, ...]:
     """Draws the frames of a phrase.
 
     Args:
       phrase: what is played.
       size: pixels a side of a frame.
       rng: source of colours, pose and furniture.
+      frames: how many; what a frame shows follows from its moment alone, however many others there are.
 
     Returns:
-      FRAMES JPEGs of RGB [size, size], one each tenth of the clip, the first at its start.
+      JPEGs of RGB [size, size], which divide the clip evenly, the first at its start.
     """
     drawing, double = DRAWINGS[phrase.instrument], 2 * size
     room = build_room(double, phrase.traits.hall, phrase.traits.rain, rng)
     look = _look(phrase, rng)
     pose = _pose(phrase, double, math.radians(drawing.turn), rng)
     drawing.body(Canvas(room.image, pose, look))
-    frames = []
-    for number in range(FRAMES):
+    drawn = []
+    for number in range(frames):
         image = room.image.copy()
-        moment = phrase.at(number / FRAMES * phrase.seconds)
+        moment = phrase.at(number / frames * phrase.seconds)
         canvas = Canvas(image, pose, look)
         canvas.waves(drawing.source, drawing.direction, moment.loudness)
-        draw_window(image, room, number / FRAMES)
+        draw_window(image, room, number / frames)
         drawing.play(canvas, moment)
         draw_props(image, room, moment)
         data = io.BytesIO()
         image.reduce(2).save(data, "JPEG", quality=92)
-        frames.append(data.getvalue())
-    return tuple(frames)
+        drawn.append(data.getvalue())
+    return tuple(drawn)
 
 
 def _look(phrase: Phrase, rng: np.random.Generator) -> Look:

@@ -57,7 +57,9 @@ class PreparedSource:
         if left_out := len(self.index.id) - len(self._rows):
             logging.info("%s: %d of %d %s clips are left out for want of %s", self._path, left_out, len(self.index.id), split, _WITH[needs])
         self._files, self._lengths = [os.fspath(file) for file in found.filepaths], found.shard_lengths
-        seconds = read_plan(self._path).get("clip_seconds")
+        plan = read_plan(self._path)
+        seconds, frames = plan.get("clip_seconds"), plan.get("frames")
+        self.frames = frames if isinstance(frames, int) and frames > 0 else int(self.index.frames.max())  # of a clip that isn't too short
         self._seconds = float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None  # for records without frame times
         _allow_open_files(len(self._files))
         # TFDS knows the lengths, so that no shard need be opened for them.
@@ -158,6 +160,11 @@ class Tolerant:
                 index = (index + 1) % len(self)
 
     @property
+    def frames(self) -> int | None:
+        """Returns the number of frames that the source was prepared with; None where it doesn't know."""
+        return frames_of(self._source)
+
+    @property
     def ids(self) -> list[str]:
         """Returns the ids of the source; where it has to be read for them, a damaged clip has that of the next intact one."""
         own = getattr(self._source, "ids", None)
@@ -195,6 +202,11 @@ class Tolerant:
 def number_of(limit: float, total: int) -> int:
     """Returns how many of `total` clips `limit` allows: itself, or below 1 that share of them."""
     return int(limit * total) if limit < 1 else int(limit)
+
+
+def frames_of(source: ClipSource) -> int | None:
+    """Returns the number of frames that a source's clips were prepared with; None where it doesn't know."""
+    return getattr(source, "frames", None)
 
 
 def ids_of(source: ClipSource) -> list[str]:

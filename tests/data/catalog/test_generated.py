@@ -21,7 +21,7 @@ def videos(tmp_path: Path) -> Path:
 
 def test_classes_of_the_built_in_set_get_clips_in_training_alone(videos: Path, tmp_path: Path) -> None:
     options = [f"--videos={videos}", f"--out={tmp_path / 'out'}", "--workers=0", "--clip_seconds=1", "--test_pattern=1.mp4"]
-    done = completed(launch.prepare, *options, "--generated=2", "--frame_size=32")
+    done = completed(launch.prepare, *options, "--generated=2", "--frame_size=32", "--frames=4")
     assert done.returncode == 0, done.stderr
     train, test = PreparedSource(tmp_path / "out", "train"), PreparedSource(tmp_path / "out", "test")
     assert [clip.id for clip in test] == ["Drums/1.mp4"]
@@ -31,16 +31,17 @@ def test_classes_of_the_built_in_set_get_clips_in_training_alone(videos: Path, t
     }
     assert count_generated(train.ids) == 4
     drum = next(clip for clip in train if clip.id == "generated/Drums-00001")
-    made = make_clip("train", 14 + 5, seed=0, seconds=1.0, image_size=32)
+    made = make_clip("train", 14 + 5, seed=0, seconds=1.0, image_size=32, frames=4)
+    assert {len(clip.frames) for clip in train} == {4}
+    assert drum.frame_times == (0.0, 0.25, 0.5, 0.75)
     assert train.label_names[drum.labels[0]] == "Drums"
     assert (drum.waveform == made.waveform).all()
-    assert completed(launch.prepare, *options, "--generated=3", "--frame_size=32").returncode == 1  # another plan
+    assert completed(launch.prepare, *options, "--generated=3", "--frame_size=32", "--frames=4").returncode == 1  # another plan
 
 
-@pytest.mark.parametrize("more", [["--frames=4"], ["--labels={}/labels.csv"]])
-def test_what_can_not_be_generated_is_refused(videos: Path, tmp_path: Path, more: list[str]) -> None:
+def test_what_can_not_be_generated_is_refused(videos: Path, tmp_path: Path) -> None:
     (videos / "labels.csv").write_text("file,label\noboe/2.mp4,oboe\n")
     options = [f"--videos={videos}", f"--out={tmp_path / 'out'}", "--workers=0", "--clip_seconds=1", "--generated=2"]
-    done = completed(launch.prepare, *options, *(option.format(videos) for option in more))
+    done = completed(launch.prepare, *options, f"--labels={videos}/labels.csv")
     assert done.returncode == 1
     assert "generated" in done.stderr

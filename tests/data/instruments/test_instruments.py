@@ -75,6 +75,18 @@ def test_another_process_makes_the_same_bytes() -> None:
     assert there == [digest(make_clip("test", index, seed=3, **SMALL)) for index in range(14)]
 
 
+def test_a_frame_follows_from_its_moment_however_many_there_are() -> None:
+    ten = make_clip("train", 5, seed=1, **SMALL)
+    known = "6fea138e945c698e"  # sets that were generated before there was a choice are the same
+    assert hashlib.sha256(b"|".join(ten.frames)).hexdigest()[:16] == known
+    twenty, two = (make_clip("train", 5, seed=1, frames=frames, **SMALL) for frames in (20, 2))
+    assert twenty.frames[::2] == ten.frames
+    assert two.frames == (ten.frames[0], ten.frames[5])
+    assert len(set(twenty.frames)) == 20
+    assert twenty.frame_times == pytest.approx([number * 0.03 for number in range(20)])
+    assert (twenty.waveform == ten.waveform).all()
+
+
 def test_no_two_clips_are_alike() -> None:
     clips = [make_clip(split, 14 * k, seed=seed, **SMALL) for split in ("train", "test") for seed in (0, 1) for k in range(6)]
     assert len({clip.waveform.tobytes() for clip in clips}) == len(clips)
@@ -97,6 +109,7 @@ def test_classes_are_balanced_and_at_least_twelve() -> None:
         ({"seconds": 0.0}, r"seconds.*0\.0"),
         ({"seconds": float("nan")}, "seconds.*nan"),
         ({"image_size": 8}, "image_size.* 8"),
+        ({"frames": 0}, "frames.* 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
