@@ -13,6 +13,7 @@ from avmae_jax.models.cavmae import CAVMAE, MODALITIES, Pretraining
 from avmae_jax.weights import build, official_sizes
 from parity.quantities import of_pass, quantities, total_loss
 from parity.recorded.arrays import Arrays, GoldenError, inputs_of, part, require
+from parity.recorded.tensors import EXACT
 from parity.recorded.training import step_suffixes, training_rows
 from parity.recorded.trials import best, digits_of, error_of, head_counts, typed
 from parity.rows import OUTPUT_TOLERANCE, Row, compare
@@ -32,7 +33,7 @@ class Recorded:
         "param.*", "in.audio", "in.image", "in.noise_audio", "in.noise_image", "out.latent", "out.pred_audio", "out.mask_audio",
         "out.mask_image", "out.loss_mae", "out.loss_mae_audio", "out.loss_mae_image", "out.loss_contrast_weighted",
     )  # fmt: skip
-    later: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()  # what begins the names of quantities that must be the same to the last bit
 
     def __init__(self, arrays: Arrays):
         require(arrays, self.title, self.needed)
@@ -127,11 +128,10 @@ class Recorded:
         steps = {f"loss{suffix or '_step0'}" for suffix in step_suffixes(self.arrays)}  # of training_rows
         for name, reference in part(self.arrays, "out.").items():
             if name not in steps:
-                if name.startswith(self.later):
-                    continue
                 if name not in ours:
                     raise GoldenError(f"out.{name} is no quantity of the {self.title}; take it out of the file")
-                yield compare(f"out.{name}", ours[name], reference, OUTPUT_TOLERANCE)
+                tolerance = EXACT if self.exact and name.startswith(self.exact) else OUTPUT_TOLERANCE
+                yield compare(f"out.{name}", ours[name], reference, tolerance)
 
     def training_rows(self) -> Iterator[Row]:
         """Compares the gradients of the first step, the loss of each step, and the weights after those steps that the file holds."""

@@ -9,13 +9,12 @@ from flax import nnx
 from avmae_jax.config import LossConfig, ModelConfig
 from avmae_jax.models.cavmae import MODALITIES, Pretraining
 from avmae_jax.models.pairs import merge_pairs
-from avmae_jax.models.pooling import pool
 from avmae_jax.models.sync import Sync
 from avmae_jax.models.tokens import GLOBAL, PATCHES, Tokens, name_of
 from avmae_jax.train import losses
 from avmae_jax.weights import build
 from parity.quantities import of_losses, of_pass
-from parity.recorded import pretraining
+from parity.recorded import pretraining, retrieval, teacher
 from parity.recorded.arrays import GoldenError, has, inputs_of
 
 _SECOND = "_contrast"  # ends the names of what belongs to the second pass of the dual path
@@ -25,7 +24,7 @@ class Recorded(pretraining.Recorded):
     """Holds a file and the model with its weights; see pretraining.Recorded."""
 
     title = "pretraining model of CAV-MAE Sync"
-    later = ("teacher_", "sim_", "retrieval_", "windows_")
+    exact = ("windows_", "retrieval_", "teacher_rank_")
 
     @property
     def dual(self) -> bool:
@@ -61,11 +60,7 @@ class Recorded(pretraining.Recorded):
 
     def losses(self, passes: tuple[Pretraining, ...], loss: LossConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Computes the total loss of a step, and its parts with the accuracy."""
-        compared = [(passes[-1].embed_audio, passes[-1].embed_image)]
-        if loss.global_local:
-            compared.append((pool(passes[-1].contrast["audio"]), pool(passes[-1].contrast["image"])))
-        found = [losses.contrastive_losses(*vectors, loss) for vectors in compared]
-        contrast, accuracy = jax.tree.map(lambda *values: sum(values) / len(values), *found)
+        contrast, accuracy = losses.contrastive_losses(losses.contrasted(passes[-1], loss), loss)
         parts = losses.reconstruction_losses(passes[0], self.given, loss, patch=self.config.patch) | contrast
         return losses.weighted_sum(parts, losses.pretraining_weights(loss)), parts | accuracy
 
@@ -77,7 +72,11 @@ class Recorded(pretraining.Recorded):
 
     def quantities(self) -> dict[str, Any]:
         """Computes every intermediate and every loss, by its recorded name."""
-        return nnx.jit(self._of_passes)(self.model) | nnx.jit(self._of_unmasked)(self.model)
+        ours = nnx.jit(self._of_passes)(self.model) | nnx.jit(self._of_unmasked)(self.model)
+        if has(self.arrays, "in.noise_audio_teacher"):
+            ours |= nnx.jit(teacher.quantities)(self.model, *self.inputs("_teacher"))
+            teacher.settle_ties(ours, self.arrays)
+        return ours | retrieval.similarities(self.arrays) | retrieval.windows(self.arrays)
 
     def _of_passes(self, model: Any) -> dict[str, jax.Array]:
         passes = self.passes(model)
@@ -86,15 +85,10 @@ class Recorded(pretraining.Recorded):
         if self.dual:
             found |= {f"{name}{_SECOND}": value for name, value in of_pass(passes[1]).items()}
         for name, bidirectional in (("one_way", False), ("both_ways", True)):
-            found[f"loss_contrast_{name}"] = self._nce(passes, bidirectional=bidirectional)
+            found[f"loss_contrast_{name}"] = self.losses(passes, dataclasses.replace(self.loss, bidirectional=bidirectional))[1]["nce"]
         if self.loss.global_local:
-            found["loss_contrast_global_weighted"] = self.loss.contrast_weight * self._nce(passes, global_local=False)
-            found["loss_contrast_local_weighted"] = 2 * found["loss_contrast_weighted"] - found["loss_contrast_global_weighted"]
+            found |= {f"loss_contrast_{name}_weighted": self.loss.contrast_weight * parts[f"nce_{name}"] for name in ("global", "local")}
         return found
-
-    def _nce(self, passes: tuple[Pretraining, ...], **options: bool) -> jax.Array:
-        """Computes the contrastive loss, not weighted, with other options."""
-        return self.losses(passes, dataclasses.replace(self.loss, **options))[1]["nce"]  # pyright: ignore[reportArgumentType]
 
     def _of_unmasked(self, model: Any) -> dict[str, jax.Array]:
         """Computes features of unmasked pairs: those of the clips for retrieval, and those of the pairs that pretraining is given."""
