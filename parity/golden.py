@@ -27,7 +27,7 @@ import jax
 
 from avmae_jax.errors import some
 from parity.recorded import classifier, pretraining, sync, sync_classifier
-from parity.recorded.arrays import Arrays, GoldenError, has, read
+from parity.recorded.arrays import Arrays, GoldenError, Recording, has, read
 from parity.rows import Row, print_table
 
 
@@ -71,7 +71,7 @@ def of(arrays: Arrays) -> Any:
     """Finds the kind of a file from its arrays and builds the model; raises GoldenError."""
     for marks, kind in KINDS:
         if has(arrays, *marks):
-            return kind(arrays)
+            return kind(Recording(arrays))
     raise GoldenError(
         f"it has values of no known model: neither in.labels (a classifier) nor in.noise_audio (pretraining) is there, but {some(arrays)}"
     )

@@ -15,7 +15,7 @@ import pytest
 
 from avmae_jax.data import fbank
 from parity.golden import load, of
-from parity.recorded.arrays import GoldenError, read
+from parity.recorded.arrays import GoldenError, part, read
 from parity.rows import assert_all, compare
 
 FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, os.environ.get("AVMAE_GOLDEN", "").split(os.pathsep)))]
@@ -27,6 +27,7 @@ def files(pattern: str) -> list[Path]:
 
 
 FILES, TUNED_FILES = files("pretrain*.npz"), files("finetune*.npz")
+PAIR_FILES, TUNED_PAIR_FILES = [*files("sync_pretrain*.npz"), *files("tgdp*.npz")], files("sync_finetune*.npz")
 
 
 @pytest.fixture
@@ -67,6 +68,27 @@ def test_a_wrong_weight_is_noticed(golden: Any) -> None:
 @pytest.mark.parametrize("path", TUNED_FILES, ids=lambda path: path.stem)
 def test_logits_losses_and_gradients_of_every_mode_are_the_originals(path: Path) -> None:
     assert_all(load(path).rows(), at_least=2 + 3 * 5 + 400)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("promoting", "unpolished")
+@pytest.mark.parametrize("path", PAIR_FILES, ids=lambda path: path.stem)
+def test_everything_recorded_of_models_of_pairs_is_the_originals(path: Path) -> None:
+    recorded = load(path)
+    rows = recorded.rows()
+    assert_all(rows, at_least=350)
+    names = {row.name for row in rows}
+    assert {f"out.{name}" for name in part(recorded.arrays, "out.")} <= names
+    assert {f"grad.{name}" for name in part(recorded.arrays, "grad.")} - names == {"grad.register_tokens"}  # one of each modality here
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unpolished")
+@pytest.mark.parametrize("path", TUNED_PAIR_FILES, ids=lambda path: path.stem)
+def test_logits_losses_and_gradients_of_classifiers_of_pairs_are_the_originals(path: Path) -> None:
+    rows = load(path).rows()
+    assert_all(rows, at_least=8 + 600)
+    assert "grad.multimodal.blocks_u.0.attn.qkv.weight (none)" in {row.name for row in rows}  # thrown away by the original
 
 
 def test_compare_takes_nan_for_wrong_and_zero_for_exact() -> None:

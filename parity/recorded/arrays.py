@@ -17,6 +17,13 @@ class GoldenError(ValueError):
     """Says that a file can't be compared, and why."""
 
 
+class Recording(dict[str, np.ndarray]):
+    """Holds the arrays of a file by name; one that is missing is named by a GoldenError."""
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise GoldenError(f"{name} is missing; record it too")
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     """Reads all arrays of a file; nothing in it is executed. Raises GoldenError."""
     if not path.is_file():

@@ -56,7 +56,9 @@ class Recorded(pretraining.Recorded):
         if not self.dual:
             return first
         ratios = dict.fromkeys(MODALITIES, self.config.contrast_mask_ratio)
-        return *first, model(*self.inputs(f"{_SECOND}{suffix}"), ratios=ratios)
+        ends = [f"{_SECOND}{suffix}", f"{suffix}{_SECOND}"]  # of the names of later steps' noise, in either order
+        end = next((end for end in ends if f"in.noise_audio{end}" in self.arrays), ends[0])
+        return *first, model(*self.inputs(end), ratios=ratios)
 
     def losses(self, passes: tuple[Pretraining, ...], loss: LossConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Computes the total loss of a step, and its parts with the accuracy."""
