@@ -27,7 +27,7 @@ def record_pretraining(config: ModelConfig, loss: LossConfig, *, batch: int = 3,
     model = with_weights(lambda: reference.CAVMAE(config), None)
     optimizer = reference_training.adam(model.parameters(), ADAM)
     fbank, image, *_ = inputs.for_torch()
-    arrays: Arrays = {"in.audio": fbank.numpy(), "in.image": image.numpy()} | _named("param.", state_of(model))
+    arrays: Arrays = {"in.audio": fbank.numpy(), "in.image": image.numpy()} | named("param.", state_of(model))
     for step in range(steps):
         end = f"_step{step}" if step else ""
         noise = masking_noise(config, batch, seed=step)
@@ -41,7 +41,7 @@ def record_pretraining(config: ModelConfig, loss: LossConfig, *, batch: int = 3,
             arrays |= {f"out.{name}": value.detach().numpy() for name, value in (out._asdict() | parts).items() if name != "nce"}
             arrays |= gradients(model, "grad.")
         optimizer.step()
-    return arrays | _named(f"after{steps}.", state_of(model))
+    return arrays | named(f"after{steps}.", state_of(model))
 
 
 def record_classifier(config: ModelConfig, classes: int, modes: tuple[reference.Mode, ...], *, batch: int = 2) -> Arrays:
@@ -49,7 +49,7 @@ def record_classifier(config: ModelConfig, classes: int, modes: tuple[reference.
     fbank, image, *_ = random_inputs(config, batch).for_torch()
     model = with_weights(lambda: reference.CAVMAEClassifier(config, classes), None)
     labels = torch.tensor(np.random.default_rng(1).integers(0, 2, (batch, classes)).astype(np.float32))
-    arrays: Arrays = {"in.audio": fbank.numpy(), "in.image": image.numpy(), "in.labels": labels.numpy()} | _named("param.", state_of(model))
+    arrays: Arrays = {"in.audio": fbank.numpy(), "in.image": image.numpy(), "in.labels": labels.numpy()} | named("param.", state_of(model))
     for mode in modes:
         model.zero_grad()
         logits = model(fbank, image, mode)
@@ -60,5 +60,6 @@ def record_classifier(config: ModelConfig, classes: int, modes: tuple[reference.
     return arrays
 
 
-def _named(prefix: str, state: dict[str, Any]) -> Arrays:
+def named(prefix: str, state: dict[str, Any]) -> Arrays:
+    """Puts a prefix before the names of tensors."""
     return {prefix + name: value for name, value in state.items()}

@@ -23,6 +23,7 @@ from parity.reference_training import contrastive_loss, reconstruction_loss, spe
 Mark = Literal["a", "v"]
 Pair = tuple[Tensor, Tensor]  # of audio and image
 PairMode = Literal["multimodal", "audioonly", "videoonly"]
+MARKS: tuple[Mark, ...] = ("a", "v")
 _HEADS: dict[Mark, str] = {"a": "constrative_head_audio", "v": "constrative_head_visual"}  # spelled so
 
 

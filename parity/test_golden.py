@@ -4,7 +4,6 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,6 @@ def files(pattern: str) -> list[Path]:
 
 FILES, TUNED_FILES = files("pretrain*.npz"), files("finetune*.npz")
 PAIR_FILES, TUNED_PAIR_FILES = [*files("sync_pretrain*.npz"), *files("tgdp*.npz")], files("sync_finetune*.npz")
-
-
-@pytest.fixture
-def promoting() -> Iterator[None]:
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes Python floats and int32
-        yield
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)

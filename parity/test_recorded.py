@@ -2,14 +2,12 @@
 
 # pyright: reportMissingImports=false
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("timm", reason='the reference needs PyTorch and timm: pip install -e ".[parity]"')
 
-import jax
 import numpy as np
 
 from avmae_jax.config import LossConfig
@@ -20,12 +18,6 @@ from parity.rows import assert_all
 from parity.side_by_side import small
 
 pytestmark = pytest.mark.usefixtures("unpolished", "promoting")
-
-
-@pytest.fixture
-def promoting() -> Iterator[None]:
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes Python floats and int32
-        yield
 
 
 @pytest.fixture(scope="module")
