@@ -29,11 +29,13 @@ def main(argv: list[str]) -> None:
         require_new(args.out)
         trained = model_flags.load(argv[1])
         source = model_flags.open_clips(argv[1], needs_of(what))
-        note = note_of(trained, source, what, data=model_flags.data_name(argv[1]), split=args.split)
+        embed = DatasetEmbedder(trained, what, args.batch_size, args.frames)
+        frames, data = embed.pairs_of(source), model_flags.data_name(argv[1])
+        note = note_of(trained, source, what, frames=frames, data=data, split=args.split)
         with runtime.progress_bar("embedding") as on_progress:
-            parts = DatasetEmbedder(trained, what, args.batch_size)(source)
-            count = write_embeddings(args.out, counted(parts, len(source), on_progress), note)
-    print(f"wrote {args.out}: {', '.join(what)} of {count} clips, {note['width']} numbers each")
+            count = write_embeddings(args.out, counted(embed(source), len(source), on_progress), note)
+    each = f" of {frames} frames" if frames else ""
+    print(f"wrote {args.out}: {', '.join(what)}{each} of {count} clips, {note['width']} numbers each")
 
 
 def define_flags() -> None:
@@ -42,6 +44,8 @@ def define_flags() -> None:
     model_flags.define_data_flags()
     flags.DEFINE_string("out", "", "the file to write, .npz or .array_record")
     flags.DEFINE_list("what", ["audio", "image", "joint"], "kinds of vector: of the audio, of the image, of both together")
+    words = "one: a vector of each clip, by its middle frame; all: one of each frame; left out: all for CAV-MAE Sync, one for CAV-MAE"
+    flags.DEFINE_enum("frames", None, ["one", "all"], words)
     flags.DEFINE_integer("batch_size", 32, "clips computed at once", lower_bound=1)
 
 

@@ -54,7 +54,7 @@ def evaluate_model(path: str, out: Path, given: Sequence[str], frames: Sequence[
     args, trained = flags.FLAGS, model_flags.load(path)
     modes = views.modes_of(trained, given)
     source = model_flags.open_clips(path, common_needs(modes))
-    shown = views_of(modes, frames, args.crops or views.crops_of_run(path))
+    shown = views_of(modes, views.frames_of(trained, frames), args.crops or views.crops_of_run(path))
     return evaluate_views(out, trained, source, shown, Origin(model_flags.data_name(path), args.split), args.batch_size)
 
 

@@ -22,6 +22,7 @@ from avmae_jax.errors import counted
 from avmae_jax.files import replacing
 
 from .common import cli, kept_programs, model_flags, runtime, unused
+from .common.views import frames_of
 
 if TYPE_CHECKING:
     from avmae_jax.config import Frames, Modality
@@ -68,7 +69,7 @@ def evaluate(run: RunFolder) -> None:
     modes = learned(require_classifier(trained), trained.spec.modes)
     source = model_flags.open_clips(path, common_needs(modes))
     tune = model_flags.run_config(path).tune  # the run's own crops and frames, so that its measurements are reproduced
-    views = views_of(modes, [cast("Frames", tune.eval_frames)], tune.eval_crops)
+    views = views_of(modes, frames_of(trained, [cast("Frames", tune.eval_frames)]), tune.eval_crops)
     evaluate_views(run.recommended / EVALUATION, trained, source, views, origin(path))
 
 

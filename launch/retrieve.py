@@ -5,7 +5,9 @@
 
 The first command searches the image of every clip by its audio among those of all clips, and the audio by the image. It prints R@1, R@5,
 R@10, median rank, ties and chance, and writes MODEL/retrieval/retrieval.json and gallery.png, which shows some searches, or into --out.
-A second call replaces both.
+A second call replaces both. CAV-MAE compares the middle frame of each clip and all of its audio, CAV-MAE Sync all frames, each with the
+audio around it. --frames=one or all compares both alike: with all frames of CAV-MAE, the similarity of two clips is the mean over the
+frames of one, each compared with all the audio of the other.
 
 The second lists the nearest clips of an index for each --query FILE: its audio among the images of the index, and its image among the audio
 of the index. INDEX is a folder written by launch.prepare or a file written by launch.embed with the same model. --out is a PNG here, which
@@ -46,8 +48,11 @@ def whole_set(model_path: str) -> None:
         raise ValueError(f"{model_path} lies in no run; give --out, a folder for the results")
     out = Path(args.out).expanduser() if args.out else model_flags.results_folder(model_path, "retrieval")
     source = model_flags.open_clips(model_path, "both")
-    selection, origin = Selection(args.per_class, args.seed), Origin(model_flags.data_name(model_path), args.split)
-    embed = DatasetEmbedder(trained, MODALITIES, args.batch_size)
+    embed = DatasetEmbedder(trained, MODALITIES, args.batch_size, args.frames)
+    if embed.frames == "one":
+        unused.require_left_out(["pairs"], "where one frame of each clip is compared; it is for --frames=all", args)
+    selection = Selection(args.per_class, args.seed, args.pairs)
+    origin = Origin(model_flags.data_name(model_path), args.split)
     with runtime.progress_bar("embedding") as on_progress:
         result = retrieve_into(out, embed, source, selection, origin, on_progress)
     console.print(tables.retrieval(result))
@@ -85,13 +90,13 @@ def search_index(trained: Trained, clips: Sequence[Clip]) -> list[str]:
     from .common import tables
 
     args, console = flags.FLAGS, runtime.console()
-    embed = DatasetEmbedder(trained, MODALITIES, args.batch_size)
+    embed = DatasetEmbedder(trained, MODALITIES, args.batch_size, "one")
     with runtime.progress_bar("embedding the index") as on_progress:
         index, source = open_index(args.index, embed, args.split, on_progress)
     if args.out and source is None:
         source = clips_of(args.index, index, args.data)
     failed, drawn = [], []
-    for clip, found in zip(clips, search(clips, DatasetEmbedder(trained, MODALITIES, 1), index, args.top), strict=True):
+    for clip, found in zip(clips, search(clips, DatasetEmbedder(trained, MODALITIES, 1, "one"), index, args.top), strict=True):
         if not found:
             failed.append(f"{clip.id} has {clip.modality} alone, and the index has nothing of the other kind that it could find")
         for hits in found:
@@ -137,6 +142,10 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("query", [], "a media file to search the index by")
     flags.DEFINE_string("index", "", "clips that --query searches: a folder written by launch.prepare, or a file by launch.embed")
     flags.DEFINE_integer("top", 5, "clips listed for each query", lower_bound=1)
+    words = "frames of each clip that are compared: the middle one, or all; left out: all for CAV-MAE Sync, one for CAV-MAE"
+    flags.DEFINE_enum("frames", None, ["one", "all"], words)
+    words = "similarity of two clips of several frames: mean or maximum over frames at the same place, or over all pairs of frames"
+    flags.DEFINE_enum("pairs", "diagonal_mean", ["diagonal_mean", "diagonal_max", "mean", "max"], words)
     flags.DEFINE_integer("batch_size", 32, "clips computed at once", lower_bound=1)
 
 

@@ -162,6 +162,10 @@ def test_a_value_that_cannot_work_is_named(name: str, value: Any) -> None:
         ({"augment.mel_shift": 128.0}, r"augment\.mel_shift.*128.*model\.mel_bins.*128"),
         ({"mesh.data": 5}, r"train\.batch_size.*48.*5"),
         ({"train.batch_size": 4000}, r"train\.batch_size.*4000.*data\.builtin_train.*1000"),
+        (
+            {"augment.specaug_time": 192, "model.audio_frames": 96, "model.clip_frames": 160},
+            r"augment\.specaug_time.*192.*model\.clip_frames.*160",
+        ),
         ({"augment.specaug_time": 192, "model.audio_frames": 96}, r"augment\.specaug_time.*192.*model\.audio_frames.*96"),
         ({"augment.specaug_freq": 129}, r"augment\.specaug_freq.*129.*model\.mel_bins.*128"),
         ({"loss.mae_weight": 0.0, "loss.contrast_weight": 0.0}, r"loss\.mae_weight.*loss\.contrast_weight"),
@@ -182,6 +186,7 @@ def test_values_that_cannot_work_together_are_named(changes: dict[str, Any], par
         {"tune.average_first": 1, "tune.average_last": 26, "train.steps": 10**6},  # how many epochs these are, the clips decide
         {"tune.average_first": 1, "tune.average_last": 25, "train.epochs": 24.6},  # the nearest step may end the 25th
         {"augment.specaug_time": 192, "model.audio_frames": 96, "tune.mode": "videoonly"},
+        {"augment.specaug_time": 192, "model.audio_frames": 96, "model.clip_frames": 256},
         {"requires": ("data.path",), "data.source": "builtin"},
         {"optim.warmup_steps": 100, "train.steps": 100},
         {"optim.warmup_steps": 10**6},  # how long the run is, the clips decide

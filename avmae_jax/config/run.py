@@ -77,7 +77,7 @@ class Config(Settings):
         """Raises ConfigError for a SpecAug span that is wider than the spectrogram, where one is used."""
         if self.model.modality == "image" or self.tune.mode == "videoonly":
             return
-        for name, size in (("freq", "mel_bins"), ("time", "audio_frames")):
+        for name, size in (("freq", "mel_bins"), ("time", "clip_frames" if self.model.clip_frames else "audio_frames")):
             widest, there = getattr(self.augment, f"specaug_{name}"), getattr(self.model, size)
             if widest > there:
                 raise ConfigError(f"augment.specaug_{name} is {widest}, but model.{size} is {there}; change one of them")

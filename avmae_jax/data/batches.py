@@ -29,6 +29,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 
 from avmae_jax.config import DataConfig, ModelConfig
 from avmae_jax.data.clip import Clip, ClipSource
@@ -160,13 +161,12 @@ def eval_batches(
     Args:
       source: held-out clips.
       model: sizes of the inputs.
-      data: reader threads; with options.pairs also how many images of a clip a row has.
+      data: reader threads; with options.pairs also how many images of a clip a row has, at most as many as there are.
       batch_size: rows a batch.
       options: which rows, of which clips; None: the middle frame and the centre of the audio of each.
 
     Raises:
       ValueError: if `crops` is less than 1.
-      DatasetError: if the clips have fewer images than data.frames.
     """
     options = options or EvalOptions()
     crops, limit = options.crops, options.limit
@@ -177,7 +177,7 @@ def eval_batches(
     clips = grain.MapDataset.source(_Chosen(source, numbers if options.only is None else [numbers[place] for place in options.only]))
     ahead = -(-data.prefetch * batch_size // (crops * (_USUAL_FRAMES if options.frames == "all" and not options.pairs else 1)))
     reading = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead)
-    make = partial(views, model=model, options=options, frames=frames_a_clip(source, data) if options.pairs else 0)
+    make = partial(views, model=model, options=options, frames=frames_there(source, data) if options.pairs else 0)
     rows = itertools.chain.from_iterable(clips.map(make).to_iter_dataset(read_options=reading))
     return _batched(rows, batch_size)
 
@@ -197,6 +197,15 @@ def frames_a_clip(source: ClipSource, data: DataConfig) -> int:
             f"those there are, or prepare it again with --frames={data.frames}"
         )
     return data.frames or there or max(1, len(source[0].frames))
+
+
+def frames_there(source: ClipSource, data: DataConfig) -> int:
+    """Returns how many images each clip of a source gives where a model is applied: data.frames, or what there is if that is fewer."""
+    there = frames_of(source)
+    if there is None or data.frames <= there:
+        return frames_a_clip(source, data)
+    logging.warning("the model was trained on %d frames of each clip, and these clips have %d; all of these are used", data.frames, there)
+    return there
 
 
 def _batched(rows: Iterator[dict[str, Any]], batch_size: int) -> Iterator[Batch]:

@@ -49,7 +49,8 @@ class PieceImages:
 def all_images(clip: Clip, model: ModelConfig, start: int, count: int) -> PieceImages:
     """Chooses the images that evaluation takes of a piece of a clip: `count` of them, spread evenly.
 
-    Those count whose time lies in the piece, or the one that is nearest to it; where there are fewer, they are repeated evenly.
+    Those count whose time lies in the piece, or the one that is nearest to it; where there are fewer, they are repeated evenly. Of one
+    image a clip it is the middle one.
 
     Args:
       clip: what is stored. Without images, times that divide the piece evenly are chosen.
@@ -58,7 +59,7 @@ def all_images(clip: Clip, model: ModelConfig, start: int, count: int) -> PieceI
       count: F.
     """
     found = _inside(clip, model, start, count)
-    return found.take(np.arange(count) * len(found.frames) // count)
+    return found.take(_spread(len(found.frames), count))
 
 
 def draw_images(clip: Clip, model: ModelConfig, rng: np.random.Generator, frames: int, count: int) -> PieceImages:
@@ -78,7 +79,7 @@ def draw_images(clip: Clip, model: ModelConfig, rng: np.random.Generator, frames
     if len(found.times) == 1 and not 0 <= found.times[0] < samples / SAMPLE_RATE:  # the piece moves to the nearest image
         start = int(np.clip(start + round(found.times[0] * SAMPLE_RATE) - samples // 2, 0, max(0, spare)))
         found = _inside(clip, model, start, frames)
-    several = found.take(np.unique(np.arange(frames) * len(found.frames) // frames))
+    several = found.take(np.unique(_spread(len(found.frames), frames)))
     return several.take(np.resize(rng.permutation(len(several.frames)), count))
 
 
@@ -86,6 +87,11 @@ def images_at(clip: Clip, model: ModelConfig, start: int, times: np.ndarray) -> 
     """Chooses the images of a piece that are nearest to some times, float64[F] seconds from its beginning: an image for each."""
     found = _inside(clip, model, start, len(times))
     return found.take(np.abs(found.times[None] - times[:, None]).argmin(axis=1))
+
+
+def _spread(there: int, count: int) -> np.ndarray:
+    """Returns int[count], places among `there`, evenly from the first one on; of one place the middle one."""
+    return np.array([there // 2]) if count == 1 else np.arange(count) * there // count
 
 
 def _inside(clip: Clip, model: ModelConfig, start: int, count: int) -> PieceImages:

@@ -126,17 +126,15 @@ def views(clip: Clip, *, model: ModelConfig, options: EvalOptions, frames: int) 
     starts = sorted({index * spare // (crops - 1) for index in range(crops)}) if crops > 1 else [centre(clip, model)]
     targets = {"targets": targets_of(clip, options.classes)} if options.classes else {}
     if options.pairs:
-        chosen = starts if needs != "image" else [0]
-        return [paired_row(clip, model, needs, start, frames, middle=options.one_pair) | targets for start in chosen]
+        images = 1 if options.one_pair else frames
+        return [paired_row(clip, model, needs, start, images) | targets for start in (starts if needs != "image" else [0])]
     one = 0 if options.frames == "first" else clip.middle
     shown = range(max(1, len(clip.frames))) if options.frames == "all" and needs != "audio" else [one]
     make = partial(example, clip, samples=samples, image_size=model.image_size, needs=needs)
     return [make(frame, start=start) | targets for start in starts for frame in shown]
 
 
-def paired_row(
-    clip: Clip, model: ModelConfig, needs: Modality, start: int, frames: int, *, middle: bool = False, **options: Any
-) -> dict[str, Any]:
+def paired_row(clip: Clip, model: ModelConfig, needs: Modality, start: int, frames: int, **options: Any) -> dict[str, Any]:
     """Makes the row of a piece of a clip with `frames` of its images, spread evenly, and where the window of each begins.
 
     Args:
@@ -144,15 +142,13 @@ def paired_row(
       model: sizes of the inputs.
       needs: what the row carries.
       start: the piece's first sample.
-      frames: F; a piece with fewer images repeats some.
-      middle: take the middle one of these alone.
+      frames: F; a piece with fewer images repeats some, and one image is the middle one.
       **options: of example.
 
     Raises:
       ValueError: as example.
     """
     images = all_images(_needed(clip, needs), model, start, frames)
-    images = images.take(np.array([frames // 2])) if middle else images
     samples = num_samples(model.spectrogram_frames)
     return _paired(partial(example, clip, samples=samples, image_size=model.image_size, needs=needs, **options), images, model)
 

@@ -45,8 +45,8 @@ class Index:
         """Opens the index, and its clips if they are here; raises what open_index raises."""
         self._model: ModelConfig = trained.config.model
         self._trained, self._device = trained, device
-        self._embed = DatasetEmbedder(trained, MODALITIES, 1)
-        self._index, source = open_index(path, DatasetEmbedder(trained, MODALITIES), split, on_progress)
+        self._embed = DatasetEmbedder(trained, MODALITIES, 1, "one")
+        self._index, source = open_index(path, DatasetEmbedder(trained, MODALITIES, frames="one"), split, on_progress)
         self._source: ClipSource | None = source
         if source is None:
             try:

@@ -24,7 +24,7 @@ _MARKS = {"right": "its own", "class": "same class", "": ""}
 def central_audio(clip: Clip, model: ModelConfig) -> Clip:
     """Cuts a clip's audio down to its centre, which is what the model is given in evaluation."""
     start = centre(clip, model)
-    return clip._replace(waveform=clip.waveform[start : start + num_samples(model.audio_frames)])
+    return clip._replace(waveform=clip.waveform[start : start + num_samples(model.spectrogram_frames)])
 
 
 def class_names(labels: Sequence[int], names: Sequence[str]) -> str:
@@ -81,8 +81,7 @@ def section_of(direction: str, ranked: RankedDirection, embedded: Embeddings, so
         cards = [card(int(target), float(score), query) for target, score in zip(tops, ranked.scores[query], strict=False)]
         apart = None
         if query not in tops:
-            score = float(embedded.vectors["audio"][query] @ embedded.vectors["image"][query])
-            apart = card(query, score, query, f"its own, rank {rank}")
+            apart = card(query, float(ranked.own[query]), query, f"its own, rank {rank}")
         classes = class_names(embedded.labels[query], names)
         title = f"{word}: {embedded.ids[query]}{f' ({classes})' if classes else ''}; its own {other} has rank {rank} of {clips}"
         searches.append(Search(title, clip_at(query), queried, cards, apart))

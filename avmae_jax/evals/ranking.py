@@ -28,6 +28,7 @@ class RankedDirection:
     tied: np.ndarray  # bool[N], whether another target has the partner's score; if many are tied, the ranks flatter the model
     nearest: np.ndarray  # int64[N, 10 or fewer], the most similar targets, the best first
     scores: np.ndarray  # float32[N, 10 or fewer], their similarities
+    own: np.ndarray  # float32[N], the similarity of each query's partner
     class_recall: Mapping[str, float] | None  # R@k of any clip of the query's class: "r1", "r5", "r10"; None without classes
 
     @property
@@ -69,13 +70,13 @@ def rank_scores(count: int, blocks: Iterable[tuple[slice, np.ndarray]], labels: 
     """
     k = min(max(TOP), count)
     ranks, tied = np.empty(count, np.int64), np.empty(count, bool)
-    found, near = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
+    found, near, own = np.empty((count, k), np.int64), np.empty((count, k), np.float32), np.empty(count, np.float32)
     for block, scores in blocks:
         rows = np.arange(len(scores))
         partner = scores[rows, block.start + rows][:, None]
         ranks[block], tied[block] = 1 + np.count_nonzero(scores > partner, axis=1), np.count_nonzero(scores == partner, axis=1) > 1
-        found[block], near[block] = _greatest(scores, k)
-    return RankedDirection(ranks, tied, found, near, _class_recall(labels, found))
+        found[block], near[block], own[block] = *_greatest(scores, k), partner[:, 0]
+    return RankedDirection(ranks, tied, found, near, own, _class_recall(labels, found))
 
 
 def rank_both(vectors: Mapping[str, np.ndarray], labels: Sequence[Sequence[int]] = ()) -> dict[str, RankedDirection]:

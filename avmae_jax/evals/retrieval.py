@@ -17,6 +17,7 @@ from avmae_jax.evals import ranking
 from avmae_jax.evals.few_clips import few_clips
 from avmae_jax.evals.gallery_rows import section_of
 from avmae_jax.evals.origin import UNKNOWN, Origin
+from avmae_jax.evals.pair_ranking import Way, rank_clips
 from avmae_jax.evals.search import embed_set
 from avmae_jax.files import OnProgress, write_json
 from avmae_jax.inference.embed import DatasetEmbedder
@@ -27,10 +28,11 @@ MODALITIES = ("audio", "image")  # the kinds of vector that retrieval compares
 
 
 class Selection(NamedTuple):
-    """Says which clips take part in a retrieval."""
+    """Says which clips take part in a retrieval, and how they are compared."""
 
     per_class: int = 0  # clips drawn of each class; 0: all clips
     seed: int = 0  # of the drawing, and of which searches of equal rank are shown
+    pairs: Way = "diagonal_mean"  # the similarity of clips that have a vector of each frame
 
 
 ALL_CLIPS = Selection()
@@ -70,16 +72,16 @@ def retrieve_into(
 
     Args:
       out: the folder; created if missing; results of an earlier call are replaced.
-      embed: a CAV-MAE or its classifier, for the vectors of MODALITIES.
+      embed: a CAV-MAE, a CAV-MAE Sync or its classifier, for the vectors of MODALITIES.
       source: clips with audio and images.
       selection: which of them take part.
       origin: of the clips, as the JSON names it.
       on_progress: is called with the number of clips that are embedded, 0, and the number of clips.
 
     Returns:
-      What the JSON holds: {"model", "fingerprint", "data", "split", "clips", "warning", "ids", "per_class", "seed", "short_classes",
-      "chance", "audio_to_image", "image_to_audio"}. A direction has ranking.RankedDirection.figures and "ranks" in the order of "ids".
-      "chance" is what guessing gives.
+      What the JSON holds: {"model", "fingerprint", "data", "split", "clips", "frames", "pairs", "warning", "ids", "per_class", "seed",
+      "short_classes", "chance", "audio_to_image", "image_to_audio"}. A direction has ranking.RankedDirection.figures and "ranks" in the
+      order of "ids". "chance" is what guessing gives; "frames" is how many of each clip are compared, and "pairs" how several are.
 
     Raises:
       ValueError: if there are no clips, no classes to draw from, or a vector has no direction.
@@ -87,7 +89,7 @@ def retrieve_into(
     """
     folder, label_names = Path(out).expanduser(), source.label_names
     embedded, source, short = _embed_selected(embed, source, selection, origin, on_progress)
-    directions = ranking.rank_both(embedded.vectors, embedded.labels)
+    directions, frames = rank_clips(embedded.vectors, embedded.labels, selection.pairs), embedded.note["frames"]
     chance: dict[str, Any] = dict(ranking.chance(len(embedded.ids)))
     if any(embedded.labels):
         chance["class"] = ranking.class_chance(embedded.labels, len(label_names))
@@ -98,7 +100,10 @@ def retrieve_into(
         **{name: embedded.note[name] for name in ("model", "fingerprint", "data", "split")},
         "clips": len(embedded.ids),
         "warning": warning or None,
-        **selection._asdict(),
+        "frames": frames or 1,
+        "pairs": selection.pairs if frames else None,
+        "per_class": selection.per_class,
+        "seed": selection.seed,
         "short_classes": {label_names[label]: members for label, members in short.items()},
         "chance": chance,
         **{direction: {**ranked.figures, "ranks": ranked.ranks.tolist()} for direction, ranked in directions.items()},
@@ -118,7 +123,7 @@ def _embed_selected(
     short, drawn = dict[int, int](), dict[str, tuple[int, ...]]()
     if selection.per_class:
         labels, ids = [labels_of(source, index) for index in range(len(source))], ids_of(source)
-        rows, short = ranking.draw_per_class(labels, len(source.label_names), *selection)
+        rows, short = ranking.draw_per_class(labels, len(source.label_names), selection.per_class, selection.seed)
         drawn = {ids[row]: labels[row] for row in rows}
         source = Subset(source, rows)
     embedded = complete(embed_set(embed, source, origin, on_progress))

@@ -35,14 +35,24 @@ class Hits(NamedTuple):
 
 def embed_set(embed: DatasetEmbedder, source: ClipSource, origin: Origin, on_progress: OnProgress) -> Embeddings:
     """Computes the vectors of a whole data set in memory; raises ValueError if none of its clips has any."""
-    note = note_of(embed.trained, source, embed.what, data=origin.data, split=origin.split)
+    note = note_of(embed.trained, source, embed.what, frames=embed.pairs_of(source), data=origin.data, split=origin.split)
     return collect(counted(embed(source), len(source), on_progress), note)
 
 
 def read_index(path: str, trained: Trained) -> Embeddings:
-    """Reads an index that launch.embed wrote; raises WeightsError if it can't be read, and ValueError if it is of another model."""
+    """Reads an index that launch.embed wrote.
+
+    Raises:
+      WeightsError: if it can't be read.
+      ValueError: if it is of another model, or its clips have a vector of each frame.
+    """
     index = read_embeddings(path)
     require_same_model(index, trained)
+    if frames := index.note.get("frames", 0):
+        raise ValueError(
+            f"{path} holds {frames} vectors of each clip, one of each frame, and a search compares one; write it again with launch.embed "
+            "--frames=one"
+        )
     return index
 
 
@@ -57,7 +67,7 @@ def open_index(
     Raises:
       DatasetError: if a folder can't be opened.
       WeightsError: if a file can't be read.
-      ValueError: if a file is of another model, or a folder has no clip with a vector.
+      ValueError: if a file is of another model or has a vector of each frame, or a folder has no clip with a vector.
     """
     if not Path(path).expanduser().is_dir():
         return read_index(path, embed.trained), None
@@ -87,7 +97,7 @@ def search(clips: Sequence[Clip], embed: DatasetEmbedder, index: Embeddings, k: 
 
     Args:
       clips: each with audio, an image, or both.
-      embed: for both kinds of vector, of the model that the index was made with.
+      embed: for both kinds of vector and one frame of a clip, of the model that the index was made with.
       index: vectors of "audio", "image", or both.
       k: hits of each query.
 

@@ -1,12 +1,12 @@
 """Writes vectors to files while they are computed, and reads these files.
 
 An .npz has a row for each clip in every array: id (UTF-8), position (of the clip in its source), labels with label_ends (those of row i
-end at label_ends[i] and begin where those of row i - 1 end), and for each kind of vector float32[N, D] with has_<kind>, bool[N]. A clip
-without audio has zeros in its row of "audio", and False in has_audio. Its `note`, JSON text, holds the model, its fingerprint, the data,
-and the names of the labels. An .array_record has the note in its first record, and then a record for each clip: an .npz in itself, with
-id, position, labels, and those vectors that the clip has.
+end at label_ends[i] and begin where those of row i - 1 end), and for each kind of vector float32[N, D] with has_<kind>, bool[N]; where each
+frame of a clip has a vector, it is float32[N, F, D]. A clip without audio has zeros in its row of "audio", and False in has_audio. Its
+`note`, JSON text, holds the model, its fingerprint, the data, the names of the labels, and F, or 0. An .array_record has the note in its
+first record, and then a record for each clip: an .npz in itself, with id, position, labels, and those vectors that the clip has.
 
-Axis letters: N clips, D width.
+Axis letters: N clips, F frames of a clip, D width.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -46,7 +46,7 @@ class Embeddings:
     ids: list[str]
     positions: np.ndarray  # int64[N], of each clip in its source
     labels: list[tuple[int, ...]]  # indices into label_names
-    vectors: dict[str, np.ndarray]  # by kind, float32[N, D], of length 1; zeros where the clip has none
+    vectors: dict[str, np.ndarray]  # by kind, float32[N, D] or [N, F, D], of length 1; zeros where the clip has none
     has: dict[str, np.ndarray]  # by kind, bool[N]: whether the clip has it
     note: dict[str, Any]  # see embed.note_of
 
@@ -61,20 +61,26 @@ def collect(parts: Iterable[Part], note: Mapping[str, Any]) -> Embeddings:
     ids = [name for part in parts for name in part.ids]
     if not ids:
         raise ValueError(f"no clip has {' or '.join(note['what'])}; choose other clips")
-    width = int(note["width"])
     has = {kind: np.concatenate([np.full(len(part.ids), kind in part.vectors) for part in parts]) for kind in note["what"]}
-    rows = {kind: np.concatenate([_rows(part, kind, width) for part in parts]) for kind in note["what"]}
+    rows = {kind: np.concatenate([_rows(part, kind, _shape_of(note)) for part in parts]) for kind in note["what"]}
     positions = np.array([position for part in parts for position in part.positions], np.int64)
     return Embeddings(ids, positions, [labels for part in parts for labels in part.labels], rows, has, dict(note))
 
 
-def _rows(part: Part, kind: str, width: int) -> np.ndarray:
-    """Returns float32[B, D], zeros where the clips have no such vector; raises ValueError for another width."""
+def _shape_of(note: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the shape of a clip's vectors of a kind: (D,), or (F, D) where each frame has one."""
+    frames = int(note.get("frames", 0))  # files of before there were pairs don't say it
+    return (frames, int(note["width"])) if frames else (int(note["width"]),)
+
+
+def _rows(part: Part, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns float32[B, *shape], zeros where the clips have no such vector; raises ValueError for another shape."""
     rows = part.vectors.get(kind)
     if rows is None:
-        return np.zeros((len(part.ids), width), np.float32)
-    if rows.shape != (len(part.ids), width):
-        raise ValueError(f"{kind} of {len(part.ids)} clips is {list(rows.shape)}, and the noted width is {width}")
+        return np.zeros((len(part.ids), *shape), np.float32)
+    if rows.shape != (len(part.ids), *shape):
+        noted = f"frames and width are {shape[0]} and {shape[1]}" if shape[1:] else f"width is {shape[0]}"
+        raise ValueError(f"{kind} of {len(part.ids)} clips is {list(rows.shape)}, and the noted {noted}")
     return rows
 
 
@@ -110,7 +116,7 @@ def write_embeddings(path: str | Path, parts: Iterable[Part], note: Mapping[str,
 
 def _write_npz(path: Path, parts: Iterable[Part], note: Mapping[str, Any]) -> int:
     """Writes the .npz. Vectors go to a raw file for each kind first, since an array's shape precedes its values."""
-    width, kinds = int(note["width"]), note["what"]
+    shape, kinds = _shape_of(note), note["what"]
     ids, positions, labels, has = [], [], [], {kind: [] for kind in kinds}
     with ExitStack() as stack:
         raw = {kind: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for kind in kinds}
@@ -120,7 +126,7 @@ def _write_npz(path: Path, parts: Iterable[Part], note: Mapping[str, Any]) -> in
             labels += part.labels
             for kind in kinds:
                 has[kind] += [kind in part.vectors] * len(part.ids)
-                raw[kind].write(_rows(part, kind, width).astype("<f4").tobytes())  # tofile loses what a full disk has no room for
+                raw[kind].write(_rows(part, kind, shape).astype("<f4").tobytes())  # tofile loses what a full disk has no room for
         if not ids:
             return 0
         arrays = {
@@ -130,7 +136,7 @@ def _write_npz(path: Path, parts: Iterable[Part], note: Mapping[str, Any]) -> in
             "label_ends": np.cumsum([len(own) for own in labels], dtype=np.int64),
             "note": np.array(json.dumps(dict(note))),
             **{f"has_{kind}": np.array(has[kind], bool) for kind in kinds},
-            **{kind: np.memmap(raw[kind], "<f4", "r", shape=(len(ids), width)) for kind in kinds},
+            **{kind: np.memmap(raw[kind], "<f4", "r", shape=(len(ids), *shape)) for kind in kinds},
         }
         with path.open("wb") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] - arrays, whatever their names
@@ -189,7 +195,7 @@ def _read_npz(path: Path) -> Embeddings:
     if len(ids) != count or len(ends) != count:
         raise ValueError(f"it has {len(ids)} ids, {count} positions and the labels of {len(ends)} clips")
     labels = [tuple(own.tolist()) for own in np.split(_array(arrays, "labels", "int32", 1), ends[:-1])]
-    rows = {kind: _array(arrays, kind, "float32", 2) for kind in note["what"]}
+    rows = {kind: _array(arrays, kind, "float32", 1 + len(_shape_of(note))) for kind in note["what"]}
     has = {kind: _array(arrays, f"has_{kind}", "bool", 1) for kind in note["what"]}
     return Embeddings([name.decode() for name in ids.tolist()], arrays["position"], labels, rows, has, note)
 
@@ -202,7 +208,7 @@ def _read_records(path: Path) -> Embeddings:
             raise ValueError("it has no records")
         records = (_unpacked(io.BytesIO(record), len(record)) for record in (reader.read() for _ in range(number)))
         note = _note(next(records))
-        return collect((_part_of(fields, note["what"]) for fields in records), note)
+        return collect((_part_of(fields, note) for fields in records), note)
     finally:
         reader.close()
 
@@ -232,6 +238,8 @@ def _note(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     texts = ("model", "fingerprint", "data", "split", "needs")
     if not isinstance(note, dict) or any(not isinstance(note.get(name), str) for name in texts) or type(note.get("width")) is not int:
         raise ValueError("its note doesn't describe vectors")
+    if type(note.get("frames", 0)) is not int or note.get("frames", 0) < 0:
+        raise ValueError("the note's frames is no number of frames")
     for name in ("what", "label_names"):
         if not isinstance(note.get(name), list) or not all(isinstance(item, str) for item in note[name]):
             raise ValueError(f"the note's {name} is no list of names")
@@ -240,15 +248,16 @@ def _note(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return note
 
 
-def _part_of(fields: Mapping[str, np.ndarray], kinds: Sequence[str]) -> Part:
-    own = {kind: _array(fields, kind, "float32", 1)[None] for kind in kinds if kind in fields}
+def _part_of(fields: Mapping[str, np.ndarray], note: Mapping[str, Any]) -> Part:
+    axes = len(_shape_of(note))
+    own = {kind: _array(fields, kind, "float32", axes)[None] for kind in note["what"] if kind in fields}
     position, labels = _array(fields, "position", "int64", 0), _array(fields, "labels", "int32", 1)
     return Part([_array(fields, "id", "S", 0).item().decode()], [int(position)], [tuple(labels.tolist())], own)
 
 
 def _check(found: Embeddings) -> None:
     """Raises ValueError if the arrays don't fit each other or the note."""
-    shape = (len(found.ids), found.note["width"])
+    shape = (len(found.ids), *_shape_of(found.note))
     for kind, rows in found.vectors.items():
         if rows.shape != shape or found.has[kind].shape != shape[:1]:
             raise ValueError(f"{kind} is {list(rows.shape)}, and {list(shape)} was expected")

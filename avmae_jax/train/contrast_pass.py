@@ -36,7 +36,8 @@ class ContrastPass:
 
     def averaged(self, teacher: Any, params: Any, step: jax.Array) -> Any:
         """Computes the teacher's weights after a step, counted from 0."""
-        momentum = jnp.minimum(self._config.loss.teacher_momentum, (1 + step) / (_WARM + step))
+        done = jnp.asarray(step).astype(jnp.float32)
+        momentum = jnp.minimum(self._config.loss.teacher_momentum, (1.0 + done) / (_WARM + done))
         return optim.averaged(teacher, params, momentum)
 
     def __call__(self, model: Any, inputs: Mapping[str, jax.Array], pairs: int, context: Context) -> tuple[Any, Metrics]:

@@ -15,15 +15,24 @@ from flax import nnx
 from avmae_jax.config import SIZES, ModelConfig
 from avmae_jax.errors import WeightsError, require_none
 from avmae_jax.files import require_local
+from avmae_jax.models.layers import Position
 from avmae_jax.models.registry import kind_of
 from avmae_jax.trees import flatten
 from avmae_jax.weights import folder, io, places
 from avmae_jax.weights.build import set_params
+from avmae_jax.weights.model_weights import AUDIO_POSITIONS
 from avmae_jax.weights.official import is_official
 from avmae_jax.weights.tensor_files import is_torch, read_tensors
 from avmae_jax.weights.vit import initialise
 
-_PARTS = ("decoder", "head")  # either the model or the file may lack them
+# Either the model or the file may lack these. The others are what a model of pairs has beside the encoder of a CAV-MAE.
+_PARTS = {
+    "decoder": "decoder.",
+    "head": "head.",
+    "class tokens": ("encoder.audio.prefix", "encoder.image.prefix"),
+    "registers": ("encoder.audio.registers", "encoder.image.registers"),
+    "blocks for the contrast": "encoder.contrast.",
+}
 _QUERY = {"head.query"}  # what a head has or lacks according to its pooling
 
 
@@ -55,7 +64,7 @@ def initialise_from(config: ModelConfig, model: nnx.Module, path: str | Path) ->
 def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
     """Sets a model's parameters in place to those of another model; returns lines for the log.
 
-    Either may lack the decoder or the head; a head of other classes or of another form stays fresh. All other parameters must be in both.
+    Either may lack one of _PARTS; a head of other classes or of another form stays fresh. All other parameters must be in both.
 
     Args:
       model: whose parameters are set.
@@ -67,8 +76,8 @@ def take(model: nnx.Module, params: Mapping[str, Any]) -> list[str]:
     wanted = {path: leaf.shape for path, leaf in flatten(nnx.state(model, nnx.Param)).items()}
     given = {path: np.shape(value) for path, value in params.items()}
     lines: list[str] = []
-    for part in _PARTS:
-        here, there = ({path: shape for path, shape in shapes.items() if path.startswith(f"{part}.")} for shapes in (wanted, given))
+    for part, names in _PARTS.items():
+        here, there = ({path: shape for path, shape in shapes.items() if path.startswith(names)} for shapes in (wanted, given))
         other_form = part == "head" and here != there and (here.keys() ^ there.keys() <= _QUERY or not here.keys() & there.keys())
         if here and (not there or other_form):
             lines.append(f"fresh: {part}, {'of other classes or of another form' if there else 'missing'} in the file")
@@ -95,9 +104,15 @@ def _take_all(config: ModelConfig, model: nnx.Module, path: Path) -> list[str]:
     sizes["mel_bins"] = config.mel_bins if takes_audio else 128
     found = io.read_uncalibrated(path, **({} if path.is_dir() else sizes))
     _require_sizes(config, found.config)
-    if takes_audio:
+    lines: list[str] = []
+    if takes_audio and spec.pairs and not kind_of(found.config).pairs and found.config.audio_frames != config.audio_frames:
+        # a window is a part of such audio, not all of it in fewer columns: its own positions count the same 10 ms
+        fresh = flatten(nnx.state(model, Position))
+        found = found._replace(params=found.params | {name: fresh[name] for name in AUDIO_POSITIONS if name in fresh})
+        lines = [f"fresh: audio positions, those in the file are of {found.config.audio_frames} frames"]
+    elif takes_audio:
         found = io.with_audio_frames(found, config.audio_frames)
-    return take(model, found.params)
+    return take(model, found.params) + lines
 
 
 def _require_sizes(config: ModelConfig, there: ModelConfig) -> None:

@@ -15,7 +15,7 @@ from avmae_jax.weights.build import described, fill
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.tensor_files import Tensors
 
-_AUDIO_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
+AUDIO_POSITIONS = ("encoder.audio.positions", "decoder.ends.audio.positions", "tower.positions")
 
 
 class Weights(NamedTuple):
@@ -72,7 +72,7 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
     except ValueError as error:
         raise WeightsError(str(error)) from error
     grid, new_grid = (grid_of(*sizes.input_shape("audio")[:2], sizes.patch, spec.stride) for sizes in (before, config))
-    tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in _AUDIO_POSITIONS if name in weights.params}
+    tables = {name: interpolate_columns(weights.params[name], grid, new_grid[1]) for name in AUDIO_POSITIONS if name in weights.params}
     logging.info(
         "audio positions interpolated from %d to %d columns of time (%d to %d frames): %s",
         grid[1], new_grid[1], before.audio_frames, audio_frames, ", ".join(tables),

@@ -18,7 +18,10 @@ from avmae_jax.weights.vit_names import canonical
 _RANKS = {"patch_embed_v.proj.weight": 4, "blocks_u.0.mlp.fc1.weight": 2, "decoder_embed.weight": 2}
 _RANKS |= {"pos_embed_a": 3, "pos_embed_v": 3, **dict.fromkeys(HEADS, 2)}
 # Fields of ModelConfig, apart from those of Size, that the tensors of a CAV-MAE show.
-SIZED = ("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch", "head_pool")
+SIZED = (
+    *("kind", "modality", "joint_depth", "audio_frames", "mel_bins", "image_size", "patch", "head_pool"),
+    *("class_token", "registers", "contrast_depth", "pair_depth"),
+)
 _DECODER = ("decoder_depth", "decoder_width", "decoder_heads")
 
 

@@ -73,10 +73,14 @@ class Target(NamedTuple):
     own_head: bool  # whether a classification head is the file's; if not, a classifier's head starts fresh
 
 
+_CLASS_TOKENS = ("encoder.audio.prefix", "encoder.image.prefix")  # of pairs; those of an image MAE stand for something else
+
+
 def source_of(path: str, file: File, target: Target) -> Source | None:
     """Returns what a parameter is made from; None if the file has nothing of its kind, so that it stays fresh."""
     foreign_head = path.startswith("head.") and not target.own_head
-    if foreign_head or path.endswith(".modality") or (path.startswith("decoder.") and not file.decoder):
+    own = path.endswith((".modality", ".registers")) or path in _CLASS_TOKENS or path.startswith("encoder.contrast.")
+    if foreign_head or own or (path.startswith("decoder.") and not file.decoder):
         return None
     name, shape, audio = name_of(path, target), target.shapes[path], modality_of(path, target) == "audio"
     from_image = audio and file.modality == "image"

@@ -159,7 +159,9 @@ def calibration_notes(found: Mapping[str, Any]) -> list[str]:
 
 def retrieval(result: Mapping[str, Any]) -> Table:
     """Tabulates both directions of a retrieval, and chance."""
-    table = Table("", *(f"R@{k}" for k in TOP), "median rank", "ties", title=f"retrieval among {counted(result['clips'], 'clip')}")
+    compared = f", {result['frames']} frames each ({result['pairs']})" if result["pairs"] else ""
+    title = f"retrieval among {counted(result['clips'], 'clip')}{compared}"
+    table = Table("", *(f"R@{k}" for k in TOP), "median rank", "ties", title=title)
     for name, words in zip((*DIRECTIONS, "chance"), ("image found by audio", "audio found by image", "guessing"), strict=True):
         row = result[name]
         table.add_row(words, *(f"{row[f'r{k}']:.1%}" for k in TOP), f"{row['median_rank']:g}", str(row.get("ties", "")))

@@ -37,11 +37,11 @@ def _all_given(args: Any, kinds: set[str]) -> bool:
     return bool(given) and given <= kinds
 
 
-def _takes_one_frame(config: Config) -> bool:
-    """Returns whether a config's model takes one frame of a clip; a kind that doesn't exist is refused elsewhere."""
+def _takes(config: Config, pairs: bool) -> bool:
+    """Returns whether a config's model takes pairs of a clip, or one frame of it; a kind that doesn't exist is refused elsewhere."""
     from avmae_jax.models.registry import KINDS
 
-    return config.model.kind in KINDS and not KINDS[config.model.kind].pairs
+    return config.model.kind in KINDS and KINDS[config.model.kind].pairs == pairs
 
 
 _TRAINING = (_Rule(("hosts_timeout",), lambda args, _: args.hosts == "off", "with --hosts=off, which waits for none"),)
@@ -62,6 +62,8 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     "retrieve": (
         _Rule(("top",), lambda args, _: not args.query, "without --query"),
         _Rule(("per_class", "seed"), lambda args, _: args.query, "with --query"),
+        _Rule(("frames", "pairs"), lambda args, _: args.query, "with --query, which compares the middle frames of clips"),
+        _Rule(("pairs",), lambda args, _: args.frames == "one", "with --frames=one"),
         _Rule(("seed",), lambda args, _: not args.per_class, "without --per_class, whose clips it draws"),
         _Rule(
             ("split", "batch_size"),
@@ -120,8 +122,9 @@ FIELD_RULES = (
     _FieldRule(("data.path",), lambda _, config: config.data.source == "builtin", "with the built-in set; give data.source=prepared"),
     _FieldRule(("data.builtin_", "data.cache_dir"), lambda _, config: config.data.source != "builtin", "where data.source isn't builtin"),
     _FieldRule(
-        ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes_one_frame(config), "for a model that takes one frame of a clip"
+        ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes(config, pairs=False), "for a model that takes one frame of a clip"
     ),
+    _FieldRule(("tune.eval_frames",), lambda _, config: _takes(config, pairs=True), "for a model of pairs, which takes all frames"),
     _FieldRule(
         ("data.eval_path", "data.labels_csv", "data.root"),
         lambda _, config: config.data.source != "manifest",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import app, logging
+from absl import app, flags, logging
 
-from . import model_flags
+from . import model_flags, unused
 
 if TYPE_CHECKING:
+    from avmae_jax.config import Frames
     from avmae_jax.models.modes import Mode
     from avmae_jax.weights.trained import Trained
 
@@ -25,6 +26,15 @@ def chosen(name: str, given: Sequence[str], choices: Sequence[str]) -> list[str]
 def crops_of_run(path: str) -> int:
     """Returns the crops that the model's run evaluates with; 1 for a file outside a run."""
     return model_flags.run_config(path).tune.eval_crops if model_flags.run_folder(path) else 1
+
+
+def frames_of(trained: Trained, given: Sequence[Frames]) -> list[Frames]:
+    """Returns the choices of frames in which a classifier is evaluated; one of pairs takes all, and raises UsageError for --frames."""
+    if not trained.spec.pairs:
+        return list(given)
+    if "frames" in flags.FLAGS:
+        unused.require_left_out(["frames"], f"for a {trained.spec.title}, which is given all frames of a clip")
+    return ["all"]
 
 
 def modes_of(trained: Trained, given: Sequence[str]) -> list[Mode]:

@@ -149,6 +149,21 @@ def test_retrieval_of_a_set_is_told_written_and_drawn(call: Call, run: Path, dat
     assert (tmp_path / "r/gallery.png").stat().st_size > 10_000
 
 
+def test_all_frames_are_compared_on_demand(call: Call, run: Path, data: Path, tmp_path: Path) -> None:
+    options = (run, "--data", data, "--batch_size=8")
+    status, printed, _ = call(retrieve, *options, "--out", tmp_path / "r", "--frames=all", "--pairs=diagonal_max")
+    found = json.loads((tmp_path / "r/retrieval.json").read_text())
+    assert (status, found["frames"], found["pairs"], found["clips"]) == (0, 10, "diagonal_max", 5)
+    assert "10 frames each (diagonal_max)" in printed
+    with pytest.raises(app.UsageError, match=r"--pairs does nothing .*--frames=all"):
+        call(retrieve, *options, "--out", tmp_path / "r", "--pairs=max")
+    status, printed, _ = call(embed, *options, "--out", tmp_path / "e.npz", "--frames=all", "--what=audio,image")
+    assert (status, "10 frames of 7 clips" in printed) == (0, True)
+    assert read_embeddings(tmp_path / "e.npz").vectors["audio"].shape == (7, 10, 16)
+    status, printed, _ = call(retrieve, run, "--query", tmp_path / "none.mp4", "--index", tmp_path / "e.npz")
+    assert status == 1
+
+
 def test_what_is_found_lies_in_the_run(call: Call, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/model.safetensors").touch()

@@ -31,6 +31,9 @@ CASES = {
         ("top", ["run", "--top=3"]),
         ("seed", ["run", "--seed=3"]),
         ("per_class", ["run", "--query=a.mp4", "--index=index.npz", "--per_class=3"]),
+        ("frames", ["run", "--query=a.mp4", "--index=index.npz", "--frames=all"]),
+        ("pairs", ["run", "--query=a.mp4", "--index=index.npz", "--pairs=max"]),
+        ("pairs", ["run", "--frames=one", "--pairs=max"]),
         ("split", ["run", "--query=a.mp4", "--index=index.npz", "--split=train"]),
         ("batch_size", ["run", "--query=a.mp4", "--index=index.npz", "--batch_size=3"]),
         ("data", ["run", "--query=a.mp4", "--index=index.npz", "--data=prepared"]),
@@ -73,6 +76,10 @@ CASES = {
         ("hosts_timeout", ["--config=tiny", "--hosts=off", "--hosts_timeout=5"]),
     ],
     "finetune": [
+        (
+            "config.tune.eval_frames",
+            ["--config=finetune_instruments", "--config.model.kind=sync_classifier", "--config.tune.eval_frames=all"],
+        ),
         ("config.loss.temperature", ["--config=finetune_instruments", "--config.loss.temperature=1"]),
         ("config.train.retrieval_clips", ["--config=finetune_instruments", "--config.train.retrieval_clips=7"]),
         (
@@ -98,6 +105,7 @@ USED = {
     "evaluate": [["run", "--given=audio,both", "--frames=all"], ["run", "--frames=all", "--crops=2"]],
     "retrieve": [
         ["run", "--per_class=2", "--seed=3", "--data=prepared", "--split=train"],
+        ["run", "--frames=all", "--pairs=max"],
         ["run", "--query=a.mp4", "--index=.", "--split=train", "--batch_size=2", "--top=3"],
         ["run", "--query=a.mp4", "--index=x.npz", "--data=prepared", "--out=x.png"],
     ],
