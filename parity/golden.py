@@ -1,14 +1,16 @@
 """Compares the JAX models with a file of values recorded from an original: `python -m parity.golden FILE.npz`.
 
-The kind of file is found from its arrays: the pretraining model of CAV-MAE, or its classifier. A file has weights
-(`param.<official name>`), inputs with their masking noise (`in.*`), intermediates, logits and losses (`out.*`), gradients
-(`grad.<official name>`, those of a classifier `grad.<mode>.<official name>`) and the weights after Adam steps (`after1.`, `after3.`).
-Whatever it holds is compared. A tensor without a gradient in a file that has gradients must have none here: exactly zero, and the same
-weight after the steps.
+The kind of file is found from its arrays: the pretraining model of CAV-MAE or of CAV-MAE Sync, the dual path, or a classifier of either.
+A file has weights (`param.<official name>`; heads of Sync's classifiers `param_<mode>.`), inputs with their masking noise (`in.*`),
+intermediates, logits and losses (`out.*`), gradients (`grad.<official name>`, those of a classifier `grad.<mode>.<official name>`) and the
+weights after Adam steps (`after1.`, `after3.`). Whatever it holds is compared, and what the models don't have is refused by name. A tensor
+without a gradient in a file that has gradients must have none here: exactly zero, and the same weight after the steps. Windows of audio,
+R@k and ranks of patches must be exactly the recorded ones.
 
-Sizes come from the weights. What no array holds (number of heads, norm_pix, direction and weight of the contrastive loss, chaining of
-several joint blocks) is found by trying the few possible values and taking the one that fits best; the choice is printed, and a wrong one
-can't pass, since gradients and weights are compared afterwards.
+Sizes, class tokens and registers come from the weights, shares of hidden patches from the masks. What no array holds (number of heads,
+norm_pix, direction and weight of the contrastive loss, whether it is the mean of a global and a local one, chaining of several joint
+blocks) is found by trying the few possible values and taking the one that fits best. The choice is printed, and a wrong one can't pass,
+since gradients and weights are compared afterwards. The recorder's arguments, which some files have as `config`, aren't read.
 
 One thing can't be compared after a step: the keys' bias. It shifts all logits of a query alike, so the softmax makes its gradient
 exactly 0, and what torch and JAX have there is rounding noise (1e-10), which Adam divides by itself. Its gradient is compared (with

@@ -51,8 +51,9 @@ def record_classifiers(config: ModelConfig, classes: int, *, clips: int = 2, pai
     labels = torch.tensor(np.random.default_rng(1).integers(0, 2, (clips, classes)).astype(np.float32))
     encoder = state_of(with_weights(lambda: reference_sync.PairEncoder(config), None))
     arrays: Arrays = {"in.audio": fbank.numpy(), "in.image": image.numpy(), "in.labels": labels.numpy()} | named("param.", encoder)
-    modes: tuple[reference_sync.PairMode, ...] = ("multimodal", "audioonly", "videoonly")
-    for mode, depth in [*((mode, config.pair_depth) for mode in modes), ("videoonly", 0)]:
+    depth = config.pair_depth
+    modes: list[tuple[reference_sync.PairMode, int]] = [("multimodal", depth), ("audioonly", depth), ("videoonly", depth), ("videoonly", 0)]
+    for mode, depth in modes:
         own = dataclasses.replace(config, pair_depth=depth)
         model = with_weights(lambda own=own, mode=mode: reference_sync.SyncClassifier(own, classes, mode, heads=config.shape.heads), None)
         model.load_state_dict({name: torch.tensor(value) for name, value in encoder.items()}, strict=False)

@@ -94,6 +94,7 @@ class PairEncoder(Encoder):
         for block in () if self.unchained else self.blocks_u[:-1]:
             tokens = block(tokens, f"_{mark}")
         last = self.blocks_u[-1]
+        assert isinstance(last, Block)
         qkv = last.attn.qkv(last.get_submodule(f"norm1_{mark}")(tokens))
         query, key, _ = qkv.reshape(*tokens.shape[:2], 3, last.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         return (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
@@ -102,7 +103,9 @@ class PairEncoder(Encoder):
 class Sync(CAVMAE, PairEncoder):
     """Reconstructs hidden patches and compares modalities: the pretraining model of a config. Its batch are pairs."""
 
-    def forward(self, fbank: Tensor, image: Tensor, noise_audio: Tensor, noise_image: Tensor, ratio: float | None = None) -> Pretraining:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, fbank: Tensor, image: Tensor, noise_audio: Tensor, noise_image: Tensor, ratio: float | None = None
+    ) -> Pretraining:
         """Runs the masked pass.
 
         Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 from avmae_jax.config import LossConfig, ModelConfig
 from parity.recorded.arrays import part, read
 from parity.recorded.training import ADAM
-from parity.reference_sync import PairMode, Sync, SyncClassifier, compared_vectors, pretraining_losses, token_scores
+from parity.reference_sync import MARKS, PairMode, Sync, SyncClassifier, compared_vectors, pretraining_losses, token_scores
 from parity.reference_training import adam
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
 from parity.test_golden import files
@@ -132,7 +132,8 @@ def test_features_and_the_teachers_attention_are_the_originals(recorded: Recorde
         return
     fbank, image, *_ = recorded.inputs()
     rows = []
-    for modality, mark, patches in (("audio", "a", model.embed_audio(fbank)), ("image", "v", model.embed_image(image))):
+    embedded = model.embed_audio(fbank), model.embed_image(image)
+    for modality, mark, patches in zip(("audio", "image"), MARKS, embedded, strict=True):
         order = torch.from_numpy(arrays[f"in.noise_{modality}_teacher"]).argsort(dim=1)
         shuffled = patches.gather(1, order[..., None].expand_as(patches))
         attention = model.attention(model.separate(shuffled, mark), mark)

@@ -71,7 +71,7 @@ class Recorded:
             ours |= {f"{name}.{mode}": value for name, value in found.items()}
         for name, reference in part(self.arrays, "out.").items():
             if name not in ours:
-                raise GoldenError(f"out.{name} is no quantity of the {self.title}; take it out of the file")
+                raise GoldenError(f"out.{name} is no quantity of the {self.title}, or its inputs are missing; take it out or record them")
             yield compare(f"out.{name}", ours[name], reference, OUTPUT_TOLERANCE)
 
     def training_rows(self) -> Iterator[Row]:

@@ -112,7 +112,7 @@ class Recorded:
 
         options, found = min(candidates, key=misfit)
         reconstruction = recorded["mae_audio"] + recorded["mae_image"]
-        weights = {
+        weights: dict[str, Any] = {
             "contrast_weight": typed(recorded["contrast_weighted"] / found["nce"]),
             "mae_weight": typed(recorded["mae"] / reconstruction) if reconstruction else 0.0,
         }
@@ -129,7 +129,9 @@ class Recorded:
         for name, reference in part(self.arrays, "out.").items():
             if name not in steps:
                 if name not in ours:
-                    raise GoldenError(f"out.{name} is no quantity of the {self.title}; take it out of the file")
+                    raise GoldenError(
+                        f"out.{name} is no quantity of the {self.title}, or its inputs are missing; take it out or record them"
+                    )
                 tolerance = EXACT if self.exact and name.startswith(self.exact) else OUTPUT_TOLERANCE
                 yield compare(f"out.{name}", ours[name], reference, tolerance)
 

@@ -50,6 +50,12 @@ class Recorded(pretraining.Recorded):
             raise GoldenError(f"the masks of the second pass keep {shares} tokens, which no single ratio does")
         return float(1 - (least + most) / 2)
 
+    def notes(self) -> list[str]:
+        """Describes what was found in the file or by trial."""
+        config = self.config
+        names = ("class_token", "registers", "contrast_depth", *(("contrast_mask_ratio",) if self.dual else ()))
+        return [*super().notes(), ", ".join(f"{name}={getattr(config, name)}" for name in names)]
+
     def passes(self, model: Any, suffix: str = "") -> tuple[Pretraining, ...]:
         """Runs the masked passes of a step; the second one is that of the dual path."""
         first = super().passes(model, suffix)

@@ -53,8 +53,8 @@ def weight_rows(prefix: str, ours: Mapping[str, Any], before: Arrays, after: Arr
     Raises:
       GoldenError: if some of these are missing after the steps.
     """
-    before, after, moved = official.split_registers(before), official.split_registers(after), set(official.split_registers(moved))
-    if missing := sorted(moved - after.keys()):
+    before, after, moved = (official.split_registers(tensors) for tensors in (before, after, moved))
+    if missing := sorted(moved.keys() - after.keys()):
         raise GoldenError(f"{prefix} lacks {len(missing)} tensors that have a gradient: {some(missing)}; record them too")
     for name, reference in after.items():
         _require_known(prefix, name)

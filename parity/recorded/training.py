@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from avmae_jax.config import ModelConfig, OptimConfig
+from avmae_jax.errors import some
 from avmae_jax.train import optim
 from avmae_jax.trees import flatten
 from parity.recorded.arrays import Arrays, GoldenError, has, part
@@ -52,6 +53,9 @@ def training_rows(arrays: Arrays, model: nnx.Module, config: ModelConfig, total:
         return optax.apply_updates(weights, updates), moments, loss, gradients
 
     step, moments = jax.jit(step, static_argnums=2), optimizer.init(weights)
+    extra = [name for name in arrays if (found := re.match(r"after\d+\.", name)) and name[found.end() :] not in before]
+    if extra:
+        raise GoldenError(f"it has {some(extra)}, but no param.* of the same name; record the weights before the steps too")
     for number, suffix in enumerate(step_suffixes(arrays), start=1):
         weights, moments, loss, gradients = step(weights, moments, suffix)
         if number == 1 and recorded:

@@ -165,20 +165,6 @@ def test_positions_are_trained_only_when_learned(learned: bool, expected: set[st
     assert np.all((model.positions[...] != 1) == learned)
 
 
-def test_norms_that_unchained_streams_skip_are_not_trained() -> None:
-    sizes = {"depth": 4, "width": 8, "heads": 2, "decoder_depth": 1, "decoder_width": 8, "decoder_heads": 2, "joint_depth": 3}
-
-    def trained(unchained: bool) -> set[str]:
-        config = ModelConfig(unchained_contrastive=unchained, **sizes)
-        return set(flatten(nnx.filter_state(nnx.state(described(config), nnx.Param), trainable(config))))
-
-    left_out = trained(False) - trained(True)
-    assert {".".join(name.split(".")[2:5]) for name in left_out} == {
-        f"{number}.{norm}.{stream}" for number in (0, 1) for norm in ("norm1", "norm2") for stream in ("audio", "image")
-    }
-    assert trained(True) < trained(False)
-
-
 def _update(config: OptimConfig, params: Any, gradients: Any, **options: Any) -> Any:
     """Returns the updates of a first step whose rate is 1."""
     optimizer = adam(config, optax.constant_schedule(1.0), **options)
