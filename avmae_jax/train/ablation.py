@@ -76,7 +76,7 @@ def _symmetric(config: Config) -> None:
 
 
 def _global(config: Config) -> None:
-    config.loss.negatives = "global"
+    config.loss.negatives, config.train.micro_batch = "global", config.train.batch_size
 
 
 def _second_pass(config: Config) -> None:
