@@ -26,6 +26,7 @@ from avmae_jax.files import locked, write_json
 from avmae_jax.inference.embed import DatasetEmbedder
 from avmae_jax.inference.token_features import TokenFeatures
 from avmae_jax.models.cavmae import MODALITIES
+from avmae_jax.models.registry import kind_of
 from avmae_jax.plots.ablation import draw_ablation
 from avmae_jax.train.loop import Reporter
 from avmae_jax.train.run import open_sources, pretrain
@@ -111,7 +112,7 @@ def config_of(base: Config, name: str) -> Config:
     names = [row.name for row in ROWS]
     if name not in names:
         raise ConfigError(f"there is no row {name!r}; choose of {', '.join(names)}")
-    if base.model.kind != "sync" or base.train.batch_size % _PARTS:
+    if not kind_of(base.model).pairs or base.train.batch_size % _PARTS:
         raise ConfigError(
             f"model.kind is {base.model.kind!r} and train.batch_size {base.train.batch_size}; an ablation needs kind sync, and a "
             f"batch that is a multiple of {_PARTS}"
