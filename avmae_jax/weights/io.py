@@ -32,6 +32,7 @@ from avmae_jax.weights.calibration import read_beside, require_of
 from avmae_jax.weights.model_weights import Weights, computing_in, made, with_audio_frames
 from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
 from avmae_jax.weights.official import is_unused
+from avmae_jax.weights.official_sizes import PUBLISHED_CLIP
 from avmae_jax.weights.tensor_files import (
     SAFETENSORS,
     TORCH,
@@ -183,7 +184,7 @@ def _read_run(path: Path) -> Weights:
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
-        classes = next((params[name].size for name in ("head.linear.bias", "head.audio.linear.bias") if name in params), 0)
+        classes = next((value.size for name, value in params.items() if name.startswith("head.") and name.endswith(".linear.bias")), 0)
         config = model_config(restored.meta, classifies=classes > 0)
         require_fits(described(config, classes), params)
         require_usable(params, path)
@@ -223,10 +224,11 @@ def _log_unused(path: Path, tensors: Tensors, *, ours: bool) -> None:
 
 def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
     """Logs which settings a file without config loses: those that can't be read from the tensors."""
-    shape, default = config.shape, ModelConfig()
+    pairs = kind_of(config).pairs
+    shape, default, published = config.shape, ModelConfig(**(PUBLISHED_CLIP if pairs else {})), named_tensors.published_notes(config)
     in_tensors = {*shape._fields, *sizes.SIZED, "size", "mlp_ratio", "compute_dtype"}  # the last is a matter of who applies them
     settings = {name: value for name, value in vars(config).items() if name not in in_tensors and value != getattr(default, name)}
-    settings |= {name: value for name, value in vars(notes).items() if value != getattr(Notes, name)}
+    settings |= {name: value for name, value in vars(notes).items() if value != getattr(published, name)}
     lost = [f"{name}={value}" for name, value in settings.items()]
     logging.info(
         "%s: holds no config; read it with heads=%d, decoder_heads=%d, mel_bins=%d", path, shape.heads, shape.decoder_heads, config.mel_bins
