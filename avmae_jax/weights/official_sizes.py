@@ -67,7 +67,7 @@ HEADS = {
     "classifier_head.weight": "sync_classifier",
 }
 _OF_PAIRS = (REGISTERS, "cls_token_a", "constrative_head_")  # what begins the names of tensors that only CAV-MAE Sync has
-PUBLISHED_CLIP = {"clip_frames": 1024, "window_rate": 102.4}  # no tensor shows it: PUBLISHED_FRAMES images of 10 s divide 1024 frames
+_PUBLISHED_CLIP = {"clip_frames": 1024, "window_rate": 102.4}  # no tensor shows it: PUBLISHED_FRAMES images of 10 s divide 1024 frames
 PUBLISHED_FRAMES = 16
 
 
@@ -85,7 +85,7 @@ def _pairs(tensors: Mapping[str, np.ndarray], width: int) -> dict[str, Any]:
         "class_token": "cls_token_a" in tensors,
         "registers": len(tensors.get(REGISTERS, ())) // 2,
         "contrast_depth": count_blocks(tensors, "constrative_head_audio"),
-        **PUBLISHED_CLIP,
+        **_PUBLISHED_CLIP,
     }
     if "classifier_head.weight" in tensors:
         found |= {"pair_depth": depth, "pair_pool": "late" if tensors["classifier_head.weight"].shape[1] == 2 * width else "mean"}

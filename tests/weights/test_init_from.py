@@ -1,8 +1,10 @@
 """Tests that a run starts from weights of any kind, and what it leaves fresh or refuses."""
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +14,14 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from avmae_jax.errors import WeightsError
+from avmae_jax.models import registry
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.weights import io, vit
 from avmae_jax.weights.init_from import initialise_from, take
 from tests.support import made
 from tests.weights.files import params_of
+from tests.weights.folders import EVERY, SYNC
 from tests.weights.small_vit import config, image_mae
 
 
@@ -95,3 +99,20 @@ def test_a_head_with_another_pooling_stays_fresh() -> None:
     del given["head.linear.bias"]
     with pytest.raises(WeightsError, match=r"missing: head\.linear\.bias"):
         take(CAVMAEClassifier(config(), 5, rngs=nnx.Rngs(0)), given)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"kind": "cavmae", "class_token": False, "registers": 0, "clip_frames": 0, "window_rate": 100.0},
+         r"3 registers.*model\.kind is 'cavmae'.*--config\.model\.kind=sync"),
+        ({"registers": 5}, r"model\.registers is 3, this one's is 5.*--config\.model\.registers=3"),
+        ({"class_token": False}, r"model\.class_token is True, this one's is False"),
+    ],
+)  # fmt: skip
+def test_a_model_of_pairs_is_no_other_model_s_beginning(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+    io.write(EVERY["sync"], tmp_path / "sync.safetensors")
+    wanted = dataclasses.replace(SYNC, **changed)
+    with pytest.raises(WeightsError, match=said) as caught:
+        initialise_from(wanted, registry.build(wanted, rngs=nnx.Rngs(0)), tmp_path / "sync.safetensors")
+    assert "\n" not in str(caught.value)
