@@ -108,6 +108,11 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("steps",), lambda args, _: args.data == "scale", "with --data scale"),
         _Rule(("config",), lambda args, _: args.data == "prepare", "with --data prepare"),
         _Rule(("against", "data", "export", "media", "steps"), lambda args, _: args.gpu_report, "with --gpu_report"),
+        _Rule(
+            ("against", "export", "gpu_report"),
+            lambda args, _: not args["config"].using_default_value and _takes(cast(Config, args["config"].value), pairs=True),
+            "for a model of pairs, whose step is timed alone",
+        ),
         _Rule(("batches", "minutes"), lambda args, _: not args.gpu_report, "without --gpu_report"),
     ),
 }
