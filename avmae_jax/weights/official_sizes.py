@@ -67,7 +67,8 @@ HEADS = {
     "classifier_head.weight": "sync_classifier",
 }
 _OF_PAIRS = (REGISTERS, "cls_token_a", "constrative_head_")  # what begins the names of tensors that only CAV-MAE Sync has
-_PUBLISHED_CLIP = {"clip_frames": 1024, "window_rate": 102.4}  # no tensor shows it: 16 images of 10 s divide 1024 frames
+_PUBLISHED_CLIP = {"clip_frames": 1024, "window_rate": 102.4}  # no tensor shows it: PUBLISHED_FRAMES images of 10 s divide 1024 frames
+PUBLISHED_FRAMES = 16
 
 
 def _kind(tensors: Mapping[str, np.ndarray], *, of_pairs: bool) -> str:

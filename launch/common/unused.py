@@ -51,6 +51,12 @@ def _takes(config: Config, pairs: bool) -> bool:
     return config.model.kind in KINDS and KINDS[config.model.kind].pairs == pairs
 
 
+def _is_torch(path: str) -> bool:
+    from avmae_jax.weights.tensor_files import is_torch
+
+    return is_torch(Path(path))
+
+
 _TRAINING = (_Rule(("hosts_timeout",), lambda args, _: args.hosts == "off", "with --hosts=off, which waits for none"),)
 
 RULES: dict[str, tuple[_Rule, ...]] = {
@@ -94,7 +100,10 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     ),
     "inpaint": (_Rule(("data", "split"), lambda _, arguments: len(arguments) > 1, "with files; it chooses the data set of --clips"),),
     "inspect_data": (_Rule(("out",), lambda args, _: not args.clips, "with --clips=0, which draws no contact sheet"),),
-    "convert": (_Rule(("license",), lambda args, _: not args.pretrained, "without --pretrained, whose card names it"),),
+    "convert": (
+        _Rule(("license",), lambda args, _: not args.pretrained, "without --pretrained, whose card names it"),
+        _Rule(("prefix",), lambda _, rest: not _is_torch(rest[1]), "where OUT is no file of PyTorch, whose names are always the same"),
+    ),
     "export": (
         _Rule(("quantize",), lambda args, _: args.format == "stablehlo", "with --format=stablehlo, whose weights stay float32"),
         _Rule(("labels_csv", "tuned_loss"), lambda args, _: args.what == "embed", "with --what=embed, which names no classes"),
@@ -106,6 +115,11 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("steps",), lambda args, _: args.data == "scale", "with --data scale"),
         _Rule(("config",), lambda args, _: args.data == "prepare", "with --data prepare"),
         _Rule(("against", "data", "export", "media", "steps"), lambda args, _: args.gpu_report, "with --gpu_report"),
+        _Rule(
+            ("against", "export", "gpu_report"),
+            lambda args, _: not args["config"].using_default_value and _takes(cast(Config, args["config"].value), pairs=True),
+            "for a model of pairs, whose step is timed alone",
+        ),
         _Rule(("batches", "minutes"), lambda args, _: not args.gpu_report, "without --gpu_report"),
     ),
 }

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
+from avmae_jax.models import registry
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
 from avmae_jax.models.sync import Sync
@@ -23,6 +24,7 @@ from avmae_jax.weights import io, vit
 from avmae_jax.weights.init_from import initialise_from, take
 from tests.support import made
 from tests.weights.files import params_of
+from tests.weights.folders import EVERY, SYNC
 from tests.weights.small_vit import PATCH, config, image_mae
 
 
@@ -145,3 +147,20 @@ def test_an_image_mae_leaves_tokens_of_pairs_fresh() -> None:
     assert not np.array_equal(after["encoder.image.patch_embed.kernel"], before["encoder.image.patch_embed.kernel"])
     for place in [name for name in before if name.endswith(("prefix", "registers")) or name.startswith("encoder.contrast.")]:
         np.testing.assert_array_equal(after[place], before[place])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"kind": "cavmae", "class_token": False, "registers": 0, "clip_frames": 0, "window_rate": 100.0},
+         r"3 registers.*model\.kind is 'cavmae'.*--config\.model\.kind=sync"),
+        ({"registers": 5}, r"model\.registers is 3, this one's is 5.*--config\.model\.registers=3"),
+        ({"class_token": False}, r"model\.class_token is True, this one's is False"),
+    ],
+)  # fmt: skip
+def test_a_model_of_pairs_is_no_other_model_s_beginning(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+    io.write(EVERY["sync"], tmp_path / "sync.safetensors")
+    wanted = dataclasses.replace(SYNC, **changed)
+    with pytest.raises(WeightsError, match=said) as caught:
+        initialise_from(wanted, registry.build(wanted, rngs=nnx.Rngs(0)), tmp_path / "sync.safetensors")
+    assert "\n" not in str(caught.value)
