@@ -67,7 +67,19 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("workers",), lambda args, _: args.beam_runner, "with --beam_runner, whose own options say how many processes there are"),
         _Rule(("beam_options",), lambda args, _: not args.beam_runner, "without --beam_runner"),
     ),
-    "predict": (_Rule(("raw_csv",), lambda args, _: not args.csv, "without --csv"),),
+    "predict": (
+        _Rule(("raw_csv",), lambda args, _: not args.csv, "without --csv"),
+        _Rule(
+            ("top", "unsure_below", "given", "frames", "timeline", "short_audio", "batch_size", "threads"),
+            lambda args, _: args.match_timeline,
+            "with --match_timeline, which names no classes",
+        ),
+        _Rule(
+            ("match_rate", "match_against", "longest_offset", "match_pictures"),
+            lambda args, _: not args.match_timeline,
+            "without --match_timeline",
+        ),
+    ),
     "evaluate": (
         _Rule(("frames",), lambda args, _: _all_given(args, _AUDIO), "where the classifier is given audio alone"),
         _Rule(("crops",), lambda args, _: _all_given(args, _IMAGE), "where the classifier is given images alone"),
@@ -146,6 +158,7 @@ FIELD_RULES = (
     _FieldRule(
         ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes(config, pairs=False), "for a model that takes one frame of a clip"
     ),
+    _FieldRule(("loss.clip_negatives",), lambda _, config: config.data.pairs_per_clip == 1, "where data.pairs_per_clip is 1"),
     _FieldRule(("tune.eval_frames",), lambda _, config: _takes(config, pairs=True), "for a model of pairs, which takes all frames"),
     _FieldRule(
         ("data.eval_path", "data.labels_csv", "data.root"),
