@@ -1,6 +1,7 @@
 """Converts weights between PyTorch files, safetensors files, runs and pretrained folders.
 
     python -m launch.convert IN OUT [--heads N --decoder_heads N --mel_bins M] [--labels_csv CSV] [--audio_frames T] [--float16]
+    python -m launch.convert IN OUT.pth [--prefix module.]
     python -m launch.convert RUN OUT --pretrained [--license apache-2.0]
 
 IN is the original's .pth (or .pt, .bin, .ckpt, .pth.tar), a .safetensors file with the same names, a run's folder, its checkpoints folder
@@ -13,6 +14,7 @@ README.md, a model card with the data and the measurements of the run.
 
 A .pth doesn't contain the number of heads: give it by the options if the model isn't a published one. Of a classifier it doesn't contain
 the names of the classes, nor how it was tuned: --labels_csv, --tuned_loss and --tuned_mode say so, and a .safetensors or a folder keeps it.
+With --prefix=module. the names in a .pth begin as they do in the published files, which programs of the authors may expect.
 With --float16 OUT is a .safetensors or a pretrained folder of half the size, whose values are rounded.
 With --audio_frames OUT is a model for audio of that length, in steps of 10 ms; its positions are interpolated along time.
 """
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
 
 def describe(found: Weights) -> str:
     """Describes the weights that were read in a line."""
+    from avmae_jax.models.registry import kind_of
+
     config, shape = found.config, found.config.shape
-    name = "CAV-MAE" if config.modality == "both" else f"{config.modality} model"
+    pairs = kind_of(config).pairs
+    name = ("CAV-MAE Sync" if pairs else "CAV-MAE") if config.modality == "both" else f"{config.modality} model"
     parts = [
         f"{name}, classifier with {found.classes} classes" if found.classes else f"{name}, pretraining model",
         f"{shape.depth} blocks" + (f" ({config.joint_depth} joint)" if config.modality == "both" else ""),
@@ -45,6 +50,8 @@ def describe(found: Weights) -> str:
         parts.append(f"decoder of {shape.decoder_depth} blocks, width {shape.decoder_width}, {shape.decoder_heads} heads")
     if config.modality != "image":
         parts.append(f"audio of {config.audio_frames} frames x {config.mel_bins} mel bins")
+    if pairs:
+        parts.append(f"around each image of a clip of {config.spectrogram_frames}; {config.registers} registers a modality")
     if config.modality != "audio":
         parts.append(f"images of {config.image_size} x {config.image_size}")
     count = sum(tensor.size for tensor in found.params.values())
@@ -76,7 +83,7 @@ def main(argv: list[str]) -> None:
         if flags.FLAGS.pretrained:
             folder.save(found, out, source, license=flags.FLAGS.license, half=flags.FLAGS.float16)
         else:
-            io.write(found, out, half=flags.FLAGS.float16)
+            io.write(found, out, half=flags.FLAGS.float16, prefix=flags.FLAGS.prefix)
     except AvmaeError as error:
         sys.exit(str(error))
     print(f"wrote {out}")
@@ -89,6 +96,7 @@ def define_flags() -> None:
     model_flags.define_class_flags()
     flags.DEFINE_integer("mel_bins", 128, "mel bins of the audio, if IN doesn't contain them", lower_bound=1)
     flags.DEFINE_bool("float16", False, "round the values to float16, which halves a .safetensors or a pretrained folder")
+    flags.DEFINE_string("prefix", "", "put before the names in a .pth; module. as in the published files")
     flags.DEFINE_bool("pretrained", False, "write a pretrained folder, which can be put on a hub, in place of a folder of checkpoints")
     flags.DEFINE_string("license", "unknown", "of the weights in a pretrained folder, as a hub spells it: apache-2.0, cc-by-4.0")
     flags.DEFINE_integer("audio_frames", None, "length of the audio that OUT takes, in 10 ms; as in IN if not given", lower_bound=1)

@@ -56,6 +56,8 @@ def open_predictor() -> Predictor:
     sizes = {"heads": args.heads, "decoder_heads": args.decoder_heads}
     matcher = open_matcher(trained, args.match_with, **sizes) if args.match_with else None
     predictor = Predictor(trained, match_with=matcher, given=args.given, batch_size=args.batch_size)
+    if trained.spec.pairs:
+        unused.require_left_out(["frames"], f"for a {trained.spec.title}, which is given all frames of a window")
     if not trained.classes:
         unused.require_left_out(["top", "unsure_below"], f"with {args.model}, a pretraining model without classes")
         words = "is a pretraining model without classes, so that only the match of audio and image is reported"

@@ -34,6 +34,7 @@ from avmae_jax.weights.tensor_files import read_tensors
 from parity import reference
 from parity.pth_files import made
 from tests.weights.files import HEADS, assert_same, message
+from tests.weights.folders import EVERY
 
 
 def sizes(weights: Weights) -> dict[str, int]:
@@ -209,3 +210,16 @@ def test_a_head_that_the_original_has_not_goes_through_a_pth(kind: str, head_poo
     assert (found.config.kind, found.config.head_pool, found.classes) == (kind, head_pool, 5)
     assert found.params.keys() == want.params.keys()
     assert all((found.params[path] == value).all() for path, value in want.params.items())
+
+
+@pytest.mark.parametrize("name", ["sync", "sync_classifier"])
+def test_a_model_of_pairs_is_written_as_its_authors_publish_it(name: str, tmp_path: Path) -> None:
+    want = EVERY[name]
+    write(want, tmp_path / "w.pth", prefix="module.")
+    assert all(name.startswith("module.") for name in stored(tmp_path / "w.pth"))
+    assert stored(tmp_path / "w.pth")["module.register_tokens"].shape == (6, 16)
+    given = {"heads": 2, "mel_bins": 32} | ({} if want.classes else {"decoder_heads": 2})
+    found = read(tmp_path / "w.pth", **given)
+    assert {path: value.tobytes() for path, value in found.params.items()} == {path: value.tobytes() for path, value in want.params.items()}
+    with pytest.raises(WeightsError, match=r"module\."):
+        write(want, tmp_path / "w.safetensors", prefix="module.")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avmae_jax.data.clip import Clip
-from avmae_jax.data.fbank import log_mel
+from avmae_jax.data.clip import SAMPLE_RATE, Clip
+from avmae_jax.data.fbank import SHIFT, log_mel
 from avmae_jax.data.store.reader import Split
 from avmae_jax.demo.limits import Limits, Media, clock, look_at
 from avmae_jax.demo.neighbours import Index, Neighbours
@@ -102,7 +102,7 @@ class Answerer:
         spec = trained.spec
         self.trained, self.limits, self.device = trained, limits, threading.Lock()
         self._along = AlongTime(trained, self.device) if spec.modes or spec.vectors else None
-        self._explainer = Explainer(trained, self._along.spans) if spec.vectors and self._along else None
+        self._explainer = Explainer(trained, self._along.spans) if self._along and "explained" not in spec.lacks else None
         self._inpainter = Inpainter(trained) if spec.task == "pretraining" else None
         self._index: Index | None = None
 
@@ -153,7 +153,9 @@ class Answerer:
         if waveform is not None:
             mel = log_mel(waveform.astype(np.float32) / 32_768, self.trained.config.model.mel_bins).T
         subject = "" if label is None else answer.label_names[label]
-        return Pictures(row.start, row.seconds, row.arrays.get("image"), mel, heat, constant, subject)
+        image = row.arrays.get("image")
+        image = image[len(image) // 2] if image is not None and self.trained.spec.pairs else image  # the middle one of a window's
+        return Pictures(row.start, row.seconds, image, mel, heat, constant, subject)
 
     def nearest(self, media: Media) -> list[Neighbours]:
         """Finds the clips of the index that are nearest to the beginning of a file; raises ClipError."""
@@ -173,7 +175,7 @@ class Answerer:
         waveforms = self._inpainter.waveforms(found)
         return Reconstruction(
             found.panels,
-            window_seconds(self.trained.config),
+            self.trained.config.model.audio_frames * SHIFT / SAMPLE_RATE,
             self._inpainter.config.loss.norm_pix,
             waveforms.original if waveforms else None,
             waveforms.reconstructed if waveforms else None,

@@ -51,6 +51,8 @@ def entries_of(trained: Trained, what: What) -> dict[str, Entry]:
       ExportError: if the model can't do that at all.
     """
     spec, name = trained.spec, f"{trained.path}: a model of kind {trained.kind}, {trained.spec.title},"
+    if instead := spec.lacks.get("exported"):
+        raise ExportError(f"{name} can't be exported; {instead}")
     if what == "classify" and not spec.modes:
         instead = "export its vectors with --what=embed, or fine-tune it first" if spec.vectors else "train a classifier from it"
         raise ExportError(f"{name} has no classes; {instead}")

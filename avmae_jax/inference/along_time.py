@@ -25,6 +25,7 @@ from avmae_jax.inference.predict import Predictor
 from avmae_jax.inference.stream import Ahead, End
 from avmae_jax.inference.windows import SECOND, Medium, Row, rows_every, window_seconds
 from avmae_jax.models.modes import Mode, learned
+from avmae_jax.models.pairs import side_by_side
 from avmae_jax.weights.calibration import of_mode
 from avmae_jax.weights.trained import Trained
 
@@ -145,14 +146,15 @@ class AlongTime:
         def outputs(module: Any, batch: Any) -> dict[str, jax.Array]:
             modes = {given: mode for given, mode in self.modes.items() if set(mode.inputs) <= set(there)}
             matched = self._predictor.matches and has == "both"
-            wanted = {name for mode in modes.values() for name in mode.inputs} | ({"audio", "image"} if matched else set())
-            tokens = module.separate({name: value for name, value in model_inputs(batch, config).items() if name in wanted})
-            found = {
-                given: probabilities(config, module.logits(tokens, mode), of_mode(calibration, mode).temperature)
-                for given, mode in modes.items()
-            }
+            both, tokens = ("audio", "image"), dict[str, jax.Array]()
+            inputs, found = model_inputs(batch, config), dict[str, jax.Array]()
+            if modes:
+                wanted = {name for mode in modes.values() for name in mode.inputs} | set(both if matched else ())
+                tokens = module.separate({name: value for name, value in inputs.items() if name in wanted})
+                for given, mode in modes.items():
+                    found[given] = probabilities(config, module.logits(tokens, mode), of_mode(calibration, mode).temperature)
             if matched:
-                vectors = module.encoder.vectors(tokens, ("audio", "image"))
+                vectors = side_by_side(module.vectors(tokens, both) if modes else module.embed(inputs, both))
                 found[MATCH] = (vectors["audio"] * vectors["image"]).sum(axis=-1)
             return found
 

@@ -57,7 +57,8 @@ class Model(Trained):
           image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With audio it belongs to every window of it.
           sample_rate: Hz of the array.
           top: number of classes named.
-          frames: the "middle" frame of each window, the "first" one, or "all", whose probabilities are averaged.
+          frames: the "middle" frame of each window, the "first" one, or "all", whose probabilities are averaged; a model of pairs is given
+            all of them at once, whatever it is.
           given: what the classifier is given, "both", "audio" or "image"; None: whatever the medium has.
           timeline: compute the probabilities of each second as well, from the window around it.
           match_with: the model for the match, a pretraining checkpoint: fine-tuning needn't keep what contrastive learning has aligned.
@@ -95,7 +96,8 @@ class Model(Trained):
             of a file with audio.
           image: uint8[H, W, 3], red, green, blue; or the path of a JPEG or PNG. With audio it belongs to every window of it.
           sample_rate: Hz of the array.
-          frames: the "middle" frame of each window, the "first" one, or "all", whose vectors are averaged.
+          frames: the "middle" frame of each window, the "first" one, or "all", whose vectors are averaged, as those of all pairs are in a
+            model of pairs, whatever it is.
 
         Returns:
           An Embedding; for a list of paths the embeddings in order, with the error in place of that of a file that can't be read.

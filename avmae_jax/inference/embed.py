@@ -71,12 +71,16 @@ class Embedder:
         self.trained = trained
 
         def outputs(module: Any, batch: Any) -> dict[str, Any]:
-            return module.embed(model_inputs(batch, config))
+            found = module.embed(model_inputs(batch, config))
+            return {kind: vector.mean(axis=1) for kind, vector in found.items()} if trained.spec.pairs else found
 
         self._shared = Shared(dict.fromkeys(get_args(Modality), outputs), _BATCH)
 
     def __call__(self, media: Iterable[Medium], frames: Frames = "middle") -> Iterator[tuple[int, Embedding | Exception]]:
-        """Yields each medium's number with its vectors, the means over the windows that have them, or with the error that prevents them."""
+        """Yields each medium's number with its vectors, or with the error that prevents them.
+
+        They are the means over the windows that have them and, of a model of pairs, over all pairs of these.
+        """
         make = functools.partial(rows_of, config=self.trained.config, frames=frames)
         for number, series in self._shared(self.trained.module, Ahead(media, make, _THREADS)):
             if isinstance(series, Exception):
@@ -287,11 +291,6 @@ class DatasetEmbedder:
         model = self.trained.config.model
         starts = covering(clip, model) if modality != "image" else [0]
         return [_row(clip, model, modality, start, fill) for start in starts]
-
-
-def row_of(clip: Clip, model: ModelConfig, needs: Modality) -> dict[str, Any]:
-    """Returns the row of a batch that evaluation makes of a clip: the centre of its audio and its middle frame."""
-    return _row(clip, model, needs, centre(clip, model))
 
 
 def _row(clip: Clip, model: ModelConfig, needs: Modality, start: int, fill: Fill = "zeros", frame: int | None = None) -> dict[str, Any]:

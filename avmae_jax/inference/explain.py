@@ -86,8 +86,8 @@ class Explainer:
         Raises:
           ValueError: if it is a kind of model that can't be explained.
         """
-        if not trained.spec.vectors:
-            raise ValueError(f"{trained.path} is a {trained.spec.title}, which can't be explained; give a CAV-MAE or its classifier")
+        if instead := trained.spec.lacks.get("explained"):
+            raise ValueError(f"{trained.path} is a {trained.spec.title}, which can't be explained; {instead}")
         self._trained = trained
         self._spans: Span = spans
         self._compiled = nnx.jit(self._outputs, static_argnames="mode")

@@ -14,7 +14,7 @@ from flax import nnx
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import SILENCE
-from avmae_jax.inference.embed import row_of
+from avmae_jax.data.rows import EvalOptions, views
 from avmae_jax.inference.griffin_lim import mel_to_waveform
 from avmae_jax.inference.masked import MaskedPass, compose_all
 from avmae_jax.inference.panels import Panels
@@ -62,6 +62,7 @@ class Inpainter:
                 raise ValueError(f"{name} is of no use: {trained.path} is a model of {own} alone; leave it out")
         sizes = dataclasses.replace(trained.config.model, **(masking or {}))
         sizes.validate()
+        self._pairs = trained.spec.pairs
         self.config: Config = dataclasses.replace(trained.config, model=sizes)
         # the same parameters in a model with the new masking; the caller's stays as it is
         self.model = fill(described(sizes), flatten(nnx.state(trained.module, nnx.Param)))
@@ -76,14 +77,16 @@ class Inpainter:
         """Hides patches of a clip and fills them in.
 
         Args:
-          clip: as in evaluation, the centre of its audio is used if that is too long, and its middle frame.
+          clip: as in evaluation, the centre of its audio is used if that is too long, and its middle frame; of a model of pairs the audio
+            around that.
           seed: decides the masks.
 
         Raises:
           ValueError: naming the clip, if it lacks what the model needs or its image is damaged.
         """
         sizes = self.config.model
-        made = row_of(clip, sizes, self.needs)
+        options = EvalOptions(needs=self.needs, pairs=self._pairs, one_pair=True)
+        (made,) = views(clip, model=sizes, options=options, frames=1)
         batch = {name: value[None] for name, value in made.items() if name != "id"}
         out, inputs = jax.device_get(self._forward(self.model, batch, jax.random.key(seed)))
         panels = compose_all(out, inputs, batch, self.config)

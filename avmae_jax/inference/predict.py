@@ -26,6 +26,7 @@ from avmae_jax.inference.forward import probabilities
 from avmae_jax.inference.stream import Ahead, Series, Shared
 from avmae_jax.inference.windows import FILL, TIMELINE, WHOLE, Medium, Row, rows_of
 from avmae_jax.models.modes import Mode, find_mode
+from avmae_jax.models.pairs import side_by_side
 from avmae_jax.weights.calibration import of_mode, to_json
 from avmae_jax.weights.trained import Trained, load_trained
 
@@ -49,7 +50,8 @@ class Prediction:
     windows: int
     start: float  # seconds at which the window begins that is most probable for the first class or, without classes, matches best
     match: float | None  # cosine of audio and image in [-1, 1], the mean over the windows that have both; None if none has
-    directions: tuple[np.ndarray, np.ndarray] | None  # the vectors of audio and image behind `match`: float32[D] twice, of length 1
+    # The vectors of audio and image behind `match`, of length 1: float32[D] twice, of a model of pairs those of all pairs side by side.
+    directions: tuple[np.ndarray, np.ndarray] | None
     timeline: np.ndarray | None  # float32[S, C], probabilities of each second, if requested
     named: tuple[str, ...] = ()  # the classes of the answer, likeliest first; () if the model is unsure or has no classes
 
@@ -90,9 +92,8 @@ class Predictor:
         if given and not trained.classes:
             raise ValueError(f"{trained.path} has no classes, so nothing can be given to a classifier; {_TUNE}")
         self.mode: Mode | None = find_mode(given, spec.modes, trained.tuned) if given else None
-        sizes = [(c.audio_frames, c.mel_bins, c.image_size) for c in (config.model, self.matcher.config.model)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(f"{trained.path} takes (frames, mel bins, pixels) {sizes[0]}, {self.matcher.path} {sizes[1]}; they must agree")
+        if (own := _inputs_of(trained)) != (other := _inputs_of(self.matcher)):
+            raise ValueError(f"{trained.path} takes {own}, {self.matcher.path} {other}; they must agree: give another model for the match")
         # After single-modality fine-tuning the two encoders no longer share an embedding space, so no match is reported.
         tuned = trained.tuned
         self.matches = match_with is not None or (bool(spec.vectors) and (tuned is None or tuned.given == "both"))
@@ -175,14 +176,14 @@ class Predictor:
         def outputs(modules: Any, batch: Any) -> dict[str, jax.Array]:
             (module, matcher), mode = modules, self.mode_of(has)
             matched = self.matches and has == "both"
-            wanted = set(mode.inputs if mode else ()) | ({"audio", "image"} if matched and matcher is None else set())
-            tokens = module.separate({modality: value for modality, value in model_inputs(batch, config).items() if modality in wanted})
-            found = {}
+            both, found = ("audio", "image"), dict[str, jax.Array]()
+            if matcher or not mode:
+                found |= side_by_side((matcher or module).embed(model_inputs(batch, match_config), both)) if matched else {}
             if mode:
+                wanted = {*mode.inputs, *(both if matched and not matcher else ())}
+                tokens = module.separate({modality: value for modality, value in model_inputs(batch, config).items() if modality in wanted})
                 found["probabilities"] = probabilities(config, module.logits(tokens, mode), of_mode(calibration, mode).temperature)
-            if matched:
-                encoder = (matcher or module).encoder
-                found |= encoder.vectors(encoder.separate(model_inputs(batch, match_config)) if matcher else tokens, ("audio", "image"))
+                found |= side_by_side(module.vectors(tokens, both)) if matched and not matcher else {}
             return found
 
         return outputs
@@ -222,6 +223,13 @@ class Predictor:
         order = np.argsort(-means, kind="stable")
         chosen = [label for label in order.tolist() if means[label] >= thresholds[label]] if len(thresholds) else order[:1].tolist()
         return [label for label in chosen if means[label] >= unsure_below]
+
+
+def _inputs_of(trained: Trained) -> str:
+    """Describes what a model takes of a window."""
+    model = trained.config.model
+    window = f" in windows of {model.audio_frames} placed {model.window_rate:g} a second" if trained.spec.pairs else ""
+    return f"{model.spectrogram_frames} frames of {model.mel_bins} mel bins{window} and {model.image_size} pixels"
 
 
 def by_second(found: Series) -> np.ndarray:

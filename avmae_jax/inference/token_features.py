@@ -4,6 +4,8 @@
     separate   a modality's tokens before the joint blocks             both, side by side
     joint      the same after the joint blocks with the norms of one   both, through the joint blocks together
 
+Of a model of pairs they are the tokens of all pairs of a window.
+
 Axis letters: B rows, L tokens, D width.
 """
 
@@ -16,15 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from avmae_jax.config import Modality
-from avmae_jax.data.batches import Batch
+from avmae_jax.data.batches import Batch, frames_there
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.data.rows import centre, covering
+from avmae_jax.data.rows import centre, covering, paired_row
 from avmae_jax.inference.embed import require_vectors
 from avmae_jax.inference.forward import BATCH, Forward
 from avmae_jax.models.layers import MAIN
+from avmae_jax.models.pairs import merge_pairs
 from avmae_jax.models.tokens import PATCHES, Tokens, join, of_modality, of_part
 from avmae_jax.weights.trained import Trained
 
@@ -58,10 +61,13 @@ class TokenFeatures:
         require_vectors(trained)
         self.trained, self.given, self._size = trained, given, batch_size
         self.settings: dict[str, str | bool] = {"layer": layer, "given": given, "tokens": tokens}
-        config = trained.config
+        config, pairs = trained.config, trained.spec.pairs
 
         def compute(module: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            found = _sequences(module, module.separate(model_inputs(batch, config)), layer, given)
+            inputs = model_inputs(batch, config)
+            clips = len(next(iter(inputs.values())))
+            found = _sequences(module, module.encoder.separate(merge_pairs(inputs) if pairs else inputs), layer, given)
+            found = {kind: [part.reshape(clips, -1, part.shape[2]) for part in parts] for kind, parts in found.items()}
             return {name: value for kind, parts in found.items() for name, value in _statistics(kind, parts, tokens).items()}
 
         self._forward = Forward(compute, batch_size)
@@ -70,11 +76,12 @@ class TokenFeatures:
         """Yields the features of each clip of a source, in their order; raises ValueError for a clip that lacks what is given."""
         options = grain.ReadOptions(num_threads=self.trained.config.data.threads, prefetch_buffer_size=2 * self._size)
         clips = iter(grain.MapDataset.source(source).to_iter_dataset(read_options=options))
+        frames = frames_there(source, self.trained.config.data) if self.trained.spec.pairs else 0
         waiting: list[tuple[Clip, int]] = []  # clips with their rows
 
         def rows() -> Iterator[dict[str, Any]]:
             for clip in clips:
-                made = self._rows(clip)
+                made = self._rows(clip, frames)
                 waiting.append((clip, len(made)))
                 yield from made
 
@@ -86,12 +93,17 @@ class TokenFeatures:
                 yield ClipFeatures(clip, _summarised(computed[:count]))
                 del computed[:count]
 
-    def _rows(self, clip: Clip) -> list[dict[str, Any]]:
-        """Makes the rows of a clip: its centre, then evenly spaced windows that cover all of its audio if one isn't enough."""
+    def _rows(self, clip: Clip, frames: int) -> list[dict[str, Any]]:
+        """Makes the rows of a clip: its centre, then evenly spaced windows that cover all of its audio if one isn't enough.
+
+        For a model of pairs each has so many `frames`.
+        """
         model = self.trained.config.model
         samples = num_samples(model.audio_frames)
         windows = covering(clip, model) if self.given != "image" else [0]
         starts = [centre(clip, model), *(windows if len(windows) > 1 else ())]
+        if frames:
+            return [paired_row(clip, model, self.given, start, frames) for start in starts]
         return [example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=self.given, start=start) for start in starts]
 
 
@@ -107,7 +119,7 @@ def _sequences(module: Any, tokens: Tokens, layer: Layer, given: Modality) -> di
         return found | ({"both": [part for parts in found.values() for part in parts]} if given == "both" else {})
     found = {modality: [patches(module.encoder.joint(tokens, modality), modality)] for modality in modalities}
     if given == "both":
-        together = module.encoder.joint(tokens, MAIN)
+        together = module.encoder.joint(of_part(tokens, PATCHES), MAIN)
         found["both"] = [patches(together, modality) for modality in modalities]
     return found
 

@@ -4,7 +4,9 @@ Windows follow each other without overlap, or start a second apart for a timelin
 medium ends: each window of a medium that is long enough is whole, and only a shorter medium gives a shorter one. Windows are made one by
 one, so that a long video needs no more memory than a short one.
 
-Axis letters: N samples, H W image.
+For a model of pairs a window is as long as the spectrogram of a clip, and its row has F images, spread evenly over it.
+
+Axis letters: N samples, H W image, F images of a row.
 """
 
 import io
@@ -20,7 +22,7 @@ from absl import logging
 from PIL import Image
 
 from avmae_jax.config import Config, Fill, Frames, Modality
-from avmae_jax.data.clip import SAMPLE_RATE, Clip
+from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
 from avmae_jax.data.decode.audio import as_int16, first_sounding
 from avmae_jax.data.decode.clock import JITTER
 from avmae_jax.data.decode.form import ClipForm, Span, clip_seconds
@@ -29,8 +31,11 @@ from avmae_jax.data.decode.media import IMAGE_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
+from avmae_jax.data.rows import paired_row
 from avmae_jax.errors import ClipError
 from avmae_jax.files import as_text
+from avmae_jax.models.pairs import USUAL_PAIRS
+from avmae_jax.models.registry import kind_of
 
 WHOLE, TIMELINE = "windows", "seconds"  # the two series of windows
 SECOND = 1.0  # seconds from window to window of a timeline
@@ -53,7 +58,7 @@ class Medium(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Holds a window of a medium with one of its frames."""
+    """Holds a window of a medium with one of its frames, or with several for a model of pairs."""
 
     medium: int  # counted from 0
     series: str  # WHOLE: without overlap; TIMELINE: a second apart
@@ -99,8 +104,13 @@ def decode_beginning(path: str | Path, config: Config, needs: Modality | None = 
       ClipError: if the file can't be decoded, or lacks what the clip `needs`; None: audio, an image, or both.
     """
     model = config.model
-    side = max(ClipForm().frame_size, model.image_size)
-    form = ClipForm(clip_seconds(model.audio_frames), frame_size=side, channels=config.data.audio_channels, allow_missing=needs != "both")
+    form = ClipForm(
+        clip_seconds(model.spectrogram_frames),
+        frames=images_of(config),
+        frame_size=max(ClipForm.frame_size, model.image_size),
+        channels=config.data.audio_channels,
+        allow_missing=needs != "both",
+    )
     clip = decode_clip(path, clip_id=as_text(str(path)), form=form)
     _warn_of_channel(clip.id, clip)
     if needs and clip.modality not in (needs, "both"):
@@ -125,7 +135,7 @@ def rows_of(
       medium: to be cut.
       number: its index among the media.
       config: of the model: the sizes of its inputs, and which audio channels it was trained on.
-      frames: "middle": one row a window, with its middle frame; "first": with the first one; "all": a row for each frame.
+      frames: "middle": a row a window, with its middle frame; "first": with the first one; "all": a row for each. Not for models of pairs.
       timeline: yield the series TIMELINE too.
       fill: how the audio of a medium that is shorter than a window is filled up, as of data/example.py. Where the audio of a longer one
         ends, the rest of that window is silent.
@@ -142,7 +152,12 @@ def rows_of(
 
 def window_seconds(config: Config) -> float:
     """Returns the length of a model's windows."""
-    return config.model.audio_frames * SHIFT / SAMPLE_RATE
+    return config.model.spectrogram_frames * SHIFT / SAMPLE_RATE
+
+
+def images_of(config: Config) -> int:
+    """Returns how many images are taken of a window; for a model of pairs F, as many as it was trained with where that is known."""
+    return config.data.frames or USUAL_PAIRS if kind_of(config.model).pairs else ClipForm.frames
 
 
 def rows_every(
@@ -163,25 +178,32 @@ def rows_every(
     if frames not in get_args(Frames):
         raise ValueError(f"frames is {frames!r}; choose one of {', '.join(get_args(Frames))}")
     model, warned = config.model, False
-    samples = num_samples(model.audio_frames)
-    form = ClipForm(
-        window_seconds(config),
-        frame_size=model.image_size,
-        channels=config.data.audio_channels,
-        allow_missing=True,
-        spans=spans,
-    )
-    make = partial(example, samples=samples, image_size=model.image_size, fill=fill)
+    samples = num_samples(model.spectrogram_frames)
+    kept = {"frames": images_of(config), "frame_size": model.image_size, "channels": config.data.audio_channels}
+    form = ClipForm(window_seconds(config), **kept, allow_missing=True, spans=spans)
     for window, (clip, seconds) in enumerate(medium.cut(form, stride)):
         warned = warned or _warn_of_channel(medium.name, clip)
         if seconds >= form.seconds and 0 < len(clip.waveform) < round(form.seconds * SAMPLE_RATE):
             clip = clip._replace(waveform=_silence_after(clip.waveform, samples))
-        one = 0 if frames == "first" else clip.middle
-        shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
-        for shot in shots:
-            made = make(clip, shot, needs=clip.modality)
-            del made["id"]
-            yield Row(number, series, window, clip.start, seconds, clip.modality, 1 / len(shots), made)
+        made = _made(clip, config, frames, fill)
+        for arrays in made:
+            del arrays["id"]
+            yield Row(number, series, window, clip.start, seconds, clip.modality, 1 / len(made), arrays)
+
+
+def _made(clip: Clip, config: Config, frames: Frames, fill: Fill) -> list[dict[str, Any]]:
+    """Makes the rows of a window."""
+    model = config.model
+    samples = num_samples(model.spectrogram_frames)
+    if kind_of(model).pairs:
+        count = images_of(config)
+        if len(clip.frames) == 1:  # a still belongs to all of the audio
+            times = even_times(count, min(len(clip.waveform), samples) / SAMPLE_RATE)
+            clip = clip._replace(frames=clip.frames * count, frame_times=times)
+        return [paired_row(clip, model, clip.modality, 0, count, fill=fill)]
+    one = 0 if frames == "first" else clip.middle
+    shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
+    return [example(clip, shot, samples=samples, image_size=model.image_size, needs=clip.modality, fill=fill) for shot in shots]
 
 
 def _silence_after(waveform: np.ndarray, samples: int) -> np.ndarray:

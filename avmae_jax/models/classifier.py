@@ -121,9 +121,13 @@ class CAVMAEClassifier(nnx.Module):
         """Computes the logits of the tokens of separate; raises as __call__. `key` is that of drop-path and dropout in training."""
         return self.head(self.head.pool(self.final(tokens, mode, branch_key(key, 0))), branch_key(key, 1))
 
-    def embed(self, inputs: Inputs, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B D"]]:
-        """Computes the vectors of Encoder.vectors of inputs, of which one modality may be missing."""
-        return self.encoder.vectors(self.encoder.separate(inputs), what)
+    def vectors(self, tokens: Tokens, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B ... D"]]:
+        """Computes the vectors of Encoder.vectors of the tokens of separate."""
+        return self.encoder.vectors(tokens, what)
+
+    def embed(self, inputs: Inputs, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B ... D"]]:
+        """Computes the vectors of `vectors` of inputs, of which one modality may be missing."""
+        return self.vectors(self.separate(inputs), what)
 
 
 def stages(config: ModelConfig, mode: Mode) -> list[Stage]:

@@ -1,12 +1,14 @@
 """Handles clips that are given as pairs: several images, each with the window of the audio around it.
 
-Axis letters: B clips, F pairs of a clip.
+Axis letters: B clips, F pairs of a clip, D width.
 """
 
+import math
 from collections.abc import Mapping
 
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float32, Shaped
 
+USUAL_PAIRS = 10  # of a clip, where neither the config nor the data has said so yet
 _RANKS = {"audio": 4, "image": 5}  # of inputs with an axis of pairs: [B, F, T, M] and [B, F, H, W, 3]
 
 
@@ -35,3 +37,12 @@ def merge_pairs(inputs: Mapping[str, Shaped[Array, "B F ..."]]) -> dict[str, Sha
     """Makes each pair a row of its own, B * F rows: those of a clip stand next to each other. Raises as pairs_in."""
     pairs_in(inputs)
     return {modality: values.reshape(-1, *values.shape[2:]) for modality, values in inputs.items()}
+
+
+def side_by_side(vectors: Mapping[str, Float32[Array, "B *F D"]]) -> dict[str, Float32[Array, "B _"]]:
+    """Makes one vector of length 1 of those of a clip's pairs, so that the cosine of two clips is the mean of their pairs' cosines.
+
+    Args:
+      vectors: by kind, of length 1: [B, F, D], or [B, D] of a model without pairs, which stay as they are.
+    """
+    return {kind: value.reshape(len(value), -1) / math.prod(value.shape[1:-1]) ** 0.5 for kind, value in vectors.items()}

@@ -29,6 +29,8 @@ _OPTIONAL = (*_HEAD, "image_factor", "pair_pool", "pair_depth", *_PAIRS)  # fiel
 
 Model = CAVMAE | Sync | CAVMAEClassifier | LateClassifier | SyncClassifier | MAE | AST
 
+_ONE_IMAGE = "that is for models that take one image of a window; give a CAV-MAE or its classifier"  # of what models of pairs lack
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -49,6 +51,7 @@ class Kind:
     measure: Callable[[Any], dict[str, Any]] | None = None  # of inputs: the statistics that its `standardise` must know of training clips
     unused: Callable[[ModelConfig, str], bool] = lambda config, name: False  # parameters that no mode of a classifier uses
     stride: int | None = None  # pixels between patches where they overlap
+    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what can't be done with it, "explained" say -> what to do instead
 
 
 KINDS: Mapping[str, Kind] = {
@@ -73,6 +76,7 @@ KINDS: Mapping[str, Kind] = {
         tuned_as="sync_classifier",
         options=_PAIRS,
         pairs=True,
+        lacks=dict.fromkeys(("explained", "exported"), _ONE_IMAGE),
     ),
     "cavmae_classifier": Kind(
         title="CAV-MAE classifier",
@@ -110,6 +114,7 @@ KINDS: Mapping[str, Kind] = {
         options=_PAIRS,
         pairs=True,
         unused=sync_classifier.is_unused,
+        lacks=dict.fromkeys(("explained", "exported"), _ONE_IMAGE),
     ),
     "mae": Kind(
         title="masked autoencoder of one modality",
@@ -119,6 +124,7 @@ KINDS: Mapping[str, Kind] = {
         task="pretraining",
         names="vit",
         options=("class_token",),
+        lacks={"explained": "give a CAV-MAE or its classifier"},
     ),
     "ast": Kind(
         title="audio spectrogram transformer",
@@ -130,6 +136,7 @@ KINDS: Mapping[str, Kind] = {
         modes=(ast.AUDIO,),
         head=("head_dropout",),
         stride=ast.STRIDE,
+        lacks={"explained": "give a CAV-MAE or its classifier"},
     ),
 }
 

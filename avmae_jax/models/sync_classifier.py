@@ -24,12 +24,11 @@ from avmae_jax.models.classifier import CAVMAEClassifier, Head
 from avmae_jax.models.encoder import VECTORS, Inputs
 from avmae_jax.models.layers import MAIN, Block, Stage, branch_key, dropout, layer_norm, linear, run_blocks, token_init
 from avmae_jax.models.modes import MULTIMODAL, Mode
-from avmae_jax.models.pairs import merge_pairs, pairs_in
+from avmae_jax.models.pairs import USUAL_PAIRS, merge_pairs, pairs_in
 from avmae_jax.models.rows import RowKey
 from avmae_jax.models.tokens import GLOBAL, Tokens, join, name_of, of_modality, of_part
 
 Rows = dict[str, Float[Array, "rows _ _"]]  # tokens whose rows are pairs
-USUAL_PAIRS = 10  # of a clip, where neither the config nor the data has said so yet
 # A modality alone goes through the norms of both: the published models of one modality use these.
 MODES = (
     MULTIMODAL,
@@ -98,12 +97,11 @@ class SyncClassifier(CAVMAEClassifier):
         vectors = self._vectors(rows, branch_key(key, 0)).reshape(clips, -1, self.width)
         return self.head(vectors, branch_key(key, 1)).mean(axis=1)
 
-    def embed(self, inputs: Inputs, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B F D"]]:
-        """Computes a vector of length 1 of each pair; one modality may be missing."""
-        lead = pairs_in(inputs)
-        rows = self.encoder.separate(merge_pairs(inputs))
-        vectors = self.encoder.vectors(rows, what, unchained=self.unchained_contrastive)
-        return {kind: vector.reshape(*lead, -1) for kind, vector in vectors.items()}
+    def vectors(self, tokens: Tokens, what: Sequence[str] = VECTORS) -> dict[str, Float32[Array, "B F D"]]:
+        """Computes a vector of length 1 of each pair, of the tokens of separate."""
+        clips = len(next(iter(tokens.values())))
+        vectors = self.encoder.vectors(self._rows(tokens), what, unchained=self.unchained_contrastive)
+        return {kind: vector.reshape(clips, -1, vector.shape[1]) for kind, vector in vectors.items()}
 
     def _rows(self, tokens: Tokens) -> Rows:
         """Undoes how separate puts the pairs of a clip behind each other: [B, F * L, D] -> [B * F, L, D]."""

@@ -1,4 +1,4 @@
-"""Decides what the config leaves open about audio: mean and deviation of the log-mel, and the channels."""
+"""Decides what the config leaves open about the data: mean and deviation of the log-mel, the channels, and the frames of pairs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,12 @@ from typing import Any
 from absl import logging
 
 from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Config, DataConfig
+from avmae_jax.data.batches import frames_a_clip
+from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.statistics import STATISTICS, read_statistics
 from avmae_jax.data.store.plan import is_complete, read_plan
 from avmae_jax.errors import DatasetError
+from avmae_jax.models.registry import kind_of
 
 _DEFAULTS = {"audio_mean": AUDIO_MEAN, "audio_std": AUDIO_STD, "channels": "first"}
 _TOLERATED = 0.5  # nepers by which a config's mean and deviation may differ from the data set's
@@ -39,6 +42,29 @@ def settle_audio(config: Config, checkpoint: Mapping[str, Any] | None) -> None:
             chosen, source = saved[name], "of the run that is resumed"
         setattr(config.data, name, chosen)
         logging.info("data.%s is %s, %s", name, chosen, source)
+
+
+def settle_frames(config: Config, train: ClipSource, checkpoint: Mapping[str, Any] | None) -> None:
+    """Sets data.frames of a model of pairs where the config leaves it open, so that it is noted beside the weights.
+
+    It is as many as each training clip has. A run that was begun without noting it goes on so.
+
+    Args:
+      config: of the run.
+      train: its training clips.
+      checkpoint: meta of the run's newest checkpoint; None: a new run.
+
+    Raises:
+      DatasetError: if the clips have fewer than the config says.
+    """
+    if not kind_of(config.model).pairs:
+        return
+    saved = (checkpoint or {}).get("config", {}).get("data", {})
+    frames = frames_a_clip(train, config.data)
+    if config.data.frames or (isinstance(saved.get("frames"), int) and not saved["frames"]):
+        return
+    config.data.frames = frames
+    logging.info("data.frames is %d, those of the training clips", frames)
 
 
 def _compare(name: str, given: Any, there: Any, init_from: str) -> None:

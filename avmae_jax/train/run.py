@@ -44,7 +44,7 @@ from avmae_jax.models import registry
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.registry import KINDS, kind_of
 from avmae_jax.train import hosts, memory
-from avmae_jax.train.audio_settings import settle_audio
+from avmae_jax.train.audio_settings import settle_audio, settle_frames
 from avmae_jax.train.determinism import note_devices, prepare_devices
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.fitting import fit_batch
@@ -133,6 +133,7 @@ def _run(
             settle_negatives(config, checkpoint)
             note_devices(config)
             train, test = open_sources(config, on_progress)
+            settle_frames(config, train, checkpoint)
             task = make_task(config, train, test, workdir)
         hosts.require_same(data={"training clips": len(train), "held-out clips": test and len(test), "classes": list(task.label_names)})
         announce(config)

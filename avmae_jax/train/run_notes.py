@@ -56,7 +56,8 @@ def note_config(workdir: Path, config: Config) -> None:
     else:
         old, new = flatten_fields(before), flatten_fields(now)
         for name in old.keys() & new.keys():
-            if old[name] not in (new[name], None, "auto"):  # left open, and decided when the run began
+            left_open = old[name] in (None, "auto") or (name == "data.frames" and not old[name])  # and decided when the run began
+            if old[name] != new[name] and not left_open:
                 logging.warning("%s says %s = %r; the run goes on with %r, which is written there", path, name, old[name], new[name])
         for name in sorted(old.keys() - new.keys()):
             logging.warning("%s says %s = %r, which is no field of a config; it is left out", path, name, old[name])

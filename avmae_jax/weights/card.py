@@ -69,7 +69,8 @@ def _text(weights: Weights, facts: Facts, name: str) -> Iterator[str]:
     yield f"A {spec.title} ({config.kind}) of {' and '.join(inputs)} for JAX, with {count / 1e6:.2f} M parameters: {shape.depth} blocks of"
     yield f"width {shape.width} with {shape.heads} heads, patches of {config.patch} x {config.patch}."
     if "audio" in inputs:
-        yield f"It hears {config.audio_frames / 100:g} s at once, as a log-mel of {config.mel_bins} bins."
+        pairs = f" around each of several images of a clip of {config.spectrogram_frames / 100:g} s" if spec.pairs else " at once"
+        yield f"It hears {config.audio_frames / 100:g} s{pairs}, as a log-mel of {config.mel_bins} bins."
     if "image" in inputs:
         yield f"It sees {config.image_size} x {config.image_size} pixels."
     yield from ("", "```python", *_code(weights, spec, name), "```", "")

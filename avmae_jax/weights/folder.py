@@ -43,6 +43,7 @@ _GROUPS = {  # of config.json, with the fields that must be there
     "window": ("seconds", "sample_rate"),
     "versions": (),
 }
+_OPTIONAL = {"data": ("frames",)}  # fields that may be there: of models of pairs
 _TEXTS = ("library_name", "format", "kind", "classes", "label_names")  # the others that must be there
 _REMEDY = "fetch the folder again, or save the model again"
 _LARGEST = 100 * 2**20  # bytes of a config.json
@@ -145,7 +146,7 @@ def config_of(weights: Weights) -> dict[str, Any]:
 def _window(weights: Weights) -> dict[str, Any]:
     """Describes the audio that the model takes at once; {"seconds": 0} of a model of images alone."""
     audio = "audio" in kind_of(weights.config).inputs(weights.config)
-    return {"seconds": weights.config.audio_frames / 100 if audio else 0, "sample_rate": SAMPLE_RATE}
+    return {"seconds": weights.config.spectrogram_frames / 100 if audio else 0, "sample_rate": SAMPLE_RATE}
 
 
 def _read_config(place: Path) -> dict[str, Any]:
@@ -186,7 +187,8 @@ def _require_fields(place: Path, content: Mapping[str, Any]) -> None:
     if missing := [name for name in wanted if name not in there]:
         raise WeightsError(f"{place}: lacks {some(missing)}; {_REMEDY}")
     unknown = [name for name in content if name not in (*_TEXTS, *_GROUPS, "calibration")]
-    unknown += [f"{group}.{name}" for group in ("data", "loss", "tune", "window") for name in content[group] if name not in _GROUPS[group]]
+    known = {group: (*_GROUPS[group], *_OPTIONAL.get(group, ())) for group in ("data", "loss", "tune", "window")}
+    unknown += [f"{group}.{name}" for group, names in known.items() for name in content[group] if name not in names]
     if unknown:
         raise WeightsError(
             f"{place}: has fields unknown here: {some(unknown)}; remove them, or update {LIBRARY} if it is of a newer version"
@@ -223,10 +225,10 @@ def _require_same(weights: Weights, note: str) -> None:
     except (ValueError, RecursionError, OverflowError) as error:
         raise WeightsError(f"what {TENSORS} stores beside the tensors can't be read ({first_line(error)})") from error
     own, other = (flatten_fields(to_meta(*both)["config"]) for both in ((weights.config, weights.notes), (config, notes)))
-    for name, value in own.items():
-        if value != other[name]:
+    for name in dict.fromkeys([*own, *other]):
+        if own.get(name) != other.get(name):
             field = "kind" if name == "model.kind" else name
-            raise WeightsError(f"{field} is {shown(value)}, and {TENSORS} was saved with {shown(other[name])}")
+            raise WeightsError(f"{field} is {shown(own.get(name))}, and {TENSORS} was saved with {shown(other.get(name))}")
     if weights.notes.calibration != notes.calibration:
         raise WeightsError(
             f"calibration is another than {TENSORS} was saved with; launch.calibrate writes a new one into a file of its own"

@@ -16,7 +16,7 @@ from avmae_jax.config import SIZES, ModelConfig
 from avmae_jax.errors import WeightsError, require_none
 from avmae_jax.files import require_local
 from avmae_jax.models.layers import Position
-from avmae_jax.models.registry import kind_of
+from avmae_jax.models.registry import KINDS, kind_of
 from avmae_jax.trees import flatten
 from avmae_jax.weights import folder, io, places
 from avmae_jax.weights.build import set_params
@@ -116,9 +116,17 @@ def _take_all(config: ModelConfig, model: nnx.Module, path: Path) -> list[str]:
 
 
 def _require_sizes(config: ModelConfig, there: ModelConfig) -> None:
-    """Raises WeightsError, with the options that help, if the encoder of the weights has other sizes than the model's."""
-    inputs = kind_of(config).inputs(config)
-    names = ["modality", "patch", *(["mel_bins"] if "audio" in inputs else []), *(["image_size"] if "image" in inputs else [])]
+    """Raises WeightsError, with the options that help, if the encoder of the weights has other sizes than the model's, or more parts."""
+    spec, other = kind_of(config), kind_of(there)
+    if other.pairs and not spec.pairs:
+        right = next(kind for kind, row in KINDS.items() if row.pairs and row.task == spec.task)
+        raise WeightsError(
+            f"holds a {other.title} with {there.registers} registers a modality and class_token {there.class_token}, and model.kind is "
+            f"{config.kind!r}, which has no place for them; give --config.model.kind={right}, or a recipe for it"
+        )
+    inputs = spec.inputs(config)
+    both = ["class_token", "registers"] if other.pairs else []
+    names = [*both, "modality", "patch", *(["mel_bins"] if "audio" in inputs else []), *(["image_size"] if "image" in inputs else [])]
     sizes, wanted = (
         {name: getattr(c.shape, name) for name in ("depth", "width", "heads")} | {name: getattr(c, name) for name in names}
         for c in (there, config)

@@ -21,17 +21,17 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.config import ModelConfig
 from avmae_jax.errors import CheckpointError, WeightsError, some
 from avmae_jax.files import require_local
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.trees import flatten
-from avmae_jax.weights import folder, named_tensors, places, sizes
+from avmae_jax.weights import folder, named_tensors, places
 from avmae_jax.weights.build import described, require_fits
 from avmae_jax.weights.calibration import read_beside, require_of
 from avmae_jax.weights.model_weights import Weights, computing_in, made, with_audio_frames
-from avmae_jax.weights.notes import Notes, from_meta, model_config, to_meta
+from avmae_jax.weights.notes import from_meta, model_config, to_meta
 from avmae_jax.weights.official import is_unused
+from avmae_jax.weights.official_sizes import infer_sizes
 from avmae_jax.weights.tensor_files import (
     SAFETENSORS,
     TORCH,
@@ -100,7 +100,7 @@ def _read(path: str | Path, heads: int, decoder_heads: int, mel_bins: int, audio
         raise WeightsError(f"{path}: {error}") from error
 
 
-def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
+def write(weights: Weights, path: str | Path, *, half: bool = False, prefix: str = "") -> None:
     """Writes weights to a new file or folder.
 
     Args:
@@ -108,9 +108,10 @@ def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
       path: its suffix says which format: .pth, .pt, .bin, .ckpt and .pth.tar hold the official tensors alone, .safetensors the config as
         well. Without a suffix it becomes a folder of checkpoints with one step, 0, which `restore_params` reads.
       half: store float16, half the size, in a .safetensors file.
+      prefix: put before every name in a file of PyTorch: "module." as in those that the authors published.
 
     Raises:
-      WeightsError: if the path exists or has another suffix, or the model has no official names.
+      WeightsError: if the path exists or has another suffix, the model has no official names, or another file shall have a prefix.
       WriteError: if the disk is full or the folder can't be written; nothing is left there then.
     """
     path = Path(path).expanduser()
@@ -118,6 +119,8 @@ def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
     require_known_suffix(path)
     if half and path.suffix.lower() != SAFETENSORS:
         raise WeightsError(f"{path}: float16 is stored in {SAFETENSORS} files alone; choose such a name or leave float16 out")
+    if prefix and not is_torch(path):
+        raise WeightsError(f"{path}: only the names in files of PyTorch get a prefix, {prefix!r}; leave it out, or write a .pth")
     meta = to_meta(weights.config, weights.notes)
     if not path.name.lower().endswith((*TORCH, SAFETENSORS)):
         write_new(path, partial(_save_run, weights.params, meta))
@@ -125,9 +128,9 @@ def write(weights: Weights, path: str | Path, *, half: bool = False) -> None:
     if is_torch(path) and kind_of(weights.config).names != "cavmae":
         raise WeightsError(f"{path}: only CAV-MAE and its classifier are written so; write this model to a {SAFETENSORS} or a folder")
     tensors = named_tensors.to_tensors(weights.config, weights.classes, weights.params)
-    save_tensors(tensors, path, json.dumps(meta), half=half)
+    save_tensors({f"{prefix}{name}": tensor for name, tensor in tensors.items()}, path, json.dumps(meta), half=half)
     if is_torch(path):
-        _log_lost(path, weights.config, weights.notes)
+        _log_lost(path, weights, tensors)
 
 
 def load_pretrained(path: str | Path, audio_frames: int | None = None, **sizes: int) -> Model:
@@ -183,7 +186,7 @@ def _read_run(path: Path) -> Weights:
     try:
         restored = restore_params(checkpoints if checkpoints.is_dir() else path)
         params = {name: np.asarray(leaf, np.float32) for name, leaf in restored.params.items()}
-        classes = next((params[name].size for name in ("head.linear.bias", "head.audio.linear.bias") if name in params), 0)
+        classes = next((value.size for name, value in params.items() if name.startswith("head.") and name.endswith(".linear.bias")), 0)
         config = model_config(restored.meta, classifies=classes > 0)
         require_fits(described(config, classes), params)
         require_usable(params, path)
@@ -221,12 +224,14 @@ def _log_unused(path: Path, tensors: Tensors, *, ours: bool) -> None:
         logging.warning(said, path, len(changed), some(changed))
 
 
-def _log_lost(path: Path, config: ModelConfig, notes: Notes) -> None:
+def _log_lost(path: Path, weights: Weights, tensors: Tensors) -> None:
     """Logs which settings a file without config loses: those that can't be read from the tensors."""
-    shape, default = config.shape, ModelConfig()
-    in_tensors = {*shape._fields, *sizes.SIZED, "size", "mlp_ratio", "compute_dtype"}  # the last is a matter of who applies them
-    settings = {name: value for name, value in vars(config).items() if name not in in_tensors and value != getattr(default, name)}
-    settings |= {name: value for name, value in vars(notes).items() if value != getattr(Notes, name)}
+    config, shape = weights.config, weights.config.shape
+    found = infer_sizes(tensors, heads=shape.heads, decoder_heads=shape.decoder_heads, mel_bins=config.mel_bins)
+    in_tensors = {*shape._fields, "size", "mlp_ratio", "compute_dtype"}  # the last is a matter of who applies them
+    settings = {name: value for name, value in vars(config).items() if name not in in_tensors and value != getattr(found, name)}
+    published = named_tensors.published_notes(config)
+    settings |= {name: value for name, value in vars(weights.notes).items() if value != getattr(published, name)}
     lost = [f"{name}={value}" for name, value in settings.items()]
     logging.info(
         "%s: holds no config; read it with heads=%d, decoder_heads=%d, mel_bins=%d", path, shape.heads, shape.decoder_heads, config.mel_bins

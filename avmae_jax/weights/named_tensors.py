@@ -16,7 +16,7 @@ from avmae_jax.weights.build import described
 from avmae_jax.weights.model_weights import Weights
 from avmae_jax.weights.notes import Notes, from_meta, model_config
 from avmae_jax.weights.official import from_official, is_official, is_unused, to_official
-from avmae_jax.weights.official_sizes import count_classes, infer_sizes
+from avmae_jax.weights.official_sizes import PUBLISHED_FRAMES, count_classes, infer_sizes
 from avmae_jax.weights.tensor_files import Tensors
 from avmae_jax.weights.vit_official import to_vit
 
@@ -48,7 +48,12 @@ def unnoted(tensors: Tensors, heads: int, decoder_heads: int, mel_bins: int) -> 
     config = infer_sizes(tensors, heads=heads, decoder_heads=decoder_heads, mel_bins=mel_bins)
     config.validate()
     classes = count_classes(tensors)
-    return Weights(config, classes, _params(config, classes, tensors), Notes(), noted=False)
+    return Weights(config, classes, _params(config, classes, tensors), published_notes(config), noted=False)
+
+
+def published_notes(config: ModelConfig) -> Notes:
+    """Returns the notes of the original's weights, which no tensor shows."""
+    return Notes(frames=PUBLISHED_FRAMES if kind_of(config).pairs else 0)
 
 
 def to_tensors(config: ModelConfig, classes: int, params: Mapping[str, Any]) -> Tensors:

@@ -15,10 +15,10 @@ from avmae_jax.models.registry import kind_of
 from avmae_jax.weights.calibration import Calibration, from_json, to_json
 
 _FIELDS = {
-    "data": ("audio_mean", "audio_std", "channels", "normalise"),
+    "data": ("audio_mean", "audio_std", "channels", "normalise", "frames"),
     "loss": ("norm_pix",),
     "tune": ("mode", "loss"),
-}  # fields stored, by their group in Config
+}  # fields stored, by their group in Config; data.frames of models of pairs alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Notes:
     audio_std: float = AUDIO_STD
     channels: str = "first"  # of audio
     normalise: str = DataConfig.normalise  # the log-mel by those two values, or by each clip's own
+    frames: int = DataConfig.frames  # of a model of pairs: images of each clip that it was trained with; 0: unknown
     norm_pix: bool = LossConfig.norm_pix  # predictions are of patches normalised one by one
     mode: str = TuneConfig.mode  # in which a classifier was tuned
     loss: str = TuneConfig.loss  # bce: several classes a clip; ce: one
@@ -37,9 +38,10 @@ class Notes:
 
     def config(self, model: ModelConfig) -> Config:
         """Returns a config of the model with these fields set; its fields about a run have no meaning."""
+        data = {name: getattr(self, name) for name in _FIELDS["data"]}
         return Config(
             model=model,
-            data=DataConfig(audio_mean=self.audio_mean, audio_std=self.audio_std, channels=self.channels, normalise=self.normalise),
+            data=DataConfig(**data),
             loss=LossConfig(norm_pix=self.norm_pix),
             tune=TuneConfig(mode=self.mode, loss=self.loss),
         )
@@ -84,6 +86,8 @@ def to_meta(model: ModelConfig, notes: Notes) -> dict[str, Any]:
     """Returns what is stored beside weights, in the same places as in a run's checkpoint."""
     config = dataclasses.asdict(notes.config(model))
     groups = {group: {name: config[group][name] for name in names} for group, names in _FIELDS.items()}
+    if not kind_of(model).pairs:
+        del groups["data"]["frames"]
     calibration = {} if notes.calibration is None else {"calibration": to_json(notes.calibration)}
     return {"config": {"model": config["model"], **groups}, "label_names": list(notes.label_names), **calibration}
 
@@ -111,6 +115,8 @@ def from_meta(meta: Mapping[str, Any], classes: int) -> Notes:
             values[name] = value
     if not (math.isfinite(values["audio_mean"]) and math.isfinite(values["audio_std"]) and values["audio_std"] > 0):
         raise ValueError(f"its config says that data.audio_mean is {values['audio_mean']} and data.audio_std {values['audio_std']}")
+    if values["frames"] < 0:
+        raise ValueError(f"its config says that data.frames is {values['frames']}, which it can't be")
     for name, choices in (("channels", get_args(Channels)), ("normalise", get_args(Normalise))):
         if values[name] not in choices:
             raise ValueError(f"its config says that data.{name} is {values[name][:40]!r}; it can be {' or '.join(choices)}")

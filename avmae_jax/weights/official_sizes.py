@@ -67,7 +67,8 @@ HEADS = {
     "classifier_head.weight": "sync_classifier",
 }
 _OF_PAIRS = (REGISTERS, "cls_token_a", "constrative_head_")  # what begins the names of tensors that only CAV-MAE Sync has
-_PUBLISHED_CLIP = {"clip_frames": 1024, "window_rate": 102.4}  # no tensor shows it: 16 images of 10 s divide 1024 frames
+_PUBLISHED_CLIP = {"clip_frames": 1024, "window_rate": 102.4}  # no tensor shows it: PUBLISHED_FRAMES images of 10 s divide 1024 frames
+PUBLISHED_FRAMES = 16
 
 
 def _kind(tensors: Mapping[str, np.ndarray], *, of_pairs: bool) -> str:
@@ -102,7 +103,7 @@ def _head_pool(tensors: Mapping[str, np.ndarray], width: int) -> str:
     """Finds what a classifier's head pools: it has a query of its own, or is twice as wide as the tokens."""
     if "mlp_head.query" in tensors or "mlp_head_a.query" in tensors:
         return "attentive"
-    given = {tensors[name].shape[1] for name, kind in HEADS.items() if name in tensors and kind != "sync_classifier"}
+    given = {tensors[name].shape[1] for name in HEADS if name in tensors and name.startswith("mlp_head")}
     return "mean_std" if given == {2 * width} else "mean"
 
 

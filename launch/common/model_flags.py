@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 USER_ERRORS = (AvmaeError, ValueError, OSError)  # reported in one line
 GIVEN = ("both", "audio", "image", "multimodal", "audioonly", "videoonly", "missingaudioonly", "missingvideoonly")
-_RECIPES = ("finetune_instruments", "finetune_pretrained")  # for a folder of one's own: of a small model, and of the published base
+# For a folder of one's own: of a small model, of the published base, and of a model of pairs.
+_RECIPES = ("finetune_instruments", "finetune_pretrained", "finetune_sync")
 _RUN_DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
 
 
@@ -121,7 +122,11 @@ def results_folder(model_path: str, name: str) -> Path:
 
 def finetune_command(path: str, model: ModelConfig) -> str:
     """Returns a command that fine-tunes the model at a path, whose sizes are `model`, on the data of its run if it lies in one."""
-    options = {name: _changes(config_files.shipped(name), path, model) for name in _RECIPES}
+    from avmae_jax.models.registry import kind_of
+
+    recipes = {name: config_files.shipped(name) for name in _RECIPES}
+    alike = {name: recipe for name, recipe in recipes.items() if kind_of(recipe.model).pairs == kind_of(model).pairs}
+    options = {name: _changes(recipe, path, model) for name, recipe in alike.items()}
     nearest = min(options, key=lambda name: len(options[name]))
     return shlex.join(["python", "-m", "launch.finetune", "--config", nearest, *options[nearest]])
 
@@ -141,6 +146,8 @@ def _changes(recipe: Config, path: str, model: ModelConfig) -> list[str]:
     if run_folder(path):
         own_data = run_config(path).data
         changed |= {f"data.{name}": value for name, value in vars(own_data).items() if value != getattr(recipe.data, name)}
+    elif "data.path" in recipe.requires:
+        changed["data.path"] = "prepared"
     for name, value in changed.items():
         setattr(recipe.holder(name), name.rpartition(".")[2], value)
     idle = {name for name, _ in unused_fields("finetune", recipe, changed)}

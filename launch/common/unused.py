@@ -13,6 +13,13 @@ COMPUTING = ("data", "split", "labels_csv", "tuned_loss", "tuned_mode", "compute
 _AUDIO = {"audio", "audioonly", "missingaudioonly"}  # what a classifier is given, where it is audio alone ...
 _IMAGE = {"image", "videoonly", "missingvideoonly"}  # ... and images alone
 _TUNING = ("finetune", "study")
+_PRETRAINING = ("pretrain", "ablation")
+_OWN_RECIPES = ("study", "ablation")  # programs whose default of --config is a recipe
+ABLATION_SETS = (
+    *("loss.bidirectional", "loss.negatives", "loss.contrast_pass", "loss.contrast_order", "loss.distill_weight"),
+    *("train.steps", "train.epochs", "train.seed", "train.workdir", "train.micro_batch", "train.eval_every", "train.checkpoint_every"),
+    "train.retrieval_clips",
+)
 STUDY_SETS = ("init_from", "data.labelled_", "train.seed", "train.workdir", "train.eval_every", "train.checkpoint_", "train.keep_")
 
 
@@ -42,6 +49,12 @@ def _takes(config: Config, pairs: bool) -> bool:
     from avmae_jax.models.registry import KINDS
 
     return config.model.kind in KINDS and KINDS[config.model.kind].pairs == pairs
+
+
+def _is_torch(path: str) -> bool:
+    from avmae_jax.weights.tensor_files import is_torch
+
+    return is_torch(Path(path))
 
 
 _TRAINING = (_Rule(("hosts_timeout",), lambda args, _: args.hosts == "off", "with --hosts=off, which waits for none"),)
@@ -99,7 +112,10 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     ),
     "inpaint": (_Rule(("data", "split"), lambda _, arguments: len(arguments) > 1, "with files; it chooses the data set of --clips"),),
     "inspect_data": (_Rule(("out",), lambda args, _: not args.clips, "with --clips=0, which draws no contact sheet"),),
-    "convert": (_Rule(("license",), lambda args, _: not args.pretrained, "without --pretrained, whose card names it"),),
+    "convert": (
+        _Rule(("license",), lambda args, _: not args.pretrained, "without --pretrained, whose card names it"),
+        _Rule(("prefix",), lambda _, rest: not _is_torch(rest[1]), "where OUT is no file of PyTorch, whose names are always the same"),
+    ),
     "export": (
         _Rule(("quantize",), lambda args, _: args.format == "stablehlo", "with --format=stablehlo, whose weights stay float32"),
         _Rule(("labels_csv", "tuned_loss"), lambda args, _: args.what == "embed", "with --what=embed, which names no classes"),
@@ -111,6 +127,11 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("steps",), lambda args, _: args.data == "scale", "with --data scale"),
         _Rule(("config",), lambda args, _: args.data == "prepare", "with --data prepare"),
         _Rule(("against", "data", "export", "media", "steps"), lambda args, _: args.gpu_report, "with --gpu_report"),
+        _Rule(
+            ("against", "export", "gpu_report"),
+            lambda args, _: not args["config"].using_default_value and _takes(cast(Config, args["config"].value), pairs=True),
+            "for a model of pairs, whose step is timed alone",
+        ),
         _Rule(("batches", "minutes"), lambda args, _: not args.gpu_report, "without --gpu_report"),
     ),
 }
@@ -118,11 +139,12 @@ RULES: dict[str, tuple[_Rule, ...]] = {
 FIELD_RULES = (
     _FieldRule(("tune.mode",), lambda program, _: program == "study", "in a study; --given chooses it"),
     _FieldRule(STUDY_SETS, lambda program, _: program == "study", "in a study, which sets it for each training"),
-    _FieldRule(("tune.",), lambda program, _: program == "pretrain", "in pretraining; it is for launch.finetune"),
-    _FieldRule(("data.labelled_",), lambda program, _: program == "pretrain", "in pretraining, which needs no labels"),
+    _FieldRule(ABLATION_SETS, lambda program, _: program == "ablation", "in an ablation, which sets it for each training"),
+    _FieldRule(("tune.",), lambda program, _: program in _PRETRAINING, "in pretraining; it is for launch.finetune"),
+    _FieldRule(("data.labelled_",), lambda program, _: program in _PRETRAINING, "in pretraining, which needs no labels"),
     _FieldRule(("data.labelled_seed",), lambda _, config: not config.data.labelled_per_class, "where data.labelled_per_class is 0"),
     _FieldRule(("loss.",), lambda program, _: program in _TUNING, "in fine-tuning, whose loss tune.loss chooses"),
-    _FieldRule(("augment.label_smoothing",), lambda program, _: program == "pretrain", "in pretraining, which has no targets"),
+    _FieldRule(("augment.label_smoothing",), lambda program, _: program in _PRETRAINING, "in pretraining, which has no targets"),
     _FieldRule(("train.retrieval_clips",), lambda program, _: program in _TUNING, "in fine-tuning, after which nothing is retrieved"),
     _FieldRule(("train.eval_batches",), lambda program, _: program in _TUNING, "in fine-tuning, which evaluates all held-out clips"),
     _FieldRule(("train.picture_every",), lambda program, _: program in _TUNING, "in fine-tuning, which draws no reconstructions"),
@@ -165,7 +187,7 @@ def require_used(program: str, argv: Sequence[str], args: Any = flags.FLAGS) -> 
 
 def require_used_fields(program: str, args: Any = flags.FLAGS) -> None:
     """Raises UsageError for a field of --config that was given on the command line and does nothing in a program."""
-    if "config" in args and (program == "study" or not args["config"].using_default_value):  # a study's default is a recipe
+    if "config" in args and (program in _OWN_RECIPES or not args["config"].using_default_value):
         config = cast(Config, args["config"].value)
         for name, why in unused_fields(program, config, cast(Any, args["config"]).override_values):
             raise app.UsageError(f"--config.{name} does nothing {why}; leave it out")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_every_kind_is_the_same_after_there_and_back(name: str, tmp_path: Path) 
     assert_same(read(tmp_path / "first/model.safetensors"), folder.resolved(want))  # the file alone says all
 
 
-@pytest.mark.parametrize("name", ["cavmae", "cavmae_classifier", "late_classifier", "mae", "ast"])
+@pytest.mark.parametrize("name", ["cavmae", "cavmae_classifier", "late_classifier", "sync", "sync_classifier", "mae", "ast"])
 @pytest.mark.slow
 def test_every_kind_answers_the_same_after_there_and_back(name: str, tmp_path: Path) -> None:
     write(EVERY[name], tmp_path / "run")
@@ -63,7 +64,7 @@ def test_every_kind_answers_the_same_after_there_and_back(name: str, tmp_path: P
         both = [jax.tree.leaves(module.features(inputs)) for module in modules]
         assert [x.tobytes() for x in both[0]] == [x.tobytes() for x in both[1]]
         return
-    if name == "cavmae":
+    if name in ("cavmae", "sync"):
         both = [one.embed(audio=audio, image=image) for one in (model, loaded)]
         assert all(np.array_equal(getattr(both[0], kind), getattr(both[1], kind)) for kind in ("audio", "image", "joint"))
         return
@@ -166,3 +167,31 @@ def test_a_run_starts_from_a_folder(name: str, tmp_path: Path) -> None:
     here = flatten(nnx.state(model, nnx.Param))
     path = "tower.blocks.0.mlp.fc1.kernel" if name == "mae" else "encoder.audio.blocks.0.mlp.fc1.kernel"
     np.testing.assert_array_equal(here["encoder.audio.blocks.0.mlp.fc1.kernel"], there[path])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("registers", 5, r"model\.registers is 5, by its tensors 3"),
+        ("class_token", False, r"model\.class_token is False, by its tensors True"),
+    ],
+)
+def test_a_config_of_other_learned_tokens_is_refused(field: str, value: object, said: str, tmp_path: Path) -> None:
+    folder.save(EVERY["sync"], tmp_path / "sync", tmp_path)
+    change(tmp_path / "sync", lambda content: content["model"].update({field: value}))
+    assert re.search(said, refused(tmp_path / "sync"))
+
+
+@pytest.mark.parametrize(("name", "other"), [("sync", "cavmae"), ("cavmae", "sync"), ("sync_classifier", "cavmae_classifier")])
+def test_a_model_of_pairs_and_one_without_are_not_taken_for_each_other(name: str, other: str, tmp_path: Path) -> None:
+    folder.save(EVERY[name], tmp_path / "folder", tmp_path)
+    change(tmp_path / "folder", lambda content: content.update(kind=other))
+    assert f"model.kind is {other}, by its tensors {name}" in refused(tmp_path / "folder")
+
+
+def test_how_many_images_a_model_of_pairs_was_trained_with_is_compared_too(tmp_path: Path) -> None:
+    folder.save(EVERY["sync"], tmp_path / "sync", tmp_path)
+    change(tmp_path / "sync", lambda content: content["data"].pop("frames"))
+    assert "data.frames is" in refused(tmp_path / "sync")
+    folder.save(EVERY["cavmae"], tmp_path / "cavmae", tmp_path)
+    assert "frames" not in json.loads((tmp_path / "cavmae/config.json").read_text())["data"]

@@ -121,7 +121,7 @@ def test_a_loaded_model_has_the_weights_and_the_settings(classes: int, kind: typ
     write(weights, tmp_path / "w.safetensors")
     model: Any = avmae_jax.load_pretrained(tmp_path / "w.safetensors")
     assert type(model) is kind
-    assert classes or (model.unchained_contrastive, model.image_mask_ratio) == (True, 0.25)
+    assert classes or (model.unchained_contrastive, model.mask_ratios["image"]) == (True, 0.25)
     for path, leaf in flatten(model).items():
         np.testing.assert_array_equal(leaf, weights.params[path], strict=True)
 

@@ -1,18 +1,23 @@
 """An official state dict, written here from the original's module tree, converted and compared tensor by tensor."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.trees import flatten
-from avmae_jax.weights.build import build_official
+from avmae_jax.weights import named_tensors
+from avmae_jax.weights.build import build_official, described
 from avmae_jax.weights.official import convert_tensor, from_official, is_unused, name_of, path_of, to_official
 from avmae_jax.weights.official_sizes import infer_sizes
 from tests.support import ODD
+from tests.weights.folders import EVERY
 
 D, DD, P = 16, 8, 8  # widths of encoder and decoder, patch
 LA, LV = 6, 4  # 2 x 3 and 2 x 2 patches
@@ -250,3 +255,31 @@ def test_heads_are_those_of_the_published_width_or_must_be_given(official: dict[
         infer_sizes(official, heads=2)
     wide = {**official, "patch_embed_v.proj.weight": np.zeros((768, 3, P, P))}
     assert infer_sizes(wide, decoder_heads=2).heads == 12
+
+
+def test_the_published_model_of_pairs_has_650_tensors_by_these_names() -> None:
+    config = ModelConfig(kind="sync", class_token=True, registers=8, audio_frames=416, clip_frames=1024)
+    shapes = {path: leaf.shape for path, leaf in flatten(described(config)).items()}
+    assert (
+        sum(math.prod(shape) for shape in shapes.values()) == 190_660_864 - 22 * 4 * 2 * 768 - 8 * 4 * 2 * 512
+    )  # without norms never used
+    names = {str(name_of(path)).removesuffix("_a").removesuffix("_v") if "register" in path else str(name_of(path)) for path in shapes}
+    unused = {f"{stack}.{number}.norm{norm}_{m}.{kind}" for stack, depth in (("blocks_a", 11), ("blocks_v", 11), ("decoder_blocks", 8))
+              for number in range(depth) for norm in (1, 2) for m in "av" for kind in ("weight", "bias")}  # fmt: skip
+    assert all(map(is_unused, unused))
+    assert len(names | unused) == 650
+    assert {"register_tokens", "cls_token_a", "cls_token_v", "pos_embed_a", "norm_a.weight"} <= names
+
+
+@pytest.mark.parametrize("name", ["sync", "sync, with blocks for the contrast", "sync_classifier", "sync_classifier, late"])
+def test_models_of_pairs_go_there_and_back_and_show_their_sizes(name: str) -> None:
+    want = EVERY[name]
+    tensors = to_official(want.params)
+    back = from_official(tensors, {path: value.shape for path, value in want.params.items()})
+    for path, value in want.params.items():
+        np.testing.assert_array_equal(back[path], value, err_msg=path, strict=True)
+    found = named_tensors.unnoted(tensors, 2, 2, 32)
+    shown = {field: getattr(want.config, field) for field in ("class_token", "registers", "contrast_depth", "pair_depth", "pair_pool")}
+    assert {field: getattr(found.config, field) for field in shown} == shown
+    assert (found.config.kind, found.config.clip_frames, found.config.window_rate) == (want.config.kind, 1024, 102.4)
+    assert found.notes.frames == 16  # as the authors trained
