@@ -3,8 +3,10 @@
 import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,7 +43,7 @@ def rows(model: Model, medium: Medium) -> list[Row]:
 
 
 def inputs_of(model: Model, row: Row) -> dict[str, jax.Array]:
-    return model_inputs({name: np.asarray(value)[None] for name, value in row.arrays.items()}, model.config)
+    return model_inputs({name: jnp.asarray(value)[None] for name, value in row.arrays.items()}, model.config)
 
 
 @pytest.mark.parametrize(("name", "windows"), [("film.mp4", 4), ("deep/short.mp4", 1), ("sound.wav", 2), ("picture.png", 1)])
@@ -86,7 +88,8 @@ def test_the_match_is_the_mean_over_the_pairs(models: dict[str, Model], folder: 
     file = folder / "media/film.mp4"
     for model in models.values():
         found = model.predict(file)
-        each = [model.module.embed(inputs_of(model, row)) for row in rows(model, of_file(file))]
+        module: Any = model.module
+        each = [module.embed(inputs_of(model, row)) for row in rows(model, of_file(file))]
         cosines = [float((vectors["audio"] * vectors["image"]).sum(axis=-1).mean()) for vectors in each]
         assert found.match == pytest.approx(np.mean(cosines), abs=1e-5)
         assert found.start == pytest.approx(1.6 * np.argmax(cosines)) or found.top
@@ -100,13 +103,14 @@ def test_a_classifier_of_pairs_takes_what_there_is(name: str, models: dict[str, 
     model, file = models["tuned"], folder / "media" / name
     found, windows = model.predict(file), rows(model, of_file(file))
     assert found.mode
-    expected = [probabilities(model.config, model.module(inputs_of(model, row), found.mode))[0] for row in windows]
+    module: Any = model.module
+    expected = [probabilities(model.config, module(inputs_of(model, row), found.mode))[0] for row in windows]
     np.testing.assert_allclose(found.probabilities, np.mean(expected, axis=0), atol=1e-5)
     assert set(model.embed(file).__dict__) >= {"audio", "image"}
 
 
 def test_the_match_may_come_from_the_model_before_tuning_and_from_no_other_kind(models: dict[str, Model], trained: Model) -> None:
-    given = {"audio": tone(300, 2), "image": numbered(3)}
+    given: dict[str, Any] = {"audio": tone(300, 2), "image": numbered(3)}
     both = [models["tuned"].predict(**given, match_with=models["sync"]), models["sync"].predict(**given)]
     assert both[0].match == pytest.approx(both[1].match, abs=1e-5)
     with pytest.raises(ValueError, match=r"windows of 64 .*; they must agree"):
@@ -117,14 +121,14 @@ def test_the_match_may_come_from_the_model_before_tuning_and_from_no_other_kind(
 def test_along_time_and_on_the_page_it_is_the_same(name: str, models: dict[str, Model], folder: Path) -> None:
     model, file = models[name], folder / "media/film.mp4"
     alone: Prediction = model.predict(file)
-    course = AlongTime(model, threading.Lock())(of_file(file), 0.0, Budget())
+    course: Any = AlongTime(model, threading.Lock())(of_file(file), 0.0, Budget())
     assert course
     assert course.mean(MATCH) == pytest.approx(alone.match, abs=1e-5)
     if alone.top:
         np.testing.assert_allclose(course.mean("both"), alone.probabilities, atol=1e-5)
         assert model.predict(file, timeline=True).timeline.shape == (5, 4)
     answerer = Answerer(model, Limits())
-    shown = answerer.pictures(answerer.answer(look_at(file, Limits())))
+    shown: Any = answerer.pictures(answerer.answer(look_at(file, Limits())))
     assert shown
     assert (shown.image.shape, shown.heat) == ((32, 32, 3), {})
     with pytest.raises(ValueError, match=r"Sync.* can't be explained"):
