@@ -13,6 +13,11 @@ of audio and image that contrastive pretraining learned, and its rank is the pla
 for its audio. Fine-tuning may change it: --match_with computes it with a pretraining checkpoint. A pretraining checkpoint as RUN has no
 classes but gives matches. --explain draws which parts of the frame and of the spectrogram contribute to the first class of each file.
 
+--match_timeline computes instead how well audio and image match in each second, and by how much they are apart: the cosine, and the
+share of other moments of the file, and with --match_against of other clips, that match worse. A positive offset means that the audio comes
+later than the image; where nothing tells, the answer is that one can't tell. --match_pictures draws it, and --explain where in the frames
+the audio is. launch.sync_check calibrates a model for it.
+
 A file that can't be read or lacks what the model needs is listed with its reason, on the screen and in what is written.
 """
 
@@ -35,6 +40,8 @@ from avmae_jax.weights.box import DEFAULT
 from .common import cli, kept_programs, model_flags, runtime, unused
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from avmae_jax.inference.explain import Explainer
     from avmae_jax.inference.predict import Prediction, Predictor
     from avmae_jax.inference.windows import Medium
@@ -111,6 +118,23 @@ def check_usage(argv: Sequence[str]) -> None:
             raise app.UsageError(f"--{name} {path}: it must be a file in a folder that exists")
 
 
+def match_along_time(files: Sequence[Path], console: Console) -> int:
+    """Reports the match of audio and image along time; returns the exit status."""
+    from .common import match_report, predictions, tables
+    from .common.match_files import match_files
+
+    args = flags.FLAGS
+    model = args.match_with or args.model
+    records = match_files(model, files)
+    predictions.write_json(args.json, {"model": model, "meaning": match_report.ABOUT}, records)
+    match_report.write_csv(args.csv, records, raw=args.raw_csv)
+    for entry in records:
+        if "error" not in entry:
+            console.print(match_report.match_table(entry))
+    tables.show_failures(console, records)
+    return cli.status_of(sum("error" in record for record in records), len(records))
+
+
 def main(argv: list[str]) -> None:
     """Predicts the files that are named."""
     check_usage(argv)
@@ -125,6 +149,8 @@ def main(argv: list[str]) -> None:
     console = runtime.console(sys.stderr if "-" in (args.json, args.csv) else sys.stdout)
     with model_flags.one_line_errors():
         files = media_files(argv[1:])
+        if args.match_timeline:
+            sys.exit(match_along_time(files, console))
         predictor = open_predictor()
         if box.is_boxed(args.model):
             console.print(box.card_of(args.model).line, markup=False, highlight=False)
@@ -152,6 +178,12 @@ def define_flags() -> None:
     flags.DEFINE_alias("mode", "given")
     flags.DEFINE_enum("short_audio", "repeat", list(get_args(Fill)), "what audio shorter than a window is filled up with: itself, or zeros")
     flags.DEFINE_bool("timeline", False, "also list the classes second by second")
+    flags.DEFINE_bool("match_timeline", False, "report how well audio and image match second by second and by how much they are apart")
+    flags.DEFINE_float("match_rate", 4.0, "--match_timeline: images a second", lower_bound=0.1, upper_bound=100)
+    text = "--match_timeline: other clips for the rank, a file of launch.embed, or held_out: those of the model's run; empty: no such rank"
+    flags.DEFINE_string("match_against", "", text)
+    flags.DEFINE_float("longest_offset", 3.5, "--match_timeline: seconds by which audio and image may be apart", lower_bound=0.5)
+    flags.DEFINE_string("match_pictures", "", "--match_timeline: folder for a PNG of each file: all its images against all its audio")
     flags.DEFINE_string("json", "", "file for all results; -: the standard output")
     flags.DEFINE_string("csv", "", "file for a row for each file, with --timeline also for each second; -: the standard output")
     flags.DEFINE_bool("raw_csv", False, "write names into --csv as they are, also those that a spreadsheet takes for formulas")

@@ -36,6 +36,13 @@ def unpolished() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture
+def promoting() -> Iterator[None]:
+    """Lets dtypes promote as usual: optax's Adam mixes Python floats and int32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> None:
     """Limits torch to one thread: tests run in several processes, whose threads would wait for each other."""

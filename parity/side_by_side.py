@@ -28,7 +28,7 @@ from avmae_jax.train import optim
 from avmae_jax.trees import flatten
 from avmae_jax.weights import build, official
 from parity import reference, reference_training
-from parity.golden import quantities, total_loss
+from parity.quantities import quantities, total_loss
 from parity.rows import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, compare
 
 State = Mapping[str, np.ndarray]
@@ -144,7 +144,7 @@ class Pretraining:
     def step_rows(self, config: OptimConfig, steps: int, steps_per_epoch: int) -> Iterator[Row]:
         """Compares losses of some optimizer steps, each with its own masks, and the weights after them; changes the reference.
 
-        The keys' part of each qkv bias isn't compared: see parity/golden.py.
+        The keys' part of each qkv bias isn't compared: parity/golden.py says why.
         """
         graph, weights, frozen = nnx.split(self.model, optim.trainable(self.config), ...)
         optimizer = optim.adam(config, optim.learning_rate(config, steps_per_epoch))

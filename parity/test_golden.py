@@ -1,54 +1,54 @@
-"""Compares the recorded values of the original in parity/golden, and in the folder $AVMAE_GOLDEN if set, with those of the JAX model."""
+"""Compares recorded values of the originals, those in parity/golden and in the folders of $AVMAE_GOLDEN, with those of the JAX models."""
 
 import copy
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import nnx
 
 from avmae_jax.data import fbank
-from avmae_jax.models.classifier import CAVMAEClassifier
-from avmae_jax.models.encoder import Encoder
-from avmae_jax.models.modes import MODES, Mode
-from avmae_jax.models.tokens import join
-from avmae_jax.trees import flatten
-from avmae_jax.weights import build, official, official_sizes
-from parity.golden import Golden, GoldenError, load
-from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, assert_all, compare
+from parity.golden import load, of
+from parity.recorded.arrays import GoldenError, part, read
+from parity.rows import assert_all, compare
 
-FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, [os.environ.get("AVMAE_GOLDEN")]))]
-FILES = sorted({path.name: path for folder in FOLDERS for path in folder.glob("pretrain*.npz")}.values())
+FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, os.environ.get("AVMAE_GOLDEN", "").split(os.pathsep)))]
+
+
+def files(pattern: str) -> list[Path]:
+    """Lists the recorded files of a name; one of several of the same name is taken."""
+    return sorted({path.name: path for folder in FOLDERS for path in folder.glob(pattern)}.values())
+
+
+FILES, TUNED_FILES = files("pretrain*.npz"), files("finetune*.npz")
+PAIR_FILES, TUNED_PAIR_FILES = [*files("sync_pretrain*.npz"), *files("tgdp*.npz")], files("sync_finetune*.npz")
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
-def golden(request: pytest.FixtureRequest) -> Golden:
+def golden(request: pytest.FixtureRequest) -> Any:
     return load(request.param)
 
 
 @pytest.mark.slow
-def test_every_intermediate_and_loss_is_the_originals(golden: Golden) -> None:
+def test_every_intermediate_and_loss_is_the_originals(golden: Any) -> None:
     assert_all(golden.output_rows(), at_least=17)
 
 
 @pytest.mark.slow
-def test_gradients_and_weights_after_adam_steps_are_the_originals(golden: Golden) -> None:
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes Python floats and int32
-        rows = list(golden.training_rows())
+@pytest.mark.usefixtures("promoting")
+def test_gradients_and_weights_after_adam_steps_are_the_originals(golden: Any) -> None:
+    rows = list(golden.training_rows())
     assert_all(rows, at_least=600)
     assert {row.name.split(".")[0] for row in rows} >= {"grad", "after1"}
 
 
 @pytest.mark.slow
-def test_a_wrong_weight_is_noticed(golden: Golden) -> None:
+def test_a_wrong_weight_is_noticed(golden: Any) -> None:
     changed = copy.copy(golden)
     changed.params = {**golden.params, "decoder_pred_a.bias": golden.params["decoder_pred_a.bias"] + np.float32(1e-3)}
     changed.model = changed.build(golden.config)
@@ -57,43 +57,31 @@ def test_a_wrong_weight_is_noticed(golden: Golden) -> None:
     assert "out.pred_image" not in failed
 
 
-@pytest.mark.parametrize("path", [path for folder in FOLDERS for path in folder.glob("finetune*.npz")], ids=lambda path: path.stem)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TUNED_FILES, ids=lambda path: path.stem)
 def test_logits_losses_and_gradients_of_every_mode_are_the_originals(path: Path) -> None:
-    """The file has the heads of the other small ones; that they are right shows in the logits."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    tensors = {name.removeprefix("param."): value for name, value in arrays.items() if name.startswith("param.")}
-    config, classes = official_sizes.infer_sizes(tensors, heads=4), len(tensors["mlp_head.1.bias"])
-    model = build.build_official(lambda: CAVMAEClassifier(config, classes, rngs=nnx.Rngs(0)), tensors)
-    inputs = {"audio": jnp.asarray(arrays["in.audio"]), "image": jnp.asarray(arrays["in.image"].transpose(0, 2, 3, 1))}
-    rows = [
-        compare(f"feat_{name}", _features(model.encoder, name, inputs[name]), arrays[f"out.feat_{name}"], OUTPUT_TOLERANCE)
-        for name in inputs
-    ]
-
-    def losses(model: CAVMAEClassifier, mode: Mode) -> tuple[jax.Array, Any]:
-        logits, labels = model(inputs, mode), jnp.asarray(arrays["in.labels"])
-        bce = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
-        return bce, {"logits": logits, "bce": bce, "ce": optax.softmax_cross_entropy(logits, labels).mean()}
-
-    for mode in MODES:
-        recorded = {name.removeprefix(f"grad.{mode}."): value for name, value in arrays.items() if name.startswith(f"grad.{mode}.")}
-        if recorded:  # the file has the gradients of two modes, and there of the parameters that the mode uses
-            gradients, parts = nnx.jit(nnx.grad(losses, has_aux=True), static_argnums=1)(model, mode)
-            ours = {str(official.name_of(where)): gradient for where, gradient in flatten(gradients).items()}
-            rows += [
-                compare(f"grad.{mode}.{name}", ours[name], official.convert_tensor(value, ours[name].shape), GRADIENT_TOLERANCE)
-                for name, value in recorded.items()
-            ]
-        else:
-            _, parts = nnx.jit(losses, static_argnums=1)(model, mode)
-        rows += [compare(f"{name}.{mode}", value, arrays[f"out.{name}.{mode}"], OUTPUT_TOLERANCE) for name, value in parts.items()]
-    assert_all(rows, at_least=2 + 3 * 5 + 400)
+    assert_all(load(path).rows(), at_least=2 + 3 * 5 + 400)
 
 
-@partial(nnx.jit, static_argnums=1)
-def _features(encoder: Encoder, modality: str, inputs: jax.Array) -> jax.Array:
-    return join(encoder.joint(encoder.separate({modality: inputs}), modality))
+@pytest.mark.slow
+@pytest.mark.usefixtures("promoting", "unpolished")
+@pytest.mark.parametrize("path", PAIR_FILES, ids=lambda path: path.stem)
+def test_everything_recorded_of_models_of_pairs_is_the_originals(path: Path) -> None:
+    recorded = load(path)
+    rows = recorded.rows()
+    assert_all(rows, at_least=350)
+    names = {row.name for row in rows}
+    assert {f"out.{name}" for name in part(recorded.arrays, "out.")} <= names
+    assert {f"grad.{name}" for name in part(recorded.arrays, "grad.")} - names == {"grad.register_tokens"}  # one of each modality here
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unpolished")
+@pytest.mark.parametrize("path", TUNED_PAIR_FILES, ids=lambda path: path.stem)
+def test_logits_losses_and_gradients_of_classifiers_of_pairs_are_the_originals(path: Path) -> None:
+    rows = load(path).rows()
+    assert_all(rows, at_least=8 + 600)
+    assert "grad.multimodal.blocks_u.0.attn.qkv.weight (none)" in {row.name for row in rows}  # thrown away by the original
 
 
 def test_compare_takes_nan_for_wrong_and_zero_for_exact() -> None:
@@ -115,7 +103,15 @@ def test_the_command_names_what_is_wrong_with_a_file(kind: str, tmp_path: Path) 
     if kind == "other":
         run = subprocess.run([sys.executable, "-m", "parity.golden", str(path)], capture_output=True, text=True, check=False)
         assert (run.returncode, run.stdout) == (2, "")
-        assert "in.audio" in run.stderr
+        assert "in.noise_audio" in run.stderr
+        assert "waveform" in run.stderr
+
+
+@pytest.mark.parametrize("lacking", ["in.image", "out.mask_audio", "out.loss_mae"])
+def test_a_missing_array_is_named(lacking: str) -> None:
+    arrays = read(FOLDERS[0] / "pretrain_small.npz")
+    with pytest.raises(GoldenError, match=rf"{lacking} is missing"):
+        of({name: value for name, value in arrays.items() if name != lacking})
 
 
 @pytest.mark.parametrize("kind", ["numpy", "jax", "jitted frontend"])

@@ -21,7 +21,8 @@ from torch import Tensor
 from avmae_jax.config import LossConfig, MaskMode, ModelConfig, OptimConfig
 from avmae_jax.models.masking import mask_from_noise, sample_noise
 from avmae_jax.train import optim
-from parity.golden import ADAM, load
+from parity.golden import load
+from parity.recorded.training import ADAM
 from parity.reference import CAVMAE, CAVMAEClassifier, Mode
 from parity.reference_training import adam, contrastive_loss, pretraining_losses, schedule
 from parity.rows import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, Row, assert_all, compare

@@ -17,6 +17,7 @@ class LossConfig(Settings, group="loss"):
     temperature: float = 0.05  # fixed temperature of the contrastive softmax
     bidirectional: bool = False  # False: softmax over audio for each image; True: the mean of both directions
     norm_pix: bool = True  # predict patches that are each normalised by their own mean and deviation; inpainting needs False
+    clip_negatives: bool = False  # sync: the other pairs of the same clip are negatives too, so that moments are told apart, not only clips
     global_local: bool = False  # sync: the mean of the contrastive losses of the class tokens and of the means over patches
     contrast_pass: bool = False  # compute the contrastive loss from a second pass, masked anew by model.contrast_mask_ratio
     contrast_order: str = "random"  # random | attention: patches that this pass sees; attention: those that a teacher ranks highest

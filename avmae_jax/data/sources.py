@@ -24,8 +24,9 @@ from avmae_jax.data.decode.images import decode_image
 from avmae_jax.data.decode.one_clip import decode_audio
 from avmae_jax.data.drawing import Drawn
 from avmae_jax.data.store.plan import is_complete
-from avmae_jax.data.store.reader import PreparedSource, Split, Tolerant, number_of
+from avmae_jax.data.store.reader import PreparedSource, Split
 from avmae_jax.data.store.records import Needs
+from avmae_jax.data.store.tolerant import Tolerant, number_of
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.data.text_files import read_json, shown
 from avmae_jax.errors import ClipError, DatasetError

@@ -31,7 +31,7 @@ from avmae_jax.models.classifier import Head
 from avmae_jax.models.encoder import Encoder
 from avmae_jax.models.modes import Mode
 from avmae_jax.models.pooling import unit_length
-from avmae_jax.models.tokens import Tokens, join, split
+from avmae_jax.models.tokens import PATCHES, Tokens, join, name_of, split
 from avmae_jax.weights.trained import Trained
 
 
@@ -65,14 +65,14 @@ def shares(head: Head, tokens: jax.Array, labels: jax.Array) -> tuple[jax.Array,
 
 
 def similarities(encoder: Encoder, tokens: Tokens) -> dict[str, jax.Array]:
-    """Computes the cosine of each token with the vector of the other modality: float32[B, L] of "audio" and of "image".
+    """Computes the cosine of each patch's token with the vector of the other modality: float32[B, L] of "audio" and of "image".
 
     Args:
       encoder: of the model.
       tokens: of Encoder.separate, of both modalities.
     """
     pooled = encoder.vectors(tokens, ("audio", "image"))
-    streams = {modality: join(encoder.joint(tokens, modality)) for modality in ("audio", "image")}
+    streams = {modality: encoder.joint(tokens, modality)[name_of(modality, PATCHES)] for modality in ("audio", "image")}
     other = {"audio": pooled["image"], "image": pooled["audio"]}
     return {modality: jnp.einsum("bld,bd->bl", unit_length(values), other[modality]) for modality, values in streams.items()}
 

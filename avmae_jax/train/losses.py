@@ -51,16 +51,23 @@ def reconstruction_loss(
 
 
 def contrastive_loss(
-    audio: Float[Array, "B *F D"], image: Float[Array, "B *F D"], *, temperature: float = 0.05, bidirectional: bool = False, groups: int = 1
+    audio: Float[Array, "B *F D"],
+    image: Float[Array, "B *F D"],
+    *,
+    temperature: float = 0.05,
+    bidirectional: bool = False,
+    groups: int = 1,
+    clip_negatives: bool = False,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Computes InfoNCE between pooled audio and images; the right partner of row i is row i.
 
     Args:
-      audio: vectors pooled over tokens, not normalised; of clips, or of F pairs of each clip, whose negatives are those of other clips.
+      audio: vectors pooled over tokens, not normalised; of clips, or of F pairs of each clip.
       image: as audio, of the same clips.
       temperature: divides the cosine similarities.
       bidirectional: False: softmax over audio for each image; True: the mean of both directions.
       groups: number of parts into which the batch is cut; negatives come from the same part only.
+      clip_negatives: the negatives of a pair are all others, not only those of other clips.
 
     Returns:
       (loss in nats, share of the batch whose right partner is the most similar).
@@ -73,7 +80,7 @@ def contrastive_loss(
         raise ValueError(f"a batch of {batch} can't be cut into {groups} groups of negatives; make it a multiple of {groups}")
     audio, image = (unit_length(rows).reshape(groups, -1, width) for rows in (audio, image))
     logits = jnp.einsum("gad,gid->gai", audio, image, precision="highest") / temperature  # TF32 errs by 1.7e-3 in them
-    if pairs:
+    if pairs and not clip_negatives:
         clip = jnp.arange(logits.shape[1]) // pairs[0]
         others = (clip[:, None] != clip[None]) | jnp.eye(len(clip), dtype=bool)
         logits = jnp.where(others[None], logits, -jnp.inf)
@@ -117,7 +124,7 @@ def contrastive_losses(vectors: Vectors, config: LossConfig, *, groups: int = 1)
 
     With global_local they are the means of both kinds of vector, and the losses of each are among the metrics.
     """
-    options = {"temperature": config.temperature, "bidirectional": config.bidirectional, "groups": groups}
+    options: Any = {name: getattr(config, name) for name in ("temperature", "bidirectional", "clip_negatives")} | {"groups": groups}
     loss, accuracy = contrastive_loss(vectors["audio"], vectors["image"], **options)
     if not config.global_local:
         return {"nce": loss}, {"contrast_accuracy": accuracy}

@@ -23,8 +23,21 @@ _EMBEDDING = re.compile(r"(encoder\.audio|encoder\.image|tower)\.")  # of what i
 
 
 def trainable(config: ModelConfig) -> Any:
-    """Returns the nnx filter of what training changes: every parameter, positions only if they are learned."""
-    return nnx.Param if config.learned_positions else nnx.All(nnx.Param, nnx.Not(Position))
+    """Returns the nnx filter of what pretraining changes: every parameter that it uses, positions only if they are learned.
+
+    If the contrastive streams run through the last joint block alone, their norms in the other joint blocks are unused. Unused parameters
+    have zero gradient, but L2 would still move them: Adam rescales even that tiny gradient to a full-size step.
+    """
+    kept = nnx.Param if config.learned_positions else nnx.All(nnx.Param, nnx.Not(Position))
+    if not config.unchained_contrastive or config.joint_depth == 1:
+        return kept
+    skipped = [f"encoder.blocks.{number}." for number in range(config.joint_depth - 1)]
+
+    def unused(path: Sequence[Any], _: Any) -> bool:
+        name = dotted(path)
+        return name.startswith(tuple(skipped)) and any(f".{modality}." in name for modality in ("audio", "image"))
+
+    return nnx.All(kept, nnx.Not(unused))
 
 
 def learning_rate(config: OptimConfig, steps_per_epoch: float, total_steps: int = 0) -> optax.Schedule:

@@ -103,7 +103,7 @@ def _head_pool(tensors: Mapping[str, np.ndarray], width: int) -> str:
     """Finds what a classifier's head pools: it has a query of its own, or is twice as wide as the tokens."""
     if "mlp_head.query" in tensors or "mlp_head_a.query" in tensors:
         return "attentive"
-    given = {tensors[name].shape[1] for name, kind in HEADS.items() if name in tensors and kind != "sync_classifier"}
+    given = {tensors[name].shape[1] for name in HEADS if name in tensors and name.startswith("mlp_head")}
     return "mean_std" if given == {2 * width} else "mean"
 
 

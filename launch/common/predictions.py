@@ -42,7 +42,7 @@ def records_of(files: Sequence[Path], results: Sequence[Prediction | Exception],
 def write_json(path: str, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
     """Writes {**about, "failed": count, "files": records}, if there is a path; raises OSError."""
     failed = sum("error" in entry for entry in records)
-    with _written(path) as file:
+    with written(path) as file:
         if file:
             json.dump({**about, "failed": failed, "files": records}, file, indent=1, allow_nan=False)
             file.write("\n")
@@ -53,7 +53,7 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
 
     A text that a spreadsheet would take for a formula, and run, gets a "'" in front, and control characters are escaped, unless `raw`.
     """
-    plain = dict if raw else _harmless
+    plain = dict if raw else harmless
     numbers = range(1, top + 1)
     columns = [
         "file",
@@ -62,7 +62,7 @@ def write_csv(path: str, records: Sequence[Mapping[str, Any]], top: int, *, time
         *(f"{what}_{number}" for number in numbers for what in ("class", "probability")),
     ]
     columns += ["seen", "mode", "windows", "match", "match_rank", "match_among", "error"]
-    with _written(path) as file:
+    with written(path) as file:
         if file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
@@ -96,7 +96,8 @@ def _top(row: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]
     return [{"class": names[label], "probability": round(float(row[label]), _DIGITS)} for label in order]
 
 
-def _harmless(row: Mapping[str, Any]) -> dict[str, Any]:
+def harmless(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes the texts that a spreadsheet would take for a formula, and escapes control characters."""
     return {name: _harmless_text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
@@ -110,7 +111,7 @@ def _cells(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def _written(path: str) -> Iterator[TextIO | None]:
+def written(path: str) -> Iterator[TextIO | None]:
     """Opens a file that gets its name once it is complete; standard output for "-", None for ""."""
     if path in ("", "-"):
         yield sys.stdout if path else None

@@ -185,12 +185,18 @@ def hits(found: Hits, index: Embeddings) -> Table:
 
 def show_predictions(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
     """Prints a table of the predictions, a table of each timeline, and the files that failed with their reasons."""
-    good, bad = [entry for entry in records if "error" not in entry], [entry for entry in records if "error" in entry]
+    good = [entry for entry in records if "error" not in entry]
     if good:
         console.print(_predictions(good))
     for entry in good:
         if "timeline" in entry:
             console.print(_timeline(entry))
+    show_failures(console, records)
+
+
+def show_failures(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the files that failed with their reasons."""
+    bad = [entry for entry in records if "error" in entry]
     for entry in bad:
         console.print(escape(f"failed [{entry['stage']}] {entry['file']}: {entry['error']}"), highlight=False, soft_wrap=True)
     if bad:

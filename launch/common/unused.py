@@ -13,6 +13,13 @@ COMPUTING = ("data", "split", "labels_csv", "tuned_loss", "tuned_mode", "compute
 _AUDIO = {"audio", "audioonly", "missingaudioonly"}  # what a classifier is given, where it is audio alone ...
 _IMAGE = {"image", "videoonly", "missingvideoonly"}  # ... and images alone
 _TUNING = ("finetune", "study")
+_PRETRAINING = ("pretrain", "ablation")
+_OWN_RECIPES = ("study", "ablation")  # programs whose default of --config is a recipe
+ABLATION_SETS = (
+    *("loss.bidirectional", "loss.negatives", "loss.contrast_pass", "loss.contrast_order", "loss.distill_weight"),
+    *("train.steps", "train.epochs", "train.seed", "train.workdir", "train.micro_batch", "train.eval_every", "train.checkpoint_every"),
+    "train.retrieval_clips",
+)
 STUDY_SETS = ("init_from", "data.labelled_", "train.seed", "train.workdir", "train.eval_every", "train.checkpoint_", "train.keep_")
 
 
@@ -60,7 +67,19 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("workers",), lambda args, _: args.beam_runner, "with --beam_runner, whose own options say how many processes there are"),
         _Rule(("beam_options",), lambda args, _: not args.beam_runner, "without --beam_runner"),
     ),
-    "predict": (_Rule(("raw_csv",), lambda args, _: not args.csv, "without --csv"),),
+    "predict": (
+        _Rule(("raw_csv",), lambda args, _: not args.csv, "without --csv"),
+        _Rule(
+            ("top", "unsure_below", "given", "frames", "timeline", "short_audio", "batch_size", "threads"),
+            lambda args, _: args.match_timeline,
+            "with --match_timeline, which names no classes",
+        ),
+        _Rule(
+            ("match_rate", "match_against", "longest_offset", "match_pictures"),
+            lambda args, _: not args.match_timeline,
+            "without --match_timeline",
+        ),
+    ),
     "evaluate": (
         _Rule(("frames",), lambda args, _: _all_given(args, _AUDIO), "where the classifier is given audio alone"),
         _Rule(("crops",), lambda args, _: _all_given(args, _IMAGE), "where the classifier is given images alone"),
@@ -120,11 +139,12 @@ RULES: dict[str, tuple[_Rule, ...]] = {
 FIELD_RULES = (
     _FieldRule(("tune.mode",), lambda program, _: program == "study", "in a study; --given chooses it"),
     _FieldRule(STUDY_SETS, lambda program, _: program == "study", "in a study, which sets it for each training"),
-    _FieldRule(("tune.",), lambda program, _: program == "pretrain", "in pretraining; it is for launch.finetune"),
-    _FieldRule(("data.labelled_",), lambda program, _: program == "pretrain", "in pretraining, which needs no labels"),
+    _FieldRule(ABLATION_SETS, lambda program, _: program == "ablation", "in an ablation, which sets it for each training"),
+    _FieldRule(("tune.",), lambda program, _: program in _PRETRAINING, "in pretraining; it is for launch.finetune"),
+    _FieldRule(("data.labelled_",), lambda program, _: program in _PRETRAINING, "in pretraining, which needs no labels"),
     _FieldRule(("data.labelled_seed",), lambda _, config: not config.data.labelled_per_class, "where data.labelled_per_class is 0"),
     _FieldRule(("loss.",), lambda program, _: program in _TUNING, "in fine-tuning, whose loss tune.loss chooses"),
-    _FieldRule(("augment.label_smoothing",), lambda program, _: program == "pretrain", "in pretraining, which has no targets"),
+    _FieldRule(("augment.label_smoothing",), lambda program, _: program in _PRETRAINING, "in pretraining, which has no targets"),
     _FieldRule(("train.retrieval_clips",), lambda program, _: program in _TUNING, "in fine-tuning, after which nothing is retrieved"),
     _FieldRule(("train.eval_batches",), lambda program, _: program in _TUNING, "in fine-tuning, which evaluates all held-out clips"),
     _FieldRule(("train.picture_every",), lambda program, _: program in _TUNING, "in fine-tuning, which draws no reconstructions"),
@@ -138,6 +158,7 @@ FIELD_RULES = (
     _FieldRule(
         ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes(config, pairs=False), "for a model that takes one frame of a clip"
     ),
+    _FieldRule(("loss.clip_negatives",), lambda _, config: config.data.pairs_per_clip == 1, "where data.pairs_per_clip is 1"),
     _FieldRule(("tune.eval_frames",), lambda _, config: _takes(config, pairs=True), "for a model of pairs, which takes all frames"),
     _FieldRule(
         ("data.eval_path", "data.labels_csv", "data.root"),
@@ -166,7 +187,7 @@ def require_used(program: str, argv: Sequence[str], args: Any = flags.FLAGS) -> 
 
 def require_used_fields(program: str, args: Any = flags.FLAGS) -> None:
     """Raises UsageError for a field of --config that was given on the command line and does nothing in a program."""
-    if "config" in args and (program == "study" or not args["config"].using_default_value):  # a study's default is a recipe
+    if "config" in args and (program in _OWN_RECIPES or not args["config"].using_default_value):
         config = cast(Config, args["config"].value)
         for name, why in unused_fields(program, config, cast(Any, args["config"]).override_values):
             raise app.UsageError(f"--config.{name} does nothing {why}; leave it out")

@@ -27,7 +27,8 @@ from avmae_jax.data.clip import Clip
 from avmae_jax.data.sources import ManifestSource
 from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec, read_summary
-from avmae_jax.data.store.reader import PreparedSource, Tolerant
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.tolerant import Tolerant
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import AvmaeError, CorruptRecordError, DatasetError
 from tests.damage import READ, REFUSED, faults, summary

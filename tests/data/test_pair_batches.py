@@ -21,7 +21,8 @@ from avmae_jax.data.pairs import all_images, draw_images, window_starts
 from avmae_jax.data.sources import open_source
 from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.reader import PreparedSource, Tolerant
+from avmae_jax.data.store.reader import PreparedSource
+from avmae_jax.data.store.tolerant import Tolerant
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ConfigError, DatasetError
 from tests.data.reading import FRAMES, Listed, assert_same

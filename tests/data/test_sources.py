@@ -24,7 +24,8 @@ from avmae_jax.data.instruments import builtin_set
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
 from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.reader import Tolerant, labels_of
+from avmae_jax.data.store.reader import labels_of
+from avmae_jax.data.store.tolerant import Tolerant
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ClipError, DatasetError
 from tests.media import loudest_hertz, tone, write_media

@@ -88,7 +88,8 @@ def test_vectors_that_cannot_be_ranked_are_named() -> None:
 
 @pytest.mark.parametrize("way", ["diagonal_mean", "max"])
 def test_the_whole_matrix_is_never_in_memory(way: Way) -> None:
-    vectors = dict(zip(("audio", "image"), np.random.default_rng(0).standard_normal((2, 3000, 2, 4)).astype(np.float32), strict=True))
+    audio, image = np.random.default_rng(0).standard_normal((2, 3000, 2, 4)).astype(np.float32)
+    vectors = {"audio": audio, "image": image}
     tracemalloc.start()
     rank_pairs(vectors, way=way, block_scores=2**14)
     _, peak = tracemalloc.get_traced_memory()

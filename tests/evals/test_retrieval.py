@@ -17,7 +17,7 @@ from PIL import Image
 from avmae_jax.config import Config
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_samples
-from avmae_jax.data.store.reader import Tolerant
+from avmae_jax.data.store.tolerant import Tolerant
 from avmae_jax.errors import CorruptRecordError
 from avmae_jax.evals.gallery_rows import central_audio, sample_queries, search_of, section_of
 from avmae_jax.evals.origin import Origin

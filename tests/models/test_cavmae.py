@@ -218,6 +218,17 @@ def test_unchained_changes_the_contrastive_streams_of_the_masked_pass_alone() ->
         np.testing.assert_allclose(chained[name], unchained[name], atol=1e-6, err_msg=name)
 
 
+def test_norms_that_unchained_streams_skip_are_not_trained() -> None:
+    def trained(unchained: bool) -> set[str]:
+        config = dataclasses.replace(CONFIG, depth=4, joint_depth=3, unchained_contrastive=unchained)
+        return set(flatten(nnx.state(described(config), trainable(config))))
+
+    assert trained(True) < trained(False)
+    assert {name.rpartition(".")[0] for name in trained(False) - trained(True)} == {
+        f"encoder.blocks.{block}.{norm}.{stream}" for block in (0, 1) for norm in ("norm1", "norm2") for stream in ("audio", "image")
+    }
+
+
 def test_one_modality_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.modality.*audio.*cavmae"):
         initial_model(modality="audio")

@@ -13,16 +13,19 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from avmae_jax.config import ModelConfig
 from avmae_jax.errors import WeightsError
 from avmae_jax.models import registry
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.classifier import CAVMAEClassifier
+from avmae_jax.models.sync import Sync
+from avmae_jax.models.sync_classifier import SyncClassifier
 from avmae_jax.weights import io, vit
 from avmae_jax.weights.init_from import initialise_from, take
 from tests.support import made
 from tests.weights.files import params_of
 from tests.weights.folders import EVERY, SYNC
-from tests.weights.small_vit import config, image_mae
+from tests.weights.small_vit import PATCH, config, image_mae
 
 
 @pytest.mark.parametrize("name", ["image_mae.safetensors", "cavmae.safetensors", "run"])
@@ -99,6 +102,51 @@ def test_a_head_with_another_pooling_stays_fresh() -> None:
     del given["head.linear.bias"]
     with pytest.raises(WeightsError, match=r"missing: head\.linear\.bias"):
         take(CAVMAEClassifier(config(), 5, rngs=nnx.Rngs(0)), given)
+
+
+def pairs(**changed: Any) -> ModelConfig:
+    return dataclasses.replace(config(), kind="sync", class_token=True, registers=2, **changed)
+
+
+@pytest.mark.usefixtures("unpolished")
+def test_a_model_of_pairs_takes_what_a_cavmae_has_and_keeps_positions_of_its_own_window(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, wanted = tmp_path / "cavmae.safetensors", pairs(audio_frames=config().audio_frames - PATCH)
+    given = params_of(CAVMAE(config(), rngs=nnx.Rngs(1)))
+    io.write(io.Weights(config(), 0, given), path)
+    model = Sync(wanted, rngs=nnx.Rngs(0))
+    before = params_of(model)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        initialise_from(wanted, model, path)
+    for words in ("fresh: class tokens", "fresh: registers", "fresh: audio positions"):
+        assert words in caplog.text
+    fresh = ("prefix", "registers", "audio.positions")
+    for place, value in params_of(model).items():
+        np.testing.assert_array_equal(value, (before if place.endswith(fresh) else given)[place])
+
+
+@pytest.mark.usefixtures("unpolished")
+def test_a_model_of_pairs_gives_a_classifier_its_encoder_and_refuses_another_number_of_registers() -> None:
+    given = params_of(Sync(pairs(), rngs=nnx.Rngs(1)))
+    model = SyncClassifier(dataclasses.replace(pairs(), kind="sync_classifier"), 5, rngs=nnx.Rngs(0))
+    before = params_of(model)
+    assert take(model, given)[1:] == ["left out: decoder, which this model doesn't have", "fresh: head, missing in the file"]
+    for place, value in params_of(model).items():
+        np.testing.assert_array_equal(value, (before if place.startswith("head") else given)[place])
+    with pytest.raises(WeightsError, match=r"encoder\.audio\.registers is \(2, \d+\), the model's is \(3, \d+\)"):
+        take(Sync(dataclasses.replace(pairs(), registers=3), rngs=nnx.Rngs(0)), given)
+
+
+@pytest.mark.usefixtures("unpolished")
+def test_an_image_mae_leaves_tokens_of_pairs_fresh() -> None:
+    model = Sync(pairs(contrast_depth=1), rngs=nnx.Rngs(0))
+    before = params_of(model)
+    vit.initialise(pairs(contrast_depth=1), model, image_mae())
+    after = params_of(model)
+    assert not np.array_equal(after["encoder.image.patch_embed.kernel"], before["encoder.image.patch_embed.kernel"])
+    for place in [name for name in before if name.endswith(("prefix", "registers")) or name.startswith("encoder.contrast.")]:
+        np.testing.assert_array_equal(after[place], before[place])
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ pose, furniture and the kind of phrase mean nothing.
 import numpy as np
 
 from avmae_jax.data.clip import Clip, even_times
-from avmae_jax.data.instruments.phrase import RANGES, plan
-from avmae_jax.data.instruments.picture import FRAMES, film
+from avmae_jax.data.instruments.phrase import RANGES, Phrase, plan
+from avmae_jax.data.instruments.picture import FRAMES, film, outlines
 from avmae_jax.data.instruments.sound import synthesize
 
 INSTRUMENTS: tuple[str, ...] = tuple(RANGES)
@@ -45,16 +45,8 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
     Raises:
       ValueError: naming the argument that is out of range.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
-    limits = {"index": (index, 0), "seed": (seed, 0), "seconds": (seconds, 0.1), "image_size": (image_size, 16), "frames": (frames, 1)}
-    for name, (value, least) in limits.items():
-        if not value >= least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
     label = index % len(INSTRUMENTS)
-    streams = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)).spawn(3)
-    planner, player, painter = (np.random.default_rng(stream) for stream in streams)
-    phrase = plan(INSTRUMENTS[label], seconds, planner)
+    phrase, player, painter = _planned(split, index, seed=seed, seconds=seconds, image_size=image_size, frames=frames)
     return Clip(
         id=f"builtin/{split}/{index:05d}-{INSTRUMENTS[label]}",
         waveform=synthesize(phrase, player),
@@ -62,3 +54,33 @@ def make_clip(split: str, index: int, *, seed: int = 0, seconds: float = 10.0, i
         labels=(label,),
         frame_times=even_times(frames, seconds),
     )
+
+
+def instrument_outlines(
+    split: str, index: int, *, seed: int = 0, seconds: float = 10.0, image_size: int = 224, frames: int = FRAMES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes where the audio is to be seen in the frames of make_clip with the same arguments: bool[F, image_size, image_size] twice.
+
+    The first is the instrument, without its player's hands and head, sticks, blur and acoustic waves. The second are the other signs of the
+    audio: the window with its weather, the metronome, and the level meter.
+
+    Raises:
+      ValueError: as make_clip.
+    """
+    phrase, _, painter = _planned(split, index, seed=seed, seconds=seconds, image_size=image_size, frames=frames)
+    return outlines(phrase, image_size, painter, frames)
+
+
+def _planned(
+    split: str, index: int, *, seed: int, seconds: float, image_size: int, frames: int
+) -> tuple[Phrase, np.random.Generator, np.random.Generator]:
+    """Plans a clip's phrase, and returns the random streams of its audio and of its images; raises ValueError as make_clip."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+    limits = {"index": (index, 0), "seed": (seed, 0), "seconds": (seconds, 0.1), "image_size": (image_size, 16), "frames": (frames, 1)}
+    for name, (value, least) in limits.items():
+        if not value >= least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    streams = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)).spawn(3)
+    planner, player, painter = (np.random.default_rng(stream) for stream in streams)
+    return plan(INSTRUMENTS[index % len(INSTRUMENTS)], seconds, planner), player, painter

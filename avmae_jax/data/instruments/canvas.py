@@ -18,6 +18,7 @@ Colour = tuple[int, int, int]
 Fill = Colour | tuple[int, int, int, int]  # with an alpha in [0, 255] where it lets the background through
 
 INK: Colour = (24, 20, 24)
+_WHITE: Colour = (255, 255, 255)
 GHOST = 120  # alpha of a pale copy
 _CIRCLE = [(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 28, endpoint=False)]
 
@@ -174,6 +175,32 @@ class Canvas:
             arc = [(source[0] + radius * u * math.cos(middle + a), source[1] + radius * u * math.sin(middle + a)) for a in _ARC]
             self.line(arc, INK, 2 * width)
             self.line(arc, (255, 255, 235), width)
+
+
+class Outline(Canvas):
+    """Draws an instrument alone, without its player, sticks and acoustic waves, in white: where it is."""
+
+    def polygon(self, points: Iterable[Point], fill: Fill, edge: Fill | None = None) -> None:
+        """Fills a polygon and its edge; what lets the background through is a blur, which isn't where the instrument is."""
+        if len(fill) == 3:
+            self.draw.polygon(self.pixels(points), _WHITE, _WHITE)
+
+    def line(self, points: Iterable[Point], fill: Fill, width: float) -> None:
+        """Draws a line of a width in instrument units."""
+        if len(fill) == 3:
+            self.draw.line(self.pixels(points), _WHITE, self.width(width), joint="curve")
+
+    def hand(self, centre: Point, arm: float, alpha: int = 255) -> None:
+        """Draws nothing: a hand is the player's."""
+
+    def head(self, mouth: Point, moment: Moment) -> None:
+        """Draws nothing: a head is the player's."""
+
+    def strike(self, target: Point, moment: Moment, arm: float, head: float, colour: Colour, length: float = 0.62) -> None:
+        """Draws nothing: a stick is the player's."""
+
+    def waves(self, source: Point, direction: float, loudness: float) -> None:
+        """Draws nothing."""
 
 
 _ARC = [float(a) for a in np.linspace(-0.75, 0.75, 9)]

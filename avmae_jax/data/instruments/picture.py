@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from avmae_jax.data.instruments import strings, struck, winds
-from avmae_jax.data.instruments.canvas import Canvas, Colour, Look, Point, Pose, blend
+from avmae_jax.data.instruments.canvas import Canvas, Colour, Look, Outline, Point, Pose, blend
 from avmae_jax.data.instruments.phrase import Moment, Phrase
 from avmae_jax.data.instruments.room import any_colour, build_room, draw_props, draw_window
 
@@ -82,6 +83,34 @@ def film(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAM
         image.reduce(2).save(data, "JPEG", quality=92)
         drawn.append(data.getvalue())
     return tuple(drawn)
+
+
+def outlines(phrase: Phrase, size: int, rng: np.random.Generator, frames: int = FRAMES) -> tuple[np.ndarray, np.ndarray]:
+    """Computes where the instrument is in the frames that `film` draws of the same arguments, and where signs are that show the audio too.
+
+    Returns:
+      bool[F, size, size] twice, True where more than half of a pixel belongs to them: the instrument without its player; and the window
+      with its weather, the metronome and the level meter, which stand before it.
+    """
+    drawing, double = DRAWINGS[phrase.instrument], 2 * size
+    room = build_room(double, phrase.traits.hall, phrase.traits.rain, rng)
+    look = _look(phrase, rng)
+    pose = _pose(phrase, double, math.radians(drawing.turn), rng)
+    still = Image.new("RGB", (double, double))
+    drawing.body(Outline(still, pose, look))
+    instrument, signs = np.zeros((2, frames, size, size), bool)
+    for number in range(frames):
+        image, moment = still.copy(), phrase.at(number / frames * phrase.seconds)
+        drawing.play(Outline(image, pose, look), moment)
+        instrument[number] = np.asarray(image.reduce(2))[..., 0] > 127
+        drawn = []
+        for ground in ("black", "white"):  # what is drawn is the same on both
+            image = Image.new("RGB", (double, double), ground)
+            draw_window(image, room, number / frames)
+            draw_props(image, room, moment)
+            drawn.append(np.asarray(image.reduce(2), int))
+        signs[number] = np.abs(drawn[0] - drawn[1]).max(axis=-1) < 128
+    return instrument & ~signs, signs
 
 
 def _look(phrase: Phrase, rng: np.random.Generator) -> Look:

@@ -48,7 +48,7 @@ def stored_features(path: Path, compute: TokenFeatures, source: ClipSource, edit
     if (found := _read(path, note)) is not None:
         logging.info("the features are those of %s", path)
         return found
-    found = _computed(compute, source, on_progress)
+    found = computed_features(compute, source, on_progress)
     arrays = {"note": np.array(json.dumps(note)), "targets": found.targets, **found.features}
     arrays |= {"id": np.array([name.encode() for name in found.ids]), "video": np.array([name.encode() for name in found.videos])}
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -86,7 +86,8 @@ def _read(path: Path, note: Mapping[str, Any]) -> Labelled | None:
         return None
 
 
-def _computed(compute: TokenFeatures, source: ClipSource, on_progress: OnProgress) -> Labelled:
+def computed_features(compute: TokenFeatures, source: ClipSource, on_progress: OnProgress) -> Labelled:
+    """Computes the features of all clips of a source."""
     rows: dict[str, Row] = {}
     for number, (clip, arrays) in enumerate(compute(source), start=1):
         if number == 1:

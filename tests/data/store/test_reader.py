@@ -10,7 +10,8 @@ import pytest
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.store.job import Job
 from avmae_jax.data.store.plan import DatasetSpec
-from avmae_jax.data.store.reader import PreparedSource, Tolerant, clips_by_id, damaged_shards, ids_of, labels_of, number_of, open_splits
+from avmae_jax.data.store.reader import PreparedSource, clips_by_id, damaged_shards, ids_of, labels_of, open_splits
+from avmae_jax.data.store.tolerant import Tolerant, number_of
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import CorruptRecordError, DatasetError
 from tests.support import Clips

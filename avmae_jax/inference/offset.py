@@ -1,0 +1,154 @@
+"""Finds by how many seconds the audio and the images of a medium are apart, from the products of all images with all windows of audio.
+
+If the audio comes later than the image, the products are greatest off the diagonal, where the window lies later than the image. What all
+moments of the medium have in common adds the same to every lag, so the mean of the vectors around each moment is removed first; in a short
+medium this removes the means of the rows and columns of the matrix. The score of a lag is the correlation of images and windows at this lag
+times the fourth root of the number of moments and of the number of pairs: about by how many standard deviations it would be off 0 if there
+were nothing, and moments were independent of each other.
+
+Most of what distinguishes clips doesn't change within one. A calibration, fitted to clips of a model's training set whose answer is known
+(evals/offset_fitting.py), has the directions of the vectors that move together in audio and image, and says how certain a score is. Without
+one the vectors are compared as they are. Where the medium doesn't change, is silent, or has audio and images that have nothing to do with
+each other, no lag stands out, and the answer is that one can't tell.
+
+Axis letters: n moments, D width, V directions, K lags.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+LONGEST = 3.5  # seconds that audio and image may be apart, unless asked for
+NEAR = 0.5  # seconds to which an answer must be right for the certainty
+_CONTEXT = 10.0  # seconds before and after a moment whose mean is removed; short enough to remove a slow crescendo
+_STILL = 0.01  # root mean square of how far vectors of length 1 move along time; below it nothing changes
+_LEAST_PAIRS = 8  # of a lag
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Says what to compare of the vectors of one model, and how certain a score is."""
+
+    audio: np.ndarray | None = None  # float32[D, V]; None: the vectors as they are
+    image: np.ndarray | None = None  # float32[D, V]
+    slope: float = 1.0
+    middle: float = 5.0  # score at which the probability that a lag is right to NEAR is a half
+    threshold: float = 0.5  # probability below which one can't tell
+
+    def certainty(self, score: float) -> float:
+        """Returns the estimated probability that the lag with the greatest score, which is this, is right to NEAR."""
+        return 1 / (1 + math.exp(min(700.0, -self.slope * (score - self.middle))))
+
+    @property
+    def fitted(self) -> bool:
+        """Returns whether it was fitted to the model."""
+        return self.audio is not None
+
+
+UNCALIBRATED = Calibration()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Offset:
+    """Says by how many seconds audio and image are apart. Positive: the audio comes later than the image."""
+
+    seconds: float | None  # None: can't tell
+    certainty: float  # estimated probability that `likeliest` is right to NEAR
+    likeliest: float | None  # seconds, however uncertain; None: nothing changes along time, or the medium is too short
+    lags: np.ndarray  # float64[K], s
+    scores: np.ndarray  # float64[K]
+
+    @property
+    def words(self) -> str:
+        """Says it in a sentence."""
+        if self.seconds is None:
+            return "can't tell by how much audio and image are apart"
+        later, earlier = ("audio", "image") if self.seconds > 0 else ("image", "audio")
+        return f"the {later} comes {abs(self.seconds):.2f} s later than the {earlier} (certainty {self.certainty:.0%})"
+
+
+NOTHING = Offset(None, 0.0, None, np.zeros(0), np.zeros(0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Track:
+    """Holds the vectors of a medium's images, or of its windows of audio, in order of time."""
+
+    times: np.ndarray  # float64[n], s
+    vectors: np.ndarray  # float32[n, D]
+
+    @classmethod
+    def moving(cls, times: np.ndarray, vectors: np.ndarray) -> "Track":
+        """Takes what differs from the mean around each time; of windows that are the same, because they were moved inside, one."""
+        times, first = np.unique(times, return_index=True)
+        vectors = vectors[first]
+        sums = np.concatenate([np.zeros((1, vectors.shape[1])), np.cumsum(vectors, axis=0, dtype=np.float64)])
+        begin, end = np.searchsorted(times, times - _CONTEXT, "left"), np.searchsorted(times, times + _CONTEXT, "right")
+        return cls(times, (vectors - (sums[end] - sums[begin]) / (end - begin)[:, None]).astype(np.float32))
+
+    def along(self, directions: np.ndarray | None) -> "Track":
+        """Projects the vectors on some directions, float32[D, V]."""
+        return self if directions is None else Track(self.times, self.vectors @ directions)
+
+    @property
+    def spread(self) -> float:
+        """Computes the root mean square of the vectors' lengths."""
+        return float(np.sqrt(np.square(self.vectors).sum(axis=1).mean()))
+
+
+def find_offset(image: Track, audio: Track, calibration: Calibration = UNCALIBRATED, longest: float = LONGEST) -> Offset:
+    """Finds the lag between images and windows of audio at which they match best.
+
+    Args:
+      image: of Track.moving, with the times at which the images are shown.
+      audio: of Track.moving, with the middles of the windows.
+      calibration: of the model.
+      longest: s, the longest lag that is tried; half of the medium is tried at most.
+
+    Raises:
+      ValueError: if `longest` isn't positive.
+    """
+    if not longest > 0:
+        raise ValueError(f"the longest offset is {longest}; give the seconds that audio and image may be apart, above 0")
+    if min(len(image.times), len(audio.times)) < 2 * _LEAST_PAIRS or min(image.spread, audio.spread) < _STILL:
+        return NOTHING
+    image, audio = image.along(calibration.image), audio.along(calibration.audio)
+    lags, means, counts = _by_lag(image, audio, longest)
+    there = counts >= _LEAST_PAIRS
+    if there.sum() < _LEAST_PAIRS or not image.spread * audio.spread:
+        return NOTHING
+    lags, scores = lags[there], (means * (counts * len(image.times)) ** 0.25)[there] / (image.spread * audio.spread)
+    best = int(np.argmax(scores))
+    if best in (0, len(scores) - 1):  # the true lag may lie beyond those that are tried
+        return Offset(None, 0.0, float(lags[best]), lags, scores)
+    likeliest = float(lags[best] + _summit(scores[best - 1 : best + 2]) * (lags[best + 1] - lags[best - 1]) / 2)
+    sure = calibration.certainty(float(scores[best]))
+    return Offset(likeliest if sure >= calibration.threshold else None, sure, likeliest, lags, scores)
+
+
+def _by_lag(image: Track, audio: Track, longest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes the lags in steps of the moments, float64[K], and the mean of the products and the number of pairs at each of them.
+
+    Only products of pairs at these lags are computed, so that a long medium needs no more memory than its vectors.
+    """
+    step = float(np.median(np.diff(image.times)))
+    reach = int(min(longest, (image.times[-1] - image.times[0]) / 2) / step + 0.5)
+    sums, counts = np.zeros(2 * reach + 1), np.zeros(2 * reach + 1)
+    first = np.searchsorted(audio.times, image.times - (reach + 0.5) * step)
+    last = np.searchsorted(audio.times, image.times + (reach + 0.5) * step)
+    for number in range(int((last - first).max(initial=0))):
+        there = np.flatnonzero(first + number < last)
+        window = first[there] + number
+        lag = np.rint((audio.times[window] - image.times[there]) / step).astype(int) + reach
+        there, window, lag = (values[(lag >= 0) & (lag <= 2 * reach)] for values in (there, window, lag))
+        np.add.at(sums, lag, np.einsum("nd,nd->n", image.vectors[there], audio.vectors[window], dtype=np.float64))
+        np.add.at(counts, lag, 1)
+    return (np.arange(2 * reach + 1) - reach) * step, sums / np.maximum(counts, 1), counts
+
+
+def _summit(three: np.ndarray) -> float:
+    """Returns where a parabola through three equidistant values, of which the middle one is the greatest, has its summit: in [-.5, .5]."""
+    before, middle, after = three
+    bend = before - 2 * middle + after
+    return float(0.5 * (before - after) / bend) if bend < 0 else 0.0
