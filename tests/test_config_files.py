@@ -16,6 +16,7 @@ DEMANDING = {
     "finetune_audioset20k": ("data.path", "init_from"),
     "finetune_audioset2m": ("data.path", "init_from"),
     "finetune_pretrained": ("init_from",),
+    "finetune_sync": ("data.path", "init_from"),
     "finetune_vggsound": ("data.path", "init_from"),
     "scale_plus": ("data.path",),
     "scale_plus_plus": ("data.path",),

@@ -89,6 +89,22 @@ def images_at(clip: Clip, model: ModelConfig, start: int, times: np.ndarray) -> 
     return found.take(np.abs(found.times[None] - times[:, None]).argmin(axis=1))
 
 
+def when_shown(clip: Clip, count: int, seconds: float) -> Clip:
+    """Gives the images of a slow film, some of which were taken twice, the moments for which they were taken.
+
+    Args:
+      clip: of a medium that was just decoded: `count` images, evenly over so many seconds, or fewer where it ends earlier. One image alone,
+        or one that is shown all the time, belongs to all of the audio.
+      count: F.
+      seconds: length of the clip that they were taken from.
+    """
+    different = len(set(clip.frame_times))
+    if different == 1:
+        audible = min(seconds, len(clip.waveform) / SAMPLE_RATE or seconds)
+        return clip._replace(frames=clip.frames[:1] * count, frame_times=even_times(count, audible))
+    return clip if different == len(clip.frames) else clip._replace(frame_times=even_times(count, seconds)[: len(clip.frames)])
+
+
 def _spread(there: int, count: int) -> np.ndarray:
     """Returns int[count], places among `there`, evenly from the first one on; of one place the middle one."""
     return np.array([there // 2]) if count == 1 else np.arange(count) * there // count

@@ -59,7 +59,8 @@ class TokenFeatures:
           ValueError: for another kind of model.
         """
         require_vectors(trained)
-        self.trained, self.given, self._size = trained, given, batch_size
+        self.trained, self._size = trained, batch_size
+        self.given: Modality = given
         self.settings: dict[str, str | bool] = {"layer": layer, "given": given, "tokens": tokens}
         config, pairs = trained.config, trained.spec.pairs
 

@@ -22,7 +22,7 @@ from absl import logging
 from PIL import Image
 
 from avmae_jax.config import Config, Fill, Frames, Modality
-from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
+from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.audio import as_int16, first_sounding
 from avmae_jax.data.decode.clock import JITTER
 from avmae_jax.data.decode.form import ClipForm, Span, clip_seconds
@@ -31,6 +31,7 @@ from avmae_jax.data.decode.media import IMAGE_SUFFIXES
 from avmae_jax.data.decode.one_clip import decode_clip
 from avmae_jax.data.example import example
 from avmae_jax.data.fbank import SHIFT, WINDOW, num_samples
+from avmae_jax.data.pairs import when_shown
 from avmae_jax.data.rows import paired_row
 from avmae_jax.errors import ClipError
 from avmae_jax.files import as_text
@@ -197,10 +198,7 @@ def _made(clip: Clip, config: Config, frames: Frames, fill: Fill) -> list[dict[s
     samples = num_samples(model.spectrogram_frames)
     if kind_of(model).pairs:
         count = images_of(config)
-        if len(clip.frames) == 1:  # a still belongs to all of the audio
-            times = even_times(count, min(len(clip.waveform), samples) / SAMPLE_RATE)
-            clip = clip._replace(frames=clip.frames * count, frame_times=times)
-        return [paired_row(clip, model, clip.modality, 0, count, fill=fill)]
+        return [paired_row(when_shown(clip, count, window_seconds(config)), model, clip.modality, 0, count, fill=fill)]
     one = 0 if frames == "first" else clip.middle
     shots = range(len(clip.frames)) if frames == "all" and clip.frames else [one]
     return [example(clip, shot, samples=samples, image_size=model.image_size, needs=clip.modality, fill=fill) for shot in shots]

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from avmae_jax.inference.embed import DatasetEmbedder
 from avmae_jax.inference.token_features import TokenFeatures
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.models.mae import MAE
+from avmae_jax.models.sync import Sync
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
@@ -129,3 +131,17 @@ def test_the_attentive_probe_finds_the_one_token_that_counts(exclusive: bool) ->
     same = attentive(padded[:60], targets[:60], padded[60:], decay=0.1, exclusive=exclusive, seed=0)
     np.testing.assert_allclose(same, found, rtol=0, atol=1e-3)
     assert jax.numpy.isfinite(found).all()
+
+
+@pytest.mark.parametrize("layer", ["joint", "separate"])
+def test_features_of_pairs_are_those_of_all_their_tokens(layer: Any) -> None:
+    model = dataclasses.replace(SMALL, kind="sync", class_token=True, registers=2, audio_frames=16, clip_frames=24)
+    trained = Trained("model", Sync(model, rngs=nnx.Rngs(0)), Config(model=model), 0, ())
+    rows = list(TokenFeatures(trained, layer, "both", tokens=True, batch_size=3)(Lengths(4)))
+    pairs, (audio, image) = len(Clips(1)[0].frames), (rows * columns for rows, columns in map(model.grid, ("audio", "image")))
+    for row in rows:
+        windows = 1 if row.clip.id != "clip1" else len(row.arrays["audio.tokens"]) // (pairs * audio)
+        assert row.arrays["audio.tokens"].shape == (windows * pairs * audio, 16)
+        assert len(row.arrays["both.tokens"]) == windows * pairs * (audio + image)
+        mean = row.arrays["audio.tokens"].astype(np.float32).mean(axis=0)
+        np.testing.assert_allclose(row.arrays["audio.whole.mean"], mean, atol=5e-3)

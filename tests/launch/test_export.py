@@ -11,7 +11,7 @@ pytest.importorskip("onnx")
 
 from avmae_jax.weights.io import write
 from launch import export
-from tests.inference.tiny_models import NAMES, SMALL, weights
+from tests.inference.tiny_models import NAMES, SMALL, SYNC, weights
 from tests.support import completed, made
 
 
@@ -21,6 +21,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(weights(4, loss="ce", label_names=NAMES, mode="audioonly"), root / "run.safetensors")
     write(weights(0), root / "pre.safetensors")
     write(made(SMALL.__class__(**{**vars(SMALL), "kind": "mae", "modality": "image"})), root / "mae.safetensors")
+    write(weights(0, config=SYNC), root / "sync.safetensors")
     return root
 
 
@@ -42,6 +43,7 @@ def test_a_classifier_becomes_a_folder_that_names_its_classes(models: Path, tmp_
     [
         ("pre.safetensors", ["--what=classify"], "pre.safetensors.* cavmae.*--what=embed"),
         ("mae.safetensors", [], "mae.safetensors.* mae.*vectors"),
+        ("sync.safetensors", [], "sync.safetensors.* Sync.* can't be exported; .*give a CAV-MAE"),
         ("nowhere", [], "nowhere"),
     ],
 )

@@ -207,4 +207,9 @@ def test_the_advised_recipe_is_the_nearest_one() -> None:
     assert command[3:] == ["--config", "finetune_pretrained", "--config.init_from=cav-mae.pth", workdir]
     small = config_files.shipped("pretrain_instruments").model
     assert shlex.split(model_flags.finetune_command("w.pth", small))[4] == "finetune_instruments"
+    of_pairs = shlex.split(model_flags.finetune_command("sync.pth", config_files.shipped("sync").model))
+    assert of_pairs[4:] == [
+        *("finetune_sync", "--config.init_from=sync.pth", "--config.train.workdir=sync.pth_finetuned", "--config.data.path=prepared")
+    ]
+    require_used("finetune", of_pairs[3:])
     require_used("finetune", command[3:])

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from avmae_jax.config import Config, DataConfig
+from avmae_jax.config import Config, DataConfig, ModelConfig
 from avmae_jax.data.statistics import STATISTICS
 from avmae_jax.data.store.plan import SUMMARY
 from avmae_jax.errors import DatasetError
-from avmae_jax.train.audio_settings import settle_audio
+from avmae_jax.train.audio_settings import settle_audio, settle_frames
 from avmae_jax.weights.notes import notes_of
+from tests.support import Clips
 
 MEASURED = {"audio_mean": -6.5, "audio_std": 3.5}
 
@@ -100,3 +101,20 @@ def test_channels_are_those_of_the_data_set(tmp_path: Path, plan: dict[str, Any]
     other = Config(data=DataConfig(source="prepared", path=str(tmp_path), channels={"mean": "first", "first": "mean"}[channels]))
     with pytest.raises(DatasetError, match=rf"data\.channels.*--channels={channels}"):
         settle_audio(other, None)
+
+
+def test_the_frames_of_pairs_are_noted_as_those_of_the_training_clips() -> None:
+    clips, model = Clips(2), ModelConfig(kind="sync")
+    config = Config(model=model)
+    settle_frames(config, clips, None)
+    assert config.data.frames == len(clips[0].frames) == notes_of(config, ()).frames
+    for given, checkpoint, frames in (
+        (2, None, 2),
+        (0, {"config": {"data": {"frames": 0}}}, 0),
+    ):  # the last is a run of before it was noted
+        config = Config(model=model, data=DataConfig(frames=given))
+        settle_frames(config, clips, checkpoint)
+        assert config.data.frames == frames
+    config = Config()
+    settle_frames(config, clips, None)
+    assert config.data.frames == 0
