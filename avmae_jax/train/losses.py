@@ -153,7 +153,7 @@ def pretraining_losses(out: Any, inputs: Inputs, config: LossConfig, *, patch: i
 def pretraining_weights(config: LossConfig) -> dict[str, float]:
     """Returns the weight of each pretraining loss in the total."""
     weights = {"mae_audio": config.mae_weight, "mae_image": config.mae_weight, "nce": config.contrast_weight}
-    return weights | {"distill": config.distill_weight}
+    return weights | ({"distill": config.distill_weight} if config.distill_weight else {})
 
 
 def weighted_sum(losses: Mapping[str, Float[Array, ""]], weights: Mapping[str, float]) -> Float32[Array, ""]:
