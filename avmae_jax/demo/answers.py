@@ -22,7 +22,7 @@ from avmae_jax.errors import ClipError
 from avmae_jax.files import OnProgress
 from avmae_jax.inference.along_time import MATCH, AlongTime, Course
 from avmae_jax.inference.explain import Explainer
-from avmae_jax.inference.inpaint import Inpainter
+from avmae_jax.inference.inpaint import Inpainter, Waveforms
 from avmae_jax.inference.panels import Panels
 from avmae_jax.inference.windows import decode_beginning, of_file, window_seconds
 from avmae_jax.models.modes import Mode
@@ -90,8 +90,7 @@ class Reconstruction:
     panels: dict[str, Panels]
     seconds: float
     norm_pix: bool
-    original: np.ndarray | None  # float64[S], audio through Griffin-Lim ...
-    reconstructed: np.ndarray | None  # ... before and after
+    sounds: Waveforms | None  # of a model of audio
 
 
 class Answerer:
@@ -172,13 +171,11 @@ class Answerer:
         clip: Clip = decode_beginning(media.path, self.trained.config, self._inpainter.needs)
         with self.device:
             found = self._inpainter(clip, _SEED)
-        waveforms = self._inpainter.waveforms(found)
         return Reconstruction(
             found.panels,
             self.trained.config.model.audio_frames * SHIFT / SAMPLE_RATE,
             self._inpainter.config.loss.norm_pix,
-            waveforms.original if waveforms else None,
-            waveforms.reconstructed if waveforms else None,
+            self._inpainter.waveforms(found),
         )
 
     def _strongest(self, answer: Answer) -> tuple[float, int | None, Mode | None] | None:

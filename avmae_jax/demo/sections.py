@@ -130,11 +130,10 @@ def reconstruction(found: Reconstruction) -> str:
             for stage, name in zip(stages, names, strict=True)
         )
         parts += f"<h3>Sound</h3>{shown}"
-    if found.original is not None and found.reconstructed is not None:
-        parts += (
-            f'<div class="av-sounds"><p>Original {html.sound(found.original, "Original sound, made from its spectrogram")}</p>'
-            f"<p>Reconstructed {html.sound(found.reconstructed, 'Sound that the model reconstructed')}</p></div>"
-        )
+    if found.sounds is not None:
+        stages = (("Original", found.sounds.original), ("Given", found.sounds.masked), ("Reconstructed", found.sounds.reconstructed))
+        players = "".join(f"<p>{name} {html.sound(wave, f'{name} sound, made from its spectrogram')}</p>" for name, wave in stages)
+        parts += f'<div class="av-sounds">{players}</div>'
     shares = " and ".join(
         f"{float(np.mean(panel.hidden)):.0%} of the {'sound' if name == 'audio' else 'picture'}".replace("%", " %")
         for name, panel in sorted(found.panels.items())
