@@ -1,4 +1,4 @@
-"""Compares CAV-MAE, CAV-MAE Sync and what can be added to it: the same clips, the same seconds of training, several seeds.
+"""Compares CAV-MAE, CAV-MAE Sync and what can be added to it, with the same clips and seconds of training.
 
     python -m launch.ablation OUT [--seconds=240] [--seeds=3] [--config=configs/sync_tiny.py]
 

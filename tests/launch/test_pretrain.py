@@ -180,7 +180,7 @@ def test_every_recipe_has_losses_of_its_own_sizes(name: str, tmp_path: Path) -> 
     model = nnx.eval_shape(lambda: registry.build(config.model, len(task.label_names), rngs=nnx.Rngs(0)))
     graph, params, frozen = nnx.split(model, task.trainable(), ...)
     weights = np.ones(len(clips)) if config.augment.balanced else None
-    options = TrainOptions(config.augment, len(task.label_names), weights, task.needs)
+    options = TrainOptions(config.augment, len(task.label_names), weights, task.needs, task.pairs)
     with closing(TrainBatches(clips, config.model, config.data, 2, config.train.seed, options)) as batches:
         batch = {field: jnp.asarray(value) for field, value in next(batches).items() if field != "id"}
     total, metrics = jax.eval_shape(

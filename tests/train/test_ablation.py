@@ -80,7 +80,7 @@ def test_a_slower_row_gets_fewer_steps_and_nothing_is_measured_twice(measured: l
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unpolished")
+@pytest.mark.usefixtures("unpolished", "optax_promotion")
 def test_rows_are_really_trained_and_measured(tmp_path: Path) -> None:
     config = apply(shipped("sync_tiny"), TINY | {"model.audio_frames": 32, "model.clip_frames": 64, "data.builtin_train": 28})
     rows = ["CAV-MAE", "+ distillation"]

@@ -202,6 +202,7 @@ def test_the_recipes_weights_are_the_defaults() -> None:
         "bidirectional": False,
         "norm_pix": True,
         "global_local": False,
+        "clip_negatives": False,
         "contrast_pass": False,
         "contrast_order": "random",
         "distill_weight": 0.0,
