@@ -11,12 +11,9 @@ from PIL import Image
 from avmae_jax.config import Config
 from avmae_jax.config_files import shipped
 from avmae_jax.errors import AvmaeError, ConfigError
-from avmae_jax.evals.baselines.classifiers import LOGISTIC
-from avmae_jax.evals.baselines.cross_validation import Family
 from avmae_jax.settings import flatten_fields
 from avmae_jax.train import ablation
 from avmae_jax.train.ablation import FIGURES, ROWS, Ablation, ablate, config_of, table_of
-from tests.support import TINY, apply
 
 NAMES = [row.name for row in ROWS]
 
@@ -79,21 +76,3 @@ def test_a_slower_row_gets_fewer_steps_and_nothing_is_measured_twice(measured: l
         assert picture.format == "PNG"
     with pytest.raises(AvmaeError, match="another recipe"):
         ablate(Ablation(config, NAMES[:2], 7.0, 1, tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("unpolished", "optax_promotion")
-def test_a_row_is_really_trained_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sklearn")
-    for name, few in (("_TIMED", 2), ("_FIRST", 1), ("_TURNS", 1)):
-        monkeypatch.setattr(ablation, name, few)
-    quick = Family(LOGISTIC.name, LOGISTIC.settings[5:6], LOGISTIC.predict)
-    monkeypatch.setattr("avmae_jax.evals.baselines.probe.PROBES", {"linear": quick})
-    config = apply(shipped("sync_tiny"), TINY | {"model.audio_frames": 32, "model.clip_frames": 64, "data.builtin_train": 28})
-    rows = ["+ distillation"]
-    content = ablate(Ablation(config, rows, 0.01, 1, tmp_path))
-    assert content is not None
-    assert [(cell["row"], cell["steps"] > 0) for cell in content["cells"]] == [(row, True) for row in rows]
-    for cell in content["cells"]:
-        assert all(0 <= cell[figure] <= 1 for figure in FIGURES if figure != "reconstruction")
-    assert not list((tmp_path / "cells").iterdir())
