@@ -145,7 +145,9 @@ def ablate(wanted: Ablation, *, reporter: Reporter | None = None) -> dict[str, A
         settings = json.loads(json.dumps({"config": dataclasses.asdict(wanted.config), "seconds": wanted.seconds}))
         content = _known(file, settings)
         lacking = [name for name in configs if name not in content["steps"]]
-        content["steps"] |= {name: max(1, round(wanted.seconds / s)) for name, s in _step_seconds(configs, lacking, wanted.out).items()}
+        if (speeds := _step_seconds(configs, lacking, wanted.out)) is None:
+            return None
+        content["steps"] |= {name: max(1, round(wanted.seconds / seconds)) for name, seconds in speeds.items()}
         write_json(file, content)
         for seed in range(wanted.seeds):
             for name, config in configs.items():
@@ -199,15 +201,17 @@ class _Clock:
         """Does nothing."""
 
 
-def _step_seconds(configs: Mapping[str, Config], names: Sequence[str], out: Path) -> dict[str, float]:
-    """Measures how long a step of each row takes: the median over short trainings, in turns."""
+def _step_seconds(configs: Mapping[str, Config], names: Sequence[str], out: Path) -> dict[str, float] | None:
+    """Measures how long a step of each row takes: the median over short trainings, in turns; None if one was stopped."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(_TURNS):
         for name in names:
             clock, folder = _Clock(), out / "speed"
-            _train(configs[name], _FIRST + _TIMED, 0, folder, clock)
+            summary = _train(configs[name], _FIRST + _TIMED, 0, folder, clock)
+            shutil.rmtree(folder)  # a resumed one would begin with other steps
+            if summary is None:
+                return None
             seconds[name] += np.diff(clock.times)[_FIRST:].tolist()
-            shutil.rmtree(folder)
     found = {name: float(np.median(values)) for name, values in seconds.items()}
     for name, value in found.items():
         logging.info("a step of %s takes %.3f s", name, value)

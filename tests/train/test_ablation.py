@@ -76,3 +76,13 @@ def test_a_slower_row_gets_fewer_steps_and_nothing_is_measured_twice(measured: l
         assert picture.format == "PNG"
     with pytest.raises(AvmaeError, match="another recipe"):
         ablate(Ablation(config, NAMES[:2], 7.0, 1, tmp_path))
+
+
+def test_a_stop_while_speeds_are_measured_ends_it_without_a_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(config: Config, steps: int, seed: int, folder: Path, reporter: Any) -> None:
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(ablation, "_train", stopped)
+    assert ablate(Ablation(shipped("sync_tiny"), NAMES, 6.0, 1, tmp_path)) is None
+    assert not (tmp_path / "ablation.json").exists()
+    assert not (tmp_path / "speed").exists()
