@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from avmae_jax.inference.api import load as load_trained  # noqa: F401 - the same under its old name
     from avmae_jax.inference.api import predict as predict
     from avmae_jax.inference.embed import Embedding as Embedding
+    from avmae_jax.inference.file_match import FileMatch as FileMatch
     from avmae_jax.inference.predict import Prediction as Prediction
     from avmae_jax.models.ast import AST as AST
     from avmae_jax.models.cavmae import CAVMAE as CAVMAE
@@ -43,6 +44,7 @@ _HOME = {
     "Config": "config",
     "DatasetError": "errors",
     "Embedding": "inference.embed",
+    "FileMatch": "inference.file_match",
     "MAE": "models.mae",
     "Model": "inference.api",
     "ModelConfig": "config",

@@ -16,9 +16,13 @@ def get_config() -> Config:
     config.model.class_token = True
     config.model.registers = 4
     config.model.audio_frames = 96
+    config.model.audio_mask_ratio = 0.5
     config.model.clip_frames = 256
     config.optim.schedule = "cosine"
     config.optim.cosine_floor = 0.1
     config.optim.warmup_share = 0.1
     config.train.workdir = "runs/sync_tiny"
+    config.train.steps = 560
+    config.train.eval_every = 140
+    config.train.checkpoint_every = 140
     return config

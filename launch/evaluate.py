@@ -26,6 +26,7 @@ from typing import Any, cast, get_args
 from absl import app, flags
 
 from avmae_jax.config import Frames
+from avmae_jax.weights import places
 
 from .common import cli, kept_programs, model_flags, runtime, unused, views
 
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
     args, path = flags.FLAGS, argv[1]
     given = views.chosen("given", args.given, model_flags.GIVEN)
     frames = cast(list[Frames], views.chosen("frames", args.frames, get_args(Frames))) or ["middle"]
-    out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "evaluation")
+    out = Path(args.out).expanduser() if args.out else places.results_folder(path, "evaluation")
     runtime.start()
     kept_programs.cache_programs()
     from avmae_jax.evals.views import title_of

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from absl import app, flags
 
 from avmae_jax.files import write_json
+from avmae_jax.weights import places
 
 from .common import cli, kept_programs, labelled_data, model_flags, runtime
 
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError(f"give one RUN, a model; there are {len(argv) - 1}", exitcode=2)
     args, path = flags.FLAGS, argv[1]
-    out = Path(args.out).expanduser() if args.out else model_flags.results_folder(path, "probe")
+    out = Path(args.out).expanduser() if args.out else places.results_folder(path, "probe")
     runtime.start()
     kept_programs.cache_programs()
     from .common import baseline_tables

@@ -25,6 +25,7 @@ from absl import app, flags
 
 from avmae_jax.errors import ClipError
 from avmae_jax.files import printable
+from avmae_jax.weights import places
 
 from .common import cli, kept_programs, model_flags, runtime, unused
 from .common.screen import escape
@@ -46,7 +47,7 @@ def whole_set(model_path: str) -> None:
     trained = model_flags.load(model_path)
     if not args.out and model_flags.run_folder(model_path) is None:
         raise ValueError(f"{model_path} lies in no run; give --out, a folder for the results")
-    out = Path(args.out).expanduser() if args.out else model_flags.results_folder(model_path, "retrieval")
+    out = Path(args.out).expanduser() if args.out else places.results_folder(model_path, "retrieval")
     source = model_flags.open_clips(model_path, "both")
     embed = DatasetEmbedder(trained, MODALITIES, args.batch_size, args.frames)
     if embed.frames == "one":

@@ -22,6 +22,7 @@ from absl import app, flags
 
 from avmae_jax.config import Config
 from avmae_jax.errors import AvmaeError
+from avmae_jax.weights import places
 
 from .common import cli, hosts_flags, model_flags, runtime, unused, views
 
@@ -65,7 +66,7 @@ def wanted(run: str) -> Study:
         labels=labels,
         seeds=args.seeds,
         least_steps=args.least_steps,
-        out=Path(args.out).expanduser() if args.out else model_flags.results_folder(run, "study") / args.given,
+        out=Path(args.out).expanduser() if args.out else places.results_folder(run, "study") / args.given,
     )
 
 

@@ -4,8 +4,9 @@
 
 RUN is a run of launch.pretrain on the built-in set, whose generator knows both answers. New clips of it, --seconds long, get audio that is
 shifted by up to 3 s, or the audio of another clip. On clips of the training split the program fits which directions of the model's vectors
-tell moments apart, and how certain an offset is; on held-out clips it measures both. It writes sync_check.json and offset.npz into
-RUN/sync_check, where launch.predict --match_timeline finds the latter, or into --out. A second call replaces both.
+tell moments apart, and how certain an offset is; on held-out clips it measures both. It writes sync_check.json, offset.npz and match.png,
+a picture of one of these clips, into RUN/sync_check, where launch.predict --match_timeline, the page of launch.demo and launch.report find
+them, or into --out. A second call replaces all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+
+from avmae_jax.weights import places
 
 from .common import cli, kept_programs, model_flags, runtime
 
@@ -25,7 +28,8 @@ def main(argv: list[str]) -> None:
     args = flags.FLAGS
     runtime.start()
     kept_programs.cache_programs()
-    from avmae_jax.evals.sync_check import CALIBRATION, RESULT, Plan, check_sync_into
+    from avmae_jax.evals.sync_check import RESULT, Plan, check_sync_into
+    from avmae_jax.inference.offset_files import CALIBRATION, FOLDER
 
     from .common import match_report
 
@@ -35,7 +39,7 @@ def main(argv: list[str]) -> None:
         trained = model_flags.load(argv[1])
         if not args.out and model_flags.run_folder(argv[1]) is None:
             raise ValueError(f"{argv[1]} lies in no run; give --out, a folder for the results")
-        out = Path(args.out).expanduser() if args.out else model_flags.results_folder(argv[1], match_report.FOLDER)
+        out = Path(args.out).expanduser() if args.out else places.results_folder(argv[1], FOLDER)
         with runtime.progress_bar("checking") as on_progress:
             result = check_sync_into(out, trained, plan, on_progress)
         console.print(match_report.check_table(result))

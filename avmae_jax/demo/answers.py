@@ -22,6 +22,7 @@ from avmae_jax.errors import ClipError
 from avmae_jax.files import OnProgress
 from avmae_jax.inference.along_time import MATCH, AlongTime, Course
 from avmae_jax.inference.explain import Explainer
+from avmae_jax.inference.file_match import FileMatch, FileMatcher
 from avmae_jax.inference.inpaint import Inpainter, Waveforms
 from avmae_jax.inference.panels import Panels
 from avmae_jax.inference.windows import decode_beginning, of_file, window_seconds
@@ -29,6 +30,7 @@ from avmae_jax.models.modes import Mode
 from avmae_jax.weights.trained import Trained
 
 TOP = 5  # classes that are listed
+MATCHED = 60.0  # seconds of a film whose match is computed along time, which takes a pass of the model for each image
 GIVEN = ("audio", "image", "both")  # in the order of the page
 _SEED = 0  # of the patches that are hidden for a reconstruction
 
@@ -103,6 +105,8 @@ class Answerer:
         self._along = AlongTime(trained, self.device) if spec.modes or spec.vectors else None
         self._explainer = Explainer(trained, self._along.spans) if self._along and "explained" not in spec.lacks else None
         self._inpainter = Inpainter(trained) if spec.task == "pretraining" else None
+        comparable = spec.pairs and spec.vectors and (trained.tuned is None or trained.tuned.given == "both")
+        self._matcher = FileMatcher(trained, heat=True, device=self.device) if comparable else None
         self._index: Index | None = None
 
     def search_in(self, path: str, split: Split, on_progress: OnProgress) -> None:
@@ -159,6 +163,14 @@ class Answerer:
     def nearest(self, media: Media) -> list[Neighbours]:
         """Finds the clips of the index that are nearest to the beginning of a file; raises ClipError."""
         return self._index.nearest(media) if self._index else []
+
+    def match_along(self, media: Media) -> FileMatch | None:
+        """Finds the match along time of the first MATCHED seconds of a film; None for other files, and for models of whole clips.
+
+        Raises:
+          ClipError: if the film can't be compared with itself along time.
+        """
+        return self._matcher(media.path, most=MATCHED) if self._matcher and media.kind == "video" else None
 
     def reconstruction(self, media: Media) -> Reconstruction | None:
         """Hides parts of the file's beginning and fills them in; None for a classifier.

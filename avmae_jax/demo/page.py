@@ -15,8 +15,9 @@ from avmae_jax.demo.answers import Answer, Answerer
 from avmae_jax.demo.examples import Example
 from avmae_jax.demo.html import escape
 from avmae_jax.demo.limits import Media, clock, look_at, sentence
+from avmae_jax.demo.match_section import match_along_time
 from avmae_jax.demo.visitors import Replaced, Visitors
-from avmae_jax.errors import AvmaeError
+from avmae_jax.errors import AvmaeError, ClipError
 
 AT_ONCE = 2  # files that are worked on at the same time; others wait
 _TITLE = "What does it hear and see?"
@@ -129,7 +130,7 @@ def _answered(answerer: Answerer, path: str, go_on: Callable[[], None]) -> Itera
 def _explained(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> Iterator[Any]:
     yield sections.overview(answer), sections.three_ways(answer, answerer.ways), sections.waiting("Looking at it more closely ...")
     shown = ""
-    for step in (_pictures, _nearest, _filled):
+    for step in (_pictures, _matched, _nearest, _filled):
         shown += step(answerer, answer)
         go_on()
     yield gr.skip(), gr.skip(), shown
@@ -138,6 +139,14 @@ def _explained(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) ->
 def _pictures(answerer: Answerer, answer: Answer) -> str:
     found = answerer.pictures(answer)
     return sections.pictures(found) if found else ""
+
+
+def _matched(answerer: Answerer, answer: Answer) -> str:
+    try:
+        found = answerer.match_along(answer.media)
+    except ClipError:  # a film that shows one image alone, or is short; everything else is said of it
+        return ""
+    return match_along_time(found) if found else ""
 
 
 def _nearest(answerer: Answerer, answer: Answer) -> str:

@@ -75,11 +75,11 @@ def pictures(found: Pictures) -> str:
     parts, about = "", f" for {found.subject}" if found.subject else ""
     if found.image is not None:
         layers = frame_layers(found.image, found.heat.get("image"), limits.get("image", (0, 1)))
-        inside = _layers(layers, "The picture as the model sees it", about)
+        inside = layers_of(layers, "The picture as the model sees it", about)
         parts += f'<figure class="av-frame">{inside}<figcaption>Picture</figcaption></figure>'
     if found.spectrogram is not None:
         layers = spectrogram_layers(found.spectrogram, found.heat.get("audio"), limits.get("audio", (0, 1)))
-        inside = _layers(layers, "Spectrogram of the sound, low notes at the bottom", about)
+        inside = layers_of(layers, "Spectrogram of the sound, low notes at the bottom", about)
         parts += axes(inside, found.spectrogram.shape[0], found.start, found.spectrogram.shape[1] / 100, "Sound")
     switch = ""
     if found.heat:
@@ -164,7 +164,8 @@ def _card(found: Neighbour, queried: str) -> str:
     return f'<li>{inside}<p>{classes}<span class="av-soft">{found.score:.2f} {escape(found.id)}</span></p></li>'
 
 
-def _layers(layers: Layers, alt: str, about: str) -> str:
+def layers_of(layers: Layers, alt: str, about: str) -> str:
+    """Writes an image with its heat map, of which the switch `av-heat-on` shows one."""
     shown = html.image(png(layers.plain), alt, classes="av-plain")
     if layers.painted is not None:
         shown += html.image(png(layers.painted), f"{alt}, in grey, with the parts that speak{about} in colours", classes="av-heat")

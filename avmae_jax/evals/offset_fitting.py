@@ -7,21 +7,16 @@ Axis letters: n moments, D width, V directions.
 """
 
 import dataclasses
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from avmae_jax.errors import DatasetError
-from avmae_jax.files import replacing
 from avmae_jax.inference.offset import NEAR, Calibration, Offset, Track, find_offset
 
 DIRECTIONS = (2, 4, 8, 16, 32)  # numbers of them that are tried
 FALSE_ANSWERS = 0.1  # share of clips without an answer that may get one, at most
 _RIDGE = 0.5  # of the mean variance of a component
-_FIELDS = ("audio", "image", "weights", "threshold")
 
 
 class Trial(NamedTuple):
@@ -115,30 +110,3 @@ def _logistic(evidence: np.ndarray, right: np.ndarray) -> tuple[float, float, fl
         weights += np.linalg.solve(bend, gradient)
     constant, score, lead = weights.tolist()
     return constant, score, lead
-
-
-def write_calibration(path: Path, calibration: Calibration, fingerprint: str) -> None:
-    """Writes an .npz with a calibration and the fingerprint of its encoder; raises OSError."""
-    buffer = io.BytesIO()
-    arrays = {name: np.asarray(getattr(calibration, name)) for name in _FIELDS}
-    np.savez(buffer, fingerprint=np.array(fingerprint), **arrays)  # pyright: ignore[reportArgumentType] - arrays, whatever their names
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-
-
-def read_calibration(path: Path, fingerprint: str) -> Calibration:
-    """Reads what write_calibration wrote.
-
-    Raises:
-      DatasetError: if it can't be read, or belongs to another encoder.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in (*_FIELDS, "fingerprint")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DatasetError(f"{path} is no calibration of launch.sync_check: {error}; write it again, or remove it") from error
-    if str(found.pop("fingerprint")) != fingerprint:
-        raise DatasetError(f"{path} belongs to other weights; run launch.sync_check again, or remove it")
-    constant, score, lead = found["weights"].tolist()
-    maps = found["audio"].astype(np.float32), found["image"].astype(np.float32)
-    return Calibration(*maps, (constant, score, lead), float(found["threshold"]))

@@ -16,17 +16,19 @@ import numpy as np
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.store.reader import Split
-from avmae_jax.evals.offset_fitting import Trial, fit_calibration, fit_certainty, is_near, share_near, write_calibration
+from avmae_jax.evals.offset_fitting import Trial, fit_calibration, fit_certainty, is_near, share_near
 from avmae_jax.evals.pointing import heated_clips, pointing
 from avmae_jax.files import OnProgress, replacing
 from avmae_jax.inference.embed import fingerprint
-from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors
+from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, match_timeline
 from avmae_jax.inference.moments import Sizes, moments_of_clip
 from avmae_jax.inference.offset import LONGEST, NEAR, UNCALIBRATED, Calibration, find_offset
+from avmae_jax.inference.offset_files import CALIBRATION, write_calibration
+from avmae_jax.plots.match_matrix import draw_match_matrix
 from avmae_jax.weights.trained import Trained
 
 SHIFT = 3.0  # seconds by which audio is shifted at most, either way
-CALIBRATION, RESULT = "offset.npz", "sync_check.json"
+RESULT, PICTURE = "sync_check.json", "match.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,8 @@ def check_sync_into(
     """Fits the calibration of a model's offsets, measures it and where the audio is, and writes both into a folder.
 
     Args:
-      out: the folder; created if missing. CALIBRATION is what launch.predict --match_timeline reads, RESULT what is returned.
+      out: the folder; created if missing. CALIBRATION is what launch.predict --match_timeline reads, RESULT what is returned, PICTURE a
+        held-out clip as --match_pictures draws it.
       trained: a model with a match of audio and image. The size of the images and the seed of the clips are those of its built-in set.
       plan: what is measured.
       on_progress: is called with the number of clips done, 0, and the number of all.
@@ -84,7 +87,8 @@ def check_sync_into(
     tuning = trials_of(list(counted(shifted(embed, "train", range(half, plan.fit_clips), plan))))
     calibration = fit_calibration(moving, tuning)
     plain = fit_certainty(UNCALIBRATED, tuning)
-    held_out = trials_of(list(counted(shifted(embed, "test", range(plan.clips), plan))))
+    found = list(counted(shifted(embed, "test", range(plan.clips), plan)))
+    held_out = trials_of(found)
     place = pointing(counted(heated_clips(MomentEmbedder(trained, heat=True), plan.pointing_clips)))
     identity = fingerprint(trained)
     result = {
@@ -96,9 +100,16 @@ def check_sync_into(
         "place": place,
     }
     write_calibration(folder / CALIBRATION, calibration, identity)
+    _draw(folder / PICTURE, *found[0], calibration)
     with replacing(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _draw(path: Path, vectors: MomentVectors, shift: float, calibration: Calibration) -> None:
+    """Draws the match along time of a clip."""
+    title = f"A held-out clip whose audio was moved by {shift:+.2f} s"
+    draw_match_matrix(path, vectors, match_timeline(vectors), find_offset(*vectors.tracks, calibration=calibration), title=title)
 
 
 def shifted(

@@ -6,7 +6,7 @@ A loaded model is compiled once for each kind of request; later calls reuse it.
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ from flax import nnx
 
 from avmae_jax.config import Frames
 from avmae_jax.data.clip import SAMPLE_RATE
+from avmae_jax.errors import ClipError
 from avmae_jax.inference.embed import Embedder
+from avmae_jax.inference.file_match import FileMatcher
+from avmae_jax.inference.match_over_time import References
+from avmae_jax.inference.moments import RATE
+from avmae_jax.inference.offset import LONGEST
 from avmae_jax.inference.predict import Predictor, open_matcher
 from avmae_jax.inference.windows import Medium, of_file, of_parts
 from avmae_jax.trees import flatten
@@ -108,6 +113,45 @@ class Model(Trained):
         """
         embedder = _embedder(self)
         return _apply(lambda many: embedder(many, frames), media, audio, image, sample_rate)
+
+    def match_timeline(
+        self,
+        media: Media | Sequence[Media],
+        *,
+        rate: float = RATE,
+        longest_offset: float = LONGEST,
+        others: Mapping[str, np.ndarray] | None = None,
+        heat: bool = False,
+    ) -> Any:
+        """Finds how well audio and image of video files match in each second, and by how many seconds the two are apart.
+
+        Args:
+          media: path of a video, or a list of paths.
+          rate: images a second that are compared.
+          longest_offset: seconds by which audio and image may be apart.
+          others: vectors of other clips by the same model, "audio" and "image", [N, D] or of their pairs [N, F, D], among which each second
+            is ranked; None: it is ranked among other moments of the file alone.
+          heat: also compute where in each image the audio is, `vectors.heat`.
+
+        Returns:
+          A FileMatch, with the offset that launch.sync_check has calibrated if it was run; for a list of paths the matches in order, with
+          the error in place of that of a file that can't be used.
+
+        Raises:
+          ValueError: if the model's audio and images can't be compared, a number isn't as described, or `others` are too few.
+          ClipError: if a single file can't be read, lacks audio or images, or is too short.
+          DatasetError: if what launch.sync_check wrote can't be read, or belongs to other weights.
+        """
+        matcher = FileMatcher(self, references=None if others is None else References.of(others), heat=heat)
+        if isinstance(media, str | Path):
+            return matcher(media, rate=rate, longest=longest_offset)
+        found = []
+        for path in media:
+            try:
+                found.append(matcher(path, rate=rate, longest=longest_offset))
+            except ClipError as error:
+                found.append(error)
+        return found
 
     def save(self, path: str | Path) -> None:
         """Writes the model to a new .pth or .safetensors file, or without such a suffix to a folder of checkpoints.

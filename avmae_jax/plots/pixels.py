@@ -37,6 +37,12 @@ def spectrogram_layers(log_mel: np.ndarray, heat: np.ndarray | None, limits: tup
     return Layers(plain[::-1], None if heat is None else _bytes(painted(grey, heat, *limits))[::-1])
 
 
+def matrix_pixels(values: np.ndarray) -> np.ndarray:
+    """Colours the numbers of a matrix, float32[H, W], from its lowest to its highest one."""
+    low, high = float(values.min()), float(values.max())
+    return _bytes(colormaps[SPECTROGRAM_COLOURS]((values - low) / max(high - low, 1e-9))[..., :3])
+
+
 def heat_scale(steps: int = 9) -> list[str]:
     """Returns the colours of a heat map from its lowest to its highest value, on white, as "#rrggbb"."""
     row = painted(np.ones((1, steps, 3), np.float32), np.linspace(0, 1, steps, dtype=np.float32)[None], 0.0, 1.0)

@@ -18,6 +18,7 @@ from avmae_jax.plots.curves import best_of, curve_svg, series, shown_value
 from avmae_jax.report.classifier_sections import evaluation, worst_mistakes
 from avmae_jax.report.html import curve, folded, grid, missing, page, paragraph, preformatted, table, words
 from avmae_jax.report.listening_section import listening
+from avmae_jax.report.match_section import match_over_time
 from avmae_jax.report.pretraining_sections import last_reconstructions, retrieval, summarised_retrieval
 from avmae_jax.report.run_folder import RunFolder, group
 from avmae_jax.report.study_section import studies
@@ -58,6 +59,7 @@ def report(folder: Path) -> str:
         sections += [("Evaluation", evaluation(run)), ("Hardest mistakes", worst_mistakes(run))]
     else:
         sections += [("Retrieval", retrieval(run)), ("Reconstructions", last_reconstructions(run)), ("Listening", listening(run))]
+        sections += [("Match over time", match_over_time(run))] * run.is_of_pairs
     if studied := studies(run):
         sections.append(("How many labels", studied))
     sections.append(("Configuration", _configuration(run)))

@@ -11,6 +11,9 @@ from avmae_jax.checkpoint.manager import newest_meta, steps_of
 from avmae_jax.errors import DatasetError
 from avmae_jax.evals.baselines.baseline import read_baselines
 from avmae_jax.evals.listening import LISTENING as NOTE
+from avmae_jax.evals.sync_check import RESULT
+from avmae_jax.inference.offset_files import FOLDER
+from avmae_jax.models.registry import KINDS
 from avmae_jax.plots import curves
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.snapshots import MEANS
@@ -40,6 +43,7 @@ class RunFolder:
         self.recommended = next(means, folder)  # the weights that a classifier's user should take
         self.evaluation = self._read(self.recommended / EVALUATION / "evaluation.json")
         self.retrieval = self._read(folder / RETRIEVAL / "retrieval.json")
+        self.sync_check = self._read(folder / FOLDER / RESULT)
         self.listening = self._read(folder / LISTENING / NOTE)
         self.baselines = self._baselines()
         self.rows, self.damaged_lines = self._metrics(folder / METRICS_FILE)
@@ -51,6 +55,12 @@ class RunFolder:
     def command(self, program: str, *options: str) -> str:
         """Returns a command line of a program of launch/ on the recommended weights of this run."""
         return shlex.join(["python", "-m", f"launch.{program}", str(self.recommended), *options])
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Says whether the run's model compares images with the audio around them."""
+        kind = KINDS.get(str(self.config["model"].get("kind")))
+        return kind is not None and kind.pairs
 
     @property
     def holds_out_none(self) -> bool:

@@ -69,5 +69,13 @@ def name_of(path: str | Path) -> str:
     return Path(str(path).partition("@")[0] if is_id(path) else path).name
 
 
+def results_folder(path: str | Path, name: str) -> Path:
+    """Returns the folder for a program's results: `name` in a model's folder, FILE_`name` beside its file, else MODEL_`name` here."""
+    place = Path(path).expanduser()
+    if box.is_boxed(path) or is_id(path):
+        return Path(f"{name_of(path)}_{name}")
+    return place.with_name(f"{place.name}_{name}") if place.is_file() else place / name
+
+
 def _exists(path: str | Path) -> bool:
     return os.path.lexists(Path(path).expanduser())

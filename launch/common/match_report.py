@@ -7,13 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from avmae_jax.inference.match_over_time import MatchTimeline
-from avmae_jax.inference.offset import Offset
+from avmae_jax.inference.file_match import FileMatch
 
 from .predictions import harmless, written
 from .screen import escape
 
-FOLDER = "sync_check"  # of a run, with what launch.sync_check writes
 _DIGITS = 4
 _COLUMNS = ("second", "match", "moment_rank", "clip_rank")
 ABOUT = {
@@ -25,8 +23,9 @@ ABOUT = {
 }
 
 
-def record_of(timeline: MatchTimeline, offset: Offset, calibrated: bool) -> dict[str, Any]:
+def record_of(found: FileMatch) -> dict[str, Any]:
     """Returns the record of a file, for the table, JSON and CSV."""
+    timeline, offset = found.timeline, found.offset
     rows = [
         {"second": int(second)} | {name: _number(getattr(timeline, name)[place]) for name in _COLUMNS[1:]}
         for place, second in enumerate(timeline.seconds)
@@ -35,7 +34,7 @@ def record_of(timeline: MatchTimeline, offset: Offset, calibrated: bool) -> dict
         "offset": _number(offset.seconds),
         "certainty": _number(offset.certainty),
         "likeliest_offset": _number(offset.likeliest),
-        "calibrated": calibrated,
+        "calibrated": found.calibrated,
         "words": offset.words,
         "match_timeline": rows,
     }

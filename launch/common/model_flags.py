@@ -112,14 +112,6 @@ def data_name(model_path: str) -> str:
     return data.eval_path if data.source == "manifest" and flags.FLAGS.split == "test" else data.path
 
 
-def results_folder(model_path: str, name: str) -> Path:
-    """Returns the folder for a program's results: `name` in a model's folder, FILE_`name` beside its file, else MODEL_`name` here."""
-    path = Path(model_path).expanduser()
-    if box.is_boxed(model_path) or places.is_id(model_path):
-        return Path(f"{places.name_of(model_path)}_{name}")
-    return path.with_name(f"{path.name}_{name}") if path.is_file() else path / name
-
-
 def finetune_command(path: str, model: ModelConfig) -> str:
     """Returns a command that fine-tunes the model at a path, whose sizes are `model`, on the data of its run if it lies in one."""
     from avmae_jax.models.registry import kind_of

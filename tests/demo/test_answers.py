@@ -1,7 +1,6 @@
 """What the page shows of files, and how it is written, without a browser."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from avmae_jax.errors import ClipError
 from avmae_jax.inference.embed import DatasetEmbedder, note_of
 from avmae_jax.inference.embedding_files import write_embeddings
 from avmae_jax.weights.io import write
+from tests.demo.reader import Reader
 from tests.inference.tiny_models import NAMES, weights
 from tests.media import numbered, tone, write_media
 from tests.support import Clips
@@ -45,22 +45,6 @@ def answerer(folder: Path) -> Answerer:
 @pytest.fixture(scope="module")
 def answer(folder: Path, answerer: Answerer) -> Answer:
     return answerer.answer(look_at(folder / EVIL, Limits()))
-
-
-class Reader(HTMLParser):
-    """Collects what a browser would make of HTML."""
-
-    def __init__(self, content: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(content)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 def whole_page(answerer: Answerer, answer: Answer) -> str:

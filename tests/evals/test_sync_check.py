@@ -7,11 +7,12 @@ import pytest
 
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
 from avmae_jax.errors import DatasetError
-from avmae_jax.evals.offset_fitting import Trial, fit_calibration, read_calibration, write_calibration
+from avmae_jax.evals.offset_fitting import Trial, fit_calibration
 from avmae_jax.evals.pointing import Heated, pointing
 from avmae_jax.evals.sync_check import Plan, cut_apart, measure_offsets, trials_of
 from avmae_jax.inference.match_over_time import MomentVectors
 from avmae_jax.inference.offset import UNCALIBRATED, Track
+from avmae_jax.inference.offset_files import read_calibration, write_calibration
 
 STEP, COUNT, D = 0.25, 60, 16
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from avmae_jax.inference.file_match import Kept
 from launch import predict as program
-from launch.common.match_files import Kept
 from tests.support import called_here
 
 pytestmark = pytest.mark.usefixtures("unpolished")

@@ -15,9 +15,11 @@ from avmae_jax.data.frontend import model_inputs
 from avmae_jax.data.pairs import window_starts
 from avmae_jax.demo.answers import Answerer
 from avmae_jax.demo.limits import Limits, look_at
+from avmae_jax.errors import ClipError
 from avmae_jax.inference.along_time import MATCH, AlongTime, Budget
 from avmae_jax.inference.api import Model
 from avmae_jax.inference.explain import Explainer
+from avmae_jax.inference.file_match import FileMatch
 from avmae_jax.inference.forward import probabilities
 from avmae_jax.inference.inpaint import Inpainter
 from avmae_jax.inference.predict import Prediction
@@ -133,6 +135,24 @@ def test_along_time_and_on_the_page_it_is_the_same(name: str, models: dict[str, 
     assert (shown.image.shape, shown.heat) == ((32, 32, 3), {})
     with pytest.raises(ValueError, match=r"Sync.* can't be explained"):
         Explainer(model)
+
+
+def test_a_film_is_matched_along_time_in_one_call(models: dict[str, Model], folder: Path) -> None:
+    model, film = models["sync"], folder / "media/film.mp4"
+    found: FileMatch = model.match_timeline(film, rate=5, heat=True)
+    assert found.timeline.seconds.tolist() == [0, 1, 2, 3, 4]
+    assert found.offset.seconds is None  # the weights are random
+    assert "can't tell" in repr(found)
+    assert not found.calibrated
+    assert found.vectors.heat is not None
+    assert found.vectors.heat.shape == (len(found.vectors.times), 2, 2)
+    assert np.isnan(found.timeline.clip_rank).all()
+    others = {name: np.random.default_rng(0).normal(size=(4, 5, 16)).astype(np.float32) for name in ("audio", "image")}
+    pair: list[Any] = model.match_timeline([film, folder / "media/sound.wav"], others=others)
+    assert np.isfinite(pair[0].timeline.clip_rank).all()
+    assert isinstance(pair[1], ClipError)
+    with pytest.raises(ClipError, match="is an image"):
+        model.match_timeline(folder / "media/picture.png")
 
 
 def test_the_middle_pair_is_filled_in(models: dict[str, Model], folder: Path) -> None:

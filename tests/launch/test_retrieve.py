@@ -21,8 +21,8 @@ from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.inference.embed import KINDS, Part
 from avmae_jax.inference.embedding_files import read_embeddings, write_embeddings
 from avmae_jax.weights.io import write
+from avmae_jax.weights.places import results_folder
 from launch import embed, retrieve
-from launch.common import model_flags
 from tests.media import numbered, tone, write_clip, write_media
 from tests.support import ODD, Clips, called_here, cells, made
 
@@ -169,9 +169,9 @@ def test_what_is_found_lies_in_the_run(call: Call, run: Path, data: Path, tmp_pa
     (tmp_path / "run/model.safetensors").touch()
     places = {"run": "run/retrieval", "run/best": "run/best/retrieval", "run/model.safetensors": "run/model.safetensors_retrieval"}
     for model, folder in places.items():
-        assert model_flags.results_folder(str(tmp_path / model), "retrieval") == tmp_path / folder
+        assert results_folder(str(tmp_path / model), "retrieval") == tmp_path / folder
     monkeypatch.chdir(tmp_path / "run")
-    assert model_flags.results_folder(".", "retrieval").resolve() == tmp_path / "run/retrieval"
+    assert results_folder(".", "retrieval").resolve() == tmp_path / "run/retrieval"
     status, printed, _ = call(retrieve, run, "--data", data)
     assert status == 1
     assert re.search("ValueError: .*--out", printed)

@@ -175,6 +175,29 @@ def test_a_pretraining_run_is_shown_whole(tmp_path: Path) -> None:
     assert "12.5%" not in page.text  # shown once
 
 
+def test_a_run_of_pairs_shows_how_well_it_tells_moments_apart(tmp_path: Path) -> None:
+    run = start(tmp_path, row(1, loss=1.0))
+    assert "Match over time" not in Page(report(run)).text
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["kind"], config["data"]["source"] = "sync", "prepared"
+    (run / "config.json").write_text(json.dumps(config))
+    assert "isn't of it" in Page(report(run)).text
+    config["data"]["source"] = "builtin"
+    (run / "config.json").write_text(json.dumps(config))
+    assert f"launch.sync_check {run}" in Page(report(run)).text
+    found = {
+        "offset": {"near": 0.625, "chance": 0.143, "answered": 0.25, "right": None},
+        "place": {"pointing": {"heat": 0.1, "chance": "?"}},
+    }
+    (run / "sync_check").mkdir()
+    (run / "sync_check/sync_check.json").write_text(json.dumps(found))
+    draw(run / "sync_check/match.png")
+    page = Page(report(run))
+    assert "62.5%" in page.text
+    assert "14.3%" in page.text
+    assert any("right to half a second in 62.5%" in alt for alt in page.alts)
+
+
 def test_numbers_that_are_not_finite_and_damaged_lines_are_shown(tmp_path: Path) -> None:
     lines = row(1, loss=1.0) + row(2, loss=math.nan) + row(3, loss=math.inf) + '{"step": 4, "spl\n' + "[]\n" + row(5, loss=0.5, odd_name=1)
     page = Page(report(start(tmp_path, lines)))

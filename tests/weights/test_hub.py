@@ -153,7 +153,7 @@ def test_a_local_path_wins_and_a_misspelt_one_is_not_asked_for(hub: Hub, tmp_pat
         assert not places.is_id(path), path
     assert places.is_id("me/small")
     assert places.is_id(Path("me/small"))
-    assert model_flags.results_folder("me/small@v1", "evaluation") == Path("small_evaluation")
+    assert places.results_folder("me/small@v1", "evaluation") == Path("small_evaluation")
     assert model_flags.run_folder("me/small") is None
     Path("me").mkdir()
     assert not places.is_id("me/small")  # `me` is a folder: more likely a path

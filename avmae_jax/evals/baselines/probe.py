@@ -28,7 +28,14 @@ EXTENTS = ("whole", "centre")
 
 
 def probe(
-    train: Labelled, held_out: Labelled, label_names: Sequence[str], *, pool: Pool, probes: Sequence[str], seed: int = 0
+    train: Labelled,
+    held_out: Labelled,
+    label_names: Sequence[str],
+    *,
+    pool: Pool,
+    probes: Sequence[str],
+    extents: Sequence[str] = EXTENTS,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Measures probes on each kind of features, of the whole clips and of their centres.
 
@@ -38,6 +45,7 @@ def probe(
       label_names: of the classes.
       pool: "mean", or "mean_std": mean and deviation side by side.
       probes: of PROBES. "attentive" takes the tokens themselves, of the whole clip.
+      extents: of EXTENTS.
       seed: of the folds and of the attentive probe.
 
     Returns:
@@ -59,11 +67,11 @@ def probe(
             best[given] = name, chosen
 
     for given in [kind for kind in ("audio", "image", "both") if kind in {name.partition(".")[0] for name in train.features}]:
-        for name, extent in [(choice, extent) for choice in probes for extent in extents_of(choice, given)]:
+        for name, extent in [(choice, extent) for choice in probes for extent in extents_of(choice, given) if extent in extents]:
             features, others = (_features(part, given, extent, pool, name) for part in (train, held_out))
             fit = Fit(features, train.targets, others, exclusive, seed)
             add(given, name, extent, cross_validated(PROBES[name], fit, folds))
-    if "both" in best:
+    if {"audio", "image"} <= best.keys():
         (first, audio), (second, image) = best["audio"], best["image"]
         add("both", f"product of {first} (audio) and {second} (image)", EXTENTS[0], fused([audio, image], train.targets, exclusive))
     return rows

@@ -1,0 +1,73 @@
+"""Writes how sound and picture of a film fit along time: how far they are apart, each picture against each sound, where the sound is."""
+
+from avmae_jax.demo import html
+from avmae_jax.demo.answers import MATCHED
+from avmae_jax.demo.html import escape, percent
+from avmae_jax.demo.limits import clock
+from avmae_jax.demo.sections import layers_of
+from avmae_jax.demo.timeline import ticks_of
+from avmae_jax.inference.file_match import FileMatch
+from avmae_jax.inference.offset import Offset
+from avmae_jax.plots.heatmap import colour_limits
+from avmae_jax.plots.pixels import frame_layers, matrix_pixels, png
+
+_ABOUT = "Each picture was compared with the sound around each moment: rows are pictures, columns are sounds, bright is a good fit."
+_DIAGONAL = "On the dotted line both are of the same moment."
+_UNCHECKED = "The model was not calibrated for this (launch.sync_check), so it seldom answers."
+
+
+def match_along_time(found: FileMatch) -> str:
+    """Writes the section of a film."""
+    _, matrix = found.vectors.matrix()
+    start, end = float(found.vectors.times[0]), float(found.vectors.times[-1])
+    inside = html.image(png(matrix_pixels(matrix)), f"{_ABOUT} {_DIAGONAL}", classes="av-matrix") + _lines(found.offset, end - start)
+    times = "".join(f'<span style="left:{100 * (tick - start) / (end - start):.2f}%">{clock(tick)}</span>' for tick in ticks_of(start, end))
+    drawn = (
+        f'<figure class="av-square"><div class="av-inside">{inside}</div><div class="av-seconds" aria-hidden="true">{times}</div>'
+        f"<figcaption>{escape(_ABOUT)} {escape(_lines_in_words(found.offset))}</figcaption></figure>"
+    )
+    unchecked = "" if found.calibrated else f'<p class="av-note">{escape(_UNCHECKED)}</p>'
+    content = f'<p class="av-answer">{escape(answer(found.offset))}</p>{unchecked}{drawn}{_places(found)}'
+    note = f"The first {MATCHED:g} s." if end > MATCHED - 1 else ""
+    return html.section("Are sound and picture in step?", content, note=note, name="match")
+
+
+def answer(offset: Offset) -> str:
+    """Says the offset in a sentence."""
+    if offset.seconds is None:
+        return "It can’t tell by how much sound and picture are apart."
+    sure = percent(offset.certainty)
+    if abs(offset.seconds) < 0.05:
+        return f"Sound and picture are in step (certainty {sure})."
+    later, earlier = ("sound", "picture") if offset.seconds > 0 else ("picture", "sound")
+    return f"The {later} comes {abs(offset.seconds):.2f} s later than the {earlier} (certainty {sure})."
+
+
+def _lines_in_words(offset: Offset) -> str:
+    return _DIAGONAL if offset.seconds is None else f"{_DIAGONAL} The full line is where they fit best."
+
+
+def _lines(offset: Offset, length: float) -> str:
+    """Draws the diagonal, and the line of the offset: the sound of a picture at y lies at y + offset."""
+    found = '<line class="av-same" x1="0" y1="0" x2="100" y2="100"/>'
+    if offset.seconds is not None:
+        apart = 100 * offset.seconds / length
+        found += f'<line x1="{apart:.2f}" y1="0" x2="{100 + apart:.2f}" y2="100"/>'
+    return f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{found}</svg>'
+
+
+def _places(found: FileMatch) -> str:
+    """Shows pictures of the film, and where in them the sound is, behind a switch."""
+    heat = found.vectors.heat
+    if heat is None:
+        return ""
+    numbers = [number for number, _ in found.shown]
+    limits = colour_limits({"image": heat[numbers]}, None)["image"]
+    pictures = "".join(
+        f"<figure>{layers_of(frame_layers(image, heat[number], limits), f'The picture at {clock(when)}', '')}"
+        f"<figcaption>{clock(when)}</figcaption></figure>"
+        for number, image in found.shown
+        for when in [float(found.vectors.times[number])]
+    )
+    switch = '<label class="av-switch"><input type="checkbox" class="av-heat-on"> Show where in the pictures the sound is</label>'
+    return f'<div class="av-explained"><h3>Pictures along time</h3>{switch}<div class="av-frames">{pictures}</div></div>'

@@ -1,0 +1,105 @@
+"""Finds all that a model says of how audio and image of one file match along time: second by second, and by how much they are apart."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avmae_jax.inference.match_over_time import MatchTimeline, MomentEmbedder, MomentVectors, References, match_timeline
+from avmae_jax.inference.moments import RATE, Moment, moments_of_file
+from avmae_jax.inference.offset import LONGEST, UNCALIBRATED, Calibration, Offset, find_offset
+from avmae_jax.inference.offset_files import calibration_of
+from avmae_jax.weights.trained import Trained
+
+SHOWN = 6  # images of a film that are kept to be shown, at least if there are so many; at most twice as many
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileMatch:
+    """Says how audio and image of a file match along time."""
+
+    timeline: MatchTimeline
+    offset: Offset
+    calibrated: bool  # whether the offset was found with what launch.sync_check fitted to the model
+    vectors: MomentVectors
+    shown: tuple[tuple[int, np.ndarray], ...]  # numbers of moments spread over the file, with their images uint8[H, W, 3]
+
+    def __repr__(self) -> str:
+        """Says it in a line."""
+        return f"FileMatch({self.offset.words}; mean cosine {self.timeline.match.mean():.3f} in {len(self.timeline.seconds)} seconds)"
+
+
+class Kept:
+    """Keeps evenly spread moments of a medium of unknown length while they pass, at least so many if there are, at most twice as many."""
+
+    def __init__(self, count: int):
+        """Keeps nothing yet."""
+        self.moments: list[tuple[int, Moment]] = []
+        self._count, self._stride = count, 1
+
+    def passing(self, moments: Iterator[Moment]) -> Iterator[Moment]:
+        """Passes moments on, and keeps some with their numbers."""
+        for number, moment in enumerate(moments):
+            if number % self._stride == 0:
+                self.moments.append((number, moment))
+                if len(self.moments) > 2 * self._count:
+                    self._stride *= 2
+                    self.moments = self.moments[::2]
+            yield moment
+
+
+class FileMatcher:
+    """Finds the match of files along time with one model."""
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        references: References | None = None,
+        heat: bool = False,
+        device: contextlib.AbstractContextManager[Any] | None = None,
+    ):
+        """Compiles nothing yet, and reads the calibration that lies beside the model.
+
+        Args:
+          trained: a CAV-MAE or CAV-MAE Sync, or a classifier that was tuned on both modalities.
+          references: other clips, among which the match is ranked, too.
+          heat: also compute where in the images the audio is.
+          device: as of MomentEmbedder.
+
+        Raises:
+          ValueError: if the model's vectors of audio and image can't be compared.
+          DatasetError: if the calibration can't be read, or belongs to other weights.
+        """
+        self._embed = MomentEmbedder(trained, heat=heat, device=device)
+        self._references = references
+        self.calibration: Calibration = calibration_of(trained) or UNCALIBRATED
+
+    def __call__(self, path: str | Path, *, rate: float = RATE, longest: float = LONGEST, most: float = np.inf) -> FileMatch:
+        """Finds the match of a video file.
+
+        Args:
+          path: of the file.
+          rate: moments a second.
+          longest: seconds by which audio and image may be apart.
+          most: seconds of the file that are handled, from its beginning.
+
+        Raises:
+          ClipError: if the file can't be read, lacks audio or images, shows one image alone, or is shorter than a window.
+          ValueError: if the rate isn't a positive number, or at most 100, or the model's weights are damaged.
+        """
+        kept = Kept(SHOWN)
+        moments = itertools.takewhile(lambda moment: moment.time < most, moments_of_file(path, self._embed.trained.config, rate))
+        vectors = self._embed(kept.passing(moments))
+        offset = find_offset(*vectors.tracks, calibration=self.calibration, longest=longest)
+        shown = tuple((number, _image(moment)) for number, moment in kept.moments)
+        return FileMatch(match_timeline(vectors, self._references), offset, self.calibration.fitted, vectors, shown)
+
+
+def _image(moment: Moment) -> np.ndarray:
+    image = moment.arrays["image"]
+    return image.reshape(image.shape[-3:])
