@@ -1,6 +1,6 @@
 """Compares CAV-MAE, CAV-MAE Sync and what can be added to it, with the same clips and seconds of training.
 
-    python -m launch.ablation OUT [--seconds=240] [--seeds=3] [--config=configs/sync_tiny.py]
+    python -m launch.ablation OUT [--seconds=120] [--seeds=3] [--config=configs/sync_tiny.py]
 
 Each row of the table adds one thing to the row above it: CAV-MAE; Sync; a contrastive loss in both directions; negatives of the whole batch
 in place of a micro-batch's; a second masked pass for that loss; a teacher that says which patches that pass sees; distillation from it.
@@ -19,7 +19,7 @@ from absl import app, flags
 
 from avmae_jax.config import Config
 
-from .common import cli, model_flags, runtime, unused, views
+from .common import cli, kept_programs, model_flags, runtime, unused, views
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give one folder OUT for the results; there are {len(argv) - 1}")
     unused.require_used("ablation", argv)
     runtime.start()
+    kept_programs.cache_programs()  # the seeds of a row need the same ones
     with model_flags.one_line_errors():
         from avmae_jax.evals.baselines.classifiers import scikit_learn
         from avmae_jax.train.ablation import PICTURE, ROWS, Ablation, ablate, table_of
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the options of this program."""
     cli.define_config(recipe="sync_tiny")
-    flags.DEFINE_float("seconds", 240, "seconds of training of each row, without compiling and evaluating", lower_bound=1)
+    flags.DEFINE_float("seconds", 120, "seconds of training of each row, without compiling and evaluating", lower_bound=1)
     flags.DEFINE_integer("seeds", 3, "number of trainings of each row", lower_bound=1)
     flags.DEFINE_multi_string("rows", [], "names of the rows that are trained, separated by commas; all if left out")
 

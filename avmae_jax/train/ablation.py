@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from avmae_jax.config import Config
+from avmae_jax.config import Config, DataConfig
+from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.sources import open_source
 from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import ConfigError, DatasetError
 from avmae_jax.evals.baselines.labelled import Labelled
@@ -30,14 +32,14 @@ from avmae_jax.models.cavmae import MODALITIES
 from avmae_jax.models.registry import kind_of
 from avmae_jax.plots.ablation import draw_ablation
 from avmae_jax.train.loop import Reporter
-from avmae_jax.train.run import open_sources, pretrain
+from avmae_jax.train.run import pretrain
 from avmae_jax.weights.trained import Trained, load_uncalibrated
 
 ABLATION, PICTURE = "ablation.json", "ablation.png"
 FIGURES = ("one_audio_to_image", "one_image_to_audio", "all_audio_to_image", "all_image_to_audio", "reconstruction", "probe")
 _NEVER = 10**9  # steps
 _PARTS = 4  # micro-batches of the rows whose negatives come from one of them
-_TIMED, _FIRST = 24, 8  # steps of a measurement of the speed, and those before it that aren't counted
+_TIMED, _FIRST = 16, 4  # steps of a measurement of the speed, and those before it that aren't counted
 _TURNS = 2
 _LABELLED = 24  # clips of each class that the probe is fitted to
 
@@ -236,18 +238,17 @@ def _measured(config: Config, steps: int, seed: int, out: Path, reporter: Report
     summary = _train(config, steps, seed, folder, reporter)
     if summary is None:
         return None
-    trained, held_out = load_uncalibrated(folder), summary["held_out"]
-    measured = {"steps": steps, "reconstruction": sum(held_out[f"mae_{modality}"] for modality in MODALITIES)}
-    measured |= _retrieval(trained) | {"probe": _probed(trained)}
+    trained, losses = load_uncalibrated(folder), summary["held_out"]
+    if not losses:
+        raise DatasetError("no clips are held out, on which an ablation could measure; prepare them with a greater --test_percent")
+    measured = {"steps": steps, "reconstruction": sum(losses[f"mae_{modality}"] for modality in MODALITIES)}
+    measured |= _retrieval(trained, open_source(config.data, "test", "both")) | {"probe": _probed(trained, config.data)}
     shutil.rmtree(folder)
     return measured
 
 
-def _retrieval(trained: Trained) -> dict[str, float]:
+def _retrieval(trained: Trained, held_out: ClipSource) -> dict[str, float]:
     """Computes R@1 among all held-out clips in both directions, by one frame of each clip and by all."""
-    _, held_out = open_sources(trained.config)
-    if held_out is None:
-        raise DatasetError("no clips are held out, on which an ablation could measure; prepare them with a greater --test_percent")
     found: dict[str, float] = {}
     for frames in ("one", "all"):
         parts = list(DatasetEmbedder(trained, MODALITIES, frames=frames)(held_out))
@@ -256,19 +257,18 @@ def _retrieval(trained: Trained) -> dict[str, float]:
     return found
 
 
-def _probed(trained: Trained) -> float | None:
+def _probed(trained: Trained, data: DataConfig) -> float | None:
     """Computes the accuracy, or the mean average precision, of a linear probe on frozen features; None without classes.
 
     It is fitted to the statistics of the tokens of both modalities, of few labelled clips: with many of them all rows would come close.
     """
-    config = copy.deepcopy(trained.config)
-    config.data.labelled_per_class = _LABELLED
-    train, held_out = open_sources(config)
-    if held_out is None or not train.label_names:
+    few = dataclasses.replace(data, labelled_per_class=_LABELLED)
+    train, held_out = (open_source(few, split, "both") for split in ("train", "test"))
+    if not train.label_names:
         return None
     compute = TokenFeatures(trained, "separate", "both")
-    train_part, held_out_part = (_of_both(computed_features(compute, source, lambda *_: None)) for source in (train, held_out))
-    (row,) = probe(train_part, held_out_part, list(train.label_names), pool="mean_std", probes=["linear"], extents=["whole"])
+    parts = [_of_both(computed_features(compute, source, lambda *_: None)) for source in (train, held_out)]
+    (row,) = probe(parts[0], parts[1], list(train.label_names), pool="mean_std", probes=["linear"], extents=["whole"])
     return row["map"] if row["accuracy"] is None else row["accuracy"]
 
 
