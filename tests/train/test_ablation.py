@@ -11,9 +11,12 @@ from PIL import Image
 from avmae_jax.config import Config
 from avmae_jax.config_files import shipped
 from avmae_jax.errors import AvmaeError, ConfigError
+from avmae_jax.evals.baselines.classifiers import LOGISTIC
+from avmae_jax.evals.baselines.cross_validation import Family
 from avmae_jax.settings import flatten_fields
 from avmae_jax.train import ablation
 from avmae_jax.train.ablation import FIGURES, ROWS, Ablation, ablate, config_of, table_of
+from tests.support import TINY, apply
 
 NAMES = [row.name for row in ROWS]
 
@@ -86,3 +89,21 @@ def test_a_stop_while_speeds_are_measured_ends_it_without_a_number(monkeypatch: 
     assert ablate(Ablation(shipped("sync_tiny"), NAMES, 6.0, 1, tmp_path)) is None
     assert not (tmp_path / "ablation.json").exists()
     assert not (tmp_path / "speed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unpolished", "optax_promotion")
+def test_a_row_is_trained_and_measured_on_the_clips_of_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    for name, few in (("_TIMED", 2), ("_FIRST", 1), ("_TURNS", 1)):
+        monkeypatch.setattr(ablation, name, few)
+    quick = Family(LOGISTIC.name, LOGISTIC.settings[5:6], LOGISTIC.predict)
+    monkeypatch.setattr("avmae_jax.evals.baselines.probe.PROBES", {"linear": quick})
+    sizes = {"model.audio_frames": 32, "model.clip_frames": 64, "data.builtin_train": 56, "data.builtin_test": 14}
+    content = ablate(Ablation(apply(shipped("sync_tiny"), TINY | sizes), ["Sync"], 0.01, 1, tmp_path))
+    assert content is not None
+    (cell,) = content["cells"]
+    assert cell["steps"] > 0
+    for figure in set(FIGURES) - {"reconstruction"}:
+        assert cell[figure] * 14 == pytest.approx(round(cell[figure] * 14))  # a share of the held-out clips
+    assert not list((tmp_path / "cells").iterdir())
