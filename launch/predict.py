@@ -15,8 +15,8 @@ classes but gives matches. --explain draws which parts of the frame and of the s
 
 --match_timeline computes instead how well audio and image match in each second, and by how much they are apart: the cosine, and the
 share of other moments of the file, and with --match_against of other clips, that match worse. A positive offset means that the audio comes
-later than the image; where nothing tells, the answer is that one can't tell. --match_pictures draws it, and --explain where in the frames
-the audio is. launch.sync_check calibrates a model for it.
+later than the image; where nothing tells, the answer is that one can't tell. --match_pictures draws it, and --explain which patches of the
+frames are most like the audio. launch.sync_check calibrates a model for it.
 
 A file that can't be read or lacks what the model needs is listed with its reason, on the screen and in what is written.
 """

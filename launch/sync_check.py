@@ -1,4 +1,4 @@
-"""Measures how well a model tells by how much audio and image are apart, and where in the image the audio is.
+"""Measures how well a model tells by how much audio and image are apart, and whether the patches most like the audio are the instrument.
 
     python -m launch.sync_check RUN
 

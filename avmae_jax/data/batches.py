@@ -102,12 +102,14 @@ class TrainBatches:
 
         Raises:
           ValueError: if balanced sampling lacks weights, or they don't fit the source.
-          DatasetError: if the clips have fewer images than data.frames.
+          DatasetError: if the clips have fewer images than data.frames or data.pairs_per_clip.
         """
         options = options or TrainOptions()
         balanced = options.augment.balanced
         cumulative = _cumulative(options.weights, len(source)) if balanced else None
         frames = frames_a_clip(source, data) if options.pairs else 0
+        if options.pairs and data.pairs_per_clip > frames:
+            raise DatasetError(f"data.pairs_per_clip is {data.pairs_per_clip}, but the clips have {frames} frames; draw at most as many")
         examples = TrainExamples(source, model, options, cumulative, frames, data.pairs_per_clip)
         order = grain.MapDataset.range(len(source)).seed(seed)
         order = order if balanced else order.shuffle()

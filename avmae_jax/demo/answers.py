@@ -6,8 +6,10 @@ The steps come one by one, so that the page can show the first while the next ar
 model: flax reads and writes its module while it calls a compiled function.
 """
 
+import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from avmae_jax.inference.along_time import MATCH, AlongTime, Course
 from avmae_jax.inference.explain import Explainer
 from avmae_jax.inference.file_match import FileMatch, FileMatcher
 from avmae_jax.inference.inpaint import Inpainter, Waveforms
+from avmae_jax.inference.match_over_time import has_match
 from avmae_jax.inference.panels import Panels
 from avmae_jax.inference.windows import decode_beginning, of_file, window_seconds
 from avmae_jax.models.modes import Mode
@@ -105,8 +108,7 @@ class Answerer:
         self._along = AlongTime(trained, self.device) if spec.modes or spec.vectors else None
         self._explainer = Explainer(trained, self._along.spans) if self._along and "explained" not in spec.lacks else None
         self._inpainter = Inpainter(trained) if spec.task == "pretraining" else None
-        comparable = spec.pairs and spec.vectors and (trained.tuned is None or trained.tuned.given == "both")
-        self._matcher = FileMatcher(trained, heat=True, device=self.device) if comparable else None
+        self._matcher = FileMatcher(trained, heat=True, device=self.device) if spec.pairs and has_match(trained) else None
         self._index: Index | None = None
 
     def search_in(self, path: str, split: Split, on_progress: OnProgress) -> None:
@@ -117,6 +119,8 @@ class Answerer:
         """Compiles what the page needs by answering for a file, so that the first visitor needn't wait for it."""
         media = look_at(path, self.limits)
         self.pictures(self.answer(media))
+        with contextlib.suppress(ClipError):  # a film that can't be compared with itself along time
+            self.match_along(media)
         self.reconstruction(media)
 
     @property
@@ -164,13 +168,25 @@ class Answerer:
         """Finds the clips of the index that are nearest to the beginning of a file; raises ClipError."""
         return self._index.nearest(media) if self._index else []
 
-    def match_along(self, media: Media) -> FileMatch | None:
-        """Finds the match along time of the first MATCHED seconds of a film; None for other files, and for models of whole clips.
+    def match_along(self, media: Media, go_on: Callable[[], None] = lambda: None) -> FileMatch | None:
+        """Finds the match along time of the beginning of a film; None for other files, and for models of whole clips.
+
+        Args:
+          media: of which MATCHED seconds are handled at most, and fewer where computing takes too long.
+          go_on: is called before each moment; what it raises ends the computation.
 
         Raises:
           ClipError: if the film can't be compared with itself along time.
         """
-        return self._matcher(media.path, most=MATCHED) if self._matcher and media.kind == "video" else None
+        if self._matcher is None or media.kind != "video":
+            return None
+        end = time.monotonic() + self.limits.computing_seconds
+
+        def wanted(second: float) -> bool:
+            go_on()
+            return second < MATCHED and time.monotonic() < end
+
+        return self._matcher(media.path, wanted=wanted)
 
     def reconstruction(self, media: Media) -> Reconstruction | None:
         """Hides parts of the file's beginning and fills them in; None for a classifier.

@@ -1,8 +1,9 @@
-"""Writes how sound and picture of a film fit along time: how far they are apart, each picture against each sound, where the sound is."""
+"""Writes how audio and images of a film match along time: how far they are apart, each against each, and what is like the audio."""
+
+import math
 
 from avmae_jax.demo import html
-from avmae_jax.demo.answers import MATCHED
-from avmae_jax.demo.html import escape, percent
+from avmae_jax.demo.html import escape
 from avmae_jax.demo.limits import clock
 from avmae_jax.demo.sections import layers_of
 from avmae_jax.demo.timeline import ticks_of
@@ -16,8 +17,8 @@ _DIAGONAL = "On the dotted line both are of the same moment."
 _UNCHECKED = "The model was not calibrated for this (launch.sync_check), so it seldom answers."
 
 
-def match_along_time(found: FileMatch) -> str:
-    """Writes the section of a film."""
+def match_along_time(found: FileMatch, seconds: float) -> str:
+    """Writes the section of a film that is so many seconds long."""
     _, matrix = found.vectors.matrix()
     start, end = float(found.vectors.times[0]), float(found.vectors.times[-1])
     inside = html.image(png(matrix_pixels(matrix)), f"{_ABOUT} {_DIAGONAL}", classes="av-matrix") + _lines(found.offset, end - start)
@@ -28,19 +29,14 @@ def match_along_time(found: FileMatch) -> str:
     )
     unchecked = "" if found.calibrated else f'<p class="av-note">{escape(_UNCHECKED)}</p>'
     content = f'<p class="av-answer">{escape(answer(found.offset))}</p>{unchecked}{drawn}{_places(found)}'
-    note = f"The first {MATCHED:g} s." if end > MATCHED - 1 else ""
+    note = f"The first {math.ceil(end)} s were compared." if seconds > end + 1 else ""
     return html.section("Are sound and picture in step?", content, note=note, name="match")
 
 
 def answer(offset: Offset) -> str:
     """Says the offset in a sentence."""
-    if offset.seconds is None:
-        return "It can’t tell by how much sound and picture are apart."
-    sure = percent(offset.certainty)
-    if abs(offset.seconds) < 0.05:
-        return f"Sound and picture are in step (certainty {sure})."
-    later, earlier = ("sound", "picture") if offset.seconds > 0 else ("picture", "sound")
-    return f"The {later} comes {abs(offset.seconds):.2f} s later than the {earlier} (certainty {sure})."
+    words = offset.words("sound", "picture").replace("'", "’")
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _lines_in_words(offset: Offset) -> str:
@@ -48,7 +44,7 @@ def _lines_in_words(offset: Offset) -> str:
 
 
 def _lines(offset: Offset, length: float) -> str:
-    """Draws the diagonal, and the line of the offset: the sound of a picture at y lies at y + offset."""
+    """Draws the diagonal, and the line of the offset: the audio of an image at y lies at y + offset."""
     found = '<line class="av-same" x1="0" y1="0" x2="100" y2="100"/>'
     if offset.seconds is not None:
         apart = 100 * offset.seconds / length
@@ -57,7 +53,7 @@ def _lines(offset: Offset, length: float) -> str:
 
 
 def _places(found: FileMatch) -> str:
-    """Shows pictures of the film, and where in them the sound is, behind a switch."""
+    """Shows images of the film, and behind a switch which of their patches are most like the audio."""
     heat = found.vectors.heat
     if heat is None:
         return ""
@@ -69,5 +65,6 @@ def _places(found: FileMatch) -> str:
         for number, image in found.shown
         for when in [float(found.vectors.times[number])]
     )
-    switch = '<label class="av-switch"><input type="checkbox" class="av-heat-on"> Show where in the pictures the sound is</label>'
+    words = "Show what in the pictures is like the sound; red is most like it"
+    switch = f'<label class="av-switch"><input type="checkbox" class="av-heat-on"> {words}</label>'
     return f'<div class="av-explained"><h3>Pictures along time</h3>{switch}<div class="av-frames">{pictures}</div></div>'

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def _answered(answerer: Answerer, path: str, go_on: Callable[[], None]) -> Itera
 def _explained(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> Iterator[Any]:
     yield sections.overview(answer), sections.three_ways(answer, answerer.ways), sections.waiting("Looking at it more closely ...")
     shown = ""
-    for step in (_pictures, _matched, _nearest, _filled):
+    for step in (_pictures, partial(_matched, go_on), _nearest, _filled):
         shown += step(answerer, answer)
         go_on()
     yield gr.skip(), gr.skip(), shown
@@ -141,12 +142,12 @@ def _pictures(answerer: Answerer, answer: Answer) -> str:
     return sections.pictures(found) if found else ""
 
 
-def _matched(answerer: Answerer, answer: Answer) -> str:
+def _matched(go_on: Callable[[], None], answerer: Answerer, answer: Answer) -> str:
     try:
-        found = answerer.match_along(answer.media)
+        found = answerer.match_along(answer.media, go_on)
     except ClipError:  # a film that shows one image alone, or is short; everything else is said of it
         return ""
-    return match_along_time(found) if found else ""
+    return match_along_time(found, answer.media.seconds) if found else ""
 
 
 def _nearest(answerer: Answerer, answer: Answer) -> str:

@@ -10,6 +10,7 @@ The similarity of a clip's audio and another clip's images is made of the cosine
 Axis letters: N clips, F pairs of a clip, D width.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -85,50 +86,59 @@ def pair_similarities(
 
 
 def _similarities(queries: np.ndarray, targets: np.ndarray, way: Way, block_scores: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Computes similarities of unit vectors, float32[F, Q, D] and float32[F, N, D]."""
-    products = _products(queries, targets, way)
-    clips = targets.shape[1]
-    keys = np.ascontiguousarray(targets.transpose(1, 0, 2)).reshape(clips, -1)
-    _, first, column = np.unique(keys.view(f"V{keys.itemsize * keys.shape[1]}")[:, 0], return_index=True, return_inverse=True)
+    """Computes similarities of unit vectors, float32[Q, F, D] and float32[N, F, D]."""
+    products, clips = _products(queries, targets, way), len(targets)
+    first, column = _different(targets)
     repeated = len(first) < clips
     if repeated:  # a BLAS may round the same product differently in another column
         products = [(query, target[first]) for query, target in products]
     rows = max(1, block_scores // clips)
-    for start in range(0, queries.shape[1], rows):
-        block = slice(start, min(start + rows, queries.shape[1]))
+    for start in range(0, len(queries), rows):
+        block = slice(start, min(start + rows, len(queries)))
         query, target = products[0]
         scores = query[block] @ target.T
         for query, target in products[1:]:
             np.maximum(scores, query[block] @ target.T, out=scores)
+        if way == "diagonal_mean":
+            scores /= np.float32(queries.shape[1])
         yield block, scores[:, column] if repeated else scores
 
 
+def _different(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds clips that differ, int[K], and which of these each clip equals, int[N]. It keeps digests of 16 bytes, not the clips again."""
+    digests = b"".join(hashlib.blake2b(clip.tobytes(), digest_size=16).digest() for clip in targets)
+    _, first, column = np.unique(np.frombuffer(digests, "V16"), return_index=True, return_inverse=True)
+    return first, column
+
+
 def _products(queries: np.ndarray, targets: np.ndarray, way: Way) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns matrices, float32[Q, W] and float32[N, W], of whose products the greatest is the similarity."""
-    pairs = range(len(queries))
+    """Returns matrices, float32[Q, W] and float32[N, W], views where they can be; the greatest of their products is the similarity.
+
+    That of diagonal_mean is still to be divided by the number of pairs.
+    """
+    pairs = range(queries.shape[1])
     match way:
         case "diagonal_mean":
-            flat = [np.ascontiguousarray(each.transpose(1, 0, 2)).reshape(each.shape[1], -1) for each in (queries, targets)]
-            return [(flat[0] / np.float32(len(queries)), flat[1])]
+            return [(queries.reshape(len(queries), -1), targets.reshape(len(targets), -1))]
         case "mean":
-            return [(queries.mean(axis=0), targets.mean(axis=0))]
+            return [(queries.mean(axis=1), targets.mean(axis=1))]
         case "diagonal_max":
-            return [(queries[k], targets[k]) for k in pairs]
+            return [(queries[:, k], targets[:, k]) for k in pairs]
         case "max":
-            return [(queries[k], targets[other]) for k in pairs for other in pairs]
+            return [(queries[:, k], targets[:, other]) for k in pairs for other in pairs]
         case _:
             raise ValueError(f"pairs are compared by {way!r}; choose one of {', '.join(WAYS)}")
 
 
 def _units(vectors: np.ndarray, name: str) -> np.ndarray:
-    """Divides vectors by their length and puts pairs first: float[N, F, D] -> float32[F, N, D]; raises ValueError without a direction."""
-    lengths = np.sqrt(np.einsum("nfd,nfd->fn", vectors, vectors, dtype=np.float64))
+    """Divides vectors by their length: float[N, F, D] -> float32[N, F, D]; raises ValueError for one without a direction."""
+    lengths = np.sqrt(np.einsum("nfd,nfd->nf", vectors, vectors, dtype=np.float64))
     bad = np.argwhere(~np.isfinite(lengths) | (lengths == 0))
     if len(bad):
-        pair, row = bad[0]
-        first = f"pair {pair} of row {row} has length {lengths[pair, row]}"
+        row, pair = bad[0]
+        first = f"pair {pair} of row {row} has length {lengths[row, pair]}"
         raise ValueError(f"{name}: {len(bad)} of {lengths.size} vectors have no direction; {first}. Leave such clips out or mend the model")
-    units = np.empty((vectors.shape[1], *vectors.shape[::2]), np.float32)
-    for pair, own in enumerate(lengths):  # one at a time: many clips in float64 would be twice as large as they are
-        units[pair] = vectors[:, pair] / own[:, None]
+    units = np.empty(vectors.shape, np.float32)
+    for pair in range(vectors.shape[1]):  # one at a time: many clips in float64 would be twice as large as they are
+        units[:, pair] = vectors[:, pair] / lengths[:, pair, None]
     return units

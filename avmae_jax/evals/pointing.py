@@ -10,7 +10,9 @@ import numpy as np
 
 from avmae_jax.data.instruments import INSTRUMENTS, instrument_outlines, make_clip
 from avmae_jax.inference.match_over_time import MomentEmbedder
-from avmae_jax.inference.moments import moments_of_clip
+from avmae_jax.inference.moments import Sizes, moments_of_clip
+
+_LENGTH = 1.5  # of a clip, in windows, at least: images need audio around them
 
 
 class Heated(NamedTuple):
@@ -23,7 +25,7 @@ class Heated(NamedTuple):
 
 
 def heated_clips(embed: MomentEmbedder, count: int) -> Iterator[Heated]:
-    """Yields the heat maps of held-out clips, which are as the model's built-in set has them.
+    """Yields the heat maps of held-out clips, which are as the model's built-in set has them, or longer if its window is.
 
     Args:
       embed: with heat.
@@ -31,7 +33,8 @@ def heated_clips(embed: MomentEmbedder, count: int) -> Iterator[Heated]:
     """
     config = embed.trained.config
     size, data = config.model.image_size, config.data
-    common: dict[str, Any] = {"seed": data.builtin_seed, "seconds": data.builtin_seconds, "image_size": size, "frames": data.builtin_frames}
+    seconds = max(data.builtin_seconds, _LENGTH * Sizes.of(config).window_seconds)
+    common: dict[str, Any] = {"seed": data.builtin_seed, "seconds": seconds, "image_size": size, "frames": data.builtin_frames}
     before = make_clip("test", len(INSTRUMENTS) - 1, **common)
     for number in range(count):
         clip = make_clip("test", number, **common)

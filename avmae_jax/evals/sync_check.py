@@ -1,6 +1,8 @@
-"""Measures on the built-in set how well a model tells by how much audio and image are apart, and where in the image the audio is.
+"""Measures on the built-in set how well a model tells by how much audio and image are apart.
 
-The generator knows both answers. Clips are generated anew, longer than those of training: the film is one piece of a clip, the audio
+It also measures whether the patches most like the audio are the instrument. The generator knows both answers.
+
+Clips are generated anew, longer than those of training: the film is one piece of a clip, the audio
 another one that begins earlier or later by a known shift. Clips without an answer have the film of one clip and the audio of another. The
 calibration is fitted to clips of the training split, and everything is measured on clips of the held-out one.
 """
@@ -39,7 +41,7 @@ class Plan:
     rate: float = 8.0  # images a second
     fit_clips: int = 112  # of the training split: half for the directions, half for their number and the certainty
     clips: int = 84  # held out, for the offset
-    pointing_clips: int = 84  # held out, for where the audio is
+    pointing_clips: int = 84  # held out, for the heat map of the audio
     seed: int = 0  # of the shifts
 
     def __post_init__(self) -> None:
@@ -53,7 +55,7 @@ class Plan:
 def check_sync_into(
     out: str | Path, trained: Trained, plan: Plan, on_progress: OnProgress = lambda done, failed, total: None
 ) -> dict[str, Any]:
-    """Fits the calibration of a model's offsets, measures it and where the audio is, and writes both into a folder.
+    """Fits the calibration of a model's offsets, measures it and the heat map of the audio, and writes both into a folder.
 
     Args:
       out: the folder; created if missing. CALIBRATION is what launch.predict --match_timeline reads, RESULT what is returned, PICTURE a
@@ -100,16 +102,13 @@ def check_sync_into(
         "place": place,
     }
     write_calibration(folder / CALIBRATION, calibration, identity)
-    _draw(folder / PICTURE, *found[0], calibration)
+    vectors, shift = found[0]
+    title = f"A held-out clip whose audio was moved by {shift:+.2f} s"
+    offset = find_offset(*vectors.tracks, calibration=calibration)
+    draw_match_matrix(folder / PICTURE, vectors, match_timeline(vectors), offset, title=title)
     with replacing(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
-
-
-def _draw(path: Path, vectors: MomentVectors, shift: float, calibration: Calibration) -> None:
-    """Draws the match along time of a clip."""
-    title = f"A held-out clip whose audio was moved by {shift:+.2f} s"
-    draw_match_matrix(path, vectors, match_timeline(vectors), find_offset(*vectors.tracks, calibration=calibration), title=title)
 
 
 def shifted(

@@ -131,7 +131,7 @@ class Model(Trained):
           longest_offset: seconds by which audio and image may be apart.
           others: vectors of other clips by the same model, "audio" and "image", [N, D] or of their pairs [N, F, D], among which each second
             is ranked; None: it is ranked among other moments of the file alone.
-          heat: also compute where in each image the audio is, `vectors.heat`.
+          heat: also compute which patches of each image are most like the audio, `vectors.heat`.
 
         Returns:
           A FileMatch, with the offset that launch.sync_check has calibrated if it was run; for a list of paths the matches in order, with

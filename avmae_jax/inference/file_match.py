@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from avmae_jax.errors import ClipError
 from avmae_jax.inference.match_over_time import MatchTimeline, MomentEmbedder, MomentVectors, References, match_timeline
 from avmae_jax.inference.moments import RATE, Moment, moments_of_file
 from avmae_jax.inference.offset import LONGEST, UNCALIBRATED, Calibration, Offset, find_offset
@@ -30,7 +31,7 @@ class FileMatch:
 
     def __repr__(self) -> str:
         """Says it in a line."""
-        return f"FileMatch({self.offset.words}; mean cosine {self.timeline.match.mean():.3f} in {len(self.timeline.seconds)} seconds)"
+        return f"FileMatch({self.offset.words()}; mean cosine {self.timeline.match.mean():.3f} in {len(self.timeline.seconds)} seconds)"
 
 
 class Kept:
@@ -68,7 +69,7 @@ class FileMatcher:
         Args:
           trained: a CAV-MAE or CAV-MAE Sync, or a classifier that was tuned on both modalities.
           references: other clips, among which the match is ranked, too.
-          heat: also compute where in the images the audio is.
+          heat: also compute which patches of the images are most like the audio.
           device: as of MomentEmbedder.
 
         Raises:
@@ -79,22 +80,27 @@ class FileMatcher:
         self._references = references
         self.calibration: Calibration = calibration_of(trained) or UNCALIBRATED
 
-    def __call__(self, path: str | Path, *, rate: float = RATE, longest: float = LONGEST, most: float = np.inf) -> FileMatch:
+    def __call__(
+        self, path: str | Path, *, rate: float = RATE, longest: float = LONGEST, wanted: Callable[[float], bool] = lambda time: True
+    ) -> FileMatch:
         """Finds the match of a video file.
 
         Args:
           path: of the file.
           rate: moments a second.
           longest: seconds by which audio and image may be apart.
-          most: seconds of the file that are handled, from its beginning.
+          wanted: is asked for the time of each moment, s, before it is computed; the first False ends the file there.
 
         Raises:
-          ClipError: if the file can't be read, lacks audio or images, shows one image alone, or is shorter than a window.
+          ClipError: if the file can't be read, lacks audio or images, shows one image alone, or is shorter than a window, or fewer than
+            two moments are wanted.
           ValueError: if the rate isn't a positive number, or at most 100, or the model's weights are damaged.
         """
-        kept = Kept(SHOWN)
-        moments = itertools.takewhile(lambda moment: moment.time < most, moments_of_file(path, self._embed.trained.config, rate))
-        vectors = self._embed(kept.passing(moments))
+        moments = itertools.takewhile(lambda moment: wanted(moment.time), moments_of_file(path, self._embed.trained.config, rate))
+        first, kept = list(itertools.islice(moments, 2)), Kept(SHOWN)
+        if len(first) < 2:
+            raise ClipError(str(path), "video", "shows fewer than two images in the part that is compared")
+        vectors = self._embed(kept.passing(itertools.chain(first, moments)))
         offset = find_offset(*vectors.tracks, calibration=self.calibration, longest=longest)
         shown = tuple((number, _image(moment)) for number, moment in kept.moments)
         return FileMatch(match_timeline(vectors, self._references), offset, self.calibration.fitted, vectors, shown)

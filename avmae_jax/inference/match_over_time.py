@@ -47,11 +47,6 @@ class MomentVectors:
     heat: np.ndarray | None = None  # float32[n, P, P]: cosine of the moment's audio with each patch of its image
 
     @property
-    def centred(self) -> np.ndarray:
-        """Returns which windows lie around their image's time, bool[n]; others were moved inside the medium."""
-        return np.abs(self.centres - self.times) < 0.02
-
-    @property
     def match(self) -> np.ndarray:
         """Computes the cosine of audio and image of each moment: float32[n]."""
         return np.einsum("nd,nd->n", self.image, self.audio)
@@ -116,7 +111,8 @@ class MomentEmbedder:
             found = {name: vectors.reshape(len(vectors), -1) for name, vectors in module.embed(inputs, ("audio", "image")).items()}
             if heat:
                 tokens = module.encoder.separate(merge_pairs(inputs) if spec.pairs else inputs)
-                final = module.encoder.joint(tokens, "image")[name_of("image", PATCHES)]
+                unchained = getattr(module, "unchained_contrastive", False)  # as the vectors are
+                final = module.encoder.joint(tokens, "image", unchained=unchained)[name_of("image", PATCHES)]
                 found[HEAT] = jnp.einsum("bld,bd->bl", unit_length(final), found["audio"]).reshape(-1, rows, columns)
             return found
 
@@ -203,10 +199,20 @@ def require_match(trained: Trained) -> None:
     """Raises ValueError unless the model's vectors of audio and image can be compared."""
     if not trained.spec.vectors:
         raise ValueError(f"{trained.path} is a {trained.spec.title}, which has no match of audio and image; give a CAV-MAE or CAV-MAE Sync")
-    if trained.tuned and trained.tuned.given != "both":
-        raise ValueError(
-            f"{trained.path} was tuned as {trained.tuned}, so that its audio and images no longer match; give a model before it was tuned"
-        )
+    if not has_match(trained):
+        way = f"tuned as {trained.tuned}" + (" with model.pair_pool=late" if _is_late(trained) else "")
+        raise ValueError(f"{trained.path} was {way}, so that its audio and images no longer match; give a model before it was tuned")
+
+
+def has_match(trained: Trained) -> bool:
+    """Returns whether the model's vectors of audio and image can be compared: not if tuning has trained one alone, or neither."""
+    tuned = trained.tuned
+    return bool(trained.spec.vectors) and (tuned is None or (tuned.given == "both" and not _is_late(trained)))
+
+
+def _is_late(trained: Trained) -> bool:
+    """Returns whether tuning has left the joint blocks behind, which the vectors come from."""
+    return trained.spec.pairs and trained.config.model.pair_pool == "late"
 
 
 def _batches(moments: Iterable[Moment], size: int) -> Iterator[list[Moment]]:

@@ -24,6 +24,8 @@ NEAR = 0.5  # seconds to which an answer must be right for the certainty
 _CONTEXT = 10.0  # seconds before and after a moment whose mean is removed; short enough to remove a slow crescendo
 _STILL = 0.01  # root mean square of how far vectors of length 1 move along time; below it nothing changes
 _LEAST_PAIRS = 8  # of a lag
+_LEAST_LAGS = 3  # one with a neighbour on each side
+_IN_STEP = 0.05  # seconds, which nobody notices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,12 +75,13 @@ class Offset:
         others = self.scores[np.abs(self.lags - self.lags[best]) > NEAR]
         return float(self.scores[best]), float(self.scores[best] - others.max(initial=-np.inf)) if len(others) else 0.0
 
-    @property
-    def words(self) -> str:
-        """Says it in a sentence."""
+    def words(self, audio: str = "audio", image: str = "image") -> str:
+        """Says it in a sentence, which calls the two as the reader does."""
         if self.seconds is None:
-            return "can't tell by how much audio and image are apart"
-        later, earlier = ("audio", "image") if self.seconds > 0 else ("image", "audio")
+            return f"can't tell by how much {audio} and {image} are apart"
+        if abs(self.seconds) < _IN_STEP:
+            return f"{audio} and {image} are in step (certainty {self.certainty:.0%})"
+        later, earlier = (audio, image) if self.seconds > 0 else (image, audio)
         return f"the {later} comes {abs(self.seconds):.2f} s later than the {earlier} (certainty {self.certainty:.0%})"
 
 
@@ -130,7 +133,7 @@ def find_offset(image: Track, audio: Track, calibration: Calibration = UNCALIBRA
     image, audio = image.along(calibration.image), audio.along(calibration.audio)
     lags, means, counts = _by_lag(image, audio, longest)
     there = counts >= _LEAST_PAIRS
-    if there.sum() < _LEAST_PAIRS or not image.spread * audio.spread:
+    if there.sum() < _LEAST_LAGS or not image.spread * audio.spread:
         return NOTHING
     lags, scores = lags[there], (means * (counts * len(image.times)) ** 0.25)[there] / (image.spread * audio.spread)
     best = int(np.argmax(scores))

@@ -39,7 +39,7 @@ def draw_match_matrix(
     """
     figure = blank(WIDTH, _HEIGHT)
     write(figure, _MARGIN, 20, fitting(title, WIDTH - 2 * _MARGIN, TITLE, "bold"), size=TITLE, weight="bold")
-    write(figure, _MARGIN, 44, f"{offset.words}; a positive offset: the audio comes later than the image", color=LIGHT.soft)
+    write(figure, _MARGIN, 44, f"{offset.words()}; a positive offset: the audio comes later than the image", color=LIGHT.soft)
     _draw_matrix(figure, vectors, offset, start)
     write(
         figure, _RIGHT, _TOP - 14, "score of each lag: correlation along time, times the root of the moments", size=SMALL, color=LIGHT.soft

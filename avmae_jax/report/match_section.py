@@ -1,4 +1,4 @@
-"""Shows how well a run tells by how much audio and image are apart, and where the audio is, as launch.sync_check measured it."""
+"""Shows what launch.sync_check measured of a run: how well it tells by how much audio and image are apart, and what its heat maps show."""
 
 from collections.abc import Mapping
 from typing import Any

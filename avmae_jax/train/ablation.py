@@ -183,7 +183,7 @@ def _known(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in (("steps", dict), ("cells", list))):
         raise DatasetError(f"{file} isn't a file of launch.ablation, or is damaged; move it away")
-    if content["settings"] != settings:
+    if content.get("settings") != settings:
         raise DatasetError(f"{file} has cells of another recipe, other data or other seconds; give another folder")
     return content
 

@@ -46,7 +46,8 @@ class PretrainingTask(Task):
         self._masked = MaskedPass(config)
         self._forward = nnx.jit(self._masked.__call__)  # kept, so that it is compiled once
         self._contrasts = bool(kind_of(config.model).vectors)
-        self._second = ContrastPass(self._masked, self.trainable()) if config.loss.contrast_pass else None
+        has_second = self._contrasts and config.loss.contrast_pass
+        self._second = ContrastPass(self._masked, self.trainable()) if has_second else None
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
@@ -86,7 +87,7 @@ class PretrainingTask(Task):
 
     def init_extra(self, params: Any) -> Any:
         """Returns the averaged weights, and the teacher's where there is one."""
-        return super().init_extra(params) | ({TEACHER: params} if needs_teacher(self.config) else {})
+        return super().init_extra(params) | ({TEACHER: params} if self._second and needs_teacher(self.config) else {})
 
     def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
         """Computes the averaged weights, and the teacher's, after a step."""

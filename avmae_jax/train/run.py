@@ -176,6 +176,9 @@ def require_task(config: Config, wanted: str) -> None:
         raise ValueError(f"model.kind is {config.model.kind!r}, which is trained by {spec.task}; for {wanted} choose {kinds}")
     if wanted == "pretraining" and config.data.labelled_per_class:
         raise ValueError(f"data.labelled_per_class is {config.data.labelled_per_class}, but pretraining needs no labels; leave it 0")
+    if config.loss.contrast_order == "attention" and not config.model.class_token:
+        words = "which has no class token whose attention could rank patches; give kind sync with model.class_token"
+        raise ValueError(f"loss.contrast_order is 'attention' for a model of kind {config.model.kind!r}, {words}")
     config.validate()
     described(config.model, 1)  # sizes that don't fit each other
 
@@ -272,6 +275,9 @@ def announce(config: Config) -> None:
         "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",
         config.train.batch_size, seconds, flops / 1e9, speed / 1e9,
     )  # fmt: skip
+    choices = config.train.batch_size * (config.data.pairs_per_clip if config.loss.clip_negatives else 1)
+    if mode is None and kind_of(config.model).vectors and choices == 1:
+        logging.warning("train.batch_size is 1, so the contrastive loss has nothing to choose among and teaches nothing")
     if jax.default_backend() == "cpu" and seconds > _LONG_STEP and mode is None:
         logging.info("this is a run for GPUs; to see the whole job on a CPU in minutes: python -m launch.pretrain --config configs/tiny.py")
 

@@ -56,7 +56,7 @@ def _one(matcher: FileMatcher, file: Path, name: str) -> dict[str, Any]:
         path, title = Path(args.match_pictures).expanduser() / f"{name}.png", f"Match of audio and image along time: {file}"
         draw_match_matrix(path, found.vectors, found.timeline, found.offset, title=title)
     if args.explain:
-        _draw_places(Path(args.explain).expanduser() / f"{name}.png", found, f"Where the audio is: {file}")
+        _draw_places(Path(args.explain).expanduser() / f"{name}.png", found, f"Patches most like the audio: {file}")
     return match_report.record_of(found)
 
 

@@ -35,7 +35,7 @@ def record_of(found: FileMatch) -> dict[str, Any]:
         "certainty": _number(offset.certainty),
         "likeliest_offset": _number(offset.likeliest),
         "calibrated": found.calibrated,
-        "words": offset.words,
+        "words": offset.words(),
         "match_timeline": rows,
     }
 

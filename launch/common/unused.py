@@ -44,6 +44,13 @@ def _all_given(args: Any, kinds: set[str]) -> bool:
     return bool(given) and given <= kinds
 
 
+def _contrasts(config: Config) -> bool:
+    """Returns whether a config's model has vectors of audio and images; a kind that doesn't exist is refused elsewhere."""
+    from avmae_jax.models.registry import KINDS
+
+    return config.model.kind not in KINDS or bool(KINDS[config.model.kind].vectors)
+
+
 def _takes(config: Config, pairs: bool) -> bool:
     """Returns whether a config's model takes pairs of a clip, or one frame of it; a kind that doesn't exist is refused elsewhere."""
     from avmae_jax.models.registry import KINDS
@@ -136,6 +143,10 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     ),
 }
 
+_CONTRAST = (  # fields of the contrastive loss
+    *("loss.contrast_weight", "loss.temperature", "loss.bidirectional", "loss.negatives", "loss.clip_negatives", "loss.global_local"),
+    *("loss.contrast_pass", "loss.contrast_order", "loss.distill_weight", "loss.teacher_momentum", "model.contrast_mask_ratio"),
+)
 FIELD_RULES = (
     _FieldRule(("tune.mode",), lambda program, _: program == "study", "in a study; --given chooses it"),
     _FieldRule(STUDY_SETS, lambda program, _: program == "study", "in a study, which sets it for each training"),
@@ -158,6 +169,14 @@ FIELD_RULES = (
     _FieldRule(
         ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes(config, pairs=False), "for a model that takes one frame of a clip"
     ),
+    _FieldRule(("model.contrast_mask_ratio",), lambda _, config: not config.loss.contrast_pass, "where loss.contrast_pass is False"),
+    _FieldRule(
+        ("loss.teacher_momentum",),
+        lambda _, config: config.loss.contrast_order == "random" and not config.loss.distill_weight,
+        "without a teacher; loss.contrast_order=attention or loss.distill_weight asks for one",
+    ),
+    _FieldRule(("loss.global_local",), lambda _, config: not config.model.class_token, "where model.class_token is False"),
+    _FieldRule(_CONTRAST, lambda _, config: not _contrasts(config), "for a model that compares no audio with images"),
     _FieldRule(("loss.clip_negatives",), lambda _, config: config.data.pairs_per_clip == 1, "where data.pairs_per_clip is 1"),
     _FieldRule(("tune.eval_frames",), lambda _, config: _takes(config, pairs=True), "for a model of pairs, which takes all frames"),
     _FieldRule(

@@ -10,6 +10,8 @@ from avmae_jax import load
 from avmae_jax.demo.answers import Answerer
 from avmae_jax.demo.limits import Limits, look_at
 from avmae_jax.demo.match_section import answer, match_along_time
+from avmae_jax.demo.visitors import Replaced
+from avmae_jax.errors import ClipError
 from avmae_jax.weights.io import write
 from tests.demo.reader import Reader
 from tests.inference.tiny_models import SYNC, weights
@@ -26,14 +28,24 @@ def test_a_film_is_shown_against_itself(tmp_path: Path) -> None:
     assert answerer.match_along(look_at(tmp_path / "sound.wav", Limits())) is None
     found = answerer.match_along(look_at(tmp_path / "film.mp4", Limits()))
     assert found
-    read = Reader(match_along_time(found))
-    assert "can’t tell" in read.words
+    read = Reader(match_along_time(found, 5.0))
+    assert "Can’t tell" in read.words
     assert "launch.sync_check" in read.words
     assert sum(tag == "img" for tag, _ in read.tags) == 1 + 2 * len(found.shown)
     later = dataclasses.replace(found.offset, seconds=0.5, certainty=0.81)
-    assert answer(later) == "The sound comes 0.50 s later than the picture (certainty 81 %)."
+    assert answer(later) == "The sound comes 0.50 s later than the picture (certainty 81%)."
     assert "later than the sound" in answer(dataclasses.replace(later, seconds=-0.5))
     assert "in step" in answer(dataclasses.replace(later, seconds=0.01))
-    moved = Reader(match_along_time(dataclasses.replace(found, offset=later)))
+    moved = Reader(match_along_time(dataclasses.replace(found, offset=later), 600.0))
     lines = [attributes["x1"] for tag, attributes in moved.tags if tag == "line"]
     assert lines == ["0", f"{100 * 0.5 / np.ptp(found.vectors.times):.2f}"]
+    assert "first 5 s" in moved.words
+    slow = Answerer(load(tmp_path / "sync.safetensors"), Limits(computing_seconds=0))
+    with pytest.raises(ClipError, match="fewer than two images"):
+        slow.match_along(look_at(tmp_path / "film.mp4", Limits()))
+    with pytest.raises(Replaced):
+        answerer.match_along(look_at(tmp_path / "film.mp4", Limits()), leave)
+
+
+def leave() -> None:
+    raise Replaced

@@ -10,8 +10,9 @@ from flax import nnx
 
 from avmae_jax.config import Config
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, References, match_timeline, require_match
+from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, References, has_match, match_timeline, require_match
 from avmae_jax.inference.moments import Moment
+from avmae_jax.models.pairs import merge_pairs
 from avmae_jax.models.registry import build
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD
@@ -50,6 +51,29 @@ def test_vectors_are_those_that_the_model_embeds_and_the_heat_is_their_cosine_wi
     assert np.abs(found.heat).max() <= 1 + 1e-6
     if kind == "cavmae":  # whose image vector is the mean of its patches: both point the same way
         assert np.corrcoef(found.heat.mean(axis=(1, 2)), found.match)[0, 1] > 0.9
+
+
+def test_the_heat_is_of_the_block_that_the_vectors_come_from() -> None:
+    config = dataclasses.replace(SYNC, unchained_contrastive=True)
+    module: Any = build(config, rngs=nnx.Rngs(0))
+    trained = Trained("model", module, Config(model=config), 0, (), 0, None)
+    moments = moments_of(3, True)
+    found = MomentEmbedder(trained, heat=True)(iter(moments))
+    batch = {name: jnp.asarray(np.stack([moment.arrays[name] for moment in moments])) for name in moments[0].arrays}
+    tokens = module.encoder.separate(merge_pairs(model_inputs(batch, trained.config)))
+    patches = np.array(module.encoder.joint(tokens, "image", unchained=True)["image.patches"])
+    patches /= np.linalg.norm(patches, axis=-1, keepdims=True)
+    assert found.heat is not None
+    np.testing.assert_allclose(found.heat.reshape(3, -1), np.einsum("nld,nd->nl", patches, found.audio), atol=1e-5)
+
+
+def test_a_classifier_whose_joint_blocks_were_left_behind_has_no_match() -> None:
+    late = dataclasses.replace(SYNC, kind="sync_classifier", pair_pool="late")
+    for config, fits in ((late, False), (dataclasses.replace(late, pair_pool="mean"), True)):
+        trained = Trained("tuned", None, Config(model=config), 3, ("a", "b", "c"), 0, None)  # pyright: ignore[reportArgumentType]
+        assert has_match(trained) == fits
+    with pytest.raises(ValueError, match="pair_pool=late"):
+        require_match(dataclasses.replace(trained, config=Config(model=late)))
 
 
 @pytest.mark.parametrize("kind", ["mae", "ast"])

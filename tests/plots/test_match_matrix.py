@@ -31,7 +31,7 @@ def test_any_medium_is_drawn_whatever_the_title(count: int, known: bool, tmp_pat
         draw_match_matrix(path, drawn, match_timeline(drawn, references), offset, title="a $b_{c}$\n" + "long " * 90)
     assert pixels(path).shape[:2] == (612, 1200)
     said = " ".join(words(figures[0]))
-    assert offset.words in said
+    assert offset.words() in said
     assert ("other clips" in said) == known
 
 
