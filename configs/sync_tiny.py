@@ -22,7 +22,7 @@ def get_config() -> Config:
     config.optim.cosine_floor = 0.1
     config.optim.warmup_share = 0.1
     config.train.workdir = "runs/sync_tiny"
-    config.train.steps = 580
-    config.train.eval_every = 145
-    config.train.checkpoint_every = 145
+    config.train.steps = 680
+    config.train.eval_every = 170
+    config.train.checkpoint_every = 170
     return config
