@@ -21,7 +21,7 @@ def match_along_time(found: FileMatch, seconds: float) -> str:
     """Writes the section of a film that is so many seconds long."""
     _, matrix = found.vectors.matrix()
     start, end = float(found.vectors.times[0]), float(found.vectors.times[-1])
-    inside = html.image(png(matrix_pixels(matrix)), f"{_ABOUT} {_DIAGONAL}", classes="av-matrix") + _lines(found.offset, end - start)
+    inside = html.image(png(matrix_pixels(matrix)), f"{_ABOUT} {_DIAGONAL}") + _lines(found.offset, end - start)
     times = "".join(f'<span style="left:{100 * (tick - start) / (end - start):.2f}%">{clock(tick)}</span>' for tick in ticks_of(start, end))
     drawn = (
         f'<figure class="av-square"><div class="av-inside">{inside}</div><div class="av-seconds" aria-hidden="true">{times}</div>'

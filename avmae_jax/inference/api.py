@@ -18,7 +18,7 @@ from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.embed import Embedder
 from avmae_jax.inference.file_match import FileMatcher
-from avmae_jax.inference.match_over_time import References
+from avmae_jax.inference.match_over_time import MomentEmbedder, References
 from avmae_jax.inference.moments import RATE
 from avmae_jax.inference.offset import LONGEST
 from avmae_jax.inference.predict import Predictor, open_matcher
@@ -142,7 +142,7 @@ class Model(Trained):
           ClipError: if a single file can't be read, lacks audio or images, or is too short.
           DatasetError: if what launch.sync_check wrote can't be read, or belongs to other weights.
         """
-        matcher = FileMatcher(self, references=None if others is None else References.of(others), heat=heat)
+        matcher = FileMatcher(_moment_embedder(self, heat), None if others is None else References.of(others))
         if isinstance(media, str | Path):
             return matcher(media, rate=rate, longest=longest_offset)
         found = []
@@ -267,6 +267,11 @@ def _predictor(model: Trained, match_with: Trained | None, given: str | None) ->
 @functools.lru_cache(maxsize=4)
 def _embedder(model: Trained) -> Embedder:
     return Embedder(model)
+
+
+@functools.lru_cache(maxsize=4)
+def _moment_embedder(model: Trained, heat: bool) -> MomentEmbedder:
+    return MomentEmbedder(model, heat=heat)
 
 
 def _apply(function: Callable[[list[Medium]], Any], media: Media | Sequence[Media] | None, audio: Any, image: Any, sample_rate: int) -> Any:

@@ -1,11 +1,9 @@
 """Finds all that a model says of how audio and image of one file match along time: second by second, and by how much they are apart."""
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +12,6 @@ from avmae_jax.inference.match_over_time import MatchTimeline, MomentEmbedder, M
 from avmae_jax.inference.moments import RATE, Moment, moments_of_file
 from avmae_jax.inference.offset import LONGEST, UNCALIBRATED, Calibration, Offset, find_offset
 from avmae_jax.inference.offset_files import calibration_of
-from avmae_jax.weights.trained import Trained
 
 SHOWN = 6  # images of a film that are kept to be shown, at least if there are so many; at most twice as many
 
@@ -56,29 +53,18 @@ class Kept:
 class FileMatcher:
     """Finds the match of files along time with one model."""
 
-    def __init__(
-        self,
-        trained: Trained,
-        *,
-        references: References | None = None,
-        heat: bool = False,
-        device: contextlib.AbstractContextManager[Any] | None = None,
-    ):
-        """Compiles nothing yet, and reads the calibration that lies beside the model.
+    def __init__(self, embed: MomentEmbedder, references: References | None = None):
+        """Reads the calibration that lies beside the model.
 
         Args:
-          trained: a CAV-MAE or CAV-MAE Sync, or a classifier that was tuned on both modalities.
+          embed: of the model.
           references: other clips, among which the match is ranked, too.
-          heat: also compute which patches of the images are most like the audio.
-          device: as of MomentEmbedder.
 
         Raises:
-          ValueError: if the model's vectors of audio and image can't be compared.
           DatasetError: if the calibration can't be read, or belongs to other weights.
         """
-        self._embed = MomentEmbedder(trained, heat=heat, device=device)
-        self._references = references
-        self.calibration: Calibration = calibration_of(trained) or UNCALIBRATED
+        self._embed, self._references = embed, references
+        self.calibration: Calibration = calibration_of(embed.trained) or UNCALIBRATED
 
     def __call__(
         self, path: str | Path, *, rate: float = RATE, longest: float = LONGEST, wanted: Callable[[float], bool] = lambda time: True

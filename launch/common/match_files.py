@@ -24,10 +24,11 @@ HELD_OUT = "held_out"
 def match_files(path: str, files: Sequence[Path]) -> list[dict[str, Any]]:
     """Returns a record of each file by the model at a path, and draws what the options ask for; raises what loading the model raises."""
     from avmae_jax.inference.file_match import FileMatcher
+    from avmae_jax.inference.match_over_time import MomentEmbedder
     from avmae_jax.inference.offset_files import file_of
 
     trained = model_flags.load(path)
-    matcher = FileMatcher(trained, references=references_of(path, trained), heat=bool(flags.FLAGS.explain))
+    matcher = FileMatcher(MomentEmbedder(trained, heat=bool(flags.FLAGS.explain)), references_of(path, trained))
     if not matcher.calibration.fitted:
         words = "there is no %s, so offsets are found less often; python -m launch.sync_check %s writes it"
         logging.warning(words, file_of(trained), path)

@@ -1,18 +1,24 @@
 """Offsets and places on the built-in set: known shifts, what is fitted, what is measured."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 
+from avmae_jax.config import Config
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
 from avmae_jax.errors import DatasetError
 from avmae_jax.evals.offset_fitting import Trial, fit_calibration
-from avmae_jax.evals.pointing import Heated, pointing
+from avmae_jax.evals.pointing import Heated, heated_clips, pointing
 from avmae_jax.evals.sync_check import Plan, cut_apart, measure_offsets, trials_of
-from avmae_jax.inference.match_over_time import MomentVectors
+from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors
 from avmae_jax.inference.offset import UNCALIBRATED, Track
 from avmae_jax.inference.offset_files import read_calibration, write_calibration
+from avmae_jax.models.registry import build
+from avmae_jax.weights.trained import Trained
+from tests.inference.tiny_models import SYNC
 
 STEP, COUNT, D = 0.25, 60, 16
 
@@ -103,6 +109,15 @@ def test_pointing_is_the_share_of_the_hottest_patch_and_chance_that_of_all() -> 
     assert found["iou"]["best"] == pytest.approx(1.75 / 2)
     with pytest.raises(ValueError, match="no clip"):
         pointing([])
+
+
+@pytest.mark.usefixtures("unpolished")
+def test_the_heat_of_a_model_whose_window_is_longer_than_its_clips_is_measured() -> None:
+    config = Config(model=SYNC)
+    config.data.builtin_seconds = 0.32  # the window is 0.64 s
+    module: Any = build(SYNC, rngs=nnx.Rngs(0))
+    found = pointing(heated_clips(MomentEmbedder(Trained("m", module, config, 0, (), 0, None), heat=True), 2))
+    assert found["clips"] == 2
 
 
 @pytest.mark.parametrize("changes", [{"seconds": 1.0}, {"rate": 0.5}, {"fit_clips": 2}, {"clips": 0}, {"pointing_clips": 1}])

@@ -137,7 +137,7 @@ def test_along_time_and_on_the_page_it_is_the_same(name: str, models: dict[str, 
         Explainer(model)
 
 
-def test_a_film_is_matched_along_time_in_one_call(models: dict[str, Model], folder: Path) -> None:
+def test_a_film_is_matched_along_time_in_one_call(models: dict[str, Model], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, film = models["sync"], folder / "media/film.mp4"
     found: FileMatch = model.match_timeline(film, rate=5, heat=True)
     assert found.timeline.seconds.tolist() == [0, 1, 2, 3, 4]
@@ -147,6 +147,10 @@ def test_a_film_is_matched_along_time_in_one_call(models: dict[str, Model], fold
     assert found.vectors.heat is not None
     assert found.vectors.heat.shape == (len(found.vectors.times), 2, 2)
     assert np.isnan(found.timeline.clip_rank).all()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        again = model.match_timeline(film, rate=5, heat=True)
+    np.testing.assert_array_equal(again.timeline.match, found.timeline.match)
+    assert not [line for line in caplog.messages if "Compiling" in line and "outputs" in line]
     others = {name: np.random.default_rng(0).normal(size=(4, 5, 16)).astype(np.float32) for name in ("audio", "image")}
     pair: list[Any] = model.match_timeline([film, folder / "media/sound.wav"], others=others)
     assert np.isfinite(pair[0].timeline.clip_rank).all()

@@ -85,6 +85,8 @@ def test_a_kind_that_the_task_does_not_train_is_refused_before_the_folder_is_mad
         run.pretrain(config(tmp_path / "run", model__kind="cavmae_classifier"))
     with pytest.raises(ValueError, match=r"model\.width"):
         run.pretrain(config(tmp_path / "run", model__width=33))
+    with pytest.raises(ValueError, match=r"contrast_order.*'cavmae'.*no class token"):
+        run.pretrain(config(tmp_path / "run", loss__contrast_pass=True, loss__contrast_order="attention"))
     assert not (tmp_path / "run").exists()
 
 
