@@ -1,12 +1,12 @@
-"""Measures how well a model tells by how much audio and image are apart, and whether the patches most like the audio are the instrument.
+"""Measures how well a model tells by how much audio and image are apart, and where in the image the audio comes from.
 
     python -m launch.sync_check RUN
 
-RUN is a run of launch.pretrain on the built-in set, whose generator knows both answers. New clips of it, --seconds long, get audio that is
-shifted by up to 3 s, or the audio of another clip. On clips of the training split the program fits which directions of the model's vectors
-tell moments apart, and how certain an offset is; on held-out clips it measures both. It writes sync_check.json, offset.npz and match.png,
-a picture of one of these clips, into RUN/sync_check, where launch.predict --match_timeline, the page of launch.demo and launch.report find
-them, or into --out. A second call replaces all.
+RUN is a run of launch.pretrain on the built-in set, whose generator knows the shift and the place of the instrument. New clips of it,
+--seconds long, get audio that is shifted by up to 3 s, or the audio of another clip. On clips of the training split the program fits which
+directions of the model's vectors tell moments apart, and how certain an offset is; on held-out clips it measures both. It writes
+sync_check.json, offset.npz and match.png, a picture of one of these clips, into RUN/sync_check, where launch.predict --match_timeline, the
+page of launch.demo and launch.report find them, or into --out. A second call replaces all.
 """
 
 from __future__ import annotations
