@@ -1,4 +1,4 @@
-"""Measures how well a model tells by how much audio and image are apart, and where in the image the audio comes from.
+"""Measures how well a model tells by how much audio and image are apart, and where the audio is seen.
 
     python -m launch.sync_check RUN
 
