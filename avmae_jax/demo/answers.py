@@ -26,7 +26,7 @@ from avmae_jax.inference.along_time import MATCH, AlongTime, Course
 from avmae_jax.inference.explain import Explainer
 from avmae_jax.inference.file_match import FileMatch, FileMatcher
 from avmae_jax.inference.inpaint import Inpainter, Waveforms
-from avmae_jax.inference.match_over_time import MomentEmbedder, has_match
+from avmae_jax.inference.match_over_time import MomentEmbedder
 from avmae_jax.inference.panels import Panels
 from avmae_jax.inference.windows import decode_beginning, of_file, window_seconds
 from avmae_jax.models.modes import Mode
@@ -108,7 +108,7 @@ class Answerer:
         self._along = AlongTime(trained, self.device) if spec.modes or spec.vectors else None
         self._explainer = Explainer(trained, self._along.spans) if self._along and "explained" not in spec.lacks else None
         self._inpainter = Inpainter(trained) if spec.task == "pretraining" else None
-        comparable = spec.pairs and has_match(trained)
+        comparable = spec.pairs and trained.has_match
         self._matcher = FileMatcher(MomentEmbedder(trained, heat=True, device=self.device)) if comparable else None
         self._index: Index | None = None
 

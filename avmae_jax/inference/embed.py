@@ -185,9 +185,8 @@ class DatasetEmbedder:
         self.frames: Shown = frames or ("all" if trained.spec.pairs else "one")
         if self.frames == "all" and "joint" in self.what and not trained.spec.pairs:
             raise ValueError(f"a {trained.spec.title} has no joint vectors of all frames; leave joint out of what, or take one frame")
-        if trained.tuned and trained.tuned.given != "both":
-            words = "%s was tuned as %s: its other modality was not, so that their vectors may no longer be comparable"
-            logging.warning(words, trained.path, trained.tuned)
+        if not trained.has_match:
+            logging.warning("%s was %s, so that its audio and images may no longer match", trained.path, trained.tuning)
 
         def vectors(module: Any, batch: Any) -> dict[str, Any]:
             return module.embed(model_inputs(batch, config), self.what)

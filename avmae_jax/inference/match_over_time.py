@@ -27,7 +27,7 @@ from avmae_jax.inference.offset import Track
 from avmae_jax.models.pairs import merge_pairs
 from avmae_jax.models.pooling import unit_length
 from avmae_jax.models.tokens import PATCHES, name_of
-from avmae_jax.weights.trained import Trained
+from avmae_jax.weights.trained import Trained, require_match
 
 BATCH = 16  # moments computed at once
 HEAT = "heat"
@@ -193,26 +193,6 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
     """Yields slices of the rows of a matrix of which not all may be in memory at once."""
     size = max(1, _BLOCK // columns)
     yield from (slice(start, min(start + size, rows)) for start in range(0, rows, size))
-
-
-def require_match(trained: Trained) -> None:
-    """Raises ValueError unless the model's vectors of audio and image can be compared."""
-    if not trained.spec.vectors:
-        raise ValueError(f"{trained.path} is a {trained.spec.title}, which has no match of audio and image; give a CAV-MAE or CAV-MAE Sync")
-    if not has_match(trained):
-        way = f"tuned as {trained.tuned}" + (" with model.pair_pool=late" if _is_late(trained) else "")
-        raise ValueError(f"{trained.path} was {way}, so that its audio and images no longer match; give a model before it was tuned")
-
-
-def has_match(trained: Trained) -> bool:
-    """Returns whether the model's vectors of audio and image can be compared: not if tuning has trained one alone, or neither."""
-    tuned = trained.tuned
-    return bool(trained.spec.vectors) and (tuned is None or (tuned.given == "both" and not _is_late(trained)))
-
-
-def _is_late(trained: Trained) -> bool:
-    """Returns whether tuning has left the joint blocks behind, which the vectors come from."""
-    return trained.spec.pairs and trained.config.model.pair_pool == "late"
 
 
 def _batches(moments: Iterable[Moment], size: int) -> Iterator[list[Moment]]:

@@ -28,7 +28,7 @@ from avmae_jax.inference.windows import FILL, TIMELINE, WHOLE, Medium, Row, rows
 from avmae_jax.models.modes import Mode, find_mode
 from avmae_jax.models.pairs import side_by_side
 from avmae_jax.weights.calibration import of_mode, to_json
-from avmae_jax.weights.trained import Trained, load_trained
+from avmae_jax.weights.trained import Trained, load_trained, require_match
 
 UNSURE = "unsure"  # the answer where no class is probable enough
 BATCH = 8  # rows computed at once, at most, unless given
@@ -94,10 +94,10 @@ class Predictor:
         self.mode: Mode | None = find_mode(given, spec.modes, trained.tuned) if given else None
         if (own := _inputs_of(trained)) != (other := _inputs_of(self.matcher)):
             raise ValueError(f"{trained.path} takes {own}, {self.matcher.path} {other}; they must agree: give another model for the match")
-        # After single-modality fine-tuning the two encoders no longer share an embedding space, so no match is reported.
-        tuned = trained.tuned
-        self.matches = match_with is not None or (bool(spec.vectors) and (tuned is None or tuned.given == "both"))
-        used = self.mode or tuned
+        if match_with:
+            require_match(match_with)
+        self.matches = match_with is not None or trained.has_match
+        used = self.mode or trained.tuned
         self.spans: Span = "longer" if not used else used.given if used.given != "both" else "shorter" if self.mode else "longer"
         self._modules = (trained.module, None if match_with is None else match_with.module)
         functions: dict[Modality, Callable[[Any, Any], Any]] = {has: self._function(has) for has in get_args(Modality)}

@@ -44,6 +44,22 @@ class Trained:
         """Returns the mode in which a classifier was tuned; None for a pretraining model."""
         return tuned_mode(self.config) if self.spec.modes else None
 
+    @property
+    def has_match(self) -> bool:
+        """Returns whether its vectors of audio and image can be compared: not if tuning has trained only one, or left the joint blocks."""
+        tuned = self.tuned
+        return bool(self.spec.vectors) and (tuned is None or (tuned.given == "both" and not self._is_late))
+
+    @property
+    def tuning(self) -> str:
+        """Says how a classifier was tuned."""
+        return f"tuned as {self.tuned}" + (" with model.pair_pool=late" if self._is_late else "")
+
+    @property
+    def _is_late(self) -> bool:
+        """Returns whether it is a classifier of pairs that doesn't use the joint blocks, which the vectors come from."""
+        return self.spec.pairs and bool(self.spec.modes) and self.config.model.pair_pool == "late"
+
     def __repr__(self) -> str:
         model, count = self.config.model, sum(leaf.size for leaf in flatten(nnx.state(self.module, nnx.Param)).values())
         lines = [f"{self.spec.title} ({self.kind}), {count / 1e6:.1f} M parameters, from {self.path[-120:]}"]
@@ -125,6 +141,16 @@ def completed(found: io.Weights, path: str | Path, about: About) -> io.Weights:
     if not found.noted and len(given) < 2:
         logging.info("%s stores neither loss nor mode of its training: tuned_loss is %s, tuned_mode %s", path, notes.loss, notes.mode)
     return found._replace(notes=notes)
+
+
+def require_match(trained: Trained) -> None:
+    """Raises ValueError unless the model's vectors of audio and image can be compared."""
+    if not trained.spec.vectors:
+        raise ValueError(f"{trained.path} is a {trained.spec.title}, which has no match of audio and image; give a CAV-MAE or CAV-MAE Sync")
+    if not trained.has_match:
+        raise ValueError(
+            f"{trained.path} was {trained.tuning}, so that its audio and images no longer match; give a model that wasn't tuned"
+        )
 
 
 def placeholders(classes: int) -> tuple[str, ...]:

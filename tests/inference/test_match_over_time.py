@@ -10,11 +10,11 @@ from flax import nnx
 
 from avmae_jax.config import Config
 from avmae_jax.data.frontend import model_inputs
-from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, References, has_match, match_timeline, require_match
+from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, References, match_timeline
 from avmae_jax.inference.moments import Moment
 from avmae_jax.models.pairs import merge_pairs
 from avmae_jax.models.registry import build
-from avmae_jax.weights.trained import Trained
+from avmae_jax.weights.trained import Trained, require_match
 from tests.support import ODD
 
 SYNC = dataclasses.replace(ODD, kind="sync", class_token=True, registers=2, clip_frames=48)
@@ -71,7 +71,7 @@ def test_a_classifier_whose_joint_blocks_were_left_behind_has_no_match() -> None
     late = dataclasses.replace(SYNC, kind="sync_classifier", pair_pool="late")
     for config, fits in ((late, False), (dataclasses.replace(late, pair_pool="mean"), True)):
         trained = Trained("tuned", None, Config(model=config), 3, ("a", "b", "c"), 0, None)  # pyright: ignore[reportArgumentType]
-        assert has_match(trained) == fits
+        assert trained.has_match == fits
     with pytest.raises(ValueError, match="pair_pool=late"):
         require_match(dataclasses.replace(trained, config=Config(model=late)))
 
