@@ -3,7 +3,7 @@
 both.onnx, audio.onnx, image.onnx   a program for each of what a window may have; or both.stablehlo, ...
 weights.bin                         what they share
 config.json                         sizes, names of classes, checksums
-run.py, media.py                    predict a file from the command line, without this project
+run.py, media.py, programs.py       predict a file from the command line, without this project
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Tests what is written beside the programs: run.py and media.py, in processes that can't import this project."""
+"""Tests what is written beside the programs: run.py and what it imports, in processes that can't import this project."""
 
 import json
 import runpy

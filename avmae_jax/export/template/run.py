@@ -1,8 +1,6 @@
 """Predicts a video, an audio file or an image: python run.py FILE. It needs numpy, PyAV, and onnxruntime or jax."""
 
-import hashlib
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -12,18 +10,18 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from media import windows  # noqa: E402 - beside this file
+from programs import load  # noqa: E402
 
 
 def main(path):
     """Prints the likeliest classes, or the vectors as JSON: means over the windows."""
-    config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
-    programs, found = {}, {}
+    config, programs, found = json.loads((HERE / "config.json").read_text(encoding="utf-8")), {}, {}
     for arrays in windows(path, config["window"], config["channels"]):
-        given = "both" if len(arrays) == 2 else "audio" if "waveform" in arrays else "image"
-        given = given if given in config["entries"] else next((name for name in config["entries"] if given == "both"), "")
+        has = "both" if len(arrays) == 2 else "audio" if "waveform" in arrays else "image"
+        given = [entry for entry in config["entries"] if has in (entry, "both")]  # "both" is the first entry, where there is one
         if given:
-            programs[given] = programs.get(given) or load(config, config["entries"][given], config["weights"])
-            for name, values in programs[given]({name: arrays[name] for name in config["entries"][given]["inputs"]}).items():
+            programs[given[0]] = programs.get(given[0]) or load(HERE, config, given[0])
+            for name, values in programs[given[0]](arrays).items():
                 found.setdefault(name, []).append(values[0])
     if not found:
         sys.exit(f"{path} lacks what the model needs: {' or '.join(config['entries'])}")
@@ -33,31 +31,6 @@ def main(path):
     else:
         for label in np.argsort(-means["probabilities"])[:5]:
             print(f"{means['probabilities'][label]:6.1%}  {config['label_names'][label]}")
-
-
-def load(config, entry, weights):
-    """Returns a program as a function of arrays by name; ends with a line if the files don't belong together."""
-    content, first = (HERE / entry["file"]).read_bytes(), weights["begins_with"].encode()
-    with (HERE / weights["file"]).open("rb") as file:
-        same = file.read(len(first)) == first and (HERE / weights["file"]).stat().st_size == weights["bytes"]
-    if hashlib.sha256(content).hexdigest() != entry["sha256"] or not same:
-        wrong = weights["file"] if not same else entry["file"]
-        sys.exit(f"{HERE / wrong} doesn't belong to config.json beside it, or is damaged; put all files of one export into one folder")
-    if config["program"] == "onnx":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        for name, value in config["session"].items():
-            options.add_session_config_entry(name, value)
-        session = onnxruntime.InferenceSession(HERE / entry["file"], options)
-        return lambda arrays: dict(zip(entry["outputs"], session.run(list(entry["outputs"]), arrays)))
-    import jax
-
-    file = np.memmap(HERE / weights["file"], np.float32, "r")
-    places = [(name, begin // 4, (*shape,)) for name, begin, shape in weights["arrays"]]
-    values = jax.device_put({name: file[begin : begin + math.prod(shape)].reshape(shape) for name, begin, shape in places})
-    program = jax.jit(jax.export.deserialize(bytearray(content)).call)
-    return lambda arrays: {name: np.asarray(found) for name, found in program(values, arrays).items()}
 
 
 if __name__ == "__main__":
