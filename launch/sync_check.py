@@ -37,11 +37,12 @@ def main(argv: list[str]) -> None:
     with model_flags.one_line_errors():
         plan = Plan(args.seconds, args.rate, args.fit_clips, args.clips, args.pointing_clips, args.seed)
         trained = model_flags.load(argv[1])
-        if not args.out and model_flags.run_folder(argv[1]) is None:
-            raise ValueError(f"{argv[1]} lies in no run; give --out, a folder for the results")
+        if model_flags.run_folder(argv[1]) is None:
+            raise ValueError(f"{argv[1]} lies in no run; give the run of launch.pretrain, on whose built-in clips it is checked")
+        data = model_flags.run_config(argv[1]).data
         out = Path(args.out).expanduser() if args.out else places.results_folder(argv[1], FOLDER)
         with runtime.progress_bar("checking") as on_progress:
-            result = check_sync_into(out, trained, plan, on_progress)
+            result = check_sync_into(out, trained, data, plan, on_progress)
         console.print(match_report.check_table(result))
         console.print(f"wrote {out / RESULT} and {out / CALIBRATION}", markup=False, soft_wrap=True)
     sys.exit(0)

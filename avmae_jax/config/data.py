@@ -15,8 +15,31 @@ Frames = Literal["first", "middle", "all"]  # which of a clip's frames evaluatio
 
 
 @dataclasses.dataclass
-class DataConfig(Settings, group="data"):
-    """Names the clips and configures how they are read."""
+class ReadConfig(Settings, group="data"):
+    """Configures how clips are read, whichever these are."""
+
+    frames: int = 0  # sync: frames of a clip, each with the audio around it; 0: as many as the data set was prepared with
+    threads: int = 4  # reader threads a process
+    prefetch: int = 4  # batches read ahead
+    normalise: str = "dataset"  # dataset | clip: the log-mel by the two values below, or by each clip's own mean and deviation
+    audio_mean: float | None = None  # subtracted from the log-mel; None: as the data set's statistics.json says, or -5.081
+    audio_std: float | None = None  # divides the log-mel after that; None: as the data set's statistics.json says, or 4.4849
+    channels: str | None = None  # first or mean: the audio channels trained on, and predicted with; None: as the data set says, or first
+
+    @property
+    def normalisation(self) -> tuple[float, float]:
+        """Returns mean and standard deviation of the log-mel, the original's where the config leaves them open."""
+        return AUDIO_MEAN if self.audio_mean is None else self.audio_mean, AUDIO_STD if self.audio_std is None else self.audio_std
+
+    @property
+    def audio_channels(self) -> Channels:
+        """Returns which audio channels are used: the first, as in the original, where the config leaves it open."""
+        return "mean" if self.channels == "mean" else "first"
+
+
+@dataclasses.dataclass
+class DataConfig(ReadConfig, group="data"):
+    """Names the clips of a run and configures how they are read."""
 
     source: str = "builtin"  # builtin | prepared | manifest: a generated set of instruments, a folder by launch.prepare, or JSON files
     path: str = ""  # prepared: the folder written by launch.prepare; manifest: the JSON file of the training clips
@@ -32,26 +55,9 @@ class DataConfig(Settings, group="data"):
     builtin_seed: int = 1  # each seed generates another set; 0 is the one that was viewed while the set was designed
     labelled_per_class: int = 0  # fine-tuning: use the clips of so many videos of each class, drawn at random; 0: all
     labelled_seed: int = 0  # of that draw; with the same seed, fewer videos are among more
-    frames: int = 0  # sync: frames of a clip, each with the audio around it; 0: as many as the data set was prepared with
     pairs_per_clip: int = 1  # sync: pairs of a frame and its audio that training draws of a clip
     workers: int = 0  # reader processes; 0: threads in this process
-    threads: int = 4  # reader threads a process
-    prefetch: int = 4  # batches read ahead
     max_damaged: float = 10  # damaged clips, or below 1 their share, that each reader process reports and skips before it stops; 0: none
-    normalise: str = "dataset"  # dataset | clip: the log-mel by the two values below, or by each clip's own mean and deviation
-    audio_mean: float | None = None  # subtracted from the log-mel; None: as the data set's statistics.json says, or -5.081
-    audio_std: float | None = None  # divides the log-mel after that; None: as the data set's statistics.json says, or 4.4849
-    channels: str | None = None  # first or mean: the audio channels trained on, and predicted with; None: as the data set says, or first
-
-    @property
-    def normalisation(self) -> tuple[float, float]:
-        """Returns mean and standard deviation of the log-mel, the original's where the config leaves them open."""
-        return AUDIO_MEAN if self.audio_mean is None else self.audio_mean, AUDIO_STD if self.audio_std is None else self.audio_std
-
-    @property
-    def audio_channels(self) -> Channels:
-        """Returns which audio channels are used: the first, as in the original, where the config leaves it open."""
-        return "mean" if self.channels == "mean" else "first"
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""

@@ -31,7 +31,7 @@ import grain
 import numpy as np
 from absl import logging
 
-from avmae_jax.config import DataConfig, ModelConfig
+from avmae_jax.config import DataConfig, ModelConfig, ReadConfig
 from avmae_jax.data.clip import Clip, ClipSource
 from avmae_jax.data.rows import EvalOptions, TrainExamples, TrainOptions, views
 from avmae_jax.data.store.reader import frames_of
@@ -151,7 +151,7 @@ class TrainBatches:
 def eval_batches(
     source: ClipSource,
     model: ModelConfig,
-    data: DataConfig,
+    data: ReadConfig,
     batch_size: int,
     options: EvalOptions | None = None,
 ) -> Iterator[Batch]:
@@ -184,7 +184,7 @@ def eval_batches(
     return _batched(rows, batch_size)
 
 
-def frames_a_clip(source: ClipSource, data: DataConfig) -> int:
+def frames_a_clip(source: ClipSource, data: ReadConfig) -> int:
     """Returns how many images each clip of a source is to give: data.frames, or as many as the source was prepared with.
 
     A source that doesn't know the latter is taken to be like its first clip.
@@ -201,7 +201,7 @@ def frames_a_clip(source: ClipSource, data: DataConfig) -> int:
     return data.frames or there or max(1, len(source[0].frames))
 
 
-def frames_there(source: ClipSource, data: DataConfig) -> int:
+def frames_there(source: ClipSource, data: ReadConfig) -> int:
     """Returns how many images each clip of a source gives where a model is applied: data.frames, or what there is if that is fewer."""
     there = frames_of(source)
     if there is None or data.frames <= there:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from avmae_jax.config import Config
+from avmae_jax.config import Applied
 from avmae_jax.data import augment
 from avmae_jax.data.fbank import RowByRow, num_frames, padded_fbank, together
 
@@ -16,7 +16,7 @@ _AUDIO, _COLOURS, _CUTOUT = 0x61756469, 0x636F6C6F, 0x63757420  # far from the s
 
 
 def model_inputs(
-    batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow] = together
+    batch: Mapping[str, jax.Array], config: Applied, own_rows: Callable[[RowByRow], RowByRow] = together
 ) -> dict[str, jax.Array]:
     """Computes what a model sees of a batch of data/batches.py.
 
@@ -41,7 +41,7 @@ def model_inputs(
         return inputs | ({"image": _image(batch, config)} if "image" in batch else {})
 
 
-def normalisation(batch: Mapping[str, jax.Array], config: Config) -> tuple[jax.Array, jax.Array]:
+def normalisation(batch: Mapping[str, jax.Array], config: Applied) -> tuple[jax.Array, jax.Array]:
     """Returns mean and deviation by which the log-mel of each clip of an evaluation batch is normalised: float32[B, 1, 1] each.
 
     With data.normalise "clip" they are those of all its values in frames that hold audio.
@@ -69,7 +69,7 @@ def _rows(value: jax.Array, lead: tuple[int, ...]) -> jax.Array:
 
 
 def _log_mel(
-    batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow] = together
+    batch: Mapping[str, jax.Array], config: Applied, own_rows: Callable[[RowByRow], RowByRow] = together
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the log-mel of whole clips before normalisation, float32[B, L, M], and which frames hold audio, bool[B, L]."""
     frames, waveform, samples = config.model.spectrogram_frames, batch["waveform"], batch["samples"]
@@ -79,7 +79,7 @@ def _log_mel(
     return padded_fbank(waveform, samples, frames, config.model.mel_bins, own_rows), held
 
 
-def _fbank(batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[RowByRow], RowByRow]) -> jax.Array:
+def _fbank(batch: Mapping[str, jax.Array], config: Applied, own_rows: Callable[[RowByRow], RowByRow]) -> jax.Array:
     options = config.augment
     fbank, held = _log_mel(batch, config, own_rows)
     if "augment_seed" not in batch:
@@ -102,7 +102,7 @@ def _fbank(batch: Mapping[str, jax.Array], config: Config, own_rows: Callable[[R
     return augment.noise_and_roll(_rows(cut, lead), _each(noise_keys, lead)).reshape(cut.shape)
 
 
-def _cut(fbank: jax.Array, batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
+def _cut(fbank: jax.Array, batch: Mapping[str, jax.Array], config: Applied) -> jax.Array:
     """Cuts the window of each image out of the spectrogram of its clip: float32[B, L, M] -> [B, F, T, M]; without windows all is kept."""
     if "window" not in batch:
         return fbank
@@ -113,7 +113,7 @@ def _cut(fbank: jax.Array, batch: Mapping[str, jax.Array], config: Config) -> ja
     return jax.vmap(jax.vmap(window, in_axes=(None, 0)))(fbank, batch["window"])
 
 
-def _normalise(fbank: jax.Array, held: jax.Array, config: Config) -> jax.Array:
+def _normalise(fbank: jax.Array, held: jax.Array, config: Applied) -> jax.Array:
     if config.data.normalise == "clip":
         mean, std = _own_statistics(fbank, held)
         return jnp.where(held[..., None], (fbank - mean) / std, 0.0)
@@ -133,7 +133,7 @@ def _each(keys: jax.Array, lead: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.vmap(lambda image: jax.random.fold_in(key, image))(jnp.arange(lead[1])))(keys).reshape(-1)
 
 
-def _image(batch: Mapping[str, jax.Array], config: Config) -> jax.Array:
+def _image(batch: Mapping[str, jax.Array], config: Applied) -> jax.Array:
     options = config.augment
     lead = batch["image"].shape[:-3]
     image = _rows(batch["image"], lead)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avmae_jax.config import DataConfig
 from avmae_jax.data.instruments import INSTRUMENTS, instrument_outlines, make_clip
 from avmae_jax.inference.match_over_time import MomentEmbedder
 from avmae_jax.inference.moments import Sizes, moments_of_clip
@@ -24,15 +25,16 @@ class Heated(NamedTuple):
     signs: np.ndarray  # float64[F, P, P], share that is another sign of the audio: weather, metronome, level meter
 
 
-def heated_clips(embed: MomentEmbedder, count: int) -> Iterator[Heated]:
+def heated_clips(embed: MomentEmbedder, data: DataConfig, count: int) -> Iterator[Heated]:
     """Yields the heat maps of held-out clips, which are as the model's built-in set has them, or longer if its window is.
 
     Args:
       embed: with heat.
+      data: of the run that trained the model, on the built-in set.
       count: clips.
     """
     config = embed.trained.config
-    size, data = config.model.image_size, config.data
+    size = config.model.image_size
     seconds = max(data.builtin_seconds, _LENGTH * Sizes.of(config).window_seconds)
     common: dict[str, Any] = {"seed": data.builtin_seed, "seconds": seconds, "image_size": size, "frames": data.builtin_frames}
     before = make_clip("test", len(INSTRUMENTS) - 1, **common)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.store.reader import Split
@@ -53,14 +54,15 @@ class Plan:
 
 
 def check_sync_into(
-    out: str | Path, trained: Trained, plan: Plan, on_progress: OnProgress = lambda done, failed, total: None
+    out: str | Path, trained: Trained, data: DataConfig, plan: Plan, on_progress: OnProgress = lambda done, failed, total: None
 ) -> dict[str, Any]:
     """Fits the calibration of a model's offsets, measures it and the heat map of the audio, and writes both into a folder.
 
     Args:
       out: the folder; created if missing. CALIBRATION is what launch.predict --match_timeline reads, RESULT what is returned, PICTURE a
         held-out clip as --match_pictures draws it.
-      trained: a model with a match of audio and image. The size of the images and the seed of the clips are those of its built-in set.
+      trained: a model with a match of audio and image.
+      data: of the run that trained it, on the built-in set.
       plan: what is measured.
       on_progress: is called with the number of clips done, 0, and the number of all.
 
@@ -68,9 +70,11 @@ def check_sync_into(
       {"model", "fingerprint", "plan", "offset", "offset_uncalibrated", "place"}; see measure_offsets and pointing.
 
     Raises:
-      ValueError: if the model has no match, or its window is longer than the clips.
+      ValueError: if the model has no match, wasn't trained on the built-in set, or its window is too long for the clips.
       OSError: if a file can't be written.
     """
+    if data.source != "builtin":
+        raise ValueError(f"{trained.path} was trained on {data.path}; only of the built-in set are the answers known")
     if Sizes.of(trained.config).window_seconds > plan.seconds / 2:
         raise ValueError(f"seconds is {plan.seconds:g}; clips must be twice as long as the model's window at least")
     folder, embed = Path(out).expanduser(), MomentEmbedder(trained)
@@ -85,13 +89,13 @@ def check_sync_into(
 
     on_progress(0, 0, total)
     half = plan.fit_clips // 2
-    moving = [vectors.tracks for vectors, _ in counted(shifted(embed, "train", range(half), plan, shift=0.0))]
-    tuning = trials_of(list(counted(shifted(embed, "train", range(half, plan.fit_clips), plan))))
+    moving = [vectors.tracks for vectors, _ in counted(shifted(embed, data, "train", range(half), plan, shift=0.0))]
+    tuning = trials_of(list(counted(shifted(embed, data, "train", range(half, plan.fit_clips), plan))))
     calibration = fit_calibration(moving, tuning)
     plain = fit_certainty(UNCALIBRATED, tuning)
-    found = list(counted(shifted(embed, "test", range(plan.clips), plan)))
+    found = list(counted(shifted(embed, data, "test", range(plan.clips), plan)))
     held_out = trials_of(found)
-    place = pointing(counted(heated_clips(MomentEmbedder(trained, heat=True), plan.pointing_clips)))
+    place = pointing(counted(heated_clips(MomentEmbedder(trained, heat=True), data, plan.pointing_clips)))
     identity = fingerprint(trained)
     result = {
         "model": trained.path,
@@ -112,11 +116,10 @@ def check_sync_into(
 
 
 def shifted(
-    embed: MomentEmbedder, split: Split, numbers: Sequence[int], plan: Plan, shift: float | None = None
+    embed: MomentEmbedder, data: DataConfig, split: Split, numbers: Sequence[int], plan: Plan, *, shift: float | None = None
 ) -> Iterator[tuple[MomentVectors, float]]:
     """Yields the vectors of clips of the built-in set whose audio is shifted, and by how many seconds: drawn, or `shift` for all."""
     rng = np.random.default_rng([plan.seed, split == "test"])
-    data = embed.trained.config.data
     for number in numbers:
         seconds = plan.seconds + 2 * SHIFT
         clip = make_clip(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avmae_jax.config import Config, Frames
+from avmae_jax.config import Applied, Frames
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.inference import kept_traces
@@ -66,7 +66,7 @@ class Scores(NamedTuple):
 class Classify:
     """Applies a classifier in one of its modes to labelled clips."""
 
-    def __init__(self, config: Config, classes: int, mode: Mode, batch_size: int = BATCH):
+    def __init__(self, config: Applied, classes: int, mode: Mode, batch_size: int = BATCH):
         """Compiles nothing yet; of `config` the fields that weights/notes.py stores are used."""
         self.config, self.classes, self.mode, self.batch_size = config, classes, mode, batch_size
         self._forward = Forward(lambda model, batch: model(model_inputs(batch, config), self.mode), batch_size)
@@ -109,14 +109,14 @@ class Classify:
         return Logits(ids, np.concatenate(rows), np.array(counts), np.stack(targets))
 
 
-def scores_of(config: Config, found: Logits, temperature: float = 1.0) -> Scores:
+def scores_of(config: Applied, found: Logits, temperature: float = 1.0) -> Scores:
     """Computes the probabilities of each clip, averaged over its rows."""
     rows = np.asarray(probabilities(config, jnp.asarray(found.rows), temperature))
     sums = np.add.reduceat(rows, np.cumsum(found.counts) - found.counts)
     return Scores(found.ids, sums / found.counts.astype(np.float32)[:, None], found.targets)
 
 
-def probabilities(config: Config, logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+def probabilities(config: Applied, logits: jax.Array, temperature: float = 1.0) -> jax.Array:
     """Computes probabilities, float32[B, C]: of each class by itself after tuning with "bce", of one class among all after "ce".
 
     Args:

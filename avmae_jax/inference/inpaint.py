@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from avmae_jax.config import Config, Modality
+from avmae_jax.config import Applied, Modality
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import SILENCE
 from avmae_jax.data.rows import EvalOptions, views
@@ -63,7 +63,7 @@ class Inpainter:
         sizes = dataclasses.replace(trained.config.model, **(masking or {}))
         sizes.validate()
         self._pairs = trained.spec.pairs
-        self.config: Config = dataclasses.replace(trained.config, model=sizes)
+        self.config: Applied = dataclasses.replace(trained.config, model=sizes)
         # the same parameters in a model with the new masking; the caller's stays as it is
         self.model = fill(described(sizes), flatten(nnx.state(trained.module, nnx.Param)))
         self._forward = nnx.jit(MaskedPass(self.config).__call__)  # kept, so that it is compiled once

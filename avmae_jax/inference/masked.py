@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avmae_jax.config import Config
+from avmae_jax.config import Applied
 from avmae_jax.data.fbank import RowByRow, num_frames, together
 from avmae_jax.data.frontend import model_inputs, normalisation
 from avmae_jax.inference.panels import Panels, compose
@@ -28,7 +28,7 @@ Arrays = Mapping[str, jax.Array]
 class MaskedPass:
     """Draws masks as a config says, and applies a pretraining model of its kind to batches of data/batches.py."""
 
-    config: Config
+    config: Applied
 
     def noise(self, inputs: Arrays, key: RowKey, pairs: int = 1, *, structured: bool = True) -> dict[str, jax.Array]:
         """Draws masking noise for each modality: float32[rows, L].
@@ -84,7 +84,7 @@ class MaskedPass:
         return model(inputs, self.noise(inputs, key, pairs), drop_key), inputs
 
 
-def compose_all(out: Any, inputs: Mapping[str, Any], batch: Mapping[str, Any], config: Config) -> dict[str, Panels]:
+def compose_all(out: Any, inputs: Mapping[str, Any], batch: Mapping[str, Any], config: Applied) -> dict[str, Panels]:
     """Puts the predictions of a masked pass into the hidden places of its inputs, by modality, image first.
 
     Args:
@@ -113,7 +113,7 @@ def compose_all(out: Any, inputs: Mapping[str, Any], batch: Mapping[str, Any], c
     return found
 
 
-def _scales(batch: Mapping[str, Any], config: Config) -> np.ndarray:
+def _scales(batch: Mapping[str, Any], config: Applied) -> np.ndarray:
     """Returns mean and deviation by which the log-mel of each clip is normalised: float64[B, 2]."""
     if config.data.normalise != "clip":
         return np.tile(np.array(config.data.normalisation, np.float64), (len(batch["samples"]), 1))

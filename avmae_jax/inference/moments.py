@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avmae_jax.config import Config
+from avmae_jax.config import Applied
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.form import ClipForm
 from avmae_jax.data.decode.many_clips import cut_timed
@@ -50,7 +50,7 @@ class Sizes:
     context: int  # of the row: those of a whole clip for a model of pairs, else those of the window
 
     @classmethod
-    def of(cls, config: Config) -> "Sizes":
+    def of(cls, config: Applied) -> "Sizes":
         """Returns the sizes of a model's moments."""
         model = config.model
         return cls(model.audio_frames, model.spectrogram_frames if kind_of(model).pairs else model.audio_frames)
@@ -66,7 +66,7 @@ class _Piece(NamedTuple):
     end: float  # seconds into the medium at which the piece ends
 
 
-def moments_of_file(path: str | Path, config: Config, rate: float = RATE) -> Iterator[Moment]:
+def moments_of_file(path: str | Path, config: Applied, rate: float = RATE) -> Iterator[Moment]:
     """Yields the moments of a video file, `rate` a second, or one for each image of a film that has fewer.
 
     Args:
@@ -91,7 +91,7 @@ def moments_of_file(path: str | Path, config: Config, rate: float = RATE) -> Ite
     yield from _checked(_joined(pieces, margin, config), str(path), Sizes.of(config))
 
 
-def moments_of_clip(clip: Clip, config: Config) -> Iterator[Moment]:
+def moments_of_clip(clip: Clip, config: Applied) -> Iterator[Moment]:
     """Yields the moments of a clip in memory, one for each of its images; the clip's audio begins at 0, whatever its `start`.
 
     Raises:
@@ -117,7 +117,7 @@ def _checked(moments: Iterator[Moment], name: str, sizes: Sizes) -> Iterator[Mom
         raise ClipError(name, "video", "shows a single image, so nothing can be compared along time; give a film")
 
 
-def _joined(pieces: Iterator[_Piece], margin: float, config: Config) -> Iterator[Moment]:
+def _joined(pieces: Iterator[_Piece], margin: float, config: Applied) -> Iterator[Moment]:
     """Yields the moments of pieces that overlap, each image once.
 
     An image is taken from the piece that has at least `margin` seconds of audio on both sides of it, where one has.
@@ -133,7 +133,7 @@ def _joined(pieces: Iterator[_Piece], margin: float, config: Config) -> Iterator
         piece, begin = following, until
 
 
-def _moments(piece: _Piece, config: Config, begin: float, until: float) -> Iterator[Moment]:
+def _moments(piece: _Piece, config: Applied, begin: float, until: float) -> Iterator[Moment]:
     """Yields the moments of a piece whose images are shown from `begin` to before `until`; none if it is shorter than a window."""
     clip, sizes = piece.clip, Sizes.of(config)
     waveform = clip.waveform[: round((piece.end - clip.start) * SAMPLE_RATE) + num_samples(1)]

@@ -21,7 +21,7 @@ import soxr
 from absl import logging
 from PIL import Image
 
-from avmae_jax.config import Config, Fill, Frames, Modality
+from avmae_jax.config import Applied, Fill, Frames, Modality
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.decode.audio import as_int16, first_sounding
 from avmae_jax.data.decode.clock import JITTER
@@ -96,7 +96,7 @@ def of_parts(audio: np.ndarray | str | Path | None, image: np.ndarray | str | Pa
     return Medium(name, partial(_cut_parts, waveform, encoded), audio is not None)
 
 
-def decode_beginning(path: str | Path, config: Config, needs: Modality | None = None) -> Clip:
+def decode_beginning(path: str | Path, config: Applied, needs: Modality | None = None) -> Clip:
     """Decodes the beginning of a media file, as long as the model's audio, into a clip whose id is the path.
 
     Its frames are as large as those of a prepared data set, or as the model's input if that is larger, so that they can be drawn.
@@ -123,7 +123,7 @@ def decode_beginning(path: str | Path, config: Config, needs: Modality | None = 
 def rows_of(
     medium: Medium,
     number: int,
-    config: Config,
+    config: Applied,
     *,
     frames: Frames = "middle",
     timeline: bool = False,
@@ -151,12 +151,12 @@ def rows_of(
         yield from rows_every(stride, medium, number, config, series=name, frames=frames, fill=fill, spans=spans)
 
 
-def window_seconds(config: Config) -> float:
+def window_seconds(config: Applied) -> float:
     """Returns the length of a model's windows."""
     return config.model.spectrogram_frames * SHIFT / SAMPLE_RATE
 
 
-def images_of(config: Config) -> int:
+def images_of(config: Applied) -> int:
     """Returns how many images are taken of a window; for a model of pairs F, as many as it was trained with where that is known."""
     return config.data.frames or USUAL_PAIRS if kind_of(config.model).pairs else ClipForm.frames
 
@@ -165,7 +165,7 @@ def rows_every(
     stride: float,
     medium: Medium,
     number: int,
-    config: Config,
+    config: Applied,
     *,
     series: str = WHOLE,
     frames: Frames = "middle",
@@ -192,7 +192,7 @@ def rows_every(
             yield Row(number, series, window, clip.start, seconds, clip.modality, 1 / len(made), arrays)
 
 
-def _made(clip: Clip, config: Config, frames: Frames, fill: Fill) -> list[dict[str, Any]]:
+def _made(clip: Clip, config: Applied, frames: Frames, fill: Fill) -> list[dict[str, Any]]:
     """Makes the rows of a window."""
     model = config.model
     samples = num_samples(model.spectrogram_frames)

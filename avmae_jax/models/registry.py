@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import Applied, Config, ModelConfig
 from avmae_jax.models import ast, cavmae, classifier, late, mae, sync_classifier
 from avmae_jax.models.ast import AST
 from avmae_jax.models.cavmae import CAVMAE, MODALITIES
@@ -153,7 +153,7 @@ def kind_of(config: ModelConfig) -> Kind:
     return KINDS[config.kind]
 
 
-def tuned_mode(config: Config) -> Mode:
+def tuned_mode(config: Applied) -> Mode:
     """Returns the mode in which a classifier is tuned: config.tune.mode, or the only one that its kind has."""
     modes = kind_of(config.model).modes
     return modes[0] if len(modes) == 1 else find_mode(config.tune.mode, modes)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from avmae_jax.config import Config
+from avmae_jax.config import Applied
 from avmae_jax.inference.masked import MaskedPass
 from avmae_jax.models.cavmae import MODALITIES
 from avmae_jax.models.guidance import patch_scores
@@ -74,7 +74,7 @@ class ContrastPass:
         return jax.lax.stop_gradient(found)
 
 
-def needs_teacher(config: Config) -> bool:
+def needs_teacher(config: Applied) -> bool:
     """Returns whether a config asks for something that a teacher gives."""
     return config.loss.contrast_pass and (config.loss.contrast_order == "attention" or config.loss.distill_weight > 0)
 

@@ -8,7 +8,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
-from avmae_jax.config import AUDIO_MEAN, AUDIO_STD, Channels, Config, DataConfig, LossConfig, ModelConfig, Normalise, TuneConfig
+from avmae_jax.config import (
+    AUDIO_MEAN,
+    AUDIO_STD,
+    Applied,
+    AppliedConfig,
+    Channels,
+    LossConfig,
+    ModelConfig,
+    Normalise,
+    ReadConfig,
+    TuneConfig,
+)
 from avmae_jax.config_history import OLDER_DTYPE, older_kind
 from avmae_jax.errors import some
 from avmae_jax.models.registry import kind_of
@@ -18,36 +29,36 @@ _FIELDS = {
     "data": ("audio_mean", "audio_std", "channels", "normalise", "frames"),
     "loss": ("norm_pix",),
     "tune": ("mode", "loss"),
-}  # fields stored, by their group in Config; data.frames of models of pairs alone
+}  # fields stored, by their group in AppliedConfig; data.frames of models of pairs alone
 
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
     """Describes how a model was trained, as far as its input and output depend on it. The defaults are the original's."""
 
-    audio_mean: float = AUDIO_MEAN  # of the log-mel; see DataConfig
+    audio_mean: float = AUDIO_MEAN  # of the log-mel; see ReadConfig
     audio_std: float = AUDIO_STD
     channels: str = "first"  # of audio
-    normalise: str = DataConfig.normalise  # the log-mel by those two values, or by each clip's own
-    frames: int = DataConfig.frames  # of a model of pairs: images of each clip that it was trained with; 0: unknown
+    normalise: str = ReadConfig.normalise  # the log-mel by those two values, or by each clip's own
+    frames: int = ReadConfig.frames  # of a model of pairs: images of each clip that it was trained with; 0: unknown
     norm_pix: bool = LossConfig.norm_pix  # predictions are of patches normalised one by one
     mode: str = TuneConfig.mode  # in which a classifier was tuned
     loss: str = TuneConfig.loss  # bce: several classes a clip; ce: one
     label_names: tuple[str, ...] = ()  # of a classifier's classes, in their order; empty where none are stored
     calibration: Calibration | None = None  # of a classifier
 
-    def config(self, model: ModelConfig) -> Config:
-        """Returns a config of the model with these fields set; its fields about a run have no meaning."""
+    def config(self, model: ModelConfig) -> AppliedConfig:
+        """Returns a config of the model with these fields set."""
         data = {name: getattr(self, name) for name in _FIELDS["data"]}
-        return Config(
+        return AppliedConfig(
             model=model,
-            data=DataConfig(**data),
+            data=ReadConfig(**data),
             loss=LossConfig(norm_pix=self.norm_pix),
             tune=TuneConfig(mode=self.mode, loss=self.loss),
         )
 
 
-def notes_of(config: Config, label_names: Sequence[str], calibration: Calibration | None = None) -> Notes:
+def notes_of(config: Applied, label_names: Sequence[str], calibration: Calibration | None = None) -> Notes:
     """Extracts from a config what must be stored beside weights."""
     values = {name: getattr(getattr(config, group), name) for group, names in _FIELDS.items() for name in names}
     values["audio_mean"], values["audio_std"] = config.data.normalisation

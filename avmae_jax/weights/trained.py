@@ -7,7 +7,7 @@ from typing import NamedTuple
 from absl import logging
 from flax import nnx
 
-from avmae_jax.config import Config, TuneConfig
+from avmae_jax.config import AppliedConfig, TuneConfig
 from avmae_jax.data.catalog.labels import read_labels
 from avmae_jax.errors import WeightsError
 from avmae_jax.models.modes import Mode
@@ -23,7 +23,7 @@ class Trained:
 
     path: str
     module: Model  # the flax.nnx module
-    config: Config  # of the model, and what weights/notes.py stores beside weights
+    config: AppliedConfig
     classes: int  # C; 0: a pretraining model
     label_names: tuple[str, ...]  # C names; "class 0", ... where none are stored
     step: int | None = None  # of the checkpoint, where it is one of a run

@@ -23,7 +23,7 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from avmae_jax.config import Config
+from avmae_jax.config import AppliedConfig, Config
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.export import folder
 from avmae_jax.export.program import entries_of
@@ -84,7 +84,7 @@ def _write(config: Config, place: Path) -> Trained:
     """Writes a classifier with random weights for each side; returns it."""
     model = dataclasses.replace(config.model, kind="cavmae_classifier")
     module = registry.build(model, _CLASSES, rngs=nnx.Rngs(0))
-    trained = Trained("random", module, Config(model=model), _CLASSES, tuple(f"class {number}" for number in range(_CLASSES)))
+    trained = Trained("random", module, AppliedConfig(model=model), _CLASSES, tuple(f"class {number}" for number in range(_CLASSES)))
     params = {name: np.asarray(leaf) for name, leaf in flatten(nnx.state(module, nnx.Param)).items()}
     write(Weights(model, _CLASSES, params, notes_of(trained.config, trained.label_names, None), None), place / "model.safetensors")
     save_torch(module, place / "model.pth")

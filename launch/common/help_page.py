@@ -36,9 +36,10 @@ def text(doc: str, options: Sequence[flags.Flag]) -> str:
 
 
 def comments(group: type[Settings]) -> dict[str, str]:
-    """Returns the comment that stands beside each field in the source of a group of settings."""
+    """Returns the comment that stands beside each field in the source of a group of settings, or of the class that it inherits from."""
     found, name = {}, ""
-    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(group)).readline):
+    sources = "\n".join(inspect.getsource(each) for each in group.__mro__ if issubclass(each, Settings) and each is not Settings)
+    for token in tokenize.generate_tokens(io.StringIO(sources).readline):
         if token.type == tokenize.NAME and not token.line[: token.start[1]].strip():
             name = token.string
         elif token.type == tokenize.COMMENT and name in field_types(group):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avmae_jax.config import Config, Frames, Modality, TuneConfig
+from avmae_jax.config import AppliedConfig, Frames, Modality, TuneConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.evals.classification import PLOTS, evaluate_into, evaluate_views
 from avmae_jax.evals.origin import Origin
@@ -70,7 +70,7 @@ def model_of(classes: int, modality: Modality = "both") -> Model:
 
 
 def trained(classes: int = 3, names: tuple[str, ...] = NAMES, **tune: Any) -> Trained:
-    config = Config(
+    config = AppliedConfig(
         model=dataclasses.replace(ODD, kind="cavmae_classifier" if classes else "cavmae"), tune=TuneConfig(**{"loss": "ce", **tune})
     )
     return Trained("runs/it", model_of(classes), config, classes, names if classes else (), 480)

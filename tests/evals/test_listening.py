@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avmae_jax.config import Config
+from avmae_jax.config import AppliedConfig, Config
 from avmae_jax.config_history import older_kind
 from avmae_jax.data.clip import SAMPLE_RATE
 from avmae_jax.evals.listening import CLIPS, SECONDS, STAGES, listen_into
@@ -22,7 +22,7 @@ def trained(modality: str) -> Trained:
     config = apply(Config(), TINY | {"model.modality": modality, "model.kind": older_kind(modality, classifies=False)})
     found = made(config.model)
     module = io.made(found._replace(params={name: 0.1 * value for name, value in found.params.items()}))
-    return Trained("model", module, config, 0, (), step=7)
+    return Trained("model", module, AppliedConfig(model=config.model), 0, (), step=7)
 
 
 def samples(path: Path) -> np.ndarray:

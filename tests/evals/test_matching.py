@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from avmae_jax.config import Config, TuneConfig
+from avmae_jax.config import AppliedConfig, TuneConfig
 from avmae_jax.data.catalog.labels import alike_names
 from avmae_jax.data.clip import Clip
 from avmae_jax.evals.matching import match_classes
@@ -27,7 +27,7 @@ class Labelled(Clips):
 
 
 def trained(names: tuple[str, ...] = OWN) -> Trained:
-    return Trained("runs/it", io.made(made(ODD, 3)), Config(model=ODD, tune=TuneConfig(loss="ce")), 3, names)
+    return Trained("runs/it", io.made(made(ODD, 3)), AppliedConfig(model=ODD, tune=TuneConfig(loss="ce")), 3, names)
 
 
 def test_the_same_classes_in_another_order_are_matched_by_name() -> None:

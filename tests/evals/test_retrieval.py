@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax.config import Config
+from avmae_jax.config import AppliedConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import num_samples
 from avmae_jax.data.store.tolerant import Tolerant
@@ -47,7 +47,7 @@ class Labelled(Clips):
 @pytest.fixture(scope="module")
 def trained() -> Iterator[Trained]:
     jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what these tests do
-    yield Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), Config(model=SMALL), 0, ())
+    yield Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), AppliedConfig(model=SMALL), 0, ())
     jax.config.update("jax_disable_most_optimizations", False)
 
 
@@ -194,7 +194,7 @@ def test_clips_that_lack_the_other_side_are_not_found(embed: DatasetEmbedder, in
 def test_vectors_of_another_model_are_refused(trained: Trained, index: Embeddings) -> None:
     require_same_model(index, trained)
     with pytest.raises(ValueError, match=r"model.*other.*launch.embed"):
-        require_same_model(index, Trained("other", CAVMAE(SMALL, rngs=nnx.Rngs(1)), Config(model=SMALL), 0, ()))
+        require_same_model(index, Trained("other", CAVMAE(SMALL, rngs=nnx.Rngs(1)), AppliedConfig(model=SMALL), 0, ()))
 
 
 def test_the_gallery_shows_the_centre_of_long_audio() -> None:

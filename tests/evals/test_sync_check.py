@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config
+from avmae_jax.config import AppliedConfig, DataConfig
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
 from avmae_jax.errors import DatasetError
 from avmae_jax.evals.offset_fitting import Trial, fit_calibration
 from avmae_jax.evals.pointing import Heated, heated_clips, pointing
-from avmae_jax.evals.sync_check import Plan, cut_apart, measure_offsets, trials_of
+from avmae_jax.evals.sync_check import Plan, cut_apart, measure_offsets, shifted, trials_of
 from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors
 from avmae_jax.inference.offset import UNCALIBRATED, Track
 from avmae_jax.inference.offset_files import read_calibration, write_calibration
@@ -113,10 +113,9 @@ def test_pointing_is_the_share_of_the_hottest_patch_and_chance_that_of_all() -> 
 
 @pytest.mark.usefixtures("unpolished")
 def test_the_heat_of_a_model_whose_window_is_longer_than_its_clips_is_measured() -> None:
-    config = Config(model=SYNC)
-    config.data.builtin_seconds = 0.32  # the window is 0.64 s
     module: Any = build(SYNC, rngs=nnx.Rngs(0))
-    found = pointing(heated_clips(MomentEmbedder(Trained("m", module, config, 0, (), 0, None), heat=True), 2))
+    embed = MomentEmbedder(Trained("m", module, AppliedConfig(model=SYNC), 0, ()), heat=True)
+    found = pointing(heated_clips(embed, DataConfig(builtin_seconds=0.32), 2))  # the window is 0.64 s
     assert found["clips"] == 2
 
 
@@ -124,3 +123,16 @@ def test_the_heat_of_a_model_whose_window_is_longer_than_its_clips_is_measured()
 def test_numbers_that_cannot_work_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         Plan(**changes)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.usefixtures("unpolished")
+def test_clips_are_those_of_the_run() -> None:
+    module: Any = build(SYNC, rngs=nnx.Rngs(0))
+    embed = MomentEmbedder(Trained("m", module, AppliedConfig(model=SYNC), 0, ()))
+
+    def audio(seed: int) -> np.ndarray:
+        ((vectors, _),) = shifted(embed, DataConfig(builtin_seed=seed), "test", [0], Plan(seconds=4.0, rate=1.0))
+        return vectors.audio
+
+    np.testing.assert_array_equal(audio(1), audio(1))
+    assert np.abs(audio(1) - audio(2)).max() > 1e-3

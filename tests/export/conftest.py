@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from avmae_jax.config import Config
+from avmae_jax.config import AppliedConfig
 from avmae_jax.export.program import entries_of
 from avmae_jax.models.registry import KINDS
 from avmae_jax.weights.io import made as model_of
@@ -28,7 +28,7 @@ def model(kind: str, *, mode: str = "multimodal", loss: str = "bce", normalise: 
     classes = CLASSES if KINDS[kind].modes else 0
     weights = made(config, classes)
     weights = weights._replace(params={name: value * np.float32(0.3) for name, value in weights.params.items()})
-    whole = Config(model=config)
+    whole = AppliedConfig(model=config)
     whole.tune.mode, whole.tune.loss, whole.data.normalise = mode, loss, normalise  # type: ignore[assignment]
     return Trained(kind, model_of(weights), whole, classes, tuple(f"class {number}" for number in range(classes)))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config, ModelConfig, TuneConfig
+from avmae_jax.config import AppliedConfig, ModelConfig, TuneConfig
 from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
@@ -58,7 +58,7 @@ def unpolished_module() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    return Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), Config(model=SMALL), 0, ())
+    return Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), AppliedConfig(model=SMALL), 0, ())
 
 
 @pytest.fixture(scope="module")
@@ -266,12 +266,12 @@ def test_a_note_that_does_not_fit_is_refused(change: dict[str, object], embedded
 
 
 def test_a_fingerprint_tells_encoders_apart_and_nothing_else(trained: Trained) -> None:
-    def of(model: CAVMAE | CAVMAEClassifier, config: Config = trained.config) -> str:
+    def of(model: CAVMAE | CAVMAEClassifier, config: AppliedConfig = trained.config) -> str:
         return fingerprint(Trained("elsewhere", model, config, 0, ()))
 
     same = fingerprint(trained)
     classifier = CAVMAEClassifier(SMALL, 3, rngs=nnx.Rngs(1))
-    tuned = Config(model=dataclasses.replace(SMALL, kind="cavmae_classifier"))
+    tuned = AppliedConfig(model=dataclasses.replace(SMALL, kind="cavmae_classifier"))
     assert of(classifier, tuned) != same
     nnx.update(classifier.encoder, nnx.state(trained.module.encoder))  # pyright: ignore[reportAttributeAccessIssue]
     assert of(classifier, tuned) == same
@@ -293,7 +293,7 @@ def test_what_cannot_be_is_named() -> None:
         kind="mae", modality="audio", size="tiny", width=16, heads=2, depth=1, audio_frames=32, decoder_width=8, decoder_heads=2
     )
     with pytest.raises(ValueError, match=r"hears .*audio"):
-        DatasetEmbedder(Trained("hears", MAE(one, rngs=nnx.Rngs(0)), Config(model=one), 0, ()))
+        DatasetEmbedder(Trained("hears", MAE(one, rngs=nnx.Rngs(0)), AppliedConfig(model=one), 0, ()))
 
 
 def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
@@ -312,6 +312,6 @@ def test_a_part_needs_no_more_than_its_kinds(trained: Trained) -> None:
 def test_a_model_tuned_on_one_modality_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     for mode, warned in (("multimodal", False), ("audioonly", True)):
         caplog.clear()
-        config = Config(model=dataclasses.replace(SMALL, kind="cavmae_classifier"), tune=TuneConfig(mode=mode))
+        config = AppliedConfig(model=dataclasses.replace(SMALL, kind="cavmae_classifier"), tune=TuneConfig(mode=mode))
         DatasetEmbedder(Trained("tuned", CAVMAEClassifier(SMALL, 3, rngs=nnx.Rngs(0)), config, 3, ()))
         assert ("audioonly" in caplog.text) == warned

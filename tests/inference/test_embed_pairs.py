@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config, DataConfig
+from avmae_jax.config import AppliedConfig, DataConfig, ReadConfig
 from avmae_jax.data.batches import EvalOptions, eval_batches
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.frontend import model_inputs
@@ -58,7 +58,7 @@ def unpolished_module() -> Iterator[None]:
 
 def of_kind(kind: str, frames: int = 0) -> Trained:
     model = PAIRS if kind == "sync" else SMALL
-    return Trained("model", registry.build(model, rngs=nnx.Rngs(0)), Config(model=model, data=DataConfig(frames=frames)), 0, ())
+    return Trained("model", registry.build(model, rngs=nnx.Rngs(0)), AppliedConfig(model=model, data=ReadConfig(frames=frames)), 0, ())
 
 
 @pytest.fixture(scope="module")

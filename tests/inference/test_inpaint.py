@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from avmae_jax.config import Config, ModelConfig
+from avmae_jax.config import AppliedConfig, Config, LossConfig, ModelConfig
 from avmae_jax.config_history import older_kind
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.fbank import log_mel
@@ -20,7 +20,7 @@ from tests.support import TINY, Clips, apply, made
 
 pytestmark = pytest.mark.usefixtures("unpolished")
 
-CONFIG = apply(Config(), TINY | {"loss.norm_pix": False})
+CONFIG = AppliedConfig(apply(Config(), TINY).model, loss=LossConfig(norm_pix=False))
 CLIP = Clips(1)[0]  # 0.7 s, longer than the model's 0.64
 
 

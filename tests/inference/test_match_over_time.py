@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config
+from avmae_jax.config import AppliedConfig, Config
 from avmae_jax.data.frontend import model_inputs
 from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, References, match_timeline
 from avmae_jax.inference.moments import Moment
@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 
 def trained_of(kind: str) -> Trained:
     model = SYNC if kind == "sync" else dataclasses.replace(ODD, kind=kind)
-    return Trained("model", build(model, rngs=nnx.Rngs(0)), Config(model=model), 0, (), 0, None)
+    return Trained("model", build(model, rngs=nnx.Rngs(0)), AppliedConfig(model=model), 0, (), 0, None)
 
 
 def moments_of(count: int, pairs: bool) -> list[Moment]:
@@ -56,7 +56,7 @@ def test_vectors_are_those_that_the_model_embeds_and_the_heat_is_their_cosine_wi
 def test_the_heat_is_of_the_block_that_the_vectors_come_from() -> None:
     config = dataclasses.replace(SYNC, unchained_contrastive=True)
     module: Any = build(config, rngs=nnx.Rngs(0))
-    trained = Trained("model", module, Config(model=config), 0, (), 0, None)
+    trained = Trained("model", module, AppliedConfig(model=config), 0, (), 0, None)
     moments = moments_of(3, True)
     found = MomentEmbedder(trained, heat=True)(iter(moments))
     batch = {name: jnp.asarray(np.stack([moment.arrays[name] for moment in moments])) for name in moments[0].arrays}
@@ -70,7 +70,7 @@ def test_the_heat_is_of_the_block_that_the_vectors_come_from() -> None:
 def test_a_classifier_whose_joint_blocks_were_left_behind_has_no_match() -> None:
     late = dataclasses.replace(SYNC, kind="sync_classifier", pair_pool="late")
     for config, fits in ((late, False), (dataclasses.replace(late, pair_pool="mean"), True)):
-        trained = Trained("tuned", None, Config(model=config), 3, ("a", "b", "c"), 0, None)  # pyright: ignore[reportArgumentType]
+        trained = Trained("tuned", None, AppliedConfig(model=config), 3, ("a", "b", "c"), 0, None)  # pyright: ignore[reportArgumentType]
         assert trained.has_match == fits
     with pytest.raises(ValueError, match="pair_pool=late"):
         require_match(dataclasses.replace(trained, config=Config(model=late)))
@@ -78,7 +78,7 @@ def test_a_classifier_whose_joint_blocks_were_left_behind_has_no_match() -> None
 
 @pytest.mark.parametrize("kind", ["mae", "ast"])
 def test_a_kind_without_vectors_is_refused(kind: str) -> None:
-    trained = Trained("m.pth", None, Config(model=dataclasses.replace(ODD, kind=kind, modality="audio")), 0, (), 0, None)  # pyright: ignore
+    trained = Trained("m.pth", None, AppliedConfig(model=dataclasses.replace(ODD, kind=kind, modality="audio")), 0, (), 0, None)  # pyright: ignore
     with pytest.raises(ValueError, match=r"m\.pth .*no match"):
         require_match(trained)
 

@@ -122,7 +122,8 @@ def test_the_match_may_come_from_the_model_before_tuning_and_from_no_other_kind(
 def test_a_classifier_that_leaves_the_joint_blocks_behind_gives_no_match(models: dict[str, Model], tmp_path: Path) -> None:
     config = dataclasses.replace(TUNED_SYNC, pair_pool="late", pair_depth=1)
     write(weights(4, 0, config, loss="ce", label_names=NAMES, frames=FRAMES), tmp_path / "late.safetensors")
-    late, given = load(tmp_path / "late.safetensors"), {"audio": tone(300, 2), "image": numbered(3)}
+    late = load(tmp_path / "late.safetensors")
+    given: dict[str, Any] = {"audio": tone(300, 2), "image": numbered(3)}
     assert late.predict(**given).match is None
     with pytest.raises(ValueError, match="pair_pool=late"):
         models["tuned"].predict(**given, match_with=late)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config
+from avmae_jax.config import AppliedConfig
 from avmae_jax.data.clip import Clip
 from avmae_jax.evals.baselines import probe_features
 from avmae_jax.evals.baselines.probe_features import stored_features
@@ -46,7 +46,7 @@ def skip(*_: int) -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    return Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), Config(model=SMALL), 0, ())
+    return Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), AppliedConfig(model=SMALL), 0, ())
 
 
 def test_the_centre_after_the_joint_blocks_is_what_embed_computes(trained: Trained) -> None:
@@ -81,7 +81,7 @@ def test_clips_of_audio_alone_have_its_features_alone(trained: Trained) -> None:
 
 def test_a_model_of_one_modality_is_refused() -> None:
     config = dataclasses.replace(SMALL, kind="mae", modality="audio")
-    model = Trained("model", MAE(config, rngs=nnx.Rngs(0)), Config(model=config), 0, ())
+    model = Trained("model", MAE(config, rngs=nnx.Rngs(0)), AppliedConfig(model=config), 0, ())
     with pytest.raises(ValueError, match="model is a masked autoencoder"):
         TokenFeatures(model, "joint", "audio")
 
@@ -136,7 +136,7 @@ def test_the_attentive_probe_finds_the_one_token_that_counts(exclusive: bool) ->
 @pytest.mark.parametrize("layer", ["joint", "separate"])
 def test_features_of_pairs_are_those_of_all_their_tokens(layer: Any) -> None:
     model = dataclasses.replace(SMALL, kind="sync", class_token=True, registers=2, audio_frames=16, clip_frames=24)
-    trained = Trained("model", Sync(model, rngs=nnx.Rngs(0)), Config(model=model), 0, ())
+    trained = Trained("model", Sync(model, rngs=nnx.Rngs(0)), AppliedConfig(model=model), 0, ())
     rows = list(TokenFeatures(trained, layer, "both", tokens=True, batch_size=3)(Lengths(4)))
     pairs, (audio, image) = len(Clips(1)[0].frames), (rows * columns for rows, columns in map(model.grid, ("audio", "image")))
     for row in rows:

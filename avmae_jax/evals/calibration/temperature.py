@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-from avmae_jax.config import Config
+from avmae_jax.config import Applied
 from avmae_jax.evals.calibration.thresholds import best_thresholds, filled
 from avmae_jax.evals.scores import clip_losses
 from avmae_jax.inference.forward import Logits, Scores, scores_of
@@ -29,7 +29,7 @@ class CrossFitted(NamedTuple):
     named: np.ndarray | None  # bool[N, C], whether the probability reaches the threshold; None without thresholds
 
 
-def fit(config: Config, found: Logits) -> ModeCalibration:
+def fit(config: Applied, found: Logits) -> ModeCalibration:
     """Fits temperature and thresholds to clips.
 
     Args:
@@ -43,12 +43,12 @@ def fit(config: Config, found: Logits) -> ModeCalibration:
     return ModeCalibration(temperature, tuple(map(float, thresholds)))
 
 
-def names_several(config: Config, found: Logits) -> bool:
+def names_several(config: Applied, found: Logits) -> bool:
     """Returns whether classes have thresholds: they are decided one by one, and some clip has several of them or none."""
     return config.tune.loss == "bce" and bool(((found.targets > 0).sum(axis=1) != 1).any())
 
 
-def fit_temperature(config: Config, found: Logits) -> float:
+def fit_temperature(config: Applied, found: Logits) -> float:
     """Finds the temperature of the lowest log loss, in [COLDEST, HOTTEST]."""
 
     def loss(logarithm: float) -> float:
@@ -64,7 +64,7 @@ def is_at_bound(temperature: float) -> bool:
     return not COLDEST * 1.02 < temperature < HOTTEST / 1.02
 
 
-def cross_fitted(config: Config, found: Logits, seed: int = 0) -> CrossFitted:
+def cross_fitted(config: Applied, found: Logits, seed: int = 0) -> CrossFitted:
     """Rates each clip with the calibration of other clips, in folds; fewer than two clips are rated as they are.
 
     Args:
