@@ -19,6 +19,8 @@ from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.step import Context, weighted_sum
 from tests.support import TINY, Clips, apply
 
+pytestmark = pytest.mark.usefixtures("unpolished")
+
 CONFIG = apply(Config(), TINY)
 ALL_ON = AugmentConfig(specaug_freq=30, specaug_time=20, noise=True, mixup=0.5)
 

@@ -17,6 +17,14 @@ MODEL = ModelConfig(
 TINY = Config(name="mini", model=MODEL, data=DataConfig(source="builtin", workers=0, builtin_image_size=32, builtin_seconds=1.0))
 
 
+@pytest.fixture(autouse=True)
+def quick(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the processes share what they compile, and compile it without most optimizations."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
 def rows_of(title: str) -> part.Measured:
     chosen = next(each for each in (*gpu_report.untimed((2, 4)), *gpu_report.timed((2, 4))) if each.title.startswith(title))
     found = part.run(chosen, TINY, time_limit(150))
