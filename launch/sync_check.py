@@ -3,10 +3,10 @@
     python -m launch.sync_check RUN
 
 RUN is a run of launch.pretrain on the built-in set, whose generator knows the shift and the place of the instrument. New clips of it,
---seconds long, get audio that is shifted by up to 3 s, or the audio of another clip. On clips of the training split the program fits which
-directions of the model's vectors tell moments apart, and how certain an offset is; on held-out clips it measures both. It writes
-sync_check.json, offset.npz and match.png, a picture of one of these clips, into RUN/sync_check, where launch.predict --match_timeline, the
-page of launch.demo and launch.report find them, or into --out. A second call replaces all.
+--seconds long, get audio that is shifted by up to 3 s, or the audio of another clip. On clips of the training split that the model wasn't
+trained on, the program fits which directions of the model's vectors tell moments apart, and how certain an offset is; on held-out clips it
+measures both. It writes sync_check.json, offset.npz and match.png, a picture of one of these clips, into RUN/sync_check, where
+launch.predict --match_timeline, the page of launch.demo and launch.report find them, or into --out. A second call replaces all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def define_flags() -> None:
     model_flags.define_model_flags(classes=False)
     flags.DEFINE_float("seconds", 30.0, "length of the clips whose offset is to be found", lower_bound=4)
     flags.DEFINE_float("rate", 8.0, "images a second", lower_bound=1)
-    flags.DEFINE_integer("fit_clips", 112, "clips of the training split that the calibration is fitted to", lower_bound=4)
+    flags.DEFINE_integer(
+        "fit_clips", 112, "clips of the training split, after those of training, that the calibration is fitted to", lower_bound=4
+    )
     flags.DEFINE_integer("clips", 84, "held-out clips whose offset is to be found", lower_bound=2)
     flags.DEFINE_integer("pointing_clips", 84, "held-out clips in which the audio is to be found", lower_bound=2)
     flags.DEFINE_integer("seed", 0, "of the shifts", lower_bound=0)

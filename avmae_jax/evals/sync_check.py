@@ -2,9 +2,9 @@
 
 It also measures whether the patches most like the audio are the instrument. The generator knows both answers.
 
-Clips are generated anew, longer than those of training: the film is one piece of a clip, the audio
-another one that begins earlier or later by a known shift. Clips without an answer have the film of one clip and the audio of another. The
-calibration is fitted to clips of the training split, and everything is measured on clips of the held-out one.
+Clips are generated anew, longer than those of training: the film is one piece of a clip, the audio another one that begins earlier or
+later by a known shift. Clips without an answer have the film of one clip and the audio of another. The calibration is fitted to clips of
+the training split that come after those of training, and everything is measured on clips of the held-out one.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Plan:
 
     seconds: float = 30.0  # of a clip whose offset is to be found
     rate: float = 8.0  # images a second
-    fit_clips: int = 112  # of the training split: half for the directions, half for their number and the certainty
+    fit_clips: int = 112  # of the training split, after those of training: half for the directions, half for their number and the certainty
     clips: int = 84  # held out, for the offset
     pointing_clips: int = 84  # held out, for the heat map of the audio
     seed: int = 0  # of the shifts
@@ -88,9 +88,12 @@ def check_sync_into(
             on_progress(done, 0, total)
 
     on_progress(0, 0, total)
-    half = plan.fit_clips // 2
-    moving = [vectors.tracks for vectors, _ in counted(shifted(embed, data, "train", range(half), plan, shift=0.0))]
-    tuning = trials_of(list(counted(shifted(embed, data, "train", range(half, plan.fit_clips), plan))))
+    half, unseen = (
+        plan.fit_clips // 2,
+        range(data.builtin_train, data.builtin_train + plan.fit_clips),
+    )  # those that it trained on match too well
+    moving = [vectors.tracks for vectors, _ in counted(shifted(embed, data, "train", unseen[:half], plan, shift=0.0))]
+    tuning = trials_of(list(counted(shifted(embed, data, "train", unseen[half:], plan))))
     calibration = fit_calibration(moving, tuning)
     plain = fit_certainty(UNCALIBRATED, tuning)
     found = list(counted(shifted(embed, data, "test", range(plan.clips), plan)))

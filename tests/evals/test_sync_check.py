@@ -60,6 +60,10 @@ def test_a_calibration_is_read_as_it_was_written_and_of_its_own_model_alone(tmp_
     np.testing.assert_array_equal(found.audio, calibration.audio)  # pyright: ignore[reportArgumentType]
     with pytest.raises(DatasetError, match="other weights"):
         read_calibration(tmp_path / "offset.npz", "abd")
+    with np.load(tmp_path / "offset.npz") as arrays:
+        np.savez(tmp_path / "offset.npz", **{name: values for name, values in arrays.items() if name != "format"})  # an older one's
+    with pytest.raises(DatasetError, match="another version"):
+        read_calibration(tmp_path / "offset.npz", "abc")
     (tmp_path / "offset.npz").write_bytes(b"x")
     with pytest.raises(DatasetError, match="no calibration"):
         read_calibration(tmp_path / "offset.npz", "abc")

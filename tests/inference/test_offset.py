@@ -62,6 +62,19 @@ def test_unrelated_audio_and_a_film_in_which_nothing_changes_give_no_answer() ->
     assert "can't tell" in NOTHING.words()
 
 
+def test_what_changes_slowly_and_out_of_step_does_not_hide_the_lag() -> None:
+    """As loudness that rises earlier in the image than in the audio: it is stronger than what tells one moment from the next."""
+    rng, found = np.random.default_rng(7), []
+    for steps in (-9, -4, 6, 11):
+        notes, tracks = rng.standard_normal((140, D)), []
+        for begin, late in ((20, 0), (20 - steps, 8)):
+            rows = notes[begin : begin + 100] + 0.5 * rng.standard_normal((100, D))
+            rows[:, 0] = 12 * np.sin(2 * np.pi * (np.arange(begin, begin + 100) - late) / 50)
+            tracks.append(Track.moving(np.arange(100) * STEP, rows.astype(np.float32)))
+        found.append(find_offset(*tracks).likeliest)
+    assert found == pytest.approx([-9 * STEP, -4 * STEP, 6 * STEP, 11 * STEP], abs=STEP / 2)
+
+
 def test_too_short_a_medium_gives_no_answer_and_a_longest_offset_of_nothing_is_refused() -> None:
     image, audio = apart(0, count=10)
     assert find_offset(image, audio, EASY) is NOTHING
