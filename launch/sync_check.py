@@ -4,9 +4,9 @@
 
 RUN is a run of launch.pretrain on the built-in set, whose generator knows the shift and the place of the instrument. New clips of it,
 --seconds long, get audio that is shifted by up to 3 s, or the audio of another clip. On clips of the training split that the model wasn't
-trained on, the program fits which directions of the model's vectors tell moments apart, and how certain an offset is; on held-out clips it
-measures both. It writes sync_check.json, offset.npz and match.png, a picture of one of these clips, into RUN/sync_check, where
-launch.predict --match_timeline, the page of launch.demo and launch.report find them, or into --out. A second call replaces all.
+trained on, the program fits how certain an offset is; on held-out clips it measures offsets and places. It writes sync_check.json,
+offset.json and match.png, a picture of one of these clips, into RUN/sync_check, where launch.predict --match_timeline, the page of
+launch.demo and launch.report find them, or into --out. A second call replaces all.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from avmae_jax.plots.pixels import frame_layers, matrix_pixels, png
 
 _ABOUT = "Each picture was compared with the sound around each moment: rows are pictures, columns are sounds, bright is a good fit."
 _DIAGONAL = "On the dotted line both are of the same moment."
-_UNCHECKED = "The model was not calibrated for this (launch.sync_check), so it seldom answers."
+_UNCHECKED = "The certainty was fitted to another model; launch.sync_check fits it to this one."
 
 
 def match_along_time(found: FileMatch, seconds: float) -> str:

@@ -19,13 +19,13 @@ from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.store.reader import Split
-from avmae_jax.evals.offset_fitting import Trial, fit_calibration, fit_certainty, is_near, share_near
+from avmae_jax.evals.offset_fitting import Trial, fit_calibration, is_near, share_near
 from avmae_jax.evals.pointing import heated_clips, pointing
 from avmae_jax.files import OnProgress, replacing
 from avmae_jax.inference.embed import fingerprint
 from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, match_timeline
 from avmae_jax.inference.moments import Sizes, moments_of_clip
-from avmae_jax.inference.offset import LONGEST, NEAR, UNCALIBRATED, Calibration, find_offset
+from avmae_jax.inference.offset import LONGEST, NEAR, Calibration, find_offset
 from avmae_jax.inference.offset_files import CALIBRATION, write_calibration
 from avmae_jax.plots.match_matrix import draw_match_matrix
 from avmae_jax.weights.trained import Trained
@@ -40,7 +40,7 @@ class Plan:
 
     seconds: float = 30.0  # of a clip whose offset is to be found
     rate: float = 8.0  # images a second
-    fit_clips: int = 112  # of the training split, after those of training: half for the directions, half for their number and the certainty
+    fit_clips: int = 112  # of the training split, after those of training, for the certainty
     clips: int = 84  # held out, for the offset
     pointing_clips: int = 84  # held out, for the heat map of the audio
     seed: int = 0  # of the shifts
@@ -56,7 +56,7 @@ class Plan:
 def check_sync_into(
     out: str | Path, trained: Trained, data: DataConfig, plan: Plan, on_progress: OnProgress = lambda done, failed, total: None
 ) -> dict[str, Any]:
-    """Fits the calibration of a model's offsets, measures it and the heat map of the audio, and writes both into a folder.
+    """Fits the calibration of a model's offsets, measures them and the heat map of the audio, and writes both into a folder.
 
     Args:
       out: the folder; created if missing. CALIBRATION is what launch.predict --match_timeline reads, RESULT what is returned, PICTURE a
@@ -67,7 +67,7 @@ def check_sync_into(
       on_progress: is called with the number of clips done, 0, and the number of all.
 
     Returns:
-      {"model", "fingerprint", "plan", "offset", "offset_uncalibrated", "place"}; see measure_offsets and pointing.
+      {"model", "fingerprint", "plan", "offset", "place"}; see measure_offsets and pointing.
 
     Raises:
       ValueError: if the model has no match, wasn't trained on the built-in set, or its window is too long for the clips.
@@ -88,14 +88,8 @@ def check_sync_into(
             on_progress(done, 0, total)
 
     on_progress(0, 0, total)
-    half, unseen = (
-        plan.fit_clips // 2,
-        range(data.builtin_train, data.builtin_train + plan.fit_clips),
-    )  # those that it trained on match too well
-    moving = [vectors.tracks for vectors, _ in counted(shifted(embed, data, "train", unseen[:half], plan, shift=0.0))]
-    tuning = trials_of(list(counted(shifted(embed, data, "train", unseen[half:], plan))))
-    calibration = fit_calibration(moving, tuning)
-    plain = fit_certainty(UNCALIBRATED, tuning)
+    unseen = range(data.builtin_train, data.builtin_train + plan.fit_clips)  # clips that the model was trained on match too well
+    calibration = fit_calibration(trials_of(list(counted(shifted(embed, data, "train", unseen, plan)))))
     found = list(counted(shifted(embed, data, "test", range(plan.clips), plan)))
     held_out = trials_of(found)
     place = pointing(counted(heated_clips(MomentEmbedder(trained, heat=True), data, plan.pointing_clips)))
@@ -105,7 +99,6 @@ def check_sync_into(
         "fingerprint": identity,
         "plan": dataclasses.asdict(plan),
         "offset": measure_offsets(held_out, calibration),
-        "offset_uncalibrated": measure_offsets(held_out, plain),
         "place": place,
     }
     write_calibration(folder / CALIBRATION, calibration, identity)
@@ -119,9 +112,9 @@ def check_sync_into(
 
 
 def shifted(
-    embed: MomentEmbedder, data: DataConfig, split: Split, numbers: Sequence[int], plan: Plan, *, shift: float | None = None
+    embed: MomentEmbedder, data: DataConfig, split: Split, numbers: Sequence[int], plan: Plan
 ) -> Iterator[tuple[MomentVectors, float]]:
-    """Yields the vectors of clips of the built-in set whose audio is shifted, and by how many seconds: drawn, or `shift` for all."""
+    """Yields the vectors of clips of the built-in set whose audio is shifted by a number of seconds that is drawn, and this number."""
     rng = np.random.default_rng([plan.seed, split == "test"])
     for number in numbers:
         seconds = plan.seconds + 2 * SHIFT
@@ -133,8 +126,8 @@ def shifted(
             image_size=embed.trained.config.model.image_size,
             frames=round(seconds * plan.rate),
         )
-        own = float(rng.uniform(-SHIFT, SHIFT)) if shift is None else shift
-        yield embed(moments_of_clip(cut_apart(clip, SHIFT, plan.seconds, own), embed.trained.config)), own
+        shift = float(rng.uniform(-SHIFT, SHIFT))
+        yield embed(moments_of_clip(cut_apart(clip, SHIFT, plan.seconds, shift), embed.trained.config)), shift
 
 
 def cut_apart(clip: Clip, start: float, seconds: float, shift: float) -> Clip:
@@ -168,7 +161,7 @@ def measure_offsets(trials: Sequence[Trial], calibration: Calibration) -> dict[s
       "near": share of the clips with an offset whose likeliest lag is right to NEAR, and "near_error", its standard error; "chance": the
       share that a lag drawn evenly from all that are tried would reach; "median_error", s. "answered": share of these clips that get an
       answer, and "right": the share of the answers that are right to NEAR. "refused": share of the clips without an offset where the answer
-      is that one can't tell. "directions", "threshold": of the calibration.
+      is that one can't tell. "threshold": of the calibration.
     """
     known = [trial for trial in trials if trial.seconds is not None]
     found = [find_offset(trial.image, trial.audio, calibration) for trial in known]
@@ -185,6 +178,5 @@ def measure_offsets(trials: Sequence[Trial], calibration: Calibration) -> dict[s
         "answered": len(answers) / len(known),
         "right": float(np.mean([is_near(*pair) for pair in answers])) if answers else None,
         "refused": float(np.mean([each.seconds is None for each in others])),
-        "directions": 0 if calibration.audio is None else calibration.audio.shape[1],
         "threshold": calibration.threshold,
     }

@@ -22,7 +22,7 @@ class FileMatch:
 
     timeline: MatchTimeline
     offset: Offset
-    calibrated: bool  # whether the offset was found with what launch.sync_check fitted to the model
+    calibrated: bool  # whether the certainty of the offset is what launch.sync_check fitted to the model
     vectors: MomentVectors
     shown: tuple[tuple[int, np.ndarray], ...]  # numbers of moments spread over the file, with their images uint8[H, W, 3]
 
@@ -64,7 +64,9 @@ class FileMatcher:
           DatasetError: if the calibration can't be read, or belongs to other weights.
         """
         self._embed, self._references = embed, references
-        self.calibration: Calibration = calibration_of(embed.trained) or UNCALIBRATED
+        own = calibration_of(embed.trained)
+        self.calibration: Calibration = own or UNCALIBRATED
+        self.calibrated = own is not None
 
     def __call__(
         self, path: str | Path, *, rate: float = RATE, longest: float = LONGEST, wanted: Callable[[float], bool] = lambda time: True
@@ -89,7 +91,7 @@ class FileMatcher:
         vectors = self._embed(kept.passing(itertools.chain(first, moments)))
         offset = find_offset(*vectors.tracks, calibration=self.calibration, longest=longest)
         shown = tuple((number, _image(moment)) for number, moment in kept.moments)
-        return FileMatch(match_timeline(vectors, self._references), offset, self.calibration.fitted, vectors, shown)
+        return FileMatch(match_timeline(vectors, self._references), offset, self.calibrated, vectors, shown)
 
 
 def _image(moment: Moment) -> np.ndarray:

@@ -7,12 +7,10 @@ those a beat away alike. So the products are summed by lag with all frequencies 
 cross-correlation with phase transform (Knapp and Carter 1976), which leaves the true lag the sharpest. The score of a lag is this sum over
 its root mean square: about by how many standard deviations it would be off 0 if there were nothing.
 
-Most of what distinguishes clips doesn't change within one. A calibration, fitted to clips of a model's training set whose answer is known
-(evals/offset_fitting.py), has the directions of the vectors that move together in audio and image, and says how certain a score is. Without
-one the vectors are compared as they are. Where the medium doesn't change, is silent, or has audio and images that have nothing to do with
-each other, no lag stands out, and the answer is that one can't tell.
+A calibration, fitted to clips whose answer is known (evals/offset_fitting.py), says how certain a score is. Where nothing changes along
+time, or audio and images have nothing to do with each other, no lag stands out, and the answer is that one can't tell.
 
-Axis letters: n moments, D width, V directions, K lags, T times of a grid.
+Axis letters: n moments, D width, K lags, T times of a grid.
 """
 
 import dataclasses
@@ -31,14 +29,11 @@ _LEAST_LAGS = 3  # one with a neighbour on each side
 _IN_STEP = 0.05  # seconds, which nobody notices
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Says what to compare of the vectors of one model, and how certain a score is."""
+    """Says how certain a score is; as it stands, by what was fitted to a model of the built-in set."""
 
-    audio: np.ndarray | None = None  # float32[D, V]; None: the vectors as they are
-    image: np.ndarray | None = None  # float32[D, V]
-    # Of 1, of the greatest score, and of its lead, in the logit of the certainty; as fitted to a model of the built-in set.
-    weights: tuple[float, float, float] = (-6.5, 1.4, 1.0)
+    weights: tuple[float, float, float] = (-6.5, 1.4, 1.0)  # of 1, of the greatest score, and of its lead, in the logit of the certainty
     threshold: float = 0.5  # probability below which one can't tell
 
     def certainty(self, score: float, lead: float) -> float:
@@ -50,11 +45,6 @@ class Calibration:
         """
         constant, of_score, of_lead = self.weights
         return 1 / (1 + math.exp(min(700.0, -(constant + of_score * score + of_lead * lead))))
-
-    @property
-    def fitted(self) -> bool:
-        """Returns whether it was fitted to the model."""
-        return self.audio is not None
 
 
 UNCALIBRATED = Calibration()
@@ -108,12 +98,8 @@ class Track:
         begin, end = np.searchsorted(times, times - _CONTEXT, "left"), np.searchsorted(times, times + _CONTEXT, "right")
         return cls(times, (vectors - (sums[end] - sums[begin]) / (end - begin)[:, None]).astype(np.float32))
 
-    def along(self, directions: np.ndarray | None) -> "Track":
-        """Projects the vectors on some directions, float32[D, V]."""
-        return self if directions is None else Track(self.times, self.vectors @ directions)
-
     def on(self, grid: np.ndarray, components: slice) -> np.ndarray:
-        """Interpolates some components at other times, with zeros before the first and after the last moment: float64[V, T]."""
+        """Interpolates some components, of the D, at other times, with zeros before the first and after the last moment: float64[D, T]."""
         rows = self.vectors[:, components].T
         return np.stack([np.interp(grid, self.times, row, left=0.0, right=0.0) for row in rows])
 
@@ -138,9 +124,6 @@ def find_offset(image: Track, audio: Track, calibration: Calibration = UNCALIBRA
     if not longest > 0:
         raise ValueError(f"the longest offset is {longest}; give the seconds that audio and image may be apart, above 0")
     if min(len(image.times), len(audio.times)) < 2 * _LEAST_PAIRS or min(image.spread, audio.spread) < _STILL:
-        return NOTHING
-    image, audio = image.along(calibration.image), audio.along(calibration.audio)
-    if not image.spread * audio.spread:
         return NOTHING
     lags, scores = _by_lag(image, audio, longest)
     if len(lags) < _LEAST_LAGS:

@@ -29,8 +29,8 @@ def match_files(path: str, files: Sequence[Path]) -> list[dict[str, Any]]:
 
     trained = model_flags.load(path)
     matcher = FileMatcher(MomentEmbedder(trained, heat=bool(flags.FLAGS.explain)), references_of(path, trained))
-    if not matcher.calibration.fitted:
-        words = "there is no %s, so offsets are found less often; python -m launch.sync_check %s writes it"
+    if not matcher.calibrated:
+        words = "there is no %s, so the certainty of offsets is that of another model; python -m launch.sync_check %s fits it"
         logging.warning(words, file_of(trained), path)
     names = file_names([file.stem for file in files])
     records = []

@@ -69,13 +69,11 @@ def match_table(entry: Mapping[str, Any]) -> Table:
 def check_table(result: Mapping[str, Any]) -> Table:
     """Returns the table of launch.sync_check."""
     table = Table("measure", "value", "chance", title=escape(result["model"]))
-    for name, words in (("offset", ""), ("offset_uncalibrated", ", vectors as they are")):
-        found = result[name]
-        near = f"{found['near']:.1%} ± {found['near_error']:.1%}"
-        table.add_row(f"offset right to half a second{words}", near, f"{found['chance']:.1%}")
-        table.add_row(f"  gets an answer{words}", f"{found['answered']:.1%}", "")
-        table.add_row(f"  right of these{words}", _share(found["right"]), "")
-        table.add_row(f"  can't tell, of clips without an answer{words}", f"{found['refused']:.1%}", "")
+    offset = result["offset"]
+    table.add_row("offset right to half a second", f"{offset['near']:.1%} ± {offset['near_error']:.1%}", f"{offset['chance']:.1%}")
+    table.add_row("  gets an answer", f"{offset['answered']:.1%}", "")
+    table.add_row("  right of these", _share(offset["right"]), "")
+    table.add_row("  can't tell, of clips without an answer", f"{offset['refused']:.1%}", "")
     place = result["place"]
     titles = {
         "pointing": "hottest patch on the instrument",

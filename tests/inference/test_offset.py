@@ -115,12 +115,3 @@ def test_windows_that_were_moved_inside_count_once_and_uneven_times_do_no_harm()
 def test_a_long_medium_needs_no_matrix() -> None:
     found: Offset = find_offset(*apart(-7, count=40_000), EASY)
     assert found.seconds == pytest.approx(-7 * STEP, abs=STEP / 2)
-
-
-def test_a_calibration_compares_its_directions_alone() -> None:
-    image, audio = apart(5)
-    noisy = audio.vectors.copy()
-    noisy[:, 4:] = 20 * np.random.default_rng(3).standard_normal((60, D - 4))
-    first = np.eye(D, 4, dtype=np.float32)
-    found = find_offset(image, Track(audio.times, noisy), Calibration(first, first, (-4.0, 1.0, 1.0)))
-    assert found.seconds == pytest.approx(5 * STEP, abs=STEP / 2)
