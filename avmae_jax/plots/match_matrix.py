@@ -41,9 +41,7 @@ def draw_match_matrix(
     write(figure, _MARGIN, 20, fitting(title, WIDTH - 2 * _MARGIN, TITLE, "bold"), size=TITLE, weight="bold")
     write(figure, _MARGIN, 44, f"{offset.words()}; a positive offset: the audio comes later than the image", color=LIGHT.soft)
     _draw_matrix(figure, vectors, offset, start)
-    write(
-        figure, _RIGHT, _TOP - 14, "score of each lag: correlation along time, times the root of the moments", size=SMALL, color=LIGHT.soft
-    )
+    write(figure, _RIGHT, _TOP - 14, "score of each lag, in standard deviations", size=SMALL, color=LIGHT.soft)
     _draw_lags(axes_at(figure, Box(_RIGHT, _TOP, WIDTH - _RIGHT - _MARGIN - 10, _PANEL)), offset)
     top = _TOP + _PANEL + _BETWEEN
     write(figure, _RIGHT, top - 14, "match of each second: share of others that match worse (.5: chance)", size=SMALL, color=LIGHT.soft)
