@@ -8,7 +8,6 @@ the training split that come after those of training, and everything is measured
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.store.reader import Split
 from avmae_jax.evals.offset_fitting import Trial, fit_calibration, is_near, share_near
 from avmae_jax.evals.pointing import heated_clips, pointing
-from avmae_jax.files import OnProgress, replacing
+from avmae_jax.files import OnProgress, write_json
 from avmae_jax.inference.embed import fingerprint
 from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors, match_timeline
 from avmae_jax.inference.moments import Sizes, moments_of_clip
@@ -106,8 +105,7 @@ def check_sync_into(
     title = f"A held-out clip whose audio was moved by {shift:+.2f} s"
     offset = find_offset(*vectors.tracks, calibration=calibration)
     draw_match_matrix(folder / PICTURE, vectors, match_timeline(vectors), offset, title=title)
-    with replacing(folder / RESULT) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / RESULT, result)
     return result
 
 
