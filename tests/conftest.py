@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 # Annotated shapes and types of these modules are checked at every call. The hook must come before their first import.
 CHECKED = ("avmae_jax.models", "avmae_jax.train.losses", "avmae_jax.evals.metrics")
 with install_import_hook(CHECKED, "beartype.beartype"):
-    from tests.support import ROOT, Program, time_limit
+    from tests.support import ROOT, Program, sharing, time_limit
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing axis is an error instead of a broadcast
@@ -78,13 +78,7 @@ def program(compiled: Path) -> Program:
     """
 
     def run(*arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+        environment = os.environ | sharing(compiled) | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(180), check=False)
 

@@ -71,6 +71,16 @@ def time_limit(seconds: float) -> float:
     return seconds * float(os.environ.get("AVMAE_TEST_TIMEOUT", "1"))
 
 
+def sharing(compiled: Path) -> dict[str, str]:
+    """Returns the environment by which programs keep what they compile in a folder, and compile it without most optimizations."""
+    return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 class Clips:
     """Holds made-up clips in memory: their audio is noise, and frame i of clip n shows the colour (n, 20 * i, 0)."""
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avmae_jax.inference.offset import NEAR, UNCALIBRATED, Calibration, Offset, Track, find_offset
+from avmae_jax.inference.offset import NEAR, Calibration, Offset, Track, find_offset
 
 FALSE_ANSWERS = 0.1  # share of clips without an answer that may get one, at most
 
@@ -16,11 +16,6 @@ class Trial(NamedTuple):
     image: Track
     audio: Track
     seconds: float | None  # the known offset; None: there is none
-
-
-def share_near(found: Sequence[Offset], trials: Sequence[Trial]) -> float:
-    """Computes the share of trials whose likeliest lag is right to NEAR."""
-    return float(np.mean([is_near(each, trial) for each, trial in zip(found, trials, strict=True)]))
 
 
 def is_near(found: Offset, trial: Trial) -> bool:
@@ -39,7 +34,7 @@ def fit_calibration(trials: Sequence[Trial]) -> Calibration:
     """
     if len({trial.seconds is None for trial in trials}) < 2:
         raise ValueError("a calibration needs clips with and without an offset")
-    found = [find_offset(trial.image, trial.audio, UNCALIBRATED) for trial in trials]
+    found = [find_offset(trial.image, trial.audio) for trial in trials]
     answerable = np.array([each.certainty > 0 for each in found])  # the best lag isn't the last one that is tried
     if not answerable.any():
         raise ValueError("no clip of the training split changes along time, so that no offset can be found in any")

@@ -18,7 +18,7 @@ from avmae_jax.config import DataConfig
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.data.instruments import INSTRUMENTS, make_clip
 from avmae_jax.data.store.reader import Split
-from avmae_jax.evals.offset_fitting import Trial, fit_calibration, is_near, share_near
+from avmae_jax.evals.offset_fitting import Trial, fit_calibration, is_near
 from avmae_jax.evals.pointing import heated_clips, pointing
 from avmae_jax.files import OnProgress, write_json
 from avmae_jax.inference.embed import fingerprint
@@ -165,7 +165,7 @@ def measure_offsets(trials: Sequence[Trial], calibration: Calibration) -> dict[s
     found = [find_offset(trial.image, trial.audio, calibration) for trial in known]
     others = [find_offset(trial.image, trial.audio, calibration) for trial in trials if trial.seconds is None]
     answers = [(each, trial) for each, trial in zip(found, known, strict=True) if each.seconds is not None]
-    near = share_near(found, known)
+    near = float(np.mean([is_near(*pair) for pair in zip(found, known, strict=True)]))
     errors = [abs(each.likeliest - trial.seconds) for each, trial in zip(found, known, strict=True) if each.likeliest is not None]  # pyright: ignore
     return {
         "clips": len(known),

@@ -64,9 +64,12 @@ class FileMatcher:
           DatasetError: if the calibration can't be read, or belongs to other weights.
         """
         self._embed, self._references = embed, references
-        own = calibration_of(embed.trained)
-        self.calibration: Calibration = own or UNCALIBRATED
-        self.calibrated = own is not None
+        self.calibration: Calibration = calibration_of(embed.trained) or UNCALIBRATED
+
+    @property
+    def calibrated(self) -> bool:
+        """Returns whether launch.sync_check has fitted the certainty of offsets to the model."""
+        return self.calibration is not UNCALIBRATED
 
     def __call__(
         self, path: str | Path, *, rate: float = RATE, longest: float = LONGEST, wanted: Callable[[float], bool] = lambda time: True

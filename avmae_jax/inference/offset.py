@@ -22,7 +22,7 @@ LONGEST = 3.5  # seconds that audio and image may be apart, unless asked for
 NEAR = 0.5  # seconds to which an answer must be right for the certainty
 _CONTEXT = 10.0  # seconds before and after a moment whose mean is removed; short enough to remove a slow crescendo
 _STILL = 0.01  # root mean square of how far vectors of length 1 move along time; below it nothing changes
-_LEAST_PAIRS = 8  # of moments, at a lag
+_LEAST_MOMENTS = 16  # of a medium; half of them are compared at the longest lag
 _QUIET = 1e-3  # of the strongest frequency; weaker ones aren't raised any more, since they hold nothing but rounding and noise
 _BLOCK = 1 << 22  # values in memory at once
 _LEAST_LAGS = 3  # one with a neighbour on each side
@@ -123,7 +123,7 @@ def find_offset(image: Track, audio: Track, calibration: Calibration = UNCALIBRA
     """
     if not longest > 0:
         raise ValueError(f"the longest offset is {longest}; give the seconds that audio and image may be apart, above 0")
-    if min(len(image.times), len(audio.times)) < 2 * _LEAST_PAIRS or min(image.spread, audio.spread) < _STILL:
+    if min(len(image.times), len(audio.times)) < _LEAST_MOMENTS or min(image.spread, audio.spread) < _STILL:
         return NOTHING
     lags, scores = _by_lag(image, audio, longest)
     if len(lags) < _LEAST_LAGS:
@@ -156,10 +156,9 @@ def _by_lag(image: Track, audio: Track, longest: float) -> tuple[np.ndarray, np.
     strength = np.sqrt(powers[0] * powers[1])
     sums = np.fft.irfft(products / np.maximum(strength, _QUIET * strength.max()), size)
     steps = np.arange(-half, half + 1)
-    pairs = len(grid) - np.abs(steps)
-    values = sums[steps] / np.sqrt(pairs)
+    values = sums[steps] / np.sqrt(len(grid) - np.abs(steps))  # of as many pairs
     values /= np.sqrt(np.square(values).mean())
-    tried = (np.abs(steps) * step <= longest + step / 2) & (pairs >= _LEAST_PAIRS)
+    tried = np.abs(steps) * step <= longest + step / 2
     return steps[tried] * step, values[tried]
 
 

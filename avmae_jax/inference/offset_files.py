@@ -24,12 +24,12 @@ def read_calibration(path: Path, fingerprint: str) -> Calibration:
     Raises:
       DatasetError: if it can't be read, or belongs to another encoder.
     """
+    found = read_json(path)
     try:
-        found = read_json(path)
         constant, score, lead = map(float, found["weights"])
         read = Calibration((constant, score, lead), float(found["threshold"]))
         own = found["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is no calibration of launch.sync_check: {error}; write it again, or remove it") from error
     if own != fingerprint:
         raise DatasetError(f"{path} belongs to other weights; run launch.sync_check again, or remove it")

@@ -1,5 +1,6 @@
 """Offsets and places on the built-in set: known shifts, what is fitted, what is measured."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from flax import nnx
 
 from avmae_jax.config import AppliedConfig, DataConfig
 from avmae_jax.data.clip import SAMPLE_RATE, Clip, even_times
+from avmae_jax.data.instruments import make_clip
 from avmae_jax.errors import DatasetError
+from avmae_jax.evals import sync_check
 from avmae_jax.evals.offset_fitting import Trial, fit_calibration
 from avmae_jax.evals.pointing import Heated, heated_clips, pointing
-from avmae_jax.evals.sync_check import Plan, cut_apart, measure_offsets, shifted, trials_of
+from avmae_jax.evals.sync_check import Plan, check_sync_into, cut_apart, measure_offsets, shifted, trials_of
 from avmae_jax.inference.match_over_time import MomentEmbedder, MomentVectors
 from avmae_jax.inference.offset import Track
 from avmae_jax.inference.offset_files import read_calibration, write_calibration
@@ -132,3 +135,23 @@ def test_clips_are_those_of_the_run() -> None:
 
     np.testing.assert_array_equal(audio(1), audio(1))
     assert np.abs(audio(1) - audio(2)).max() > 1e-3
+
+
+@pytest.mark.usefixtures("unpolished")
+def test_the_certainty_is_fitted_to_clips_that_the_run_did_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, int]] = []
+
+    def noted(split: str, index: int, **options: Any) -> Clip:
+        made.append((split, index))
+        return make_clip(split, index, **options)
+
+    monkeypatch.setattr(sync_check, "make_clip", noted)
+    trained = Trained("m", build(SYNC, rngs=nnx.Rngs(0)), AppliedConfig(model=SYNC), 0, ())
+    plan = Plan(seconds=4.0, fit_clips=4, clips=2, pointing_clips=2)
+    found = check_sync_into(tmp_path / "out", trained, DataConfig(builtin_train=20), plan)
+    assert made == [("train", 20), ("train", 21), ("train", 22), ("train", 23), ("test", 0), ("test", 1)]
+    assert json.loads((tmp_path / "out/sync_check.json").read_text()) == found
+    assert read_calibration(tmp_path / "out/offset.json", found["fingerprint"]).threshold == found["offset"]["threshold"]
+    with pytest.raises(ValueError, match=r"m was trained on films; .*built-in set"):
+        check_sync_into(tmp_path / "none", trained, DataConfig(source="prepared", path="films"), plan)
+    assert not (tmp_path / "none").exists()

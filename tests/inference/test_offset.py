@@ -63,7 +63,7 @@ def test_unrelated_audio_and_a_film_in_which_nothing_changes_give_no_answer() ->
 
 
 def test_what_changes_slowly_and_out_of_step_does_not_hide_the_lag() -> None:
-    """As loudness that rises earlier in the image than in the audio: it is stronger than what tells one moment from the next."""
+    """Gives images and audio a slow change, as of loudness, that is out of step and stronger than the notes by which moments differ."""
     rng, found = np.random.default_rng(7), []
     for steps in (-9, -4, 6, 11):
         notes, tracks = rng.standard_normal((140, D)), []

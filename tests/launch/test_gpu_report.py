@@ -9,7 +9,7 @@ from avmae_jax.config import Config, DataConfig, ModelConfig
 from launch.benchmarks import gpu_report
 from launch.benchmarks.gpu import part
 from launch.benchmarks.gpu.part import Part
-from tests.support import time_limit
+from tests.support import sharing, time_limit
 
 MODEL = ModelConfig(
     depth=2, width=32, heads=4, decoder_depth=1, decoder_width=16, decoder_heads=2, mel_bins=16, audio_frames=64, image_size=32
@@ -20,9 +20,8 @@ TINY = Config(name="mini", model=MODEL, data=DataConfig(source="builtin", worker
 @pytest.fixture(autouse=True)
 def quick(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the processes share what they compile, and compile it without most optimizations."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    for name, value in sharing(compiled).items():
+        monkeypatch.setenv(name, value)
 
 
 def rows_of(title: str) -> part.Measured:

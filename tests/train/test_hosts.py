@@ -18,7 +18,7 @@ from avmae_jax.errors import HostsError
 from avmae_jax.train import hosts, joining
 from avmae_jax.train.joining import Place
 from tests.launch.pretraining import DISTURBED
-from tests.support import ROOT, TINY, as_arguments, time_limit
+from tests.support import ROOT, TINY, as_arguments, sharing, time_limit
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
 GIVEN = {"JAX_COORDINATOR_ADDRESS": "n1:1234", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}
@@ -145,13 +145,7 @@ class Machine:
 
     def _start(self, command: Sequence[str], port: int, number: int, count: int) -> subprocess.Popen[str]:
         places = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(number)}
-        environment = os.environ | places | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(self._compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }  # fmt: skip
+        environment = os.environ | places | sharing(self._compiled) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
         return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
 
 

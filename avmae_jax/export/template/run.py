@@ -18,10 +18,10 @@ def main(path):
     config, programs, found = json.loads((HERE / "config.json").read_text(encoding="utf-8")), {}, {}
     for arrays in windows(path, config["window"], config["channels"]):
         has = "both" if len(arrays) == 2 else "audio" if "waveform" in arrays else "image"
-        given = [entry for entry in config["entries"] if has in (entry, "both")]  # "both" is the first entry, where there is one
+        given = next((entry for entry in config["entries"] if has in (entry, "both")), "")  # "both" comes first, where it is an entry
         if given:
-            programs[given[0]] = programs.get(given[0]) or load(HERE, config, given[0])
-            for name, values in programs[given[0]](arrays).items():
+            programs[given] = programs.get(given) or load(HERE, config, given)
+            for name, values in programs[given](arrays).items():
                 found.setdefault(name, []).append(values[0])
     if not found:
         sys.exit(f"{path} lacks what the model needs: {' or '.join(config['entries'])}")
