@@ -95,6 +95,7 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
         page = context.new_page()
         page.goto(where)
         page.locator("input[type=file]").first.wait_for(state="attached")
+        page.get_by_role("button", name="Example").last.wait_for()  # each kind of element arrives with a script of its own
         return page
 
     yield opened

@@ -86,14 +86,16 @@ def test_the_timeline_goes_with_the_player_and_by_keys(visit: Any, clips: dict[s
 
 def test_an_example_can_be_chosen_by_keys(visit: Any) -> None:
     page = visit()
+    focused = ""
     for _ in range(20):
-        if page.evaluate("document.activeElement.textContent").strip().startswith("Example: "):
-            break
         page.keyboard.press("Tab")
-    name = page.evaluate("document.activeElement.textContent").strip().removeprefix("Example: ")
+        focused = page.evaluate("document.activeElement.textContent").strip()
+        if focused.startswith("Example: "):
+            break
+    assert focused.startswith("Example: ")
     page.keyboard.press("Enter")
     finish(page)
-    assert first_class(page) == name
+    assert first_class(page) == focused.removeprefix("Example: ")
 
 
 def test_a_broken_file_gets_one_sentence_and_the_next_one_works(visit: Any, clips: dict[str, Path], tmp_path: Path) -> None:
