@@ -203,6 +203,9 @@ def _multiply(tokens: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Arra
 
 
 def _multiply_forward(tokens: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # The gradient multiplies by this kernel, too. Without the barrier XLA would compute it there again, in one GPU kernel with the gradient
+    # of the norm's scale, a sum over this kernel's gradient: of several devices, each block would wait for the exchange of its gradients.
+    tokens, kernel = lax.optimization_barrier((tokens, kernel))
     return _multiply(tokens, kernel, bias), (tokens, kernel)
 
 

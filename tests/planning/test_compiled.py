@@ -92,3 +92,5 @@ def test_several_devices_exchange_gradients_and_vectors_alone(step: Found) -> No
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(traced.state.params))
     reduced = sum(math.prod(shape.sizes) for each in cost.collectives if each.kind == "all-reduce" for shape in each.shapes)
     assert weights <= reduced < 1.2 * weights
+    # Those of all blocks are merged, which XLA can't do where one block's backward pass waits for another's exchange.
+    assert sum(each.count for each in cost.collectives if each.kind == "all-reduce") < 8
