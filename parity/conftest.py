@@ -31,9 +31,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def unpolished() -> Iterator[None]:
     """Turns off most compiler optimizations, for tests that compile much and run it once."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -17,8 +17,11 @@ from jaxtyping import install_import_hook
 # Annotated shapes and types of these modules are checked at every call. The hook must come before their first import.
 CHECKED = ("avmae_jax.models", "avmae_jax.train.losses", "avmae_jax.evals.metrics")
 with install_import_hook(CHECKED, "beartype.beartype"):
-    from tests.support import ROOT, Program, sharing, time_limit
+    from tests.support import QUICK, ROOT, Program, sharing, time_limit
 
+# Compiling is most of what tests do. What the options of users compute is compared with the original by `pytest parity`.
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing axis is an error instead of a broadcast
 
@@ -42,14 +45,6 @@ def optax_promotion() -> Iterator[None]:
     """Allows mixed types where optax's Adam computes: it mixes Python floats and int32."""
     with jax.numpy_dtype_promotion("standard"):
         yield
-
-
-@pytest.fixture
-def unpolished() -> Iterator[None]:
-    """Compiles without most optimizations, which halves the time of tests that compile a whole model."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +73,7 @@ def program(compiled: Path) -> Program:
     """
 
     def run(*arguments: object, devices: int = 1) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | sharing(compiled) | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = os.environ | sharing(compiled, devices)
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=time_limit(180), check=False)
 

@@ -15,8 +15,6 @@ from avmae_jax.data.fbank import num_frames, padded_fbank
 from avmae_jax.data.frontend import model_inputs, normalisation
 from tests.support import TINY, Clips, apply
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 CONFIG = apply(Config(), TINY)
 CLIP = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, normalise="clip"))
 DECIBEL = np.log(10) / 10

@@ -19,8 +19,6 @@ from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.step import Context, weighted_sum
 from tests.support import TINY, Clips, apply
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 CONFIG = apply(Config(), TINY)
 ALL_ON = AugmentConfig(specaug_freq=30, specaug_time=20, noise=True, mixup=0.5)
 
@@ -130,7 +128,6 @@ def loss(task: PretrainingTask, model: registry.Model, batch: dict[str, jax.Arra
     return float(total(model, batch))
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.slow
 def test_the_pretraining_loss_is_augmented_in_training_alone() -> None:
     model = registry.build(CONFIG.model, rngs=nnx.Rngs(0))
@@ -141,7 +138,6 @@ def test_the_pretraining_loss_is_augmented_in_training_alone() -> None:
     assert abs(loss(augmented, model, batch) - loss(plain, model, unmarked(batch))) > 1e-3
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("modality", ["audio", "image"])
 @pytest.mark.slow
 def test_one_modality_is_trained_and_drawn_without_the_other(modality: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT, time_limit
+from tests.support import ROOT, sharing, time_limit
 
 
 def chromium() -> str:
@@ -46,12 +46,7 @@ def served(compiled: Path) -> Iterator[Any]:
 
     def start(*arguments: object) -> str:
         command = [sys.executable, "-m", "launch.demo", "--port=0", *map(str, arguments)]
-        environment = os.environ | {
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | sharing(compiled), stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout
         line = process.stdout.readline()

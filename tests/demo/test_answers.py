@@ -22,8 +22,6 @@ from tests.inference.tiny_models import NAMES, weights
 from tests.media import numbered, tone, write_media
 from tests.support import Clips
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 EVIL = "<img src=x onerror=alert(1)>${alert(2)}{{alert(3)}}.mp4"
 
 

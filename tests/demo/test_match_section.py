@@ -17,8 +17,6 @@ from tests.demo.reader import Reader
 from tests.inference.tiny_models import SYNC, weights
 from tests.media import numbered, tone, write_media
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 
 def test_a_film_is_shown_against_itself(tmp_path: Path) -> None:
     write(weights(0, 1, SYNC, frames=5), tmp_path / "sync.safetensors")

@@ -28,8 +28,6 @@ from avmae_jax.weights import io
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips, made
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 NAMES = ("harp", "oboe", "horn")
 
 

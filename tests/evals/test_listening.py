@@ -31,7 +31,6 @@ def samples(path: Path) -> np.ndarray:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2")
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_each_stage_is_written_as_long_as_its_clip(tmp_path: Path) -> None:
     found = listen_into(tmp_path / "new", trained("both"), Clips(5), Origin("d", "test"))
     assert json.loads((tmp_path / "new/listening.json").read_text()) == found
@@ -48,7 +47,6 @@ def test_each_stage_is_written_as_long_as_its_clip(tmp_path: Path) -> None:
     assert (found["step"], found["data"], found["split"], found["norm_pix"]) == (7, "d", "test", True)
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_images_alone_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image"):
         listen_into(tmp_path, trained("image"), Clips(1), Origin())

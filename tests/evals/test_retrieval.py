@@ -3,10 +3,9 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -45,10 +44,8 @@ class Labelled(Clips):
 
 
 @pytest.fixture(scope="module")
-def trained() -> Iterator[Trained]:
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what these tests do
-    yield Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), AppliedConfig(model=SMALL), 0, ())
-    jax.config.update("jax_disable_most_optimizations", False)
+def trained() -> Trained:
+    return Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), AppliedConfig(model=SMALL), 0, ())
 
 
 @pytest.fixture(scope="module")

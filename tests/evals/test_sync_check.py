@@ -110,7 +110,6 @@ def test_pointing_is_the_share_of_the_hottest_patch_and_chance_that_of_all() -> 
         pointing([])
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_the_heat_of_a_model_whose_window_is_longer_than_its_clips_is_measured() -> None:
     module: Any = build(SYNC, rngs=nnx.Rngs(0))
     embed = MomentEmbedder(Trained("m", module, AppliedConfig(model=SYNC), 0, ()), heat=True)
@@ -124,7 +123,6 @@ def test_numbers_that_cannot_work_are_refused(changes: dict[str, float]) -> None
         Plan(**changes)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_clips_are_those_of_the_run() -> None:
     module: Any = build(SYNC, rngs=nnx.Rngs(0))
     embed = MomentEmbedder(Trained("m", module, AppliedConfig(model=SYNC), 0, ()))
@@ -137,7 +135,6 @@ def test_clips_are_those_of_the_run() -> None:
     assert np.abs(audio(1) - audio(2)).max() > 1e-3
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_the_certainty_is_fitted_to_clips_that_the_run_did_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, int]] = []
 

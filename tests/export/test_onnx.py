@@ -18,7 +18,7 @@ from avmae_jax.export.store import Store  # noqa: E402
 from avmae_jax.export.values import tensor  # noqa: E402
 from tests.export.conftest import KINDS_OF_MODELS, expected, model, windows  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpolished")]  # each compiles a model
+pytestmark = pytest.mark.slow  # each compiles a model
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODELS)

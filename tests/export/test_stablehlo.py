@@ -13,7 +13,7 @@ from avmae_jax.export import folder
 from avmae_jax.trees import flatten
 from tests.export.conftest import KINDS_OF_MODELS, expected, windows
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unpolished")]  # each compiles a model
+pytestmark = pytest.mark.slow  # each compiles a model
 
 
 @pytest.mark.parametrize("name", ["pretraining", "late, by clip", "ast"])

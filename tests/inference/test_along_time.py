@@ -15,8 +15,6 @@ from avmae_jax.inference.stream import Ahead
 from avmae_jax.inference.windows import of_file
 from tests.inference.test_predict import LENGTH, tuned_on
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 
 def course_of(model: Model, path: Path, budget: Budget | None = None, seconds: float = 0.0) -> Course:
     found = AlongTime(model, threading.Lock())(of_file(path), seconds, budget or Budget())

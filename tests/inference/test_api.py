@@ -14,8 +14,6 @@ from avmae_jax.errors import ClipError, WeightsError
 from avmae_jax.inference.api import Model
 from tests.media import numbered, tone
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 
 def test_arrays_give_what_their_files_give(trained: Model, folder: Path) -> None:
     sound, picture = folder / "media/sound.wav", folder / "media/picture.png"

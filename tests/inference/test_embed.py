@@ -29,8 +29,6 @@ from avmae_jax.models.pooling import pool, unit_length
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
-pytestmark = pytest.mark.usefixtures("unpolished_module")
-
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 SUFFIXES = [".npz", ".array_record"]
 
@@ -49,20 +47,12 @@ class Mixed(Clips):
 
 
 @pytest.fixture(scope="module")
-def unpolished_module() -> Iterator[None]:
-    """Compiling is most of what these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
 def trained() -> Trained:
     return Trained("model", CAVMAE(SMALL, rngs=nnx.Rngs(0)), AppliedConfig(model=SMALL), 0, ())
 
 
 @pytest.fixture(scope="module")
-def embedded(trained: Trained, unpolished_module: None) -> tuple[list[Part], Embeddings]:
+def embedded(trained: Trained) -> tuple[list[Part], Embeddings]:
     source = Mixed(10)
     parts = list(DatasetEmbedder(trained, batch_size=4)(source))
     return parts, collect(parts, note_of(trained, source, KINDS, data="somewhere", split="test"))

@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,14 +45,6 @@ class Coloured(Clips):
         clip = super().__getitem__(index)._replace(labels=(index % 2,))
         clip = clip._replace(frames=clip.frames[: self.frames], frame_times=tuple(0.16 * n for n in range(self.frames)))
         return clip if self._whole or index != 1 else clip._replace(waveform=clip.waveform[:0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unpolished_module() -> Iterator[None]:
-    """Compiling is most of what these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def of_kind(kind: str, frames: int = 0) -> Trained:

@@ -22,8 +22,6 @@ from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, made
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 NAMES = ("harp", "oboe", "$lute_{x}$", "horn", "drum")
 MODEL = ModelConfig(
     width=16, heads=2, depth=2, decoder_width=8, decoder_heads=2, decoder_depth=1, audio_frames=48, mel_bins=32, image_size=32

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,8 +16,6 @@ from avmae_jax.inference.inpaint import LOUDEST, Inpainted, Inpainter
 from avmae_jax.weights import io
 from avmae_jax.weights.trained import Trained
 from tests.support import TINY, Clips, apply, made
-
-pytestmark = pytest.mark.usefixtures("unpolished")
 
 CONFIG = AppliedConfig(apply(Config(), TINY).model, loss=LossConfig(norm_pix=False))
 CLIP = Clips(1)[0]  # 0.7 s, longer than the model's 0.64
@@ -38,11 +35,9 @@ def trained(model: Any, **sizes: Any) -> Trained:
 @pytest.fixture(scope="module")
 def inpaint() -> Inpainter:
     """Shared, since it is compiled once."""
-    jax.config.update("jax_disable_most_optimizations", True)
     masking = {"audio_mask_ratio": 0.5, "image_mask_ratio": 0.25, "audio_mask_mode": "time"}
     shared = Inpainter(trained(small(CONFIG.model)), masking)
     shared(CLIP, seed=0)
-    jax.config.update("jax_disable_most_optimizations", False)
     return shared
 
 

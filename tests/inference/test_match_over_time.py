@@ -17,8 +17,6 @@ from avmae_jax.models.registry import build
 from avmae_jax.weights.trained import Trained, require_match
 from tests.support import ODD
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 SYNC = dataclasses.replace(ODD, kind="sync", class_token=True, registers=2, clip_frames=48)
 RNG = np.random.default_rng(0)
 

@@ -10,8 +10,6 @@ from avmae_jax.inference.file_match import Kept
 from launch import predict as program
 from tests.support import called_here
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 
 @pytest.mark.slow
 def test_the_match_of_a_folder_is_written_but_for_files_without_one(

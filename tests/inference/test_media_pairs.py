@@ -28,7 +28,6 @@ from avmae_jax.weights.io import write
 from tests.inference.tiny_models import NAMES, SYNC, TUNED_SYNC, weights
 from tests.media import numbered, tone, write_media
 
-pytestmark = pytest.mark.usefixtures("unpolished")
 FRAMES = 5
 
 

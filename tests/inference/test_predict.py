@@ -32,8 +32,6 @@ from avmae_jax.weights.trained import Trained
 from tests.inference.tiny_models import NAMES, SMALL
 from tests.media import numbered, tone, write_media
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 LENGTH = 1.6  # seconds that the model hears
 
 

@@ -15,8 +15,6 @@ from launch import predict as program_predict
 from tests.inference.tiny_models import NAMES
 from tests.support import Program, called_here
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 Call = Callable[..., tuple[int, str, str]]
 
 

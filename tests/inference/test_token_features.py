@@ -23,7 +23,7 @@ from avmae_jax.models.sync import Sync
 from avmae_jax.weights.trained import Trained
 from tests.support import ODD, Clips
 
-pytestmark = pytest.mark.usefixtures("unpolished", "optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 SMALL = dataclasses.replace(ODD, depth=2, joint_depth=1)
 

@@ -21,7 +21,6 @@ from launch import baseline, evaluate, probe
 from tests.support import ODD, Clips, completed, made
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.usefixtures("unpolished")
 NAMES = ["harp", "oboe", "horn [bold]"]
 
 

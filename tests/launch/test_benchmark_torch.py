@@ -36,7 +36,7 @@ TINY = Config(name="mini", model=MODEL, optim=OptimConfig(learning_rate=1e-3), t
 
 
 @pytest.mark.parametrize("job", against_torch.JOBS)
-@pytest.mark.usefixtures("optax_promotion", "unpolished")
+@pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.slow
 def test_both_sides_compute_the_same_in_every_step(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
@@ -55,7 +55,6 @@ def test_both_sides_compute_the_same_in_every_step(job: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("job", against_torch.JOBS)
-@pytest.mark.usefixtures("unpolished")
 def test_the_product_has_sizes_of_the_model(job: str) -> None:
     config = Config(model=ModelConfig(size="base"), train=TrainConfig(batch_size=4))
     product = against_torch.Product.of(job, config)

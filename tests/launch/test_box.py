@@ -37,7 +37,6 @@ def get_config():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unpolished")
 def test_a_classifier_is_made_anew(tmp_path: Path) -> None:
     for name in ("drums", "flute", "tuba"):
         for number in range(4):

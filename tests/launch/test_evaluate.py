@@ -21,8 +21,6 @@ from launch import evaluate
 from launch.common import tables
 from tests.support import ODD, Clips, called_here, cells, made
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 NAMES = ["harp [bold]", "oboe", "horn"]
 
 Call = Callable[..., str]

@@ -20,8 +20,6 @@ from launch import inpaint
 from tests.media import numbered, tone, write_media
 from tests.support import TINY, Clips, apply, called_here, made
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 SIZES = apply(Config(), TINY).model
 Call = Callable[..., str]
 

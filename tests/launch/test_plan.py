@@ -93,7 +93,7 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("on_cpu", "optax_promotion", "unpolished")
+@pytest.mark.usefixtures("on_cpu", "optax_promotion")
 @pytest.mark.parametrize("classifies", [False, True])
 def test_a_plan_says_what_the_run_takes(tmp_path: Path, classifies: bool) -> None:
     changes = TINY | {"train.steps": 0, "train.epochs": 3.0, "train.micro_batch": 4}

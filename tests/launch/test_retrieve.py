@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import jax
 import numpy as np
 import pytest
 from absl import app
@@ -65,7 +64,6 @@ def vectors(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def called(program: ModuleType, *arguments: object) -> int:
     """Calls a program in this process; gives its exit status, and prints what it says at its end."""
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of what these tests do
     try:
         with called_here(program) as main:
             main(*arguments)
@@ -74,8 +72,6 @@ def called(program: ModuleType, *arguments: object) -> int:
             sys.stdout.write(end.code + "\n")
             return 1
         return end.code or 0
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
     return 0
 
 

@@ -30,7 +30,6 @@ from tests.report.pages import Page, start
 from tests.support import ODD, Clips, completed, made
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.usefixtures("unpolished")
 NAMES = ["harp", "oboe", "horn"]
 RECIPE = """
 from avmae_jax.config_files import shipped

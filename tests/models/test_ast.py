@@ -13,8 +13,6 @@ from avmae_jax.models.ast import AST
 from avmae_jax.models.patches import patchify
 from avmae_jax.models.tokens import join
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 # stride 10: 2 rows and 5 columns of patches
 CONFIG = ModelConfig(kind="ast", modality="audio", depth=2, width=16, heads=2, audio_frames=64, mel_bins=32)
 SHAPES = [(2, 5, 10), (2, 4, 16), (9, 25, 2)]  # rows, columns, stride

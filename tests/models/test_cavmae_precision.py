@@ -17,8 +17,6 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described
 from tests.models.tiny_cavmae import CONFIG, Arrays, arrays_of, make_inputs, random_model
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 
 def _loss(model: CAVMAE, inputs: Arrays, noise: Arrays) -> tuple[jax.Array, Arrays]:
     config = LossConfig(contrast_weight=1.0)  # so that the gradients of the contrastive loss show

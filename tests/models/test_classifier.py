@@ -14,8 +14,6 @@ from avmae_jax.models.modes import MODES, MULTIMODAL, Mode, find_mode
 from avmae_jax.models.pooling import deviation_summands
 from avmae_jax.models.tokens import join
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 CONFIG = ModelConfig(kind="cavmae_classifier", depth=2, width=16, heads=2, audio_frames=64, mel_bins=32, image_size=32)
 all_modes = pytest.mark.parametrize("mode", MODES, ids=str)
 

@@ -25,8 +25,6 @@ from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.trees import flatten
 from tests.support import TINY, Clips, apply
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 # grids: audio 2 x 4 patches, image 2 x 2; kept at 0.75: 2 and 1
 AUDIO = ModelConfig(
     kind="mae", modality="audio", depth=2, width=16, heads=2, decoder_depth=1, decoder_width=16, decoder_heads=4,

@@ -19,8 +19,6 @@ from avmae_jax.trees import flatten
 from avmae_jax.weights.build import described
 from tests.models.tiny_cavmae import CONFIG, make_inputs
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 SYNC = dataclasses.replace(CONFIG, kind="sync", class_token=True, registers=3)
 TUNED = dataclasses.replace(SYNC, kind="sync_classifier")
 CLASSES = 5

@@ -50,7 +50,6 @@ def checkpoint(run: Path, classes: int, names: tuple[str, ...] = ()) -> None:
     write(made(ODD, classes)._replace(notes=Notes(loss="ce", mode="audioonly", label_names=names)), run / "checkpoints")
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("classes", [0, 2])
 @pytest.mark.slow
 def test_the_program_makes_what_is_missing(call: Call, data: Path, tmp_path: Path, classes: int) -> None:

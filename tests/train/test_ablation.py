@@ -92,7 +92,7 @@ def test_a_stop_while_speeds_are_measured_ends_it_without_a_number(monkeypatch: 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unpolished", "optax_promotion")
+@pytest.mark.usefixtures("optax_promotion")
 def test_a_row_is_trained_and_measured_on_the_clips_of_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     for name, few in (("_TIMED", 2), ("_FIRST", 1), ("_TURNS", 1)):

@@ -25,8 +25,6 @@ from avmae_jax.train.step import Context, State, make_step
 from avmae_jax.trees import flatten
 from tests.support import TINY, Clips, apply
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 PAIRS = {
     "model.kind": "sync", "model.class_token": True, "model.registers": 2, "model.audio_frames": 32, "model.clip_frames": 64,
     "model.contrast_mask_ratio": 0.25, "loss.contrast_weight": 0.3,

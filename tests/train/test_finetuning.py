@@ -255,7 +255,6 @@ def write_tones(folder: Path, train: int, test: int, *, make: Any = make, label_
     write_dataset(folder / "set", DatasetSpec("tones", jobs, make, list(label_names)))
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize(("kind", "both_weight"), [("cavmae_classifier", 1.0), ("late_classifier", 0.0)])
 @pytest.mark.slow
 def test_a_classifier_learns_what_it_is_shown(tmp_path: Path, kind: str, both_weight: float) -> None:
@@ -272,7 +271,6 @@ def test_a_classifier_learns_what_it_is_shown(tmp_path: Path, kind: str, both_we
     assert (trained.label_names, trained.config.tune.loss, trained.kind) == (("low", "high"), "ce", kind)
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.slow
 def test_a_classifier_of_audio_needs_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_tones(tmp_path, 19, 8, make=make_heard)  # 2.4 steps an epoch
@@ -309,7 +307,6 @@ TUNERS = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.parametrize("head_pool", ["mean_std", "attentive"])
 @pytest.mark.slow
 def test_a_classifier_is_tuned_with_everything_on_and_its_average_is_a_model(tmp_path: Path, head_pool: str) -> None:

@@ -110,7 +110,7 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return of
 
 
-@pytest.mark.usefixtures("optax_promotion", "unpolished")
+@pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.slow
 def test_an_accelerator_trains_with_the_step_that_was_asked(accelerator: Callable[[float], None], tmp_path: Path) -> None:
     config = apply(Config(), TINY | {"train.workdir": str(tmp_path), "train.steps": 2})

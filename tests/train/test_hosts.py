@@ -145,7 +145,7 @@ class Machine:
 
     def _start(self, command: Sequence[str], port: int, number: int, count: int) -> subprocess.Popen[str]:
         places = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(number)}
-        environment = os.environ | places | sharing(self._compiled) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        environment = os.environ | places | sharing(self._compiled)
         return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
 
 

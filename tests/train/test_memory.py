@@ -30,7 +30,7 @@ def test_a_larger_model_or_input_costs_more() -> None:
     assert memory.step_flops(Config(model=ModelConfig(audio_frames=2048))) > 1.5 * memory.step_flops(Config())
 
 
-@pytest.mark.usefixtures("optax_promotion", "unpolished")
+@pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_estimates_are_near_the_compiled_program(remat: bool) -> None:

@@ -18,8 +18,6 @@ from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.step import State, make_evaluation, make_step
 from tests.support import TINY, Clips, apply
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 KEY = jax.random.key(5)
 CHANGES = TINY | {"loss.contrast_weight": 1.0, "model.drop_path": 0.4, "model.audio_mask_mode": "tf", "train.batch_size": 8}
 

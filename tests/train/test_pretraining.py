@@ -23,8 +23,6 @@ from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.step import Context
 from tests.support import TINY, Clips, apply
 
-pytestmark = pytest.mark.usefixtures("unpolished")
-
 CONFIG = apply(Config(), TINY | {"loss.contrast_weight": 0.3, "loss.mae_weight": 2.0})
 
 

@@ -138,7 +138,6 @@ def test_parameters_and_moments_are_cut(runs: Runs) -> None:
     assert whole["mixed4"] < 0.45 * whole["alone"]
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.slow
 def test_negatives_of_a_shard_are_those_of_its_device(runs: Runs) -> None:
     config = apply(Config(), CHANGES)

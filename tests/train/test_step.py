@@ -115,7 +115,6 @@ def test_extra_is_updated_with_the_new_parameters_and_the_rate_is_the_schedules(
     assert float(metrics["learning_rate"]) == pytest.approx(0.3)
 
 
-@pytest.mark.usefixtures("unpolished")
 @pytest.mark.slow
 def test_micro_batches_of_the_model_give_its_gradient() -> None:
     """Without the contrastive loss, with the same masks, all that is left is rounding."""

@@ -108,7 +108,6 @@ def pairs(**changed: Any) -> ModelConfig:
     return dataclasses.replace(config(), kind="sync", class_token=True, registers=2, **changed)
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_a_model_of_pairs_takes_what_a_cavmae_has_and_keeps_positions_of_its_own_window(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,7 +125,6 @@ def test_a_model_of_pairs_takes_what_a_cavmae_has_and_keeps_positions_of_its_own
         np.testing.assert_array_equal(value, (before if place.endswith(fresh) else given)[place])
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_a_model_of_pairs_gives_a_classifier_its_encoder_and_refuses_another_number_of_registers() -> None:
     given = params_of(Sync(pairs(), rngs=nnx.Rngs(1)))
     model = SyncClassifier(dataclasses.replace(pairs(), kind="sync_classifier"), 5, rngs=nnx.Rngs(0))
@@ -138,7 +136,6 @@ def test_a_model_of_pairs_gives_a_classifier_its_encoder_and_refuses_another_num
         take(Sync(dataclasses.replace(pairs(), registers=3), rngs=nnx.Rngs(0)), given)
 
 
-@pytest.mark.usefixtures("unpolished")
 def test_an_image_mae_leaves_tokens_of_pairs_fresh() -> None:
     model = Sync(pairs(contrast_depth=1), rngs=nnx.Rngs(0))
     before = params_of(model)
