@@ -1,5 +1,6 @@
 """Sets up what all tests share: JAX's strict settings, checked shapes, markers and fixtures. Plain helpers are in tests/support.py."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,7 +22,7 @@ with install_import_hook(CHECKED, "beartype.beartype"):
 
 # Compiling is most of what tests do. What the options of users compute is compared with the original by `pytest parity`.
 jax.config.update("jax_disable_most_optimizations", True)
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()  # a space alone would be the name of a file
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing axis is an error instead of a broadcast
 
@@ -45,6 +46,14 @@ def optax_promotion() -> Iterator[None]:
     """Allows mixed types where optax's Adam computes: it mixes Python floats and int32."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_alone() -> Iterator[None]:
+    """Keeps the garbage collector from looking again at what earlier modules left in JAX's caches: gigabytes, after an hour of tests."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

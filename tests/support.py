@@ -77,7 +77,7 @@ def time_limit(seconds: float) -> float:
 def sharing(compiled: Path, devices: int = 1) -> dict[str, str]:
     """Returns the environment by which programs on simulated devices keep what they compile in a folder, and compile it quickly."""
     return {
-        "XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
