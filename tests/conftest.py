@@ -20,7 +20,7 @@ CHECKED = ("avmae_jax.models", "avmae_jax.train.losses", "avmae_jax.evals.metric
 with install_import_hook(CHECKED, "beartype.beartype"):
     from tests.support import QUICK, ROOT, Program, sharing, time_limit
 
-# Compiling is most of what tests do. What the options of users compute is compared with the original by `pytest parity`.
+# Compiling is most of what tests do. `pytest parity` alone keeps the code generator of users, and their optimizations in part.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()  # a space alone would be the name of a file
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
