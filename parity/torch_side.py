@@ -58,7 +58,9 @@ def prepare(job: str, config: Config, batch: Arrays) -> Callable[[], list[np.nda
     return extract if job == "features" else train
 
 
-def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: int) -> dict[str, float]:
+def time_pretraining(
+    config: Config, batch: Arrays, *, compiled: bool, steps: int, ready: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Times pretraining steps in bfloat16 on the GPU, or on the CPU where there is none.
 
     Args:
@@ -66,6 +68,7 @@ def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: in
       batch: as in prepare.
       compiled: whether torch.compile makes kernels of the forward pass and its gradient.
       steps: that are timed; three come before.
+      ready: is called between the two.
 
     Returns:
       "ms a step", "peak GiB" (0 on a CPU), "first steps s" (of those three, with their compilation) and the last "loss".
@@ -89,6 +92,7 @@ def time_pretraining(config: Config, batch: Arrays, *, compiled: bool, steps: in
         return loss.item(), time.perf_counter() - begin  # item waits for the device
 
     _, first = train(3)
+    ready()
     loss, seconds = train(steps)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     return {"ms a step": 1e3 * seconds / steps, "peak GiB": peak, "first steps s": first, "loss": loss}

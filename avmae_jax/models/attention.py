@@ -6,8 +6,10 @@ machine that traces it, so that a program can be exported for another platform:
 - CPU: a loop over two heads at a time, so that their [L, L] matrices stay in cache and are never held for all heads (128 MB each in the
   decoder at B = 4). The gradient is written by hand: it recomputes the matrix from the log-sum-exp of its rows instead of storing it, as
   in Dao et al., arXiv 2205.14135. Two heads rather than one keep XLA's batched matrix product, which is faster; eight leave the cache.
-- CUDA with bfloat16: cuDNN's flash attention, which never holds the matrix either.
-- Every other accelerator, and CUDA where cuDNN has no kernel, as for float32: all heads at once, with the gradient of the loop. A matrix
+- CUDA with bfloat16: cuDNN's flash attention, which never holds the matrix either. Not where XLA_FLAGS asks for kernels that repeat to the
+  last bit: XLA then runs no program in which two blocks have the same attention, "raw_hash_map<>::at" (seen with jax 0.11 on an H100,
+  openxla/xla#46500).
+- Every other accelerator, and CUDA where cuDNN isn't used, as for float32: all heads at once, with the gradient of the loop. A matrix
   lives as long as its block is computed and is not kept for the backward pass; the two that were kept a block took 515 of the 806 MiB
   that a pair of the base model takes in float32. The partitioner cuts this along batch and heads without communication, whereas it would
   gather every head on every device before a loop.
@@ -23,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from avmae_jax.xla_flags import exclude_nondeterministic
 
 _HEADS_PER_STEP = 2
 _CUDNN_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
@@ -61,13 +65,13 @@ def _on_cpu(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _fits_cudnn(query: jax.Array) -> bool:
-    """Returns True if cuDNN has a kernel for these shapes and is installed; jax traces its call only where it is.
+    """Returns True if cuDNN has a kernel for these shapes that may be used, and is installed; jax traces its call only where it is.
 
     cuDNN takes half precision, fixed sizes, and a head size that is a multiple of 8 up to 128 (256 on the newest GPUs only).
     """
     fixed = all(isinstance(size, int) for size in query.shape)
     fits = fixed and query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    return fits and any(map(importlib.util.find_spec, _CUDNN_PLUGINS))
+    return fits and not exclude_nondeterministic() and any(map(importlib.util.find_spec, _CUDNN_PLUGINS))
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 """Makes GPUs repeat a run to the last bit: train.deterministic sets what XLA reads once, when JAX starts its devices.
 
 Two things differ from one start to the next otherwise. Some kernels add in the order in which their threads arrive, among them cuDNN's
-gradient of attention: these are excluded. And XLA times several kernels for a product and takes the fastest, which may be another one the
-next time: what it chose is kept in the run's folder. Both flags are those of jax 0.10 to 0.12.
+gradient of attention: these are excluded, and models/attention.py does without cuDNN. And XLA times several kernels for a product and
+takes the fastest, which may be another one the next time: what it chose is kept in the run's folder. Both flags are those of jax 0.10 to
+0.12.
 """
 
 import os
@@ -14,12 +15,10 @@ from jax._src import distributed, xla_bridge  # nothing public tells whether dev
 
 from avmae_jax.config import Config
 from avmae_jax.errors import ConfigError
+from avmae_jax.xla_flags import EXCLUDE, STRONGER, add, exclude_nondeterministic, flags, is_set
 
 _KERNELS = "autotuning_{}.txt"  # in the run's folder: the kernels that XLA chose in a process
-_EXCLUDE = "--xla_gpu_exclude_nondeterministic_ops"
-_STRONGER = "--xla_gpu_deterministic_ops"  # excludes the same, and chooses kernels without timing them
 _KEEP, _TAKE = "--xla_gpu_dump_autotune_results_to", "--xla_gpu_load_autotune_results_from"
-_TRUE = ("", "true", "1")
 
 
 def prepare_devices(config: Config) -> None:
@@ -33,17 +32,15 @@ def prepare_devices(config: Config) -> None:
     text = os.environ.get("XLA_FLAGS", "").strip()
     if text and not text.startswith("-"):
         raise ConfigError(f"train.deterministic adds to XLA_FLAGS, which names the file {text}; write its flags into the variable itself")
-    given = {name: value for name, _, value in (flag.partition("=") for flag in text.split())}
-    excluded = any(given.get(flag, "false").lower() in _TRUE for flag in (_EXCLUDE, _STRONGER))
-    if _EXCLUDE in given and not excluded:
-        raise ConfigError(f"train.deterministic is True, but XLA_FLAGS has {_EXCLUDE}={given[_EXCLUDE]}; leave one of them out")
+    given, excluded = flags(), exclude_nondeterministic()
+    if EXCLUDE in given and not excluded:
+        raise ConfigError(f"train.deterministic is True, but XLA_FLAGS has {EXCLUDE}={given[EXCLUDE]}; leave one of them out")
     if not xla_bridge.backends_are_initialized():
-        flags = _flags(given, Path(config.train.workdir).expanduser().absolute())
-        os.environ["XLA_FLAGS"] = " ".join([*([text] if text else []), *flags])
+        add(*_missing(Path(config.train.workdir).expanduser().absolute()))
     elif not excluded and jax.default_backend() == "gpu":
         raise ConfigError(
             "train.deterministic is True, but JAX uses the GPU already and has read its flags; train in a new process, "
-            f"or start this one with XLA_FLAGS={_EXCLUDE}=true"
+            f"or start this one with XLA_FLAGS={EXCLUDE}=true"
         )
 
 
@@ -53,15 +50,15 @@ def note_devices(config: Config) -> None:
         logging.info("train.deterministic changes nothing on a %s, which repeats a run to the last bit by itself", platform.upper())
 
 
-def _flags(given: dict[str, str], workdir: Path) -> list[str]:
+def _missing(workdir: Path) -> list[str]:
     """Returns the flags that are missing."""
-    if given.get(_STRONGER, "false").lower() in _TRUE:
+    if is_set(STRONGER):
         return []
     kept = workdir / _KERNELS.format(distributed.global_state.process_id)
-    wanted = {_EXCLUDE: "true", _KEEP: _quoted(kept)}
+    wanted = {EXCLUDE: "true", _KEEP: _quoted(kept)}
     if _is_whole(kept):  # XLA ends the program for a file that it can't read
         wanted[_TAKE] = _quoted(kept)
-    return [f"{flag}={value}" for flag, value in wanted.items() if flag not in given]
+    return [f"{flag}={value}" for flag, value in wanted.items() if flag not in flags()]
 
 
 def _quoted(path: Path) -> str:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -114,6 +115,8 @@ def leave(status: int) -> None:
             stream.flush()
     release()
     if is_first():
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)  # since JAX may abort this process while it waits
         time.sleep(_LAST)
     os._exit(status)
 

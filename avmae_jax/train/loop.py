@@ -190,7 +190,7 @@ class Trainer:
                 for every in (train.eval_every, train.picture_every or train.eval_every, train.checkpoint_every)
             )
             saves = saves or save_now
-            if evaluates or draws or saves or epoch:
+            if evaluates or draws or saves or snapshots.averages(epoch):
                 log.settle()  # nothing is made of a step whose loss isn't finite
             if last or self.step % train.log_every == 0:
                 checkpoints.check()

@@ -44,7 +44,7 @@ class Snapshots:
           last_epoch: last epoch of the mean.
         """
         self._folder, self._meta = folder, meta
-        self._first, self._last = first_epoch, last_epoch
+        self._averaged = range(first_epoch, last_epoch + 1) if first_epoch else range(0)
         self._mean: _Mean | None = None  # in memory; None: none of this start's epochs is one of those averaged
         self._kept = 0  # epochs in the mean that is on the disk
         self._best: float | None = hosts.of_first((newest_meta(folder / BEST) or {}).get("measured"))
@@ -59,19 +59,19 @@ class Snapshots:
         """Keeps the averaged weights of a step that is about to be saved."""
         self._save(EMA, step, params, {})
 
-    def epoch_ended(self, epoch: int, params: Any) -> None:
-        """Adds the weights at the end of an epoch, counted from 1, to the mean if the epoch is one of those averaged.
+    def averages(self, epoch: int) -> bool:
+        """Returns whether the weights at the end of an epoch, counted from 1, belong to the mean."""
+        return epoch in self._averaged
 
-        Raises:
-          CheckpointError: if the mean so far is damaged.
-        """
-        if not self._first <= epoch <= self._last or not self._first:
+    def epoch_ended(self, epoch: int, params: Any) -> None:
+        """Adds the weights at the end of an epoch to the mean if they belong to it; raises CheckpointError if the mean so far is damaged."""
+        if not self.averages(epoch):
             return
         resumed = self._mean is None
         before, mean = self._mean = self._mean or self._read_mean(params)
         if epoch in before:
             return
-        expected = list(range(self._first, epoch))
+        expected = list(range(self._averaged.start, epoch))
         if resumed and before != expected:
             logging.warning("%s holds the mean of epochs %s, not of %s; missing epochs are left out", AVERAGED, before, expected)
         if before:

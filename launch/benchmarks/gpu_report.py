@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +25,33 @@ _KERNELS_UNTIMED = "--xla_gpu_autotune_level=0"  # what isn't timed needn't wait
 _KERNELS_ONE_BY_ONE = "--xla_gpu_enable_command_buffer="  # so that a profile names each
 
 
-def untimed(batches: Sequence[int]) -> Sequence[Part]:
-    """Returns what is done first, side by side: what the compiler takes would be most of the time otherwise."""
-    steps = [(batch, remat) for batch in batches for remat in (False, True)]
-    programs = {"steps": steps, "training": {"batch": batches[0], "steps": _FEEDING}}
-    return (
-        Part("programs", "programs", programs, _SIDE_BY_SIDE),
+def groups(batches: Sequence[int]) -> Iterator[Sequence[Part]]:
+    """Yields groups of parts, the most important first, since the last are left out when time runs out.
+
+    The parts of a group compile side by side, which would take most of the time otherwise, and those that are timed do that one after
+    another, when the parts before them have ended. XLA chooses kernels by timing them, so a group has one part whose kernels count.
+    """
+    first = batches[0]
+    steps = {"sizes": [(batch, remat) for batch in batches for remat in (False, True)], "steps": _STEPS}
+    training = {"batch": first, "steps": _FEEDING}
+    yield (
+        Part("device", "device", {}, _SIDE_BY_SIDE),
         Part("parity with the CPU", "parity", {"batch": 2}, _SIDE_BY_SIDE | _flags(_KERNELS_UNTIMED)),
+        Part("steps", "steps", steps | {"training": training}, _SIDE_BY_SIDE, timed=True),
+        *(
+            Part(f"PyTorch {how}, batch {first}", "pytorch", {"batch": first, "compiled": compiled, "steps": _STEPS}, timed=True)
+            for how, compiled in (("eager", False), ("compiled", True))
+        ),
     )
-
-
-def timed(batches: Sequence[int]) -> Iterator[Part]:
-    """Yields what is measured then, the most important first, since those at the end are left out when time runs out."""
-    first, last = batches[0], batches[-1]
-    yield Part("device", "device")
-    for batch in (first, last):
-        yield Part(f"step, batch {batch}", "steps", {"batch": batch, "remat": False, "steps": _STEPS})
-    yield Part(f"PyTorch, batch {first}", "pytorch", {"batch": first, "compiled": False, "steps": _STEPS})
-    yield Part("training on clips", "feeding", {"batch": first, "steps": _FEEDING})
-    yield Part("the same steps twice", "repeats", {"batch": first, "steps": 50, "seconds": 240})
-    for batch in batches[1:-1]:
-        yield Part(f"step, batch {batch}", "steps", {"batch": batch, "remat": False, "steps": _STEPS})
-    for batch in (last, *batches[:-1]):
-        yield Part(f"step with remat, batch {batch}", "steps", {"batch": batch, "remat": True, "steps": _STEPS})
-    yield Part(f"parts of the step, batch {first}", "profile", {"batch": first, "steps": 5}, _flags(_KERNELS_ONE_BY_ONE))
-    yield Part(f"PyTorch compiled, batch {first}", "pytorch", {"batch": first, "compiled": True, "steps": _STEPS})
+    yield [Part("training on clips", "feeding", training)]
+    profile = Part(
+        f"parts of the step, batch {first}",
+        "profile",
+        {"batch": first, "steps": 5},
+        _SIDE_BY_SIDE | _flags(_KERNELS_ONE_BY_ONE),
+        timed=True,
+    )
+    yield Part("the same steps twice", "repeats", {"batch": first, "steps": 50, "seconds": 240}, _SIDE_BY_SIDE), profile
 
 
 def measure(config: Config, batches: Sequence[int], minutes: float, path: Path) -> list[Measured]:
@@ -66,16 +67,20 @@ def measure(config: Config, batches: Sequence[int], minutes: float, path: Path) 
     with tempfile.TemporaryDirectory() as programs, ThreadPoolExecutor() as pool:
         kept = {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
-        def run_in_time(part: Part) -> Measured:
+        def run_in_time(part: Part, turn: Path) -> Measured:
             left = ends - time.monotonic()
             if left < _LEAST:
                 return Measured(part.title, [], "left out: no time", 0.0)
             logging.info("%s; at most %.0f s", part.title, left)
-            return run(part._replace(environment=kept | dict(part.environment)), config, left)
+            options = {**part.options, "turn": str(turn)} if part.timed else part.options
+            return run(part._replace(options=options, environment=kept | dict(part.environment)), config, left)
 
-        for measured in chain(pool.map(run_in_time, untimed(batches)), map(run_in_time, timed(batches))):
-            found.append(measured)
-            write_json(path, {"model": config.name, "batches": list(batches), "parts": [each._asdict() for each in found]})
+        for group in groups(batches):
+            turns = [Path(programs) / f"turn of {part.title}" for part in group]
+            for turn, running in [(turn, pool.submit(run_in_time, part, turn)) for part, turn in zip(group, turns, strict=True)]:
+                turn.touch()
+                found.append(running.result())
+                write_json(path, {"model": config.name, "batches": list(batches), "parts": [each._asdict() for each in found]})
     return found
 
 

@@ -1,6 +1,9 @@
 """The GPU report measures each part in a process of its own; here on a CPU, at a small size."""
 
 import json
+import threading
+import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from avmae_jax.config import Config, DataConfig, ModelConfig
 from launch.benchmarks import gpu_report
 from launch.benchmarks.gpu import part
 from launch.benchmarks.gpu.part import Part
-from tests.support import sharing, time_limit
+from tests.support import ROOT, sharing, time_limit
 
 MODEL = ModelConfig(
     depth=2, width=32, heads=4, decoder_depth=1, decoder_width=16, decoder_heads=2, mel_bins=16, audio_frames=64, image_size=32
@@ -24,8 +27,10 @@ def quick(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def rows_of(title: str) -> part.Measured:
-    chosen = next(each for each in (*gpu_report.untimed((2, 4)), *gpu_report.timed((2, 4))) if each.title.startswith(title))
+def rows_of(title: str, turn: Path = ROOT) -> part.Measured:
+    chosen = next(each for each in chain(*gpu_report.groups((2, 4))) if each.title.startswith(title))
+    if chosen.timed:
+        chosen = chosen._replace(options={**chosen.options, "turn": str(turn)})
     found = part.run(chosen, TINY, time_limit(150))
     assert found.ended == "done", found.ended
     return found
@@ -33,9 +38,9 @@ def rows_of(title: str) -> part.Measured:
 
 @pytest.mark.process
 def test_a_part_that_fails_or_hangs_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = [Part("none", "no_such_part"), Part("bad", "steps", {"batch": 0, "remat": False, "steps": 1}), Part("device", "device")]
-    monkeypatch.setattr(gpu_report, "untimed", lambda batches: broken[:1])
-    monkeypatch.setattr(gpu_report, "timed", lambda batches: iter(broken[1:]))
+    bad = {"sizes": [(0, False)], "steps": 1, "training": {"batch": 2, "steps": 1}}
+    broken = [Part("none", "no_such_part"), Part("bad", "steps", bad, timed=True), Part("device", "device")]
+    monkeypatch.setattr(gpu_report, "groups", lambda batches: iter([broken[:2], broken[2:]]))
     gpu_report.measure(TINY, (2,), 5, tmp_path / "report.json")
     none, bad, device = json.loads((tmp_path / "report.json").read_text())["parts"]
     assert "no_such_part" in none["ended"]
@@ -47,15 +52,39 @@ def test_a_part_that_fails_or_hangs_costs_itself_alone(tmp_path: Path, monkeypat
 def test_parts_for_which_no_time_is_left_are_named(tmp_path: Path) -> None:
     found = gpu_report.measure(TINY, (2, 4), 0.01, tmp_path / "report.json")
     assert {each.ended for each in found} == {"left out: no time"}
-    assert len({each.title for each in found}) == len(found) == 12
+    assert len({each.title for each in found}) == len(found) == 8
 
 
 @pytest.mark.process
-def test_a_step_is_timed_and_its_memory_is_that_of_the_compiler() -> None:
-    (row,) = rows_of("step with remat, batch 4").rows
-    assert (row["batch"], row["remat"], row["dtype"]) == (4, True, "float32")
-    assert row["ms a step"] > 0
-    assert 0 < row["peak GiB as compiled"] < 1
+def test_steps_are_timed_and_their_memory_is_that_of_the_compiler(cache_dir: Path) -> None:
+    TINY.data.cache_dir = str(cache_dir)
+    rows = rows_of("steps").rows
+    assert sorted((row["batch"], row["remat"]) for row in rows) == [(2, False), (2, True), (4, False), (4, True)]
+    peaks = [row["peak GiB as compiled"] for row in rows]
+    assert peaks == sorted(peaks)
+    for row in rows:
+        assert row["dtype"] == "float32"
+        assert row["ms a step"] > 0
+        assert 0 < row["peak GiB as compiled"] < 1
+
+
+def test_parts_begin_together_and_what_is_timed_waits_for_those_before_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    began, ended = threading.Barrier(3, timeout=time_limit(20)), list[str]()
+
+    def run(chosen: Part, config: Config, seconds: float) -> part.Measured:
+        began.wait()
+        if chosen.timed:
+            part.await_turn(chosen.options["turn"])
+        else:
+            time.sleep(0.3)
+        ended.append(chosen.title)
+        return part.Measured(chosen.title, [], "done", seconds)
+
+    group = [Part("not timed", "device"), Part("first", "device", timed=True), Part("second", "device", timed=True)]
+    monkeypatch.setattr(gpu_report, "groups", lambda batches: iter([group]))
+    monkeypatch.setattr(gpu_report, "run", run)
+    gpu_report.measure(TINY, (2,), 5, tmp_path / "report.json")
+    assert ended == ["not timed", "first", "second"]
 
 
 @pytest.mark.process
@@ -91,14 +120,13 @@ def test_training_reports_its_waiting_for_data(cache_dir: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_what_is_timed_finds_its_programs_compiled(tmp_path: Path, cache_dir: Path) -> None:
+def test_training_finds_its_step_compiled(tmp_path: Path, cache_dir: Path) -> None:
     TINY.data.cache_dir = str(cache_dir)
     kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    programs, _ = gpu_report.untimed((2,))
-    assert part.run(programs._replace(environment=kept), TINY, time_limit(200)).ended == "done"
-    steps = {file.name for file in tmp_path.glob("*step*-cache")}
-    assert len(steps) == 3
-    for timed in gpu_report.timed((2,)):
-        if timed.module == "feeding" or timed.options.get("remat"):
-            assert part.run(timed._replace(environment=kept), TINY, time_limit(150)).ended == "done"
-    assert {file.name for file in tmp_path.glob("*step*-cache")} == steps
+    parts = {each.module: each for each in chain(*gpu_report.groups((2,)))}
+    steps = parts["steps"]._replace(options={**parts["steps"].options, "turn": str(tmp_path)}, environment=kept)
+    assert part.run(steps, TINY, time_limit(200)).ended == "done"
+    compiled = {file.name for file in tmp_path.glob("*step*-cache")}
+    assert len(compiled) == 3
+    assert part.run(parts["feeding"]._replace(environment=kept), TINY, time_limit(150)).ended == "done"
+    assert {file.name for file in tmp_path.glob("*step*-cache")} == compiled

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.export
@@ -162,11 +163,23 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_lowers_for_cuda_with_gradient(length: int, channels: int, dtype: jnp.dtype, uses_cudnn: bool) -> None:
+    assert ("__cudnn$fmhaSoftmaxBackward" in gradient_for_cuda(length, channels, dtype)) == uses_cudnn
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("flags", ["--xla_gpu_exclude_nondeterministic_ops=true --other=1", "--xla_gpu_deterministic_ops"])
+def test_kernels_that_repeat_to_the_last_bit_are_not_those_of_cudnn(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert "__cudnn" not in gradient_for_cuda(128, 64, jnp.bfloat16)
+    monkeypatch.setenv("XLA_FLAGS", flags.split("=")[0] + "=false")
+    assert "__cudnn" in gradient_for_cuda(128, 64, jnp.bfloat16)
+
+
+def gradient_for_cuda(length: int, channels: int, dtype: Any) -> str:
     x = jax.ShapeDtypeStruct((2, length, 3, channels), dtype)
     gradient = jax.jit(lambda *arrays: jax.vjp(attention, *arrays[:3])[1](arrays[3]))
     with jax.numpy_dtype_promotion("standard"):  # JAX's own plain attention mixes bfloat16 and float32
-        text = gradient.trace(x, x, x, x).lower(lowering_platforms=("cuda",)).as_text()
-    assert ("__cudnn$fmhaSoftmaxBackward" in text) == uses_cudnn
+        return gradient.trace(x, x, x, x).lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])

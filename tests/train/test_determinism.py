@@ -72,6 +72,7 @@ def test_a_gpu_that_runs_without_the_flags_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_a_cpu_is_left_alone_and_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, config: Config) -> None:
+    running(monkeypatch, "cpu")
     assert flags(monkeypatch, config, "--xla_other=1") == {"--xla_other": "1"}
     with caplog.at_level(logging.INFO, logger="absl"):
         note_devices(config)

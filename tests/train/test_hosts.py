@@ -203,7 +203,7 @@ def test_pretraining_by_two_goes_on_after_a_kill_by_one_and_after_a_stop_by_two(
     copies = arguments(machine, two, train__steps=8, train__eval_every=4, mesh__data=2)
     stopped = machine(disturbed("nothing", 0, copies), disturbed("SIGTERM", 6, copies))
     assert [rank.returncode for rank in stopped] == [0, 0], [rank.stderr for rank in stopped]
-    # Step 6 is the end of an epoch, which waits for its losses; the processes hear of the signal a step later.
+    # Step 6 is saved, which waits for its losses; the processes hear of the signal a step later.
     assert "stopped by a signal to another process after step 7" in stopped[0].stderr
     assert steps(two)[-1] == 7
 

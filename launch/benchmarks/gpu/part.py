@@ -25,6 +25,7 @@ class Part(NamedTuple):
     module: str  # in this folder; its measure(config, **options) yields rows
     options: Mapping[str, Any] = {}
     environment: Mapping[str, str] = {}
+    timed: bool = False  # whether measure gets a `turn`, and waits for it by await_turn before it times anything
 
 
 class Measured(NamedTuple):
@@ -57,6 +58,12 @@ def run(part: Part, config: Config, seconds: float) -> Measured:
             ended = f"ended after {seconds:.0f} s"
         rows = [json.loads(line) for line in found.read_text().splitlines()]
     return Measured(part.title, rows, ended, round(time.monotonic() - begin, 1))
+
+
+def await_turn(turn: str) -> None:
+    """Waits for the file that says that the parts before this one have ended."""
+    while not Path(turn).exists():
+        time.sleep(0.1)
 
 
 def _why(code: int, words: str) -> str:

@@ -12,14 +12,15 @@ from avmae_jax.config import Config
 from avmae_jax.planning import hlo
 from avmae_jax.planning.cost import cost_of
 
-from .part import Row
+from .part import Row, await_turn
 from .program import Program
 
 
-def measure(config: Config, *, batch: int, steps: int) -> Iterator[Row]:
+def measure(config: Config, *, batch: int, steps: int, turn: str) -> Iterator[Row]:
     """Yields the milliseconds a step of each part of it, the longest first, as shares too."""
-    program = Program(config, batch=batch)
-    program.train(3)
+    program = Program(config, batch=batch).compile()
+    await_turn(turn)
+    program.fill().train(3)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             program.train(steps)

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from typing import Self
 
 import jax
 import numpy as np
@@ -38,18 +39,26 @@ def step_of(config: Config, *, batch: int, remat: bool = False) -> tuple[Config,
 
 
 class Program:
-    """Holds a compiled step and what it is called with."""
+    """Holds a step and what it is called with."""
 
     def __init__(self, config: Config, *, batch: int, remat: bool = False):
-        """Compiles the step, or takes it from the kept programs; fills weights and inputs with random numbers."""
-        self.config, task, step = step_of(config, batch=batch, remat=remat)
-        self.compiled = step.traced.lower().compile()
-        seed = self.config.train.seed
+        """Traces the step."""
+        self.config, self._task, self._step = step_of(config, batch=batch, remat=remat)
+
+    def compile(self) -> Self:
+        """Compiles the step, or takes it from the kept programs."""
+        self.compiled = self._step.traced.lower().compile()
+        return self
+
+    def fill(self) -> Self:
+        """Fills weights and inputs with random numbers, on the devices."""
+        seed, task, batch = self.config.train.seed, self._task, self.config.train.batch_size
         model = registry.build(self.config.model, len(task.label_names), rngs=nnx.Rngs(seed))
         optimizer = task.optimizer(task.schedule(_CLIPS / batch, _CLIPS))
         _, self.state = initial_state(model, task, optimizer, sharding.make_mesh(self.config.mesh))
-        self.batch, self.key = random_batch(step.batch), jax.random.key(seed)
+        self.batch, self.key = random_batch(self._step.batch), jax.random.key(seed)
         self._done = 0
+        return self
 
     def train(self, steps: int, *, anew: bool = False) -> tuple[float, float]:
         """Dispatches steps one after another, as training does; returns the last loss, once it is there, and the seconds of all.

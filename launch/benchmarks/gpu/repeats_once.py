@@ -16,7 +16,7 @@ from .program import Program
 def measure(config: Config, *, batch: int, steps: int) -> Iterator[Row]:
     """Yields a digest of the weights after the steps, and the last loss."""
     prepare_devices(config)  # before JAX starts
-    program = Program(config, batch=batch)
+    program = Program(config, batch=batch).compile().fill()
     loss, _ = program.train(steps)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(program.state.params):

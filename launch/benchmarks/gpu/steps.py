@@ -1,6 +1,10 @@
-"""Times a training step and measures its memory against what the compiler said."""
+"""Times training steps and measures their memory against what the compiler said."""
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 
@@ -8,27 +12,55 @@ from avmae_jax.config import Config
 from avmae_jax.train import memory
 from avmae_jax.train.program import peak_bytes
 
-from .part import Row
+from . import feeding
+from .part import Row, await_turn
 from .program import Program
 
 
-def measure(config: Config, *, batch: int, remat: bool, steps: int) -> Iterator[Row]:
-    """Yields the figures of one program: steps are dispatched one after another, and waited for at the end, as in training."""
-    program = Program(config, batch=batch, remat=remat)
-    program.train(3)  # the first ones allocate
+def measure(config: Config, *, sizes: Sequence[tuple[int, bool]], steps: int, training: Mapping[str, Any], turn: str) -> Iterator[Row]:
+    """Yields the figures of each step, the one that needs the least memory first, since the peak that a process is told only grows.
+
+    Args:
+      config: of the model and the data.
+      sizes: (batch, model.remat) of each.
+      steps: that are timed.
+      training: options of feeding.py, which finds its step among the kept programs afterwards.
+      turn: of part.await_turn.
+    """
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # traced one after another, in Python, and compiled side by side
+        compiling = [pool.submit(_compile, Program(config, batch=batch, remat=remat)) for batch, remat in sizes]
+        kept = pool.submit(lambda: feeding.trace(config, **training).lower().compile())
+        programs = [each.result() for each in compiling]
+    await_turn(turn)
+    for program, seconds in sorted(programs, key=lambda each: peak_bytes(each[0].compiled)):
+        yield _time(program, steps) | {"compile s, beside others": seconds}
+    kept.result()  # what fails there costs no figures
+
+
+def _compile(program: Program) -> tuple[Program, float]:
+    """Compiles a program; returns the seconds too, in which it also waits while kernels of others are timed."""
+    begin = time.perf_counter()
+    return program.compile(), time.perf_counter() - begin
+
+
+def _time(program: Program, steps: int) -> Row:
+    """Measures a program: steps are dispatched one after another, and waited for at the end, as in training."""
+    program.fill().train(3)  # the first ones allocate
     loss, seconds = program.train(steps)
     seconds /= steps
     measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     _, sending = program.train(steps, anew=True)
-    flops = memory.step_flops(config) * batch
-    yield {
+    del program.state, program.batch
+    config = program.config
+    batch = config.train.batch_size
+    return {
         "batch": batch,
-        "remat": remat,
-        "dtype": program.config.model.compute_dtype,
+        "remat": config.model.remat,
+        "dtype": config.model.compute_dtype,
         "ms a step": 1e3 * seconds,
         "ms with a batch that is sent": 1e3 * sending / steps,
         "pairs/s": batch / seconds,
-        "TFLOP/s by formula": flops / seconds / 1e12,
+        "TFLOP/s by formula": memory.step_flops(config) * batch / seconds / 1e12,
         "peak GiB": None if measured is None else measured / 2**30,
         "peak GiB as compiled": peak_bytes(program.compiled) / 2**30,
         "loss": loss,
