@@ -9,7 +9,8 @@ machine that traces it, so that a program can be exported for another platform:
 - CUDA with bfloat16: cuDNN's flash attention, which never holds the matrix either. Not where XLA_FLAGS asks for kernels that repeat to the
   last bit: XLA then runs no program in which two blocks have the same attention, "raw_hash_map<>::at" (seen with jax 0.11 on an H100,
   openxla/xla#46500).
-- Every other accelerator, and CUDA where cuDNN isn't used, as for float32: all heads at once, with the gradient of the loop. A matrix
+- Every other accelerator, and CUDA where cuDNN isn't used, as for float32: all heads at once, with the gradient of the loop, and with
+  products of the queries' dtype that add up in float32. A matrix
   lives as long as its block is computed and is not kept for the backward pass; the two that were kept a block took 515 of the 806 MiB
   that a pair of the base model takes in float32. The partitioner cuts this along batch and heads without communication, whereas it would
   gather every head on every device before a loop.
@@ -93,31 +94,24 @@ def _whole(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 def _whole_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Returns the output and what the gradient needs: the arguments, the output, and the log-sum-exp of the logits [B, N, L]."""
-    heads = _to_heads(query) * query.shape[-1] ** -0.5, _to_heads(key), _to_heads(value)
-    out, logsumexp = _heads_forward(heads)
-    out = _from_heads(out, query)
+    out, logsumexp = _heads_forward((*map(_swapped, (query, key, value)),), query.shape[-1] ** -0.5)
+    out = _swapped(out.astype(query.dtype))
     return out, (query, key, value, out, logsumexp)
 
 
 def _whole_backward(saved: tuple[jax.Array, ...], out_grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     query, key, value, out, logsumexp = saved
-    scale = query.shape[-1] ** -0.5
-    heads = (_to_heads(query) * scale, *map(_to_heads, (key, value, out)), logsumexp, _to_heads(out_grad))
-    query_grad, key_grad, value_grad = _heads_backward(heads)
-    return _from_heads(query_grad * scale, query), _from_heads(key_grad, key), _from_heads(value_grad, value)
+    heads = (*map(_swapped, (query, key, value, out)), logsumexp, _swapped(out_grad))
+    query_grad, key_grad, value_grad = (_swapped(x.astype(query.dtype)) for x in _heads_backward(heads, query.shape[-1] ** -0.5))
+    return query_grad, key_grad, value_grad
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
 
 
-def _to_heads(x: jax.Array) -> jax.Array:
-    """Puts the heads before the tokens: [B, L, N, d] -> float32[B, N, L, d]."""
-    return x.astype(jnp.float32).swapaxes(1, 2)
-
-
-def _from_heads(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Undoes _to_heads: float32[B, N, L, d] -> [B, L, N, d] of the dtype of `like`."""
-    return x.swapaxes(1, 2).astype(like.dtype)
+def _swapped(x: jax.Array) -> jax.Array:
+    """Puts the heads before the tokens, or back: [B, L, N, d] <-> [B, N, L, d]."""
+    return x.swapaxes(1, 2)
 
 
 @jax.custom_vjp
@@ -145,27 +139,33 @@ def _looped_backward(saved: tuple[jax.Array, ...], out_grad: jax.Array) -> tuple
 _looped.defvjp(_looped_forward, _looped_backward)
 
 
-def _heads_forward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    """Computes some heads: scaled query, key, value [..., L, d] -> output [..., L, d] and log-sum-exp [..., L]."""
+def _heads_forward(heads: tuple[jax.Array, ...], scale: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """Computes some heads: query, key, value [..., L, d] -> float32 output [..., L, d] and log-sum-exp [..., L]."""
     query, key, value = heads
-    logits = jnp.einsum("...qd,...kd->...qk", query, key)
+    logits = _multiply("...qd,...kd->...qk", query, key) * scale
     largest = logits.max(axis=-1, keepdims=True)  # subtracted before exp, so that logits of any size stay finite
     weights = jnp.exp(logits - largest)
     total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.einsum("...qk,...kd->...qd", weights, value) / total
+    out = _multiply("...qk,...kd->...qd", weights.astype(value.dtype), value) / total
     return out, (largest + jnp.log(total))[..., 0]
 
 
-def _heads_backward(heads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _heads_backward(heads: tuple[jax.Array, ...], scale: float = 1.0) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes the gradient of some heads on [key, query] matrices: so two of the three products that shrink them run along their rows."""
     query, key, value, out, logsumexp, out_grad = heads
-    weights = jnp.exp(jnp.einsum("...kd,...qd->...kq", key, query) - logsumexp[..., None, :])
-    value_grad = jnp.einsum("...kq,...qd->...kd", weights, out_grad)
-    weights_grad = jnp.einsum("...kd,...qd->...kq", value, out_grad)
-    logits_grad = weights * (weights_grad - (out_grad * out).sum(axis=-1)[..., None, :])
-    query_grad = jnp.einsum("...kq,...kd->...qd", logits_grad, key)
-    key_grad = jnp.einsum("...kq,...qd->...kd", logits_grad, query)
+    weights = jnp.exp(_multiply("...kd,...qd->...kq", key, query) * scale - logsumexp[..., None, :])
+    value_grad = _multiply("...kq,...qd->...kd", weights.astype(value.dtype), out_grad)
+    weights_grad = _multiply("...kd,...qd->...kq", value, out_grad)
+    shares = (out_grad.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)[..., None, :]
+    logits_grad = (weights * (weights_grad - shares)).astype(query.dtype)
+    query_grad = _multiply("...kq,...kd->...qd", logits_grad, key) * scale
+    key_grad = _multiply("...kq,...qd->...kd", logits_grad, query) * scale
     return query_grad, key_grad, value_grad
+
+
+def _multiply(axes: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """Multiplies in the dtype of both and adds up in float32."""
+    return jnp.einsum(axes, left, right, preferred_element_type=jnp.float32)
 
 
 def _to_steps(x: jax.Array) -> jax.Array:

@@ -64,7 +64,7 @@ class Snapshots:
         return epoch in self._averaged
 
     def epoch_ended(self, epoch: int, params: Any) -> None:
-        """Adds the weights at the end of an epoch to the mean if they belong to it; raises CheckpointError if the mean so far is damaged."""
+        """Adds the weights at the end of an epoch to the mean, if they belong to it; raises CheckpointError if the mean is damaged."""
         if not self.averages(epoch):
             return
         resumed = self._mean is None
