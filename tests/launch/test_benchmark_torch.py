@@ -28,6 +28,7 @@ from launch.benchmarks import against_torch, data, measuring
 from launch.benchmarks.gpu import part
 from launch.benchmarks.gpu.part import Part
 from parity import torch_side
+from tests.support import ROOT, time_limit
 
 MODEL = ModelConfig(
     depth=2, width=32, heads=4, decoder_depth=1, decoder_width=16, decoder_heads=2, mel_bins=48, audio_frames=80, image_size=48
@@ -146,7 +147,10 @@ def test_loaders_read_the_same_clips(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.process
 def test_the_reference_is_timed_in_bfloat16() -> None:
-    (row,) = part.run(Part("PyTorch", "pytorch", {"batch": 2, "compiled": False, "steps": 2}), TINY, 100).rows
+    options = {"batch": 2, "compiled": False, "steps": 2, "turn": str(ROOT)}
+    found = part.run(Part("PyTorch", "pytorch", options), TINY, time_limit(100))
+    assert found.ended == "done", found.ended
+    (row,) = found.rows
     assert row["ms a step"] > 0
     assert row["pairs/s"] == pytest.approx(2e3 / row["ms a step"])
     assert 0 < row["loss"] < 20
