@@ -6,11 +6,13 @@ import time
 from itertools import chain
 from pathlib import Path
 
+import jax
 import pytest
+from jax.errors import JaxRuntimeError
 
 from avmae_jax.config import Config, DataConfig, ModelConfig
 from launch.benchmarks import gpu_report
-from launch.benchmarks.gpu import part
+from launch.benchmarks.gpu import part, program, steps
 from launch.benchmarks.gpu.part import Part
 from tests.support import ROOT, sharing, time_limit
 
@@ -66,6 +68,23 @@ def test_steps_are_timed_and_their_memory_is_that_of_the_compiler(cache_dir: Pat
         assert row["dtype"] == "float32"
         assert row["ms a step"] > 0
         assert 0 < row["peak GiB as compiled"] < 1
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_step_for_which_there_is_no_memory_costs_itself_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = program.Program.compile
+
+    def compile_small(self: program.Program) -> program.Program:
+        if self.config.train.batch_size == 4:
+            raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand much more")
+        return whole(self)
+
+    monkeypatch.setattr(program.Program, "compile", compile_small)
+    monkeypatch.setattr(steps.feeding, "trace", lambda config, **options: jax.jit(lambda x: x).trace(1.0))
+    small, large = steps.measure(TINY, sizes=[(4, False), (2, False)], steps=1, training={}, turn=str(tmp_path))
+    assert small["ms a step"] > 0
+    assert (large["batch"], large["remat"]) == (4, False)
+    assert large["failed"].endswith("RESOURCE_EXHAUSTED: Out of memory")
 
 
 def test_parts_begin_together_and_what_is_timed_waits_for_those_before_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

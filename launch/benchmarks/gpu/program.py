@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -44,10 +44,12 @@ class Program:
     def __init__(self, config: Config, *, batch: int, remat: bool = False):
         """Traces the step."""
         self.config, self._task, self._step = step_of(config, batch=batch, remat=remat)
+        self.compiled: Any = None
+        self.clear()
 
     def compile(self) -> Self:
-        """Compiles the step, or takes it from the kept programs."""
-        self.compiled = self._step.traced.lower().compile()
+        """Compiles the step, or takes it from the kept programs, unless that is done."""
+        self.compiled = self.compiled or self._step.traced.lower().compile()
         return self
 
     def fill(self) -> Self:
@@ -59,6 +61,11 @@ class Program:
         self.batch, self.key = random_batch(self._step.batch), jax.random.key(seed)
         self._done = 0
         return self
+
+    def clear(self) -> None:
+        """Frees the memory of the devices."""
+        self.state: Any = None
+        self.batch: Any = None
 
     def train(self, steps: int, *, anew: bool = False) -> tuple[float, float]:
         """Dispatches steps one after another, as training does; returns the last loss, once it is there, and the seconds of all.

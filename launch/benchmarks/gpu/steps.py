@@ -1,14 +1,17 @@
 """Times training steps and measures their memory against what the compiler said."""
 
+import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import jax
+from jax.errors import JaxRuntimeError
 
 from avmae_jax.config import Config
+from avmae_jax.errors import first_line
 from avmae_jax.train import memory
 from avmae_jax.train.program import peak_bytes
 
@@ -32,36 +35,44 @@ def measure(config: Config, *, sizes: Sequence[tuple[int, bool]], steps: int, tr
         kept = pool.submit(lambda: feeding.trace(config, **training).lower().compile())
         programs = [each.result() for each in compiling]
     await_turn(turn)
-    for program, seconds in sorted(programs, key=lambda each: peak_bytes(each[0].compiled)):
-        yield _time(program, steps) | {"compile s, beside others": seconds}
+    for program in sorted(programs, key=_peak):
+        row = {"batch": program.config.train.batch_size, "remat": program.config.model.remat}
+        try:
+            yield row | _time(program, steps)
+        except JaxRuntimeError as error:  # too little memory, as a rule, which costs this program alone
+            yield row | {"failed": first_line(error)}
+        finally:
+            program.clear()
     kept.result()  # what fails there costs no figures
 
 
-def _compile(program: Program) -> tuple[Program, float]:
-    """Compiles a program; returns the seconds too, in which it also waits while kernels of others are timed."""
-    begin = time.perf_counter()
-    return program.compile(), time.perf_counter() - begin
+def _compile(program: Program) -> Program:
+    with suppress(JaxRuntimeError):  # which compiling again, in its turn, says
+        program.compile()
+    return program
+
+
+def _peak(program: Program) -> float:
+    return math.inf if program.compiled is None else peak_bytes(program.compiled)
 
 
 def _time(program: Program, steps: int) -> Row:
     """Measures a program: steps are dispatched one after another, and waited for at the end, as in training."""
+    compiled = program.compile().compiled
     program.fill().train(3)  # the first ones allocate
     loss, seconds = program.train(steps)
     seconds /= steps
     measured = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     _, sending = program.train(steps, anew=True)
-    del program.state, program.batch
     config = program.config
     batch = config.train.batch_size
     return {
-        "batch": batch,
-        "remat": config.model.remat,
         "dtype": config.model.compute_dtype,
         "ms a step": 1e3 * seconds,
         "ms with a batch that is sent": 1e3 * sending / steps,
         "pairs/s": batch / seconds,
         "TFLOP/s by formula": memory.step_flops(config) * batch / seconds / 1e12,
         "peak GiB": None if measured is None else measured / 2**30,
-        "peak GiB as compiled": peak_bytes(program.compiled) / 2**30,
+        "peak GiB as compiled": peak_bytes(compiled) / 2**30,
         "loss": loss,
     }
