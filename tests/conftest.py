@@ -30,8 +30,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing a
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks every test that uses the `program` fixture, directly or through another one, as `process`, and all of those as `slow`.
 
-    Modules that start programs take longest, and come first, so that no worker is left with one at the end. Tests that need the CUDA
-    wheels take minutes, and are skipped unless they are chosen by their marker.
+    Tests that need the CUDA wheels take minutes, and are skipped unless they are chosen by their marker.
     """
     for item in items:
         if item.get_closest_marker("cuda_wheels") and "cuda_wheels" not in config.option.markexpr:
@@ -40,8 +39,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("process")
         if item.get_closest_marker("process"):
             item.add_marker("slow")
-    starting = {item.path for item in items if item.get_closest_marker("process")}
-    items.sort(key=lambda item: item.path not in starting)
 
 
 @pytest.fixture
