@@ -54,11 +54,11 @@ def _missing(workdir: Path) -> list[str]:
     """Returns the flags that are missing."""
     if is_set(STRONGER):
         return []
-    kept = workdir / _KERNELS.format(distributed.global_state.process_id)
+    given, kept = flags(), workdir / _KERNELS.format(distributed.global_state.process_id)
     wanted = {EXCLUDE: "true", _KEEP: _quoted(kept)}
     if _is_whole(kept):  # XLA ends the program for a file that it can't read
         wanted[_TAKE] = _quoted(kept)
-    return [f"{flag}={value}" for flag, value in wanted.items() if flag not in flags()]
+    return [f"{flag}={value}" for flag, value in wanted.items() if flag not in given]
 
 
 def _quoted(path: Path) -> str:

@@ -77,9 +77,10 @@ def measure(config: Config, batches: Sequence[int], minutes: float, path: Path) 
 
         for group in groups(batches):
             turns = [Path(programs) / f"turn of {part.title}" for part in group]
-            for turn, running in [(turn, pool.submit(run_in_time, part, turn)) for part, turn in zip(group, turns, strict=True)]:
+            measuring = pool.map(run_in_time, group, turns)  # begins all at once
+            for turn in turns:
                 turn.touch()
-                found.append(running.result())
+                found.append(next(measuring))
                 write_json(path, {"model": config.name, "batches": list(batches), "parts": [each._asdict() for each in found]})
     return found
 

@@ -29,10 +29,10 @@ def quick(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def rows_of(title: str, turn: Path = ROOT) -> part.Measured:
+def rows_of(title: str) -> part.Measured:
     chosen = next(each for each in chain(*gpu_report.groups((2, 4))) if each.title.startswith(title))
     if chosen.timed:
-        chosen = chosen._replace(options={**chosen.options, "turn": str(turn)})
+        chosen = chosen._replace(options={**chosen.options, "turn": str(ROOT)})
     found = part.run(chosen, TINY, time_limit(150))
     assert found.ended == "done", found.ended
     return found

@@ -18,6 +18,7 @@ from avmae_jax.planning import plan as planning
 from avmae_jax.planning.compiled import Compiled, Memory
 from avmae_jax.planning.hlo import Program
 from avmae_jax.train.fitting import Way
+from avmae_jax.xla_flags import EXCLUDE, flags
 from launch import plan
 from tests.support import TINY, apply, as_arguments, completed
 
@@ -33,6 +34,15 @@ def planned(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_PLUGINS", ("no_such_plugin",))
+
+
+@pytest.mark.usefixtures("no_wheels")
+def test_kernels_are_those_of_a_run_that_repeats_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--other=1")
+    planned("--config=tiny", "--gpu=h100")
+    assert flags() == {"--other": "1"}
+    planned("--config=tiny", "--gpu=h100", "--config.train.deterministic=True")
+    assert flags() == {"--other": "1", EXCLUDE: "true"}
 
 
 @pytest.mark.usefixtures("no_wheels")

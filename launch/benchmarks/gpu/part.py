@@ -61,8 +61,11 @@ def run(part: Part, config: Config, seconds: float) -> Measured:
 
 
 def await_turn(turn: str) -> None:
-    """Waits for the file that says that the parts before this one have ended."""
+    """Waits for the file that says that the parts before this one have ended; ends if the report was killed meanwhile."""
+    parent = os.getppid()
     while not Path(turn).exists():
+        if os.getppid() != parent:
+            raise SystemExit(1)
         time.sleep(0.1)
 
 

@@ -48,8 +48,8 @@ class Program:
         self.clear()
 
     def compile(self) -> Self:
-        """Compiles the step, or takes it from the kept programs, unless that is done."""
-        self.compiled = self.compiled or self._step.traced.lower().compile()
+        """Compiles the step, or takes it from the kept programs."""
+        self.compiled = self._step.traced.lower().compile()
         return self
 
     def fill(self) -> Self:

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import jax
@@ -31,13 +30,13 @@ def measure(config: Config, *, sizes: Sequence[tuple[int, bool]], steps: int, tr
       turn: of part.await_turn.
     """
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # traced one after another, in Python, and compiled side by side
-        compiling = [pool.submit(_compile, Program(config, batch=batch, remat=remat)) for batch, remat in sizes]
+        compiling = [(program := Program(config, batch=batch, remat=remat), pool.submit(program.compile)) for batch, remat in sizes]
         kept = pool.submit(lambda: feeding.trace(config, **training).lower().compile())
-        programs = [each.result() for each in compiling]
     await_turn(turn)
-    for program in sorted(programs, key=_peak):
+    for program, compiled in sorted(compiling, key=lambda each: _peak(each[0])):
         row = {"batch": program.config.train.batch_size, "remat": program.config.model.remat}
         try:
+            compiled.result()
             yield row | _time(program, steps)
         except JaxRuntimeError as error:  # too little memory, as a rule, which costs this program alone
             yield row | {"failed": first_line(error)}
@@ -46,19 +45,12 @@ def measure(config: Config, *, sizes: Sequence[tuple[int, bool]], steps: int, tr
     kept.result()  # what fails there costs no figures
 
 
-def _compile(program: Program) -> Program:
-    with suppress(JaxRuntimeError):  # which compiling again, in its turn, says
-        program.compile()
-    return program
-
-
 def _peak(program: Program) -> float:
     return math.inf if program.compiled is None else peak_bytes(program.compiled)
 
 
 def _time(program: Program, steps: int) -> Row:
     """Measures a program: steps are dispatched one after another, and waited for at the end, as in training."""
-    compiled = program.compile().compiled
     program.fill().train(3)  # the first ones allocate
     loss, seconds = program.train(steps)
     seconds /= steps
@@ -73,6 +65,6 @@ def _time(program: Program, steps: int) -> Row:
         "pairs/s": batch / seconds,
         "TFLOP/s by formula": memory.step_flops(config) * batch / seconds / 1e12,
         "peak GiB": None if measured is None else measured / 2**30,
-        "peak GiB as compiled": peak_bytes(compiled) / 2**30,
+        "peak GiB as compiled": peak_bytes(program.compiled) / 2**30,
         "loss": loss,
     }
