@@ -18,7 +18,7 @@ from absl import app, flags
 
 from avmae_jax.config import Config
 from avmae_jax.files import write_json
-from avmae_jax.xla_flags import EXCLUDE, add, exclude_nondeterministic
+from avmae_jax.xla_flags import add, missing_exclusion
 
 from .common import cli, model_flags, runtime, unused
 from .common.plan_tables import show_plan
@@ -63,8 +63,8 @@ def _plan(args: flags.FlagValues) -> dict[str, Any]:
     unused.require_used_fields("pretrain" if pretrains else "finetune")
     if pretrains:
         unused.require_left_out(["classes"], "in pretraining, which needs no labels")
-    if config.train.deterministic and not exclude_nondeterministic():
-        add(f"{EXCLUDE}=true")  # as training does before JAX starts
+    if config.train.deterministic:
+        add(*missing_exclusion())  # as training does before JAX starts
     machine = Machine(args.gpu, args.devices, args.hosts, args.memory_share or _share())
     return make_plan(config, machine, args.clips, args.classes)
 

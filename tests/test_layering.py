@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import ROOT
 
-GROUND = ("config_files", "config_history", "config", "settings", "files", "errors", "trees", "ctrl_c", "xla_flags")
+GROUND = ("config_files", "config_history", "config", "settings", "files", "xla_flags", "errors", "trees", "ctrl_c")
 LIBRARY = ("demo", "report", "planning", "train", "evals", "plots", "export", "inference", "weights", "checkpoint", "models", "data")
 ORDER = ("cli", "launch", "parity", "avmae_jax", *LIBRARY, "configs", *GROUND)  # `avmae_jax` itself is the list of public names
 SELF_CONTAINED = ("models", "data", "configs")  # these import nothing of ours but GROUND

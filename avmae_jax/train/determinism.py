@@ -6,7 +6,6 @@ takes the fastest, which may be another one the next time: what it chose is kept
 0.12.
 """
 
-import os
 from pathlib import Path
 
 import jax
@@ -15,7 +14,7 @@ from jax._src import distributed, xla_bridge  # nothing public tells whether dev
 
 from avmae_jax.config import Config
 from avmae_jax.errors import ConfigError
-from avmae_jax.xla_flags import EXCLUDE, STRONGER, add, exclude_nondeterministic, flags, is_set
+from avmae_jax.xla_flags import EXCLUDE, STRONGER, add, flags, is_set, missing_exclusion
 
 _KERNELS = "autotuning_{}.txt"  # in the run's folder: the kernels that XLA chose in a process
 _KEEP, _TAKE = "--xla_gpu_dump_autotune_results_to", "--xla_gpu_load_autotune_results_from"
@@ -29,15 +28,10 @@ def prepare_devices(config: Config) -> None:
     """
     if not config.train.deterministic:
         return
-    text = os.environ.get("XLA_FLAGS", "").strip()
-    if text and not text.startswith("-"):
-        raise ConfigError(f"train.deterministic adds to XLA_FLAGS, which names the file {text}; write its flags into the variable itself")
-    given, excluded = flags(), exclude_nondeterministic()
-    if EXCLUDE in given and not excluded:
-        raise ConfigError(f"train.deterministic is True, but XLA_FLAGS has {EXCLUDE}={given[EXCLUDE]}; leave one of them out")
+    exclusion = missing_exclusion()
     if not xla_bridge.backends_are_initialized():
-        add(*_missing(Path(config.train.workdir).expanduser().absolute()))
-    elif not excluded and jax.default_backend() == "gpu":
+        add(*exclusion, *_choice(Path(config.train.workdir).expanduser().absolute()))
+    elif exclusion and jax.default_backend() == "gpu":
         raise ConfigError(
             "train.deterministic is True, but JAX uses the GPU already and has read its flags; train in a new process, "
             f"or start this one with XLA_FLAGS={EXCLUDE}=true"
@@ -50,12 +44,12 @@ def note_devices(config: Config) -> None:
         logging.info("train.deterministic changes nothing on a %s, which repeats a run to the last bit by itself", platform.upper())
 
 
-def _missing(workdir: Path) -> list[str]:
-    """Returns the flags that are missing."""
+def _choice(workdir: Path) -> list[str]:
+    """Returns the flags, where they are missing, by which XLA keeps its choice of kernels and takes it again."""
     if is_set(STRONGER):
         return []
     given, kept = flags(), workdir / _KERNELS.format(distributed.global_state.process_id)
-    wanted = {EXCLUDE: "true", _KEEP: _quoted(kept)}
+    wanted = {_KEEP: _quoted(kept)}
     if _is_whole(kept):  # XLA ends the program for a file that it can't read
         wanted[_TAKE] = _quoted(kept)
     return [f"{flag}={value}" for flag, value in wanted.items() if flag not in given]

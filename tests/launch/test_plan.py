@@ -43,6 +43,9 @@ def test_kernels_are_those_of_a_run_that_repeats_to_the_last_bit(monkeypatch: py
     assert flags() == {"--other": "1"}
     planned("--config=tiny", "--gpu=h100", "--config.train.deterministic=True")
     assert flags() == {"--other": "1", EXCLUDE: "true"}
+    for refused in (f"{EXCLUDE}=false", "my_flags.txt"):
+        monkeypatch.setenv("XLA_FLAGS", refused)
+        assert refused in planned("--config=tiny", "--gpu=h100", "--config.train.deterministic=True").stderr
 
 
 @pytest.mark.usefixtures("no_wheels")

@@ -1,6 +1,7 @@
 """Tests what train.deterministic sets before JAX starts its devices, and where it is refused."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def flags(monkeypatch: pytest.MonkeyPatch, config: Config, before: str = "") -> 
     """Returns the flags that are set afterwards."""
     monkeypatch.setenv("XLA_FLAGS", before)
     prepare_devices(config)
-    return {name: value for name, _, value in (flag.partition("=") for flag in determinism.os.environ["XLA_FLAGS"].split())}
+    return {name: value for name, _, value in (flag.partition("=") for flag in os.environ["XLA_FLAGS"].split())}
 
 
 def test_kernels_are_excluded_and_their_choice_is_kept(monkeypatch: pytest.MonkeyPatch, config: Config, tmp_path: Path) -> None:
