@@ -108,9 +108,10 @@ class TrainBatches:
         balanced = options.augment.balanced
         cumulative = _cumulative(options.weights, len(source)) if balanced else None
         frames = frames_a_clip(source, data) if options.pairs else 0
-        if options.pairs and data.pairs_per_clip > frames:
-            raise DatasetError(f"data.pairs_per_clip is {data.pairs_per_clip}, but the clips have {frames} frames; draw at most as many")
-        examples = TrainExamples(source, model, options, cumulative, frames, data.pairs_per_clip)
+        drawn = frames if options.all_pairs else data.pairs_per_clip
+        if options.pairs and drawn > frames:
+            raise DatasetError(f"data.pairs_per_clip is {drawn}, but the clips have {frames} frames; draw at most as many")
+        examples = TrainExamples(source, model, options, cumulative, frames, drawn)
         order = grain.MapDataset.range(len(source)).seed(seed)
         order = order if balanced else order.shuffle()
         workers = grain.MultiprocessingOptions(num_workers=data.workers) if data.workers else None

@@ -63,7 +63,7 @@ def all_images(clip: Clip, model: ModelConfig, start: int, count: int) -> PieceI
 
 
 def draw_images(clip: Clip, model: ModelConfig, rng: np.random.Generator, frames: int, count: int) -> PieceImages:
-    """Draws a piece of a clip, and images whose time lies in it, all different as far as there are so many.
+    """Draws a piece of a clip, and images whose time lies in it, all of them and their windows different as far as there are so many.
 
     Args:
       clip: what is stored. Audio that fits is taken whole.
@@ -80,7 +80,10 @@ def draw_images(clip: Clip, model: ModelConfig, rng: np.random.Generator, frames
         start = int(np.clip(start + round(found.times[0] * SAMPLE_RATE) - samples // 2, 0, max(0, spare)))
         found = _inside(clip, model, start, frames)
     several = found.take(np.unique(_spread(len(found.frames), frames)))
-    return several.take(np.resize(rng.permutation(len(several.frames)), count))
+    several = several.take(rng.permutation(len(several.frames)))
+    _, first = np.unique(window_starts(several.times, model), return_index=True)
+    order = np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(several.frames)), first)])
+    return several.take(np.resize(order, count))
 
 
 def images_at(clip: Clip, model: ModelConfig, start: int, times: np.ndarray) -> PieceImages:
@@ -113,13 +116,14 @@ def _spread(there: int, count: int) -> np.ndarray:
 def _inside(clip: Clip, model: ModelConfig, start: int, count: int) -> PieceImages:
     """Finds the images whose time lies in a piece, or the one that is nearest to its centre; all, where the audio isn't cut.
 
-    A clip without images gets `count` times without one.
+    A clip without images gets `count` times without one; of one time it is the middle, where the middle image would be.
     """
     samples = num_samples(model.spectrogram_frames)
     cut = len(clip.waveform) > samples
     seconds = len(clip.waveform) / SAMPLE_RATE or _SECONDS
     if not clip.frames:
-        return PieceImages(start, np.zeros(count, int), np.array(even_times(count, samples / SAMPLE_RATE if cut else seconds)))
+        length = samples / SAMPLE_RATE if cut else seconds
+        return PieceImages(start, np.zeros(count, int), np.array([length / 2] if count == 1 else even_times(count, length)))
     known = len(clip.frame_times) == len(clip.frames)
     times = np.array(clip.frame_times if known else even_times(len(clip.frames), seconds)) - start / SAMPLE_RATE
     length = samples / SAMPLE_RATE

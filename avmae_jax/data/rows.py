@@ -30,6 +30,7 @@ class TrainOptions:
     weights: np.ndarray | None = None
     needs: Modality | None = None  # which modalities batches carry; None: those of the model
     pairs: bool = False  # rows hold data.pairs_per_clip images of a clip, and where the window of each begins
+    all_pairs: bool = False  # with pairs: rows hold all images of a clip
 
 
 @dataclasses.dataclass(frozen=True)

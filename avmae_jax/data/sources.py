@@ -4,6 +4,7 @@ A source is opened cheaply, gives clips by index, can be pickled for reader proc
 are decoded once, to know that they are whole.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -32,13 +33,13 @@ from avmae_jax.data.text_files import read_json, shown
 from avmae_jax.errors import ClipError, DatasetError
 from avmae_jax.files import OnProgress
 
-MANIFEST_FRAMES = 10  # frames of a clip in the official layout: frame_0 ... frame_9
-
+_USUAL_FRAMES = 10  # of a clip in the official layout, frame_0 ... frame_9, where there are none at all; CAV-MAE Sync has 16
 _MANIFEST_SECONDS = 10.0  # that these frames divide evenly
 _NAMED_AT_ONCE = 10  # missing files listed in one error
 _JPEG_BEGIN, _JPEG_END, _TAIL = b"\xff\xd8\xff", b"\xff\xd9", 1024  # some cameras put bytes behind the end
 _SMALLEST = 8  # pixels a side
 _LOGGED = 100  # entries that lack files and are named in the log
+_FRAME = re.compile(r"frame_([0-9]{1,3})")  # a folder of frames
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no name of a file has these, and most can't be written
 
 
@@ -83,17 +84,21 @@ def open_source(
 class _Entry(NamedTuple):
     id: str
     wav: str
-    folder: str  # frames are folder/frame_{0..9}/id.jpg
+    folder: str  # frames are folder/frame_{0, 1, ...}/id.jpg
     labels: tuple[int, ...]
     number: int  # its place in the manifest
+
+    def frame_files(self, count: int) -> list[str]:
+        """Returns the paths of its frames."""
+        return [f"{self.folder}/frame_{number}/{self.id}.jpg" for number in range(count)]
 
 
 class ManifestSource:
     """Reads clips that an official manifest lists, `{"data": [{"video_id", "wav", "video_path", "labels"}]}`.
 
     Opening the source checks that every file exists and lies inside `root`; entries of which a file is missing are left out, and named in
-    the log, up to a limit. Audio is decoded at access, at 16 kHz; frames are checked when they are first read. An entry with an empty
-    `labels` has none.
+    the log, up to a limit. A clip has as many frames as there are folders frame_0, frame_1, ... in `video_path`. Audio is decoded at
+    access, at 16 kHz; frames are checked when they are first read. An entry with an empty `labels` has none.
     """
 
     def __init__(
@@ -119,7 +124,8 @@ class ManifestSource:
         entries = list(_read_entries(self._path, root.resolve(), mids))
         if not entries:
             raise DatasetError(f"{self._path}: its list of clips is empty")
-        self._entries = _with_files(self._path, root.resolve(), entries, max_missing)
+        self.frames = _count_frames(entries)  # of each clip
+        self._entries = _with_files(self._path, root.resolve(), entries, self.frames, max_missing)
         self._whole: set[int] = set()  # checksums of the frames of clips that are known to be whole
 
     def __len__(self) -> int:
@@ -127,23 +133,19 @@ class ManifestSource:
 
     def __getitem__(self, index: int) -> Clip:
         entry = self._entries[index]
+        files = entry.frame_files(self.frames)
         try:
-            frames = tuple(Path(file).read_bytes() for file in _frame_files(entry))
+            frames = tuple(Path(file).read_bytes() for file in files)
         except OSError as error:
             raise ClipError(str(error.filename), "open", f"can't be read ({error.strerror})") from error
         checksum = zlib.crc32(b"".join(frames), index)
         if checksum not in self._whole:
-            if damaged := [file for file, frame in zip(_frame_files(entry), frames, strict=True) if not _is_whole(frame)]:
+            if damaged := [file for file, frame in zip(files, frames, strict=True) if not _is_whole(frame)]:
                 raise ClipError(damaged[0], "open", f"is no image, or is damaged or cut off (clip {entry.id!r})")
             self._whole.add(checksum)
         waveform = decode_audio(entry.wav, channels=self._channels)
-        times = even_times(MANIFEST_FRAMES, min(_MANIFEST_SECONDS, len(waveform) / SAMPLE_RATE))
+        times = even_times(self.frames, min(_MANIFEST_SECONDS, len(waveform) / SAMPLE_RATE))
         return Clip(entry.id, waveform, frames, entry.labels, frame_times=times)
-
-    @property
-    def frames(self) -> int:
-        """Returns the number of frames of each clip."""
-        return MANIFEST_FRAMES
 
     @property
     def ids(self) -> list[str]:
@@ -180,8 +182,14 @@ def _read_entries(path: Path, root: Path, mids: Mapping[str, int]) -> Iterator[_
         yield _Entry(clip_id, str(root / entry["wav"]), str(root / entry["video_path"]), labels, number)
 
 
-def _frame_files(entry: _Entry) -> list[str]:
-    return [f"{entry.folder}/frame_{number}/{entry.id}.jpg" for number in range(MANIFEST_FRAMES)]
+def _count_frames(entries: Sequence[_Entry]) -> int:
+    """Returns how many frames each clip must have: one more than the greatest N of all folders frame_N."""
+
+    def numbers(folder: str) -> Iterator[int]:
+        with contextlib.suppress(OSError):  # files that are missing are named later
+            yield from (int(found[1]) for path in Path(folder).iterdir() if (found := _FRAME.fullmatch(path.name)))
+
+    return max((number + 1 for folder in {entry.folder for entry in entries} for number in numbers(folder)), default=_USUAL_FRAMES)
 
 
 def _is_whole(encoded: bytes) -> bool:
@@ -193,7 +201,7 @@ def _is_whole(encoded: bytes) -> bool:
     return not encoded.startswith(_JPEG_BEGIN) or _JPEG_END in encoded[-_TAIL:]
 
 
-def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: float) -> list[_Entry]:
+def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], frames: int, limit: float) -> list[_Entry]:
     """Returns the entries of which every path is a file, and logs the others.
 
     Raises:
@@ -204,7 +212,7 @@ def _with_files(manifest: Path, root: Path, entries: Sequence[_Entry], limit: fl
     kept = []
     for entry in entries:
         where, lost = f"entry {entry.number} (video_id {entry.id!r})", []
-        for field, file in [("wav", entry.wav), *(("video_path", frame) for frame in _frame_files(entry))]:
+        for field, file in [("wav", entry.wav), *(("video_path", frame) for frame in entry.frame_files(frames))]:
             folder, name = os.path.split(file)
             resolved, found = _resolved(Path(resolve_folder(folder)) / name)
             if not resolved.is_relative_to(root):

@@ -67,7 +67,9 @@ class TokenFeatures:
         def compute(module: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             inputs = model_inputs(batch, config)
             clips = len(next(iter(inputs.values())))
-            found = _sequences(module, module.encoder.separate(merge_pairs(inputs) if pairs else inputs), layer, given)
+            tokens_of = module.encoder.separate(merge_pairs(inputs) if pairs else inputs)
+            unchained = pairs and module.unchained_contrastive  # as the vectors of pairs are
+            found = _sequences(module, tokens_of, layer, given, unchained=unchained)
             found = {kind: [part.reshape(clips, -1, part.shape[2]) for part in parts] for kind, parts in found.items()}
             return {name: value for kind, parts in found.items() for name, value in _statistics(kind, parts, tokens).items()}
 
@@ -108,7 +110,7 @@ class TokenFeatures:
         return [example(clip, clip.middle, samples=samples, image_size=model.image_size, needs=self.given, start=start) for start in starts]
 
 
-def _sequences(module: Any, tokens: Tokens, layer: Layer, given: Modality) -> dict[str, list[jax.Array]]:
+def _sequences(module: Any, tokens: Tokens, layer: Layer, given: Modality, *, unchained: bool) -> dict[str, list[jax.Array]]:
     """Collects the patch tokens of each kind of features: [B, L, D] for each of its modalities."""
     modalities = ("audio", "image") if given == "both" else (given,)
 
@@ -118,7 +120,7 @@ def _sequences(module: Any, tokens: Tokens, layer: Layer, given: Modality) -> di
     if layer == "separate":
         found = {modality: [patches(tokens, modality)] for modality in modalities}
         return found | ({"both": [part for parts in found.values() for part in parts]} if given == "both" else {})
-    found = {modality: [patches(module.encoder.joint(tokens, modality), modality)] for modality in modalities}
+    found = {m: [patches(module.encoder.joint(tokens, m, unchained=unchained), m)] for m in modalities}
     if given == "both":
         together = module.encoder.joint(of_part(tokens, PATCHES), MAIN)
         found["both"] = [patches(together, modality) for modality in modalities]

@@ -70,6 +70,11 @@ class FinetuningTask(Task):
         return self.mode.given
 
     @property
+    def takes_all_pairs(self) -> bool:
+        """Returns True: a classifier is trained on the pairs that it is applied to."""
+        return True
+
+    @property
     def averaged_epochs(self) -> tuple[int, int]:
         """Returns the epochs that the config names."""
         return self.config.tune.average_first, self.config.tune.average_last

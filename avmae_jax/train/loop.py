@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from avmae_jax.checkpoint.manager import Checkpoints, Restored
 from avmae_jax.config import Config
-from avmae_jax.data.batches import EvalOptions, TrainBatches, TrainOptions, eval_batches
+from avmae_jax.data.batches import EvalOptions, TrainBatches, eval_batches
 from avmae_jax.data.clip import ClipSource
 from avmae_jax.train import hosts, memory, sharding
 from avmae_jax.train.clock import Clock
@@ -87,9 +87,8 @@ class Trainer:
         )
         self._eval_loss = jax.jit(evaluation)
         weights = getattr(train, "weights", None) if config.augment.balanced else None  # only some sources have them
-        options = TrainOptions(config.augment, len(task.label_names), weights, task.needs, task.pairs)
         rows = sharding.own_rows(self.mesh, batch)
-        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, options, rows)
+        self.batches = TrainBatches(train, config.model, config.data, batch, config.train.seed, task.train_options(weights), rows)
         self._feed = Feed(self.batches, partial(sharding.put_batch, mesh=self.mesh))
         self._agreement = Agreement(self.mesh)
 

@@ -1,4 +1,4 @@
-"""Says where the negatives of a run's contrastive loss come from, if its batches are computed in micro-batches."""
+"""Says where the negatives of a run's contrastive loss come from, and how many pairs it chooses among."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from absl import logging
 
 from avmae_jax.config import Config
 from avmae_jax.config_history import negatives_of
+from avmae_jax.models.registry import kind_of
 from avmae_jax.train.task import Task
 
 
@@ -22,6 +23,12 @@ def settle_negatives(config: Config, checkpoint: Mapping[str, Any] | None) -> No
     if checkpoint is not None and config.loss.negatives == "global" and negatives_of(checkpoint) == "micro_batch":
         config.loss.negatives = "micro_batch"
         logging.info("loss.negatives is micro_batch, as in the run that is resumed; negatives of the whole batch need a new train.workdir")
+
+
+def choices(clips: int, config: Config) -> int:
+    """Returns the number of pairs among which the contrastive loss chooses, where so many clips are compared with each other."""
+    pairs = config.data.pairs_per_clip if kind_of(config.model).pairs else 1
+    return clips * pairs if config.loss.clip_negatives else 1 + (clips - 1) * pairs
 
 
 def describe_negatives(task: Task, micro_batch: int, groups: int) -> str:

@@ -23,6 +23,7 @@ from avmae_jax.train import hosts
 from avmae_jax.train.contrast_pass import TEACHER, ContrastPass, needs_teacher
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.losses import contrasted, contrastive_losses, pretraining_weights, reconstruction_losses
+from avmae_jax.train.negatives import choices
 from avmae_jax.train.step import Context, Metrics
 from avmae_jax.train.task import Task
 
@@ -101,7 +102,7 @@ class PretrainingTask(Task):
         if not self._contrasts:
             return 0
         of = {"global": self.config.train.batch_size, "micro_batch": micro_batch, "shard": micro_batch // groups}
-        return of[self.config.loss.negatives]
+        return choices(of[self.config.loss.negatives], self.config)
 
     def draw(self, model: Any, step: int) -> Path | None:
         """Draws pictures/reconstructions_<step>.png: four held-out clips, with the same masks every time."""

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from PIL import Image
 
 from avmae_jax.config import Config
-from avmae_jax.data.batches import TrainBatches, TrainOptions
+from avmae_jax.data.batches import TrainBatches
 from avmae_jax.data.clip import SAMPLE_RATE, Clip
 from avmae_jax.models.registry import kind_of
 from avmae_jax.train import memory, sharding
@@ -158,8 +158,7 @@ def _one_row(config: Config, task: Task) -> dict[str, np.ndarray]:
     """Reads a batch of one made-up clip, so that the shapes and dtypes are those that training reads."""
     data = dataclasses.replace(config.data, workers=0, threads=1, prefetch=1)
     weights = np.ones(1) if config.augment.balanced else None
-    options = TrainOptions(config.augment, len(task.label_names), weights, task.needs, task.pairs)
-    batches = TrainBatches(_MadeUp(config.model.image_size), config.model, data, 1, 0, options)
+    batches = TrainBatches(_MadeUp(config.model.image_size), config.model, data, 1, 0, task.train_options(weights))
     try:
         return {name: array for name, array in next(batches).items() if name != "id"}
     finally:

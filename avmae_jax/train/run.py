@@ -49,7 +49,7 @@ from avmae_jax.train.determinism import note_devices, prepare_devices
 from avmae_jax.train.finetuning import FinetuningTask
 from avmae_jax.train.fitting import fit_batch
 from avmae_jax.train.loop import Reporter, Trainer
-from avmae_jax.train.negatives import settle_negatives
+from avmae_jax.train.negatives import choices, settle_negatives
 from avmae_jax.train.precision import matmul_precision, settle_precision
 from avmae_jax.train.pretraining import PretrainingTask
 from avmae_jax.train.run_notes import CONFIG_FILE, RUN_LOG, log_file, note_config, note_start, read_json, versions
@@ -275,8 +275,7 @@ def announce(config: Config) -> None:
         "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",
         config.train.batch_size, seconds, flops / 1e9, speed / 1e9,
     )  # fmt: skip
-    choices = config.train.batch_size * (config.data.pairs_per_clip if config.loss.clip_negatives else 1)
-    if mode is None and kind_of(config.model).vectors and choices == 1:
+    if mode is None and kind_of(config.model).vectors and choices(config.train.batch_size, config) == 1:
         logging.warning("train.batch_size is 1, so the contrastive loss has nothing to choose among and teaches nothing")
     if jax.default_backend() == "cpu" and seconds > _LONG_STEP and mode is None:
         logging.info("this is a run for GPUs; to see the whole job on a CPU in minutes: python -m launch.pretrain --config configs/tiny.py")

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import numpy as np
 import optax
 
 from avmae_jax.config import Config, Modality
 from avmae_jax.data.clip import ClipSource
+from avmae_jax.data.rows import TrainOptions
 from avmae_jax.models.registry import kind_of
 from avmae_jax.train import optim
 from avmae_jax.train.step import Comparing, Context, Metrics
@@ -78,6 +80,17 @@ class Task(ABC):
     def pairs(self) -> bool:
         """Returns whether batches hold several images of a clip, each with the window of the audio around it."""
         return kind_of(self.config.model).pairs
+
+    def train_options(self, weights: np.ndarray | None) -> TrainOptions:
+        """Returns what training batches carry; `weights` are those by which clips are drawn, where the config asks for it."""
+        return TrainOptions(
+            self.config.augment, len(self.label_names), weights, self.needs, pairs=self.pairs, all_pairs=self.takes_all_pairs
+        )
+
+    @property
+    def takes_all_pairs(self) -> bool:
+        """Returns whether training takes all images of a clip, where batches hold several; by default as many as the config draws."""
+        return False
 
     @property
     def averaged_epochs(self) -> tuple[int, int]:

@@ -169,6 +169,7 @@ FIELD_RULES = (
     _FieldRule(
         ("data.frames", "data.pairs_per_clip"), lambda _, config: _takes(config, pairs=False), "for a model that takes one frame of a clip"
     ),
+    _FieldRule(("data.pairs_per_clip",), lambda program, _: program in _TUNING, "in fine-tuning, which takes all pairs of a clip"),
     _FieldRule(("model.contrast_mask_ratio",), lambda _, config: not config.loss.contrast_pass, "where loss.contrast_pass is False"),
     _FieldRule(
         ("loss.teacher_momentum",),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from avmae_jax.config import AugmentConfig, DataConfig, ModelConfig
+from avmae_jax.config import AugmentConfig, Config, DataConfig, ModelConfig
 from avmae_jax.data.batches import Batch, EvalOptions, TrainBatches, TrainOptions, eval_batches, frames_a_clip
 from avmae_jax.data.clip import Clip, ClipSource, even_times
 from avmae_jax.data.drawing import Drawn
@@ -24,6 +24,7 @@ from avmae_jax.data.store.reader import PreparedSource
 from avmae_jax.data.store.tolerant import Tolerant
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import ConfigError, DatasetError
+from avmae_jax.train.finetuning import FinetuningTask
 from tests.data.reading import FRAMES, Listed, assert_same
 from tests.support import ROOT, Clips
 
@@ -96,6 +97,18 @@ def test_training_draws_different_frames_with_their_windows() -> None:
 def test_more_pairs_than_frames_are_refused() -> None:
     with pytest.raises(DatasetError, match=r"pairs_per_clip is 5.* 3 frames"):
         trained(Listed(clip(frames=3)), 50, pairs_per_clip=5)
+
+
+def test_a_classifier_is_trained_on_all_pairs(tmp_path: Path) -> None:
+    model = dataclasses.replace(MODEL, kind="sync_classifier")
+    config = Config(model=model, data=DataConfig(frames=4, prefetch=1), augment=AugmentConfig(mixup=0.5))
+    task = FinetuningTask(config, None, ["a"], tmp_path)
+    batches = TrainBatches(Listed(clip(), clip(id="b")), model, config.data, 3, 0, task.train_options(None))
+    made = next(batches)
+    batches.close()
+    assert made["image"].shape == made["image_b"].shape == (3, 4, 32, 32, 3)
+    assert made["window"].shape == (3, 4)
+    assert [sorted(row) for row in numbers(made).tolist()] == [[0, 2, 5, 7]] * 3  # those of evaluation
 
 
 def test_a_long_clip_gives_a_random_piece_and_frames_of_that_piece() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from avmae_jax.config import DataConfig
 from avmae_jax.data import instruments
+from avmae_jax.data.batches import frames_a_clip
 from avmae_jax.data.clip import Clip
 from avmae_jax.data.instruments import builtin_set
 from avmae_jax.data.sources import ManifestSource, PreparedSource, open_source, read_labels
@@ -156,6 +157,21 @@ def test_a_manifest_gives_audio_at_16_khz_frames_and_labels(manifest: Manifest) 
     assert repr(source) == f"ManifestSource({str(manifest.path)!r}, 2 clips)"
     assert source.ids == [source[index].id for index in range(2)]
     assert [source.labels_of(index) for index in range(2)] == [source[index].labels for index in range(2)]
+
+
+def test_a_manifest_has_as_many_frames_as_there_are_folders_of_them(manifest: Manifest) -> None:
+    for number in range(10, 16):
+        for name in ("one", "two"):
+            frame = manifest.root / f"frames/frame_{number}/{name}.jpg"
+            frame.parent.mkdir(exist_ok=True)
+            frame.write_bytes(encoded(name, number))
+    source = manifest.open()
+    assert source[1].frames == tuple(encoded("two", number) for number in range(16))
+    assert source[1].frame_times == pytest.approx([index / 32 for index in range(16)])
+    assert frames_a_clip(source, DataConfig(frames=16)) == frames_a_clip(source, DataConfig()) == 16
+    shutil.rmtree(manifest.root / "frames/frame_5")
+    with pytest.raises(DatasetError, match=r"frame_5/one\.jpg"):
+        manifest.open()
 
 
 @pytest.mark.parametrize("key", ["video_id", "wav", "video_path", "labels"])

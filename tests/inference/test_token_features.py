@@ -145,3 +145,12 @@ def test_features_of_pairs_are_those_of_all_their_tokens(layer: Any) -> None:
         assert len(row.arrays["both.tokens"]) == windows * pairs * (audio + image)
         mean = row.arrays["audio.tokens"].astype(np.float32).mean(axis=0)
         np.testing.assert_allclose(row.arrays["audio.whole.mean"], mean, atol=5e-3)
+
+
+def test_tokens_of_pairs_are_those_of_their_vectors() -> None:
+    model = dataclasses.replace(SMALL, kind="sync", depth=3, joint_depth=2, audio_frames=16, clip_frames=24, unchained_contrastive=True)
+    trained = Trained("model", Sync(model, rngs=nnx.Rngs(0)), AppliedConfig(model=model), 0, ())
+    (row,), (part,) = TokenFeatures(trained, "joint", "both", tokens=True)(Lengths(1)), DatasetEmbedder(trained, frames="all")(Lengths(1))
+    for kind in ("audio", "image"):
+        vectors = row.arrays[f"{kind}.tokens"].astype(np.float32).reshape(part.vectors[kind].shape[1], -1, 16).mean(axis=1)
+        np.testing.assert_allclose(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), part.vectors[kind][0], rtol=0, atol=2e-3)

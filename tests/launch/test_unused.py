@@ -91,6 +91,10 @@ CASES = {
             "config.tune.eval_frames",
             ["--config=finetune_instruments", "--config.model.kind=sync_classifier", "--config.tune.eval_frames=all"],
         ),
+        (
+            "config.data.pairs_per_clip",
+            ["--config=finetune_instruments", "--config.model.kind=sync_classifier", "--config.data.pairs_per_clip=4"],
+        ),
         ("config.loss.temperature", ["--config=finetune_instruments", "--config.loss.temperature=1"]),
         ("config.train.retrieval_clips", ["--config=finetune_instruments", "--config.train.retrieval_clips=7"]),
         (

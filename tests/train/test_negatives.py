@@ -8,7 +8,7 @@ import pytest
 
 from avmae_jax.config import Config
 from avmae_jax.config_history import negatives_of
-from avmae_jax.train.negatives import describe_negatives, settle_negatives
+from avmae_jax.train.negatives import choices, describe_negatives, settle_negatives
 from avmae_jax.train.pretraining import PretrainingTask
 from tests.support import TINY, apply
 
@@ -43,6 +43,14 @@ def test_a_checkpoint_without_the_field_is_an_older_one() -> None:
     older = meta("global", 12, OLDER)
     del older["config"]["loss"]["negatives"]
     assert negatives_of(older) == "micro_batch"
+
+
+@pytest.mark.parametrize(("of_clip", "expected"), [(False, 1 + 15 * 4), (True, 64)])
+def test_all_pairs_of_other_clips_are_compared_and_by_option_those_of_the_same(of_clip: bool, expected: int) -> None:
+    config = apply(Config(), {"model.kind": "sync", "data.pairs_per_clip": 4, "loss.clip_negatives": of_clip})
+    assert choices(16, config) == expected
+    assert choices(1, config) == (4 if of_clip else 1)
+    assert choices(16, apply(config, {"model.kind": "cavmae"})) == 16
 
 
 @pytest.mark.parametrize(("negatives", "pairs"), [("global", "64"), ("micro_batch", "16"), ("shard", "8")])
