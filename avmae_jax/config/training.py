@@ -25,6 +25,11 @@ class LossConfig(Settings, group="loss"):
     teacher_momentum: float = 0.999  # share of the teacher's weights that stays at each step, after a warm-up of some ten steps
     negatives: str = "global"  # global | micro_batch | shard: from the batch, the pairs computed at once, or a device's share of these
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Returns whether something is asked for that a teacher gives."""
+        return self.contrast_pass and (self.contrast_order == "attention" or self.distill_weight > 0)
+
     def validate(self) -> None:
         """Raises ConfigError naming the first field that can't work."""
         self.require_not_negative("mae_weight", "contrast_weight", "distill_weight")

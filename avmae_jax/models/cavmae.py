@@ -108,8 +108,12 @@ def stages(config: Config) -> list[Stage]:
         return [*towers, *(Stage(joint + model.contrast_depth, count + own, shape.width) for count in kept)], sum(kept)
 
     first, seen = encoding({"audio": model.audio_mask_ratio, "image": model.image_mask_ratio})
-    second: list[Stage] = []  # a teacher's pass isn't counted: it has no gradient
+    second: list[Stage] = []
     if config.loss.contrast_pass:
         second, _ = encoding(dict.fromkeys(MODALITIES, model.contrast_mask_ratio))
         first = first[:2]
+    if config.loss.needs_teacher:  # it sees all patches; its streams' last blocks give their attention alone, unless it is distilled from
+        whole, _ = encoding(dict.fromkeys(MODALITIES, 0.0))
+        taught = [stage._replace(gradient=False) for stage in whole]
+        second += taught if config.loss.distill_weight else taught[:2]
     return [*first, Stage(joint, seen, shape.width), Stage(shape.decoder_depth, sum(lengths.values()), shape.decoder_width), *second]

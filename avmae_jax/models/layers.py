@@ -36,6 +36,7 @@ class Stage(NamedTuple):
     tokens: int  # of one row
     width: int  # D
     rows: int = 1  # of one clip: its pairs, where a model takes several
+    gradient: bool = True  # False: nothing is kept for a backward pass
 
 
 class Position(nnx.Param):

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from avmae_jax.config import Applied
 from avmae_jax.inference.masked import MaskedPass
 from avmae_jax.models.cavmae import MODALITIES
 from avmae_jax.models.guidance import patch_scores
@@ -53,7 +52,7 @@ class ContrastPass:
           The result of the masked pass, and the loss "distill" by name where there is one.
         """
         loss, key = self._config.loss, fold_in(context.key, _SECOND)
-        seen = self._teach(model, inputs, context.extra[TEACHER]) if needs_teacher(self._config) else {}
+        seen = self._teach(model, inputs, context.extra[TEACHER]) if loss.needs_teacher else {}
         noise = seen["noise"] if loss.contrast_order == "attention" else self._masked.noise(inputs, key, pairs, structured=False)
         out = model(inputs, noise, context.drop_key, dict.fromkeys(MODALITIES, self._config.model.contrast_mask_ratio))
         if not loss.distill_weight:
@@ -72,11 +71,6 @@ class ContrastPass:
         if self._config.loss.contrast_order == "attention":
             found["noise"] = {m: -patch_scores(encoder, tokens, m, unchained=unchained) for m in MODALITIES}
         return jax.lax.stop_gradient(found)
-
-
-def needs_teacher(config: Applied) -> bool:
-    """Returns whether a config asks for something that a teacher gives."""
-    return config.loss.contrast_pass and (config.loss.contrast_order == "attention" or config.loss.distill_weight > 0)
 
 
 def cosine_distance(student: Float[Array, "B D"], teacher: Float[Array, "B D"]) -> Float32[Array, ""]:

@@ -21,15 +21,16 @@ _USABLE_ON_CPUS, _USABLE = 0.7, 0.95  # of the free memory; the rest is for data
 
 
 def step_flops(config: Config, mode: Mode | None = None, *, frozen: bool = False) -> float:
-    """Computes the floating-point operations of one clip in a training step: 3 times the forward pass, or that alone for a frozen encoder.
+    """Computes the floating-point operations of one clip in a training step: those of the forward pass, and twice as many for gradients.
 
-    `mode` is that of a classifier.
+    `mode` is that of a classifier, of which an encoder that is `frozen` has no gradients.
     """
-    forward = 0.0
-    for blocks, tokens, width, rows in kind_of(config.model).stages(config, mode):
-        linear = 2 * tokens * width**2 * (4 + 2 * config.model.mlp_ratio)
-        forward += rows * blocks * (linear + 4 * tokens**2 * width)
-    return forward if frozen else 3 * forward
+    total = 0.0
+    for stage in kind_of(config.model).stages(config, mode):
+        linear = 2 * stage.tokens * stage.width**2 * (4 + 2 * config.model.mlp_ratio)
+        passes = 3 if stage.gradient and not frozen else 1
+        total += passes * stage.rows * stage.blocks * (linear + 4 * stage.tokens**2 * stage.width)
+    return total
 
 
 def activation_bytes(config: Config, mode: Mode | None = None, *, remat: bool | None = None) -> float:
@@ -37,7 +38,8 @@ def activation_bytes(config: Config, mode: Mode | None = None, *, remat: bool | 
     bytes_each = jnp.dtype(config.model.product_dtype).itemsize
     kept, hidden = _KEPT_ON_CPUS if jax.default_backend() == "cpu" else _KEPT
     widths = kept + hidden * config.model.mlp_ratio
-    stages = [(blocks, rows * tokens * width * bytes_each) for blocks, tokens, width, rows in kind_of(config.model).stages(config, mode)]
+    kept_stages = [stage for stage in kind_of(config.model).stages(config, mode) if stage.gradient]
+    stages = [(stage.blocks, stage.rows * stage.tokens * stage.width * bytes_each) for stage in kept_stages]
     if config.model.remat if remat is None else remat:
         return sum(blocks * size for blocks, size in stages) + max(size for _, size in stages) * widths
     return sum(blocks * size for blocks, size in stages) * widths

@@ -20,7 +20,7 @@ from avmae_jax.inference.masked import MaskedPass, compose_all
 from avmae_jax.models.registry import kind_of
 from avmae_jax.plots import curves, reconstructions
 from avmae_jax.train import hosts
-from avmae_jax.train.contrast_pass import TEACHER, ContrastPass, needs_teacher
+from avmae_jax.train.contrast_pass import TEACHER, ContrastPass
 from avmae_jax.train.logbook import METRICS_FILE
 from avmae_jax.train.losses import contrasted, contrastive_losses, pretraining_weights, reconstruction_losses
 from avmae_jax.train.negatives import choices
@@ -88,7 +88,7 @@ class PretrainingTask(Task):
 
     def init_extra(self, params: Any) -> Any:
         """Returns the averaged weights, and the teacher's where there is one."""
-        return super().init_extra(params) | ({TEACHER: params} if self._second and needs_teacher(self.config) else {})
+        return super().init_extra(params) | ({TEACHER: params} if self._second and self.config.loss.needs_teacher else {})
 
     def update_extra(self, extra: Any, params: Any, step: jax.Array) -> Any:
         """Computes the averaged weights, and the teacher's, after a step."""

@@ -87,8 +87,8 @@ class Product(NamedTuple):
         def linear(stage: Stage) -> float:
             return stage.blocks * stage.tokens * stage.width**2
 
-        _, tokens, width, _ = max(stages, key=linear)
-        sizes = tokens * config.train.batch_size, width, int(width * config.model.mlp_ratio)
+        largest = max(stages, key=linear)
+        sizes = largest.tokens * config.train.batch_size, largest.width, int(largest.width * config.model.mlp_ratio)
         return cls(*sizes, repeats=math.ceil(_PRODUCT_SHARE * job_flops(job, config) / (2 * math.prod(sizes))))
 
     def __str__(self) -> str:

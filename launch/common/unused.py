@@ -173,7 +173,7 @@ FIELD_RULES = (
     _FieldRule(("model.contrast_mask_ratio",), lambda _, config: not config.loss.contrast_pass, "where loss.contrast_pass is False"),
     _FieldRule(
         ("loss.teacher_momentum",),
-        lambda _, config: config.loss.contrast_order == "random" and not config.loss.distill_weight,
+        lambda _, config: not config.loss.needs_teacher,
         "without a teacher; loss.contrast_order=attention or loss.distill_weight asks for one",
     ),
     _FieldRule(("loss.global_local",), lambda _, config: not config.model.class_token, "where model.class_token is False"),

@@ -97,8 +97,8 @@ def test_stages_are_the_blocks_and_tokens_of_a_real_pass(config: ModelConfig, mo
     monkeypatch.setattr(Block, "_run", count)
     _run(config, mode)
     declared: Counter[tuple[int, int]] = Counter()
-    for blocks, tokens, width, _ in registry.kind_of(config).stages(Config(model=config, data=DataConfig(frames=PAIRS)), mode):
-        declared[tokens, width] += blocks
+    for stage in registry.kind_of(config).stages(Config(model=config, data=DataConfig(frames=PAIRS)), mode):
+        declared[stage.tokens, stage.width] += stage.blocks
     assert declared == seen
 
 

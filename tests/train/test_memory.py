@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import psutil
 import pytest
 from flax import nnx
 
-from avmae_jax.config import SIZES, Config, ModelConfig, TrainConfig
+from avmae_jax.config import SIZES, Config, LossConfig, ModelConfig, TrainConfig
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.train import memory, sharding
 from avmae_jax.train.pretraining import PretrainingTask
@@ -45,6 +47,24 @@ def test_estimates_are_near_the_compiled_program(remat: bool) -> None:
     measured = compiled.memory_analysis().temp_size_in_bytes
     estimate = gradients + batch_size * memory.activation_bytes(run, remat=remat)
     assert 0.75 < estimate / measured < 1.5, (estimate, measured)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.slow
+def test_a_teacher_s_pass_is_counted_without_gradients() -> None:
+    sizes = {"width": 256, "heads": 8, "depth": 4, "decoder_width": 64, "decoder_heads": 2, "decoder_depth": 1}
+    model = ModelConfig(kind="sync", class_token=True, audio_frames=96, clip_frames=128, image_size=96, **sizes)  # pyright: ignore
+
+    def flops(**loss: Any) -> np.ndarray:
+        config = Config(model=model, loss=LossConfig(contrast_pass=True, **loss), train=TrainConfig(batch_size=4))
+        task = PretrainingTask(config, None, Path("unused"))
+        lowered = trace_step(config, task, sharding.make_mesh(config.mesh), 4, 100).traced.lower()
+        return np.array([4 * memory.step_flops(config), lowered.cost_analysis()["flops"]])  # pyright: ignore
+
+    without = flops()
+    for changes in ({"contrast_order": "attention"}, {"distill_weight": 0.1}):
+        estimate, counted = flops(**changes) - without
+        assert 0.85 < estimate / counted < 1.05, (changes, estimate, counted)
 
 
 def test_half_precision_halves_the_activations() -> None:
