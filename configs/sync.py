@@ -4,7 +4,7 @@ Pretrains CAV-MAE Sync on AudioSet-2M: Araujo et al., arXiv 2505.01237, by the t
 clip is paired with the 4.16 s of audio around it. The published run starts from an image MAE (`--config.init_from=mae.pth`).
 
 Without `--config.data.source=prepared --config.data.path=DATASET` it trains on the built-in set. DATASET is a folder by
-`launch.prepare --frames=16`; one with another number of frames is used with `--config.data.frames=0`.
+`launch.prepare --frames=16`; one with fewer frames is used with `--config.data.frames=0`.
 """
 
 from avmae_jax.config import Config

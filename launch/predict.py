@@ -179,7 +179,8 @@ def define_flags() -> None:
     flags.DEFINE_enum("short_audio", "repeat", list(get_args(Fill)), "what audio shorter than a window is filled up with: itself, or zeros")
     flags.DEFINE_bool("timeline", False, "also list the classes second by second")
     flags.DEFINE_bool("match_timeline", False, "report how well audio and image match second by second and by how much they are apart")
-    flags.DEFINE_float("match_rate", 4.0, "--match_timeline: images a second", lower_bound=0.1, upper_bound=100)
+    text = "--match_timeline: images a second; if not given those of launch.sync_check, or 4"
+    flags.DEFINE_float("match_rate", None, text, lower_bound=0.1, upper_bound=100)
     text = "--match_timeline: other clips for the rank, a file of launch.embed, or held_out: those of the model's run; empty: no such rank"
     flags.DEFINE_string("match_against", "", text)
     flags.DEFINE_float("longest_offset", 3.5, "--match_timeline: seconds by which audio and image may be apart", lower_bound=0.5)

@@ -88,7 +88,8 @@ def check_sync_into(
 
     on_progress(0, 0, total)
     unseen = range(data.builtin_train, data.builtin_train + plan.fit_clips)  # clips that the model was trained on match too well
-    calibration = fit_calibration(trials_of(list(counted(shifted(embed, data, "train", unseen, plan)))))
+    fitted = fit_calibration(trials_of(list(counted(shifted(embed, data, "train", unseen, plan)))))
+    calibration = dataclasses.replace(fitted, rate=plan.rate)
     found = list(counted(shifted(embed, data, "test", range(plan.clips), plan)))
     held_out = trials_of(found)
     place = pointing(counted(heated_clips(MomentEmbedder(trained, heat=True), data, plan.pointing_clips)))

@@ -19,7 +19,6 @@ from avmae_jax.errors import ClipError
 from avmae_jax.inference.embed import Embedder
 from avmae_jax.inference.file_match import FileMatcher
 from avmae_jax.inference.match_over_time import MomentEmbedder, References
-from avmae_jax.inference.moments import RATE
 from avmae_jax.inference.offset import LONGEST
 from avmae_jax.inference.predict import Predictor, open_matcher
 from avmae_jax.inference.windows import Medium, of_file, of_parts
@@ -118,7 +117,7 @@ class Model(Trained):
         self,
         media: Media | Sequence[Media],
         *,
-        rate: float = RATE,
+        rate: float | None = None,
         longest_offset: float = LONGEST,
         others: Mapping[str, np.ndarray] | None = None,
         heat: bool = False,
@@ -127,7 +126,7 @@ class Model(Trained):
 
         Args:
           media: path of a video, or a list of paths.
-          rate: images a second that are compared.
+          rate: images a second that are compared; None: as many as launch.sync_check fitted the certainty of offsets to, or 4.
           longest_offset: seconds by which audio and image may be apart.
           others: vectors of other clips by the same model, "audio" and "image", [N, D] or of their pairs [N, F, D], among which each second
             is ranked; None: it is ranked among other moments of the file alone.

@@ -9,7 +9,7 @@ import numpy as np
 
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.match_over_time import MatchTimeline, MomentEmbedder, MomentVectors, References, match_timeline
-from avmae_jax.inference.moments import RATE, Moment, moments_of_file
+from avmae_jax.inference.moments import Moment, moments_of_file
 from avmae_jax.inference.offset import LONGEST, UNCALIBRATED, Calibration, Offset, find_offset
 from avmae_jax.inference.offset_files import calibration_of
 
@@ -72,13 +72,13 @@ class FileMatcher:
         return self.calibration is not UNCALIBRATED
 
     def __call__(
-        self, path: str | Path, *, rate: float = RATE, longest: float = LONGEST, wanted: Callable[[float], bool] = lambda time: True
+        self, path: str | Path, *, rate: float | None = None, longest: float = LONGEST, wanted: Callable[[float], bool] = lambda time: True
     ) -> FileMatch:
         """Finds the match of a video file.
 
         Args:
           path: of the file.
-          rate: moments a second.
+          rate: moments a second; None: as many as the certainty of the offset was fitted to.
           longest: seconds by which audio and image may be apart.
           wanted: is asked for the time of each moment, s, before it is computed; the first False ends the file there.
 
@@ -87,6 +87,7 @@ class FileMatcher:
             two moments are wanted.
           ValueError: if the rate isn't a positive number, or at most 100, or the model's weights are damaged.
         """
+        rate = self.calibration.rate if rate is None else rate
         moments = itertools.takewhile(lambda moment: wanted(moment.time), moments_of_file(path, self._embed.trained.config, rate))
         first, kept = list(itertools.islice(moments, 2)), Kept(SHOWN)
         if len(first) < 2:

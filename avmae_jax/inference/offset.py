@@ -18,6 +18,8 @@ import math
 
 import numpy as np
 
+from avmae_jax.inference.moments import RATE
+
 LONGEST = 3.5  # seconds that audio and image may be apart, unless asked for
 NEAR = 0.5  # seconds to which an answer must be right for the certainty
 _CONTEXT = 10.0  # seconds before and after a moment whose mean is removed; short enough to remove a slow crescendo
@@ -35,6 +37,7 @@ class Calibration:
 
     weights: tuple[float, float, float] = (-6.5, 1.4, 1.0)  # of 1, of the greatest score, and of its lead, in the logit of the certainty
     threshold: float = 0.5  # probability below which one can't tell
+    rate: float = RATE  # images a second of the clips that it was fitted to; with fewer, scores are lower
 
     def certainty(self, score: float, lead: float) -> float:
         """Returns the estimated probability that the lag with the greatest score is right to NEAR.

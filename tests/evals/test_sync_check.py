@@ -1,5 +1,6 @@
 """Offsets and places on the built-in set: known shifts, what is fitted, what is measured."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,13 @@ def test_a_fitted_certainty_says_when_one_cannot_tell() -> None:
 
 
 def test_a_calibration_is_read_as_it_was_written_and_of_its_own_model_alone(tmp_path: Path) -> None:
-    file, calibration = tmp_path / "offset.json", fit_calibration(trials(50, 8))
+    file, calibration = tmp_path / "offset.json", dataclasses.replace(fit_calibration(trials(50, 8)), rate=8.0)
     write_calibration(file, calibration, "abc")
     assert read_calibration(file, "abc") == calibration
+    content = json.loads(file.read_text())
+    del content["rate"]
+    file.write_text(json.dumps(content))
+    assert read_calibration(file, "abc").rate == 4  # of older files
     with pytest.raises(DatasetError, match="other weights"):
         read_calibration(file, "abd")
     for wrong in ("x", "[]", '{"fingerprint": "abc", "weights": [1, 2], "threshold": 0.5}', '{"weights": [1, 2, 3], "threshold": null}'):
@@ -148,7 +153,8 @@ def test_the_certainty_is_fitted_to_clips_that_the_run_did_not_see(tmp_path: Pat
     found = check_sync_into(tmp_path / "out", trained, DataConfig(builtin_train=20), plan)
     assert made == [("train", 20), ("train", 21), ("train", 22), ("train", 23), ("test", 0), ("test", 1)]
     assert json.loads((tmp_path / "out/sync_check.json").read_text()) == found
-    assert read_calibration(tmp_path / "out/offset.json", found["fingerprint"]).threshold == found["offset"]["threshold"]
+    fitted = read_calibration(tmp_path / "out/offset.json", found["fingerprint"])
+    assert (fitted.threshold, fitted.rate) == (found["offset"]["threshold"], plan.rate)
     with pytest.raises(ValueError, match=r"m was trained on films; .*built-in set"):
         check_sync_into(tmp_path / "none", trained, DataConfig(source="prepared", path="films"), plan)
     assert not (tmp_path / "none").exists()

@@ -19,9 +19,11 @@ from avmae_jax.errors import ClipError
 from avmae_jax.inference.along_time import MATCH, AlongTime, Budget
 from avmae_jax.inference.api import Model
 from avmae_jax.inference.explain import Explainer
-from avmae_jax.inference.file_match import FileMatch
+from avmae_jax.inference.file_match import FileMatch, FileMatcher
 from avmae_jax.inference.forward import probabilities
 from avmae_jax.inference.inpaint import Inpainter
+from avmae_jax.inference.match_over_time import MomentEmbedder
+from avmae_jax.inference.offset import Calibration
 from avmae_jax.inference.predict import Prediction
 from avmae_jax.inference.windows import Medium, Row, decode_beginning, images_of, of_file, of_parts, rows_of
 from avmae_jax.weights.io import write
@@ -160,6 +162,9 @@ def test_a_film_is_matched_along_time_in_one_call(models: dict[str, Model], fold
         again = model.match_timeline(film, rate=5, heat=True)
     np.testing.assert_array_equal(again.timeline.match, found.timeline.match)
     assert not [line for line in caplog.messages if "Compiling" in line and "outputs" in line]
+    matcher = FileMatcher(MomentEmbedder(model))
+    matcher.calibration = Calibration(rate=5.0)
+    np.testing.assert_array_equal(matcher(film).vectors.times, found.vectors.times)  # at the rate of the calibration
     others = {name: np.random.default_rng(0).normal(size=(4, 5, 16)).astype(np.float32) for name in ("audio", "image")}
     pair: list[Any] = model.match_timeline([film, folder / "media/sound.wav"], others=others)
     assert np.isfinite(pair[0].timeline.clip_rank).all()
