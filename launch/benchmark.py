@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
         if path.is_dir() or not path.parent.is_dir():
             raise app.UsageError(f"--gpu_report {path}: it must be a file in a folder that exists")
         with model_flags.one_line_errors():
+            unused.require_used_fields("gpu_report")
             gpu_report.show_report(cli.config() if chosen else Config(), batches, args.minutes, path)
         return
     from avmae_jax.train.run import device_line

@@ -65,7 +65,7 @@ def _plan(args: flags.FlagValues) -> dict[str, Any]:
         unused.require_left_out(["classes"], "in pretraining, which needs no labels")
     if config.train.deterministic:
         add(*missing_exclusion())  # as training does before JAX starts
-    machine = Machine(args.gpu, args.devices, args.hosts, args.memory_share or _share())
+    machine = Machine(args.gpu, args.devices, args.hosts, _share(args.memory_share))
     return make_plan(config, machine, args.clips, args.classes)
 
 
@@ -82,15 +82,15 @@ def define_flags() -> None:
     flags.DEFINE_string("json", "", "file for the plan; -: the standard output")
 
 
-def _share() -> float:
-    """Returns the share that JAX would take with the environment of this process; raises UsageError for one that is no share."""
-    text = os.environ.get(_FRACTION, "")
+def _share(given: float | None) -> float:
+    """Returns the given share, or that which JAX would take with the environment of this process; raises UsageError for no share."""
+    name, text = ("--memory_share", str(given)) if given is not None else (_FRACTION, os.environ.get(_FRACTION, ""))
     try:
         share = float(text or _DEFAULT)
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise app.UsageError(f"{_FRACTION} is {text!r}; give a share above 0 and up to 1, or --memory_share")
+        raise app.UsageError(f"{name} is {text!r}; give a share above 0 and up to 1, or --memory_share")
     return share
 
 

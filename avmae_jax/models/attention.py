@@ -51,9 +51,17 @@ def attention(query: Float[Array, "B L N d"], key: Float[Array, "..."], value: F
     if query.ndim != 4 or len({(x.shape, x.dtype) for x in given.values()}) > 1:
         found = ", ".join(f"{name} is {x.dtype}{list(x.shape)}" for name, x in given.items())
         raise ValueError(f"{found}; attention needs three arrays of one dtype and one shape [B, L, N, d]")
-    cpu = _on_cpu if jax.device_count("cpu") == 1 else _plain
+    cpu = _on_cpu if _cpus() == 1 else _plain
     out: jax.Array = lax.platform_dependent(query, key, value, cpu=cpu, cuda=_cudnn if _fits_cudnn(query) else _whole, default=_whole)
     return out
+
+
+def _cpus() -> int:
+    """Counts the CPU devices: none where JAX_PLATFORMS names other platforms alone."""
+    try:
+        return jax.device_count("cpu")
+    except RuntimeError:
+        return 0
 
 
 def _plain(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

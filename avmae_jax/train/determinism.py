@@ -28,10 +28,17 @@ def prepare_devices(config: Config) -> None:
     """
     if not config.train.deterministic:
         return
-    exclusion = missing_exclusion()
+    exclusion, choice = missing_exclusion(), _choice(Path(config.train.workdir).expanduser().absolute())
     if not xla_bridge.backends_are_initialized():
-        add(*exclusion, *_choice(Path(config.train.workdir).expanduser().absolute()))
-    elif exclusion and jax.default_backend() == "gpu":
+        add(*exclusion, *choice)
+    elif jax.default_backend() != "gpu":
+        return
+    elif not exclusion and choice:
+        logging.warning(
+            "the kernels that XLA chooses aren't kept, since JAX uses the GPU already: a resumed run may differ from this one in its last "
+            "bits; train in a new process"
+        )
+    elif exclusion:
         raise ConfigError(
             "train.deterministic is True, but JAX uses the GPU already and has read its flags; train in a new process, "
             f"or start this one with XLA_FLAGS={EXCLUDE}=true"

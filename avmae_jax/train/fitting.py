@@ -3,6 +3,7 @@
 On accelerators the step is compiled here, and the compiler says what it needs. On CPUs a formula estimates it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -118,7 +119,7 @@ def fit_batch(config: Config, task: Task, clips: int, before: Mapping[str, Any] 
     elif kept and batch % kept == 0 and kept % groups == 0:
         way, reason = Way(config.model.remat or recomputed, kept), "as in the run that is resumed"
     else:
-        estimated = _estimate(config, task, groups)
+        estimated = _estimate(config, task, mesh)
 
         def needed(remat: bool, micro_batch: int) -> Needed:
             formula = estimated(remat, micro_batch)
@@ -139,10 +140,12 @@ def fit_batch(config: Config, task: Task, clips: int, before: Mapping[str, Any] 
     return Fit(way.micro_batch, steps.get(way))
 
 
-def _estimate(config: Config, task: Task, groups: int) -> Callable[[bool, int], Needed]:
-    """Returns the formula for the memory of a step."""
+def _estimate(config: Config, task: Task, mesh: jax.sharding.Mesh) -> Callable[[bool, int], Needed]:
+    """Returns the formula for the memory of a step on each device."""
     params = nnx.state(described(config.model, len(task.label_names)), nnx.Param)
-    state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # weights, gradients and their sum, two moments
+    leaves, places = (jax.tree.leaves(tree) for tree in (params, sharding.shardings(params, mesh)))
+    parts = (leaf.dtype.itemsize * math.prod(place.shard_shape(leaf.shape)) for leaf, place in zip(leaves, places, strict=True))
+    state, groups = 5 * sum(parts), sharding.batch_shards(mesh)  # weights, gradients and their sum, two moments
     mode = registry.tuned_mode(config) if kind_of(config.model).modes else None
 
     def estimate(remat: bool, micro_batch: int) -> Needed:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax._src import distributed  # jax.process_index() would start the devices
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -33,8 +34,8 @@ _VISIBLE = 30  # seconds that a file may need to be seen on other hosts
 
 
 def is_first() -> bool:
-    """Returns whether this process writes the files of the run."""
-    return jax.process_index() == 0
+    """Returns whether this process writes the files of the run; starts no device, so that train/determinism.py can still set flags."""
+    return distributed.global_state.process_id == 0
 
 
 def gather(value: Any) -> list[Any]:

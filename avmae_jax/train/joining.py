@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from jax._src import distributed  # jax.process_index() would start the devices
 
 from avmae_jax.errors import HostsError, first_line
 from avmae_jax.train.hosts import is_first
@@ -68,7 +69,7 @@ def find(environment: Mapping[str, str]) -> Place | None:
     return None if place.processes == 1 else place
 
 
-def join(timeout: float, environment: Mapping[str, str] = os.environ) -> bool:
+def join(timeout: int, environment: Mapping[str, str] = os.environ) -> bool:
     """Joins the other processes that train, before anything is computed; returns False if this process is alone.
 
     If they don't all come within `timeout` seconds, this process ends with a sentence: JAX can't be interrupted while it waits.
@@ -84,7 +85,7 @@ def join(timeout: float, environment: Mapping[str, str] = os.environ) -> bool:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     who = "this process" if place.number is None else f"process {place.number} of {place.processes}"
     late = (
-        f"{who} has waited {timeout:g} s for the others at {place.address or 'the address of the first one'}: start them all, check that "
+        f"{who} has waited {timeout} s for the others at {place.address or 'the address of the first one'}: start them all, check that "
         "they reach each other, wait longer with --hosts_timeout=SECONDS, or train in one process alone with --hosts=off\n"
     )
     timer = threading.Timer(timeout, lambda: (os.write(2, late.encode()), os._exit(1)))
@@ -95,7 +96,8 @@ def join(timeout: float, environment: Mapping[str, str] = os.environ) -> bool:
             place.address,
             place.processes,
             place.number,
-            initialization_timeout=int(timeout) + 60,  # JAX's own end of the wait is pages long
+            initialization_timeout=timeout + 60,  # JAX's own end of the wait is pages long
+            local_device_ids=_local_gpus(environment),
             heartbeat_timeout_seconds=_HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
@@ -158,13 +160,25 @@ def owns_devices(environment: Mapping[str, str]) -> bool:
     return bound or (tasks is not None and tasks == nodes) or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
+def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
+    """Returns the GPU of a process that mpirun started beside others, which JAX finds only up to OpenMPI 4; None: JAX decides."""
+    rank = environment.get("OMPI_COMM_WORLD_LOCAL_RANK", "")
+    if "JAX_LOCAL_DEVICE_IDS" in environment or owns_devices(environment) or not rank.isdecimal():
+        return None
+    return [int(rank)]
+
+
 _herald: list[subprocess.Popen[bytes]] = []
 
 
 def _start_herald() -> None:
-    """Starts a child that says a sentence if this process ends without a word: JAX aborts it when the first process is gone."""
+    """Starts a child that says a sentence if this process ends without a word: JAX aborts it when the first process is gone.
+
+    It asks JAX for no device, since train.deterministic sets flags that JAX reads when it starts them.
+    """
+    place = distributed.global_state
     text = (
-        f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} was ended: it was killed, or another process of "
+        f"process {place.process_id} of {place.num_processes} on {socket.gethostname()} was ended: it was killed, or another process of "
         "the run is gone. Nothing up to the newest checkpoint is lost: the same command in every process resumes there\n"
     )
     _herald.append(subprocess.Popen([sys.executable, "-S", "-c", _HERALD, text], stdin=subprocess.PIPE, start_new_session=True))  # noqa: S603

@@ -135,7 +135,8 @@ def _run(
             train, test = open_sources(config, on_progress)
             settle_frames(config, train, checkpoint)
             task = make_task(config, train, test, workdir)
-        hosts.require_same(data={"training clips": len(train), "held-out clips": test and len(test), "classes": list(task.label_names)})
+        found = {"training clips": len(train), "held-out clips": test and len(test), "classes": list(task.label_names)}
+        hosts.require_same(config=dataclasses.asdict(config), data=found)  # with what each host's own copy of the data has decided
         announce(config)
         if checkpoint is None:  # 5
             set_aside(workdir)

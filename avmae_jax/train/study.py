@@ -38,6 +38,7 @@ from avmae_jax.plots.learning_curve import draw_curves
 from avmae_jax.settings import flatten_fields
 from avmae_jax.train import hosts
 from avmae_jax.train.continuing import FREE_FIELDS
+from avmae_jax.train.determinism import prepare_devices
 from avmae_jax.train.epochs import Epochs
 from avmae_jax.train.loop import Reporter
 from avmae_jax.train.run import finetune, needs_of, open_sources, require_task
@@ -108,6 +109,7 @@ def study(wanted: Study, *, reporter: Reporter | None = None, on_progress: OnPro
         raise ConfigError(
             f"train.steps is {wanted.config.train.steps}; a study lengthens train.epochs for few clips, so give these instead"
         )
+    prepare_devices(dataclasses.replace(wanted.config, train=dataclasses.replace(wanted.config.train, workdir=str(wanted.out))))
     with hosts.losses_explained(), ExitStack() as stack:
         hosts.require_same(study=wanted._asdict() | {"config": dataclasses.asdict(wanted.config), "out": str(wanted.out)})
         file: StudyFile | None = None  # of the first process, which alone writes

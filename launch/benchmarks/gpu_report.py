@@ -12,9 +12,10 @@ from typing import Any
 from absl import logging
 
 from avmae_jax.config import Config
-from avmae_jax.files import write_json
+from avmae_jax.files import plain, write_json
+from avmae_jax.train.run import require_task
 
-from .gpu.part import Measured, Part, run
+from .gpu.part import CLONE, Measured, Part, run
 from .measuring import show
 
 _LEAST = 20  # seconds that a part must have left to be begun
@@ -36,7 +37,7 @@ def groups(batches: Sequence[int]) -> Iterator[Sequence[Part]]:
     training = {"batch": first, "steps": _FEEDING}
     yield (
         Part("device", "device", {}, _SIDE_BY_SIDE),
-        Part("parity with the CPU", "parity", {"batch": 2}, _SIDE_BY_SIDE | _flags(_KERNELS_UNTIMED)),
+        Part("parity with the CPU", "parity", {"batch": 2}, _SIDE_BY_SIDE | _flags(_KERNELS_UNTIMED) | _with_cpu()),
         Part("steps", "steps", steps | {"training": training}, _SIDE_BY_SIDE, timed=True),
         *(
             Part(f"PyTorch {how}, batch {first}", "pytorch", {"batch": first, "compiled": compiled, "steps": _STEPS}, timed=True)
@@ -65,7 +66,11 @@ def measure(config: Config, batches: Sequence[int], minutes: float, path: Path) 
     """
     ends, found = time.monotonic() + 60 * minutes, []
     with tempfile.TemporaryDirectory() as programs, ThreadPoolExecutor() as pool:
-        kept = {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        kept = {
+            "JAX_COMPILATION_CACHE_DIR": programs,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0],  # one GPU, as PyTorch's reference uses
+        }
 
         def run_in_time(part: Part, turn: Path) -> Measured:
             left = ends - time.monotonic()
@@ -78,10 +83,14 @@ def measure(config: Config, batches: Sequence[int], minutes: float, path: Path) 
         for group in groups(batches):
             turns = [Path(programs) / f"turn of {part.title}" for part in group]
             measuring = pool.map(run_in_time, group, turns)  # begins all at once
-            for turn in turns:
-                turn.touch()
-                found.append(next(measuring))
-                write_json(path, {"model": config.name, "batches": list(batches), "parts": [each._asdict() for each in found]})
+            try:
+                for turn in turns:
+                    turn.touch()
+                    found.append(next(measuring))
+                    write_json(path, plain({"model": config.name, "batches": list(batches), "parts": [part._asdict() for part in found]}))
+            finally:
+                for turn in turns:
+                    turn.touch()  # so that none waits for its turn, whatever went wrong
     return found
 
 
@@ -89,8 +98,17 @@ def _flags(flag: str) -> dict[str, str]:
     return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()}
 
 
+def _with_cpu() -> dict[str, str]:
+    """Returns JAX_PLATFORMS with the CPU among them, which the GPU is compared with."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    return {} if not platforms or "cpu" in platforms.split(",") else {"JAX_PLATFORMS": f"{platforms},cpu"}
+
+
 def show_report(config: Config, batches: Sequence[int], minutes: float, path: Path) -> None:
-    """Measures, and prints a table of what was found."""
+    """Measures, and prints a table of what was found; raises ValueError for a config that isn't of a pretraining."""
+    require_task(config, "pretraining")
+    if CLONE is None:
+        logging.warning("parity/ is only in the project's clone, so the comparisons with the CPU and with PyTorch fail here")
     found = measure(config, batches, minutes, path)
     rows = [(part.title, _text(row), part.ended, part.seconds) for part in found for row in (part.rows or [{}])]
     show(f"{config.name} on this machine", ["part", "figures", "ended", "s"], rows, f"all figures are in {path}")

@@ -19,7 +19,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     about = "auto: train together with the processes that SLURM, mpirun, an indexed job or JAX_COORDINATOR_ADDRESS names; off: alone"
     flags.DEFINE_enum("hosts", "auto", ["auto", "off"], about, flag_values=values)
     about = "seconds to wait for the other processes at the start"
-    flags.DEFINE_float("hosts_timeout", 300.0, about, lower_bound=1.0, flag_values=values)
+    flags.DEFINE_integer("hosts_timeout", 300, about, lower_bound=1, upper_bound=86_400, flag_values=values)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ COMPUTING = ("data", "split", "labels_csv", "tuned_loss", "tuned_mode", "compute
 _AUDIO = {"audio", "audioonly", "missingaudioonly"}  # what a classifier is given, where it is audio alone ...
 _IMAGE = {"image", "videoonly", "missingvideoonly"}  # ... and images alone
 _TUNING = ("finetune", "study")
-_PRETRAINING = ("pretrain", "ablation")
+_PRETRAINING = ("pretrain", "ablation", "gpu_report")
 _OWN_RECIPES = ("study", "ablation")  # programs whose default of --config is a recipe
 ABLATION_SETS = (
     *("loss.bidirectional", "loss.negatives", "loss.contrast_pass", "loss.contrast_order", "loss.distill_weight"),
@@ -148,6 +148,11 @@ _CONTRAST = (  # fields of the contrastive loss
     *("loss.contrast_pass", "loss.contrast_order", "loss.distill_weight", "loss.teacher_momentum", "model.contrast_mask_ratio"),
 )
 FIELD_RULES = (
+    _FieldRule(
+        ("train.batch_size", "train.micro_batch", "model.remat"),
+        lambda program, _: program == "gpu_report",
+        "with --gpu_report, which measures each of --batches at once, with recomputed blocks and without",
+    ),
     _FieldRule(("tune.mode",), lambda program, _: program == "study", "in a study; --given chooses it"),
     _FieldRule(STUDY_SETS, lambda program, _: program == "study", "in a study, which sets it for each training"),
     _FieldRule(ABLATION_SETS, lambda program, _: program == "ablation", "in an ablation, which sets it for each training"),

@@ -1,6 +1,7 @@
 """The GPU report measures each part in a process of its own; here on a CPU, at a small size."""
 
 import json
+import math
 import threading
 import time
 from itertools import chain
@@ -11,6 +12,7 @@ import pytest
 from jax.errors import JaxRuntimeError
 
 from avmae_jax.config import Config, DataConfig, ModelConfig
+from avmae_jax.config_files import shipped
 from launch.benchmarks import gpu_report
 from launch.benchmarks.gpu import part, program, steps
 from launch.benchmarks.gpu.part import Part
@@ -104,6 +106,26 @@ def test_parts_begin_together_and_what_is_timed_waits_for_those_before_it(monkey
     monkeypatch.setattr(gpu_report, "run", run)
     gpu_report.measure(TINY, (2,), 5, tmp_path / "report.json")
     assert ended == ["not timed", "first", "second"]
+
+
+def test_figures_that_are_not_finite_are_part_of_the_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu_report, "groups", lambda batches: iter([[Part("parity", "parity")]]))
+    monkeypatch.setattr(gpu_report, "run", lambda *given: part.Measured("parity", [{"losses": math.nan, "within": False}], "done", 1.0))
+    gpu_report.measure(TINY, (2,), 5, tmp_path / "report.json")
+    (found,) = json.loads((tmp_path / "report.json").read_text())["parts"]
+    assert found["rows"] == [{"losses": None, "within": False}]
+
+
+@pytest.mark.process
+def test_a_part_runs_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert part.run(Part("device", "device"), TINY, time_limit(60)).ended == "done"
+
+
+def test_what_does_not_pretrain_is_refused_before_the_first_part(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="for pretraining choose"):
+        gpu_report.show_report(shipped("finetune_instruments"), (2,), 5, tmp_path / "report.json")
 
 
 @pytest.mark.process

@@ -233,3 +233,12 @@ def test_four_devices_give_the_same_numbers_without_communication() -> None:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_machine_may_lack_the_cpu_among_its_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(platform: str) -> int:
+        raise RuntimeError(f"Unknown backend {platform}. Available backends are ['cuda']")
+
+    monkeypatch.setattr(jax, "device_count", count)  # as with JAX_PLATFORMS=cuda
+    given = jnp.ones((1, 4, 2, 8))
+    assert attention(given, given, given).shape == given.shape

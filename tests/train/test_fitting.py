@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avmae_jax.config import Config
+from avmae_jax.config import Config, TrainConfig
 from avmae_jax.models.cavmae import CAVMAE
 from avmae_jax.train import fitting, memory, sharding
 from avmae_jax.train.fitting import Fit, Way, choose, fit_batch, parts_of
@@ -130,6 +130,19 @@ def test_an_accelerator_trains_with_the_step_that_was_asked(accelerator: Callabl
             shutil.rmtree(tmp_path / "checkpoints")
     for asked, plain in (states[:2], states[2:]):
         assert all(map(np.array_equal, asked, plain))
+
+
+def test_what_is_cut_over_devices_needs_less_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(fsdp: int) -> float:
+        mesh = jax.sharding.AbstractMesh((1, fsdp, 1), ("data", "fsdp", "tensor"))
+        monkeypatch.setattr("avmae_jax.train.fitting.sharding.make_mesh", lambda config: mesh)
+        monkeypatch.setattr(memory, "usable_memory", lambda: 1e6)
+        with pytest.raises(ValueError, match=r"about ([\d.]+) GiB") as caught:
+            fitted(Config(train=TrainConfig(batch_size=8)))
+        return float(re.search(r"about ([\d.]+) GiB", str(caught.value))[1])  # pyright: ignore[reportOptionalSubscript]
+
+    whole, cut = refused(1), refused(8)
+    assert cut < 0.4 * whole
 
 
 def test_what_fits_nowhere_is_refused_with_the_fields_to_change(accelerator: Callable[[float], None]) -> None:

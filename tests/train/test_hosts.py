@@ -74,6 +74,30 @@ def test_one_process_a_host_has_all_gpus_and_one_a_gpu_has_its_own(environment: 
     assert joining.owns_devices(environment) == owns
 
 
+def test_joining_starts_no_device_so_that_flags_can_still_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: Any) -> None:
+        raise AssertionError("a device was started")
+
+    monkeypatch.setattr("jax._src.xla_bridge.backends", started)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("jax.distributed.initialize", lambda *place, **options: given.update(options))
+    environment = {
+        "JAX_COORDINATOR_ADDRESS": "a:1",
+        "OMPI_COMM_WORLD_SIZE": "8",
+        "OMPI_COMM_WORLD_RANK": "3",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "3",
+    }
+    try:
+        assert joining.join(5, environment)
+        assert hosts.is_first()
+    finally:
+        joining.release()
+    assert given["local_device_ids"] == [3]  # one GPU each, which JAX finds only up to OpenMPI 4
+    joining.join(5, environment | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"})
+    joining.release()
+    assert given["local_device_ids"] is None
+
+
 @pytest.mark.parametrize(("clips", "count"), [(10, 3), (2, 4), (0, 2), (7, 1)])
 def test_every_clip_is_evaluated_by_one_process(monkeypatch: pytest.MonkeyPatch, clips: int, count: int) -> None:
     monkeypatch.setattr("jax.process_count", lambda: count)
@@ -122,17 +146,17 @@ CLASSIFIER = {
 
 
 class Machine:
-    """Starts processes that train, each with one simulated device."""
+    """Starts processes that train, each with some simulated devices."""
 
     def __init__(self, compiled: Path, cache_dir: Path):
         self._compiled, self.cache_dir = compiled, cache_dir
 
-    def __call__(self, *commands: Sequence[object]) -> list[subprocess.CompletedProcess[str]]:
+    def __call__(self, *commands: Sequence[object], devices: int = 1) -> list[subprocess.CompletedProcess[str]]:
         """Runs `python COMMAND` for each command; several are the processes of one run."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        ranks = [self._start([*map(str, command)], port, number, len(commands)) for number, command in enumerate(commands)]
+        ranks = [self._start([*map(str, command)], port, (number, len(commands)), devices) for number, command in enumerate(commands)]
         try:
             printed = [rank.communicate(timeout=time_limit(180)) for rank in ranks]
         finally:
@@ -143,9 +167,10 @@ class Machine:
             for rank, texts in zip(ranks, printed, strict=True)
         ]  # fmt: skip
 
-    def _start(self, command: Sequence[str], port: int, number: int, count: int) -> subprocess.Popen[str]:
-        places = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(number)}
-        environment = os.environ | places | sharing(self._compiled)
+    def _start(self, command: Sequence[str], port: int, place: tuple[int, int], devices: int) -> subprocess.Popen[str]:
+        number, count = map(str, place)
+        places = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": count, "JAX_PROCESS_ID": number}
+        environment = os.environ | places | sharing(self._compiled, devices)
         return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
 
 
@@ -215,6 +240,17 @@ def test_pretraining_by_two_goes_on_after_a_kill_by_one_and_after_a_stop_by_two(
     assert summaries[0]["retrieval"].keys() == summaries[1]["retrieval"].keys()
     assert summaries[0]["retrieval"]["clips"] == 16
     assert (two / "log.txt").read_text().count("started: ") == 4
+
+
+@pytest.mark.process
+def test_losses_do_not_depend_on_how_processes_share_the_devices(machine: Machine, tmp_path: Path) -> None:
+    changes = {"train__steps": 2, "train__retrieval_clips": 0, "mesh__data": 2, "mesh__tensor": 2}
+    for processes in (1, 2, 4):
+        command = ["-m", "launch.pretrain", *arguments(machine, tmp_path / str(processes), **changes)]
+        done = machine(*[command] * processes, devices=4 // processes)
+        assert [each.returncode for each in done] == [0] * processes, done
+    for processes in (2, 4):
+        assert_same_losses(tmp_path / str(processes), tmp_path / "1")
 
 
 @pytest.mark.process

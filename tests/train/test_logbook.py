@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from avmae_jax.errors import WriteError
+from avmae_jax.train import hosts
 from avmae_jax.train.event_files import Event  # pyright: ignore[reportAttributeAccessIssue] - generated
 from avmae_jax.train.logbook import METRICS_FILE, Logbook
 from tests.support import ROOT, time_limit
@@ -208,7 +209,7 @@ def test_a_picture_is_on_the_board(tmp_path: Path) -> None:
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_steps(tmp_path, 1, 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    monkeypatch.setattr("jax.process_index", lambda: 1)
+    monkeypatch.setattr(hosts.distributed.global_state, "process_id", 1)
     write_steps(tmp_path, 2, 3, resumed_at=1)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -20,7 +20,7 @@ from avmae_jax.data.store.plan import DatasetSpec
 from avmae_jax.data.store.writer import write_dataset
 from avmae_jax.errors import LockedError
 from avmae_jax.files import LOCK
-from avmae_jax.train import run, run_notes
+from avmae_jax.train import hosts, run, run_notes
 from tests.support import ROOT, TINY, Clips, apply
 
 HOLD = """
@@ -179,7 +179,7 @@ def test_the_log_is_kept_with_the_error_that_ended_it(tmp_path: Path) -> None:
 
 
 def test_only_the_first_process_writes_beside_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jax.process_index", lambda: 1)
+    monkeypatch.setattr(hosts.distributed.global_state, "process_id", 1)
     with run.claimed(config(tmp_path)):
         run_notes.note_config(tmp_path, config(tmp_path))
         run_notes.note_start(tmp_path, 0)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 from avmae_jax.config import Config
 
 Row = dict[str, Any]  # figures by name, as JSON takes them
+# The project's clone, in which parity/ lies, from whatever folder this is started; None: the package is installed without one.
+CLONE = next((folder for folder in [Path(__file__).parents[3]] if (folder / "parity").is_dir()), None)
 _WORDS = 400  # last letters of what a failed process printed
 
 
@@ -49,13 +52,17 @@ def run(part: Part, config: Config, seconds: float) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "rows.jsonl"
         found.touch()
-        command = [sys.executable, "-m", "launch.benchmarks.gpu.part", str(found)]
+        command = [sys.executable, "-m", f"{__package__}.part", str(found)]
         given = pickle.dumps((part.module, config, dict(part.options)))
-        try:
-            done = subprocess.run(command, input=given, stderr=-1, timeout=seconds, check=False, env=os.environ | part.environment)  # noqa: S603
-            ended = "done" if done.returncode == 0 else _why(done.returncode, done.stderr.decode(errors="replace"))
-        except subprocess.TimeoutExpired:
-            ended = f"ended after {seconds:.0f} s"
+        paths = os.pathsep.join(filter(None, [str(CLONE or ""), os.environ.get("PYTHONPATH", "")]))
+        environment = os.environ | {"PYTHONPATH": paths} | part.environment
+        with subprocess.Popen(command, stdin=-1, stderr=-1, env=environment, start_new_session=True) as process:  # noqa: S603
+            try:
+                _, words = process.communicate(given, timeout=seconds)
+                ended = "done" if process.returncode == 0 else _why(process.returncode, words.decode(errors="replace"))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started, which would go on using the GPU
+                ended = f"ended after {seconds:.0f} s"
         rows = [json.loads(line) for line in found.read_text().splitlines()]
     return Measured(part.title, rows, ended, round(time.monotonic() - begin, 1))
 
@@ -86,4 +93,4 @@ def _write(rows: Iterator[Row], path: Path) -> None:
 
 if __name__ == "__main__":
     name, its_config, its_options = pickle.load(sys.stdin.buffer)  # noqa: S301, written by run
-    _write(importlib.import_module(f"launch.benchmarks.gpu.{name}").measure(its_config, **its_options), Path(sys.argv[1]))
+    _write(importlib.import_module(f"{__package__}.{name}").measure(its_config, **its_options), Path(sys.argv[1]))
