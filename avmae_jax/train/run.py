@@ -270,15 +270,17 @@ def announce(config: Config) -> None:
     logging.info("%s on %s", config.name, device_line())
     mode = _mode(config)
     flops = memory.step_flops(config, mode, frozen=bool(mode) and config.tune.freeze_base) * config.train.batch_size
-    speed = memory.matmul_speed() * jax.device_count()
-    seconds = flops / speed
-    logging.info(
-        "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",
-        config.train.batch_size, seconds, flops / 1e9, speed / 1e9,
-    )  # fmt: skip
     if mode is None and kind_of(config.model).vectors and choices(config.train.batch_size, config) == 1:
         logging.warning("train.batch_size is 1, so the contrastive loss has nothing to choose among and teaches nothing")
-    if jax.default_backend() == "cpu" and seconds > _LONG_STEP and mode is None:
+    if jax.default_backend() != "cpu":  # whose speed a few small products don't tell
+        logging.info("a step of %d pairs is %.3g GFLOP; launch.plan says how long GPUs take", config.train.batch_size, flops / 1e9)
+        return
+    speed = memory.matmul_speed() * jax.device_count()
+    logging.info(
+        "a step of %d pairs takes about %.2g s: %.3g GFLOP at the %.0f GFLOP/s that a matrix product reaches here",
+        config.train.batch_size, flops / speed, flops / 1e9, speed / 1e9,
+    )  # fmt: skip
+    if flops / speed > _LONG_STEP and mode is None:
         logging.info("this is a run for GPUs; to see the whole job on a CPU in minutes: python -m launch.pretrain --config configs/tiny.py")
 
 
