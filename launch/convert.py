@@ -10,7 +10,7 @@ folder of checkpoints. Existing files are never overwritten. If tensors of IN ar
 exit status is 1.
 
 With --pretrained OUT is a folder that anybody can load in one line, and that can be put on a hub: model.safetensors, config.json, and
-README.md, a model card with the data and the measurements of the run.
+README.md, a model card with the data and the measurements of the run, or with what IN, a pretrained folder, knows.
 
 A .pth doesn't contain the number of heads: give it by the options if the model isn't a published one. Of a classifier it doesn't contain
 the names of the classes, nor how it was tuned: --labels_csv, --tuned_loss and --tuned_mode say so, and a .safetensors or a folder keeps it.
@@ -98,7 +98,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("float16", False, "round the values to float16, which halves a .safetensors or a pretrained folder")
     flags.DEFINE_string("prefix", "", "put before the names in a .pth; module. as in the published files")
     flags.DEFINE_bool("pretrained", False, "write a pretrained folder, which can be put on a hub, in place of a folder of checkpoints")
-    flags.DEFINE_string("license", "unknown", "of the weights in a pretrained folder, as a hub spells it: apache-2.0, cc-by-4.0")
+    flags.DEFINE_string("license", "", "of a pretrained folder's weights, as a hub spells it: apache-2.0, cc-by-4.0; as IN's if left out")
     flags.DEFINE_integer("audio_frames", None, "length of the audio that OUT takes, in 10 ms; as in IN if not given", lower_bound=1)
 
 

@@ -66,6 +66,8 @@ def export(trained: Trained, path: str | Path, what: What, *, form: Format = "on
             from avmae_jax.export import stablehlo_files
 
             content["weights"] = stablehlo_files.write(trained, entries, folder)
+        with (folder / content["weights"]["file"]).open("rb") as file:
+            content["weights"]["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         content["entries"] = {given: _about_entry(trained, entry, folder / f"{given}.{form}") for given, entry in entries.items()}
         found.update(check.differences(trained, entries, folder, exact=quantize is None))
         write_json(folder / CONFIG, content)

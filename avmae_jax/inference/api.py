@@ -25,7 +25,6 @@ from avmae_jax.inference.windows import Medium, of_file, of_parts
 from avmae_jax.trees import flatten
 from avmae_jax.weights import folder as folders
 from avmae_jax.weights import hub, places
-from avmae_jax.weights.card import UNKNOWN
 from avmae_jax.weights.io import Weights, write
 from avmae_jax.weights.notes import notes_of
 from avmae_jax.weights.trained import About, Trained, load_trained, placeholders
@@ -160,12 +159,13 @@ class Model(Trained):
         """
         write(self._weights(), path)
 
-    def save_pretrained(self, folder: str | Path, *, license: str = UNKNOWN) -> None:  # noqa: A002 - the hub's own word
+    def save_pretrained(self, folder: str | Path, *, license: str = "") -> None:  # noqa: A002 - the hub's own word
         """Writes the model to a new folder that anybody can load: model.safetensors, config.json, and README.md, its card.
 
         Args:
-          folder: the new folder. The card tells what the run says that the model was loaded from: data, training, measurements.
-          license: of the weights, as a hub spells it: apache-2.0, cc-by-4.0.
+          folder: the new folder. The card tells what the run or the pretrained folder says that the model was loaded from: data, training,
+            measurements.
+          license: of the weights, as a hub spells it: apache-2.0, cc-by-4.0; "": as that pretrained folder says, or else unknown.
 
         Raises:
           WeightsError: if the folder exists or can't be written, or there is no such license; nothing is left there then.
@@ -176,7 +176,7 @@ class Model(Trained):
         self,
         repo_id: str,
         *,
-        license: str = UNKNOWN,  # noqa: A002
+        license: str = "",  # noqa: A002
         private: bool | None = None,
         branch: str = "",
         commit_message: str = "Add the model",
@@ -202,7 +202,7 @@ class Model(Trained):
         params = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(nnx.state(self.module, nnx.Param)).items()}
         names = () if self.label_names == placeholders(self.classes) else self.label_names
         notes = notes_of(self.config, names, self.calibration)
-        return Weights(self.config.model, self.classes, params, notes, self.step)
+        return Weights(self.config.model, self.classes, params, notes, self.step, facts=self.facts)
 
 
 def load(

@@ -5,15 +5,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from avmae_jax.errors import WeightsError
 from avmae_jax.files import printable
 from avmae_jax.models.registry import Kind, kind_of, tuned_mode
+from avmae_jax.weights.facts import Facts, Measured
+from avmae_jax.weights.hub import INSTALL
 from avmae_jax.weights.model_weights import Weights
 from avmae_jax.weights.places import LIBRARY
-from avmae_jax.weights.run_facts import Facts, Measured
 
-UNKNOWN = "unknown"  # a hub's word for weights whose licence nobody has named
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
 _LISTED = 100  # classes that are named
 _TITLES = {"accuracy": "accuracy", "mean_average_precision": "mAP", "r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "median rank"}
 _PLACES = {"median_rank": 1}  # digits after the point; 3 of all others
@@ -25,29 +23,23 @@ _PREDICT = {
 }
 
 
-def card_of(weights: Weights, facts: Facts, name: str, license: str = UNKNOWN) -> str:  # noqa: A002 - the hub's own word
+def card_of(weights: Weights, facts: Facts, name: str) -> str:
     """Returns the text of a model card.
 
     Args:
       weights: the model.
-      facts: of its run.
+      facts: what is known of it.
       name: of the folder, or its id on a hub, which the code loads.
-      license: of the weights, as a hub spells it: apache-2.0, cc-by-4.0, mit.
-
-    Raises:
-      WeightsError: if the license is none that a hub could know.
     """
-    if not _LICENSE.fullmatch(license):
-        raise WeightsError(f"license is {license!r}; give the identifier that a hub has for it, such as apache-2.0, cc-by-4.0 or {UNKNOWN}")
-    return "\n".join([*_header(weights, facts, name, license), "", *_text(weights, facts, name)]) + "\n"
+    return "\n".join([*_header(weights, facts, name), "", *_text(weights, facts, name)]) + "\n"
 
 
-def _header(weights: Weights, facts: Facts, name: str, license: str) -> Iterator[str]:  # noqa: A002
+def _header(weights: Weights, facts: Facts, name: str) -> Iterator[str]:
     """Yields the lines of the YAML header; a text in it is written as JSON, which is YAML too."""
     spec, task = kind_of(weights.config), _task(weights)
     inputs = spec.inputs(weights.config)
     tags = [LIBRARY, "jax", "flax", weights.config.kind, *inputs, *(["audio-visual"] if len(inputs) > 1 else [])]
-    yield from ("---", f"library_name: {LIBRARY}", f"license: {license}", f"pipeline_tag: {task}", "tags:")
+    yield from ("---", f"library_name: {LIBRARY}", f"license: {facts.license}", f"pipeline_tag: {task}", "tags:")
     yield from (f"- {tag}" for tag in tags)
     rows = [row for row in facts.measured if row.figures.keys() & {"accuracy", "mean_average_precision"}]
     if rows:
@@ -74,8 +66,8 @@ def _text(weights: Weights, facts: Facts, name: str) -> Iterator[str]:
     if "image" in inputs:
         yield f"It sees {config.image_size} x {config.image_size} pixels."
     yield from ("", "```python", *_code(weights, spec, name), "```", "")
-    yield "`pip install avmae-jax` first, and its extra `hub` to load the model by an id. Nothing in this folder is executed:"
-    yield "`model.safetensors` holds the weights, `config.json` the rest."
+    yield f"First install {LIBRARY} in a clone of its repository, by `{INSTALL}`: it is on no package index, and a package of this name"
+    yield "there would be another one. Nothing in this folder is executed: `model.safetensors` holds the weights, `config.json` the rest."
     if weights.classes:
         yield from ("", "## Classes", "", *_classes(weights))
     yield from ("", "## Training", "")

@@ -1,7 +1,7 @@
 """Reads and writes pretrained folders: a model with all that applying it takes, as hubs of models keep it.
 
     model.safetensors  the tensors by their official names, with a checksum and the settings, so that the file can also be read alone
-    config.json        the kind and sizes of the model, and what notes.py stores, for people and other programs to read
+    config.json        the kind and sizes of the model, what notes.py stores, and facts for the card, for people and other programs to read
     README.md          the model card
 
 A folder may come from anybody: no other file in it is opened, nothing is executed, and what config.json says is compared with the tensors
@@ -26,7 +26,8 @@ from avmae_jax.files import write_json, write_text
 from avmae_jax.models.registry import KINDS, kind_of
 from avmae_jax.settings import flatten_fields
 from avmae_jax.weights import named_tensors
-from avmae_jax.weights.card import UNKNOWN, card_of
+from avmae_jax.weights.card import card_of
+from avmae_jax.weights.facts import Facts, from_json, require_license, to_json
 from avmae_jax.weights.model_weights import Weights
 from avmae_jax.weights.notes import from_meta, model_config, to_meta
 from avmae_jax.weights.places import CARD, CONFIG, LIBRARY, TENSORS
@@ -45,19 +46,20 @@ _GROUPS = {  # of config.json, with the fields that must be there
 }
 _OPTIONAL = {"data": ("frames",)}  # fields that may be there: of models of pairs
 _TEXTS = ("library_name", "format", "kind", "classes", "label_names")  # the others that must be there
+_MAY_LACK = ("calibration", "facts")
 _REMEDY = "fetch the folder again, or save the model again"
 _LARGEST = 100 * 2**20  # bytes of a config.json
 
 
-def save(weights: Weights, path: str | Path, source: str | Path, *, name: str = "", license: str = UNKNOWN, half: bool = False) -> None:  # noqa: A002
+def save(weights: Weights, path: str | Path, source: str | Path, *, name: str = "", license: str = "", half: bool = False) -> None:  # noqa: A002
     """Writes a pretrained folder.
 
     Args:
       weights: of any kind.
       path: of the new folder.
-      source: where the weights were read from; of a run, the card says what it says.
+      source: where the weights were read from. The card tells what a run there says, or what the pretrained folder there knew.
       name: by which the card loads the model; "": that of the folder.
-      license: of the weights, as a hub spells it: apache-2.0, cc-by-4.0.
+      license: of the weights, as a hub spells it: apache-2.0, cc-by-4.0; "": that of the pretrained folder, or unknown.
       half: store float16, half the size.
 
     Raises:
@@ -67,8 +69,11 @@ def save(weights: Weights, path: str | Path, source: str | Path, *, name: str = 
     path, weights = Path(path).expanduser(), resolved(weights)
     require_name(path)
     require_new(path)
-    card = card_of(weights, facts_of(source, weights.step), name or path.name, license)
-    meta, content = to_meta(weights.config, weights.notes), config_of(weights)
+    facts = facts_of(source, weights.step) if weights.facts is None else weights.facts
+    if license:
+        facts = facts._replace(license=require_license(license))
+    meta, content = to_meta(weights.config, weights.notes), {**config_of(weights), "facts": to_json(facts)}
+    card = card_of(weights, from_json(content["facts"]), name or path.name)
     tensors = named_tensors.to_tensors(weights.config, weights.classes, weights.params)
 
     def write_all(folder: Path) -> None:
@@ -104,6 +109,7 @@ def read(folder: Path) -> Weights:
             raise WeightsError(f"window is {shown(content['window'])}, by its sizes {window}")
         if note:
             _require_same(weights, note)
+        weights = weights._replace(facts=from_json(content["facts"]) if "facts" in content else Facts())
     except (RecursionError, OverflowError) as error:
         raise WeightsError(f"{place}: is nested too deep or has a number too large ({first_line(error)}); {_REMEDY}") from error
     except ValueError as error:
@@ -165,6 +171,11 @@ def _read_config(place: Path) -> dict[str, Any]:
             f"{place}: {said}, where folders of this project have {LIBRARY}; if the tensors are those of an MAE or an AST of transformers, "
             f"give the file itself, {place.parent / TENSORS}"
         )
+    if "export_format" in content:
+        raise WeightsError(
+            f"{place}: belongs to an export of launch.export, which its run.py applies: python {place.parent / 'run.py'} FILE; "
+            "to load the model itself, give the run or the pretrained folder that was exported"
+        )
     version, known = content.get("format"), importlib.metadata.version(LIBRARY)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise WeightsError(f"{place}: format is {shown(version)}, and must be a whole number from 1 on; {_REMEDY}")
@@ -186,7 +197,7 @@ def _require_fields(place: Path, content: Mapping[str, Any]) -> None:
     there = {*content, *(f"{group}.{name}" for group in _GROUPS for name in content.get(group, {}))}
     if missing := [name for name in wanted if name not in there]:
         raise WeightsError(f"{place}: lacks {some(missing)}; {_REMEDY}")
-    unknown = [name for name in content if name not in (*_TEXTS, *_GROUPS, "calibration")]
+    unknown = [name for name in content if name not in (*_TEXTS, *_GROUPS, *_MAY_LACK)]
     known = {group: (*_GROUPS[group], *_OPTIONAL.get(group, ())) for group in ("data", "loss", "tune", "window")}
     unknown += [f"{group}.{name}" for group, names in known.items() for name in content[group] if name not in names]
     if unknown:
@@ -213,8 +224,20 @@ def _meta_of(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str
     return {"config": groups, "label_names": content["label_names"], "calibration": content.get("calibration")}
 
 
+def _require_translated(names: tuple[str, ...], stored: tuple[str, ...]) -> None:
+    """Raises ValueError if other names than the stored ones can't be translations: two classes share one, or have changed places."""
+    for number, name in enumerate(names):
+        if (first := names.index(name)) != number:
+            raise WeightsError(f"label_names has {shown(name)} for the classes {first} and {number}; give each class a name of its own")
+        if name in stored and stored[number] != name:
+            raise WeightsError(
+                f"label_names has {shown(name)} for class {number}, and {TENSORS} was saved with it for class {stored.index(name)}; "
+                "translate the names in their order"
+            )
+
+
 def _require_same(weights: Weights, note: str) -> None:
-    """Compares what config.json says with what model.safetensors stores under its checksum; raises ValueError for all but other names.
+    """Compares what config.json says with what model.safetensors stores under its checksum; raises ValueError for all but translated names.
 
     A file that another program has written stores nothing, and there config.json alone counts.
     """
@@ -234,4 +257,5 @@ def _require_same(weights: Weights, note: str) -> None:
             f"calibration is another than {TENSORS} was saved with; launch.calibrate writes a new one into a file of its own"
         )
     if weights.notes.label_names != notes.label_names:
+        _require_translated(weights.notes.label_names, notes.label_names)
         logging.warning("label_names of %s differ from those that %s was saved with; the former are used", CONFIG, TENSORS)

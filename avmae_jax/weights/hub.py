@@ -14,7 +14,8 @@ from avmae_jax.errors import WeightsError, WriteError, first_line
 from avmae_jax.files import full_disk
 
 FILES = ("model.safetensors", "config.json", "README.md")
-_INSTALL = 'pip install -e ".[hub]"'
+INSTALL = 'pip install -e ".[hub]"'  # in a clone
+_LOGIN = "set HF_TOKEN, or run `hf auth login`"
 
 
 def fetch(model: str, revision: str = "", cache_dir: str | Path = "", *, local_files_only: bool = False) -> Path:
@@ -33,7 +34,7 @@ def fetch(model: str, revision: str = "", cache_dir: str | Path = "", *, local_f
       WriteError: if the disk is full.
     """
     said = f"{model} is no file or folder here; it is taken for the id of a model on a hub"
-    library = _library(said)
+    library = _library(said, ", or mend the path")
     options: dict[str, Any] = {"revision": revision or None, "local_files_only": local_files_only, "allow_patterns": list(FILES)}
     options["cache_dir"] = str(Path(cache_dir).expanduser()) if cache_dir else None
     try:
@@ -41,7 +42,7 @@ def fetch(model: str, revision: str = "", cache_dir: str | Path = "", *, local_f
     except Exception as error:  # its HTTP client's errors have no parent that all versions share
         if reason := full_disk(error):
             raise WriteError(*reason, str(cache_dir or library.constants.HF_HUB_CACHE)) from error
-        raise WeightsError(f"{said}, but {_reason(library, error, revision, local_files_only)}") from error
+        raise WeightsError(f"{said}, but {_not_fetched(library, error, revision, local_files_only)}") from error
     missing = [name for name in FILES[:2] if not (folder / name).is_file()]
     if missing:
         where = "what is kept of it here" if local_files_only or library.constants.HF_HUB_OFFLINE else "it"
@@ -56,7 +57,7 @@ def push(folder: Path, model: str, *, private: bool | None, branch: str, message
     Raises:
       WeightsError: in one line, if huggingface_hub isn't installed, or the hub refuses.
     """
-    library = _library(f"{model} can't be written to a hub")
+    library = _library(f"{model} shall be written to a hub")
     try:
         api = library.HfApi(library_name="avmae-jax")
         api.create_repo(model, private=private, exist_ok=True)
@@ -65,24 +66,39 @@ def push(folder: Path, model: str, *, private: bool | None, branch: str, message
         options = {"allow_patterns": list(FILES), "commit_message": message, "revision": branch or None}
         return str(api.upload_folder(repo_id=model, folder_path=str(folder), **options).commit_url)
     except Exception as error:  # as in fetch
-        raise WeightsError(f"{model} can't be written to the hub: {_reason(library, error, branch, False)}") from error
+        raise WeightsError(f"{model} can't be written to the hub: {_not_pushed(library, error)}") from error
 
 
-def _library(said: str) -> Any:
+def _library(said: str, instead: str = "") -> Any:
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise WeightsError(f"{said}, for which huggingface_hub isn't installed: {_INSTALL}, or mend the path") from error
+        raise WeightsError(f"{said}, for which huggingface_hub isn't installed: {INSTALL}{instead}") from error
 
 
-def _reason(library: Any, error: Exception, revision: str, local_files_only: bool) -> str:
+def _not_pushed(library: Any, error: Exception) -> str:
+    """Says why a model can't be put on a hub, and what to do."""
+    errors, address = library.errors, library.constants.ENDPOINT
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids it; unset it"
+    if isinstance(error, errors.HFValidationError):
+        return f"it can't be an id ({first_line(error)}); give owner/name"
+    if not isinstance(error, errors.HfHubHTTPError):
+        return f"{address} gave no answer ({first_line(error)}); mend the network or HF_ENDPOINT, or try again later"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"{address} takes it only with a token that may write there (HTTP {status}); {_LOGIN}"
+    return f"{address} refuses it (HTTP {status}: {' '.join(str(error).split())[:300]}); mend that, or try again later"
+
+
+def _not_fetched(library: Any, error: Exception, revision: str, local_files_only: bool) -> str:
     """Says why a model can't be had, and what to do."""
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     errors, address = library.errors, library.constants.ENDPOINT
     if isinstance(error, errors.GatedRepoError):
-        return f"{address} gives it only to those who have accepted its terms; accept them there and set HF_TOKEN"
+        return f"{address} gives it only to those who have accepted its terms; accept them there, and {_LOGIN}"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{address} has none of this id, or keeps it private; mend the id or the path, or set HF_TOKEN"
+        return f"{address} has none of this id, or keeps it private; mend the id or the path, or {_LOGIN}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{address} has no revision {revision} of it; give another"
     if isinstance(error, errors.HFValidationError):

@@ -12,6 +12,7 @@ from avmae_jax.models.patches import grid_of, interpolate_columns
 from avmae_jax.models.precision import fast_dtype
 from avmae_jax.models.registry import Model, kind_of
 from avmae_jax.weights.build import described, fill
+from avmae_jax.weights.facts import Facts
 from avmae_jax.weights.notes import Notes
 from avmae_jax.weights.tensor_files import Tensors
 
@@ -27,6 +28,7 @@ class Weights(NamedTuple):
     notes: Notes = Notes()
     step: int | None = None  # of the checkpoint that they were read from, if it is one of a run
     noted: bool = True  # whether they were stored with notes; False: the notes are the original's defaults
+    facts: Facts | None = None  # what a pretrained folder knows of them; None: they are of none
 
 
 def made(weights: Weights) -> Model:
@@ -79,5 +81,6 @@ def with_audio_frames(weights: Weights, audio_frames: int) -> Weights:
     )  # fmt: skip
     if weights.notes.calibration:
         logging.warning("the calibration was fitted to audio of %d frames and is left out", before.audio_frames)
-    notes = dataclasses.replace(weights.notes, calibration=None)
-    return weights._replace(config=config, params={**weights.params, **tables}, notes=notes)
+    notes, facts = dataclasses.replace(weights.notes, calibration=None), weights.facts
+    facts = facts and facts._replace(measured=())
+    return weights._replace(config=config, params={**weights.params, **tables}, notes=notes, facts=facts)

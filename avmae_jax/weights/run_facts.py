@@ -1,9 +1,8 @@
-"""Collects what is known of a model, from its run's folder or the box, for the model card: data, training, measurements."""
+"""Collects what is known of a model, from its run's folder or the box: data, training, measurements."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import Any, cast
 
 from avmae_jax.config import Config
 from avmae_jax.config_history import config_from_dict, is_config
@@ -11,7 +10,7 @@ from avmae_jax.data.text_files import read_json
 from avmae_jax.errors import DatasetError
 from avmae_jax.models.registry import KINDS
 from avmae_jax.weights import box
-from avmae_jax.weights.places import is_pretrained
+from avmae_jax.weights.facts import Facts, Measured, is_count, is_real
 
 _DEPTH = 2  # a run's checkpoints/<step> lies this many folders below it
 _MEANS = ("averaged", "ema")  # folders of averaged weights, which summary.json names likewise
@@ -19,24 +18,6 @@ _MEANS = ("averaged", "ema")  # folders of averaged weights, which summary.json 
 _CLASSIFIED = {"accuracy": "accuracy", "map": "mean_average_precision"}  # our name -> the hub's
 _PRETRAINED = {"loss": "loss", "mae_audio": "mae_audio", "mae_image": "mae_image", "nce": "nce"}
 _RETRIEVED = ("r1", "r5", "r10", "median_rank")
-
-
-class Measured(NamedTuple):
-    """Holds one row of measurements on held-out clips."""
-
-    given: str  # "audio and image, middle frame", say
-    clips: int | None
-    figures: dict[str, float]  # by the names that a hub has for them
-    intervals: dict[str, tuple[float, float]]  # the middle 95 % of bootstrap draws, of some of them
-    data: str = ""  # name of the data set; "": that of the run
-
-
-class Facts(NamedTuple):
-    """Holds what is known of a model's run; the defaults know nothing."""
-
-    data: str = ""
-    training: str = ""
-    measured: tuple[Measured, ...] = ()
 
 
 def facts_of(path: str | Path, step: int | None) -> Facts:
@@ -51,7 +32,7 @@ def facts_of(path: str | Path, step: int | None) -> Facts:
     if box.is_boxed(path):
         return _boxed(box.card_of(str(path)))
     place = Path(path).expanduser().absolute()
-    if not place.is_dir() or is_pretrained(place):
+    if not place.is_dir():
         return Facts()
     runs = [(folder, saved) for folder in (place, *place.parents[:_DEPTH]) if is_config(saved := _read(folder / "config.json"))]
     if not runs:
@@ -63,7 +44,7 @@ def facts_of(path: str | Path, step: int | None) -> Facts:
         return Facts()
     evaluated = _evaluated(_read(place / "evaluation" / "evaluation.json"), step)
     measured = evaluated or _summarised(_read(folder / "summary.json"), place, folder, step)
-    return Facts(_data(config), _training(config, step), tuple(measured))
+    return Facts(data=_data(config), training=_training(config, step), measured=tuple(measured))
 
 
 def _boxed(card: box.Card) -> Facts:
@@ -78,7 +59,7 @@ def _boxed(card: box.Card) -> Facts:
         for given, found in card.figures.items()
     ]
     training = f"the model {card.name}; the figures are of one that was trained in the same way without the held-out clips"
-    return Facts(f"{card.clips} clips and {card.generated} generated ones", training, tuple(rows))
+    return Facts(data=f"{card.clips} clips and {card.generated} generated ones", training=training, measured=tuple(rows))
 
 
 def _data(config: Config) -> str:
@@ -103,7 +84,7 @@ def _evaluated(content: Mapping[str, Any], step: int | None) -> list[Measured]:
         intervals = {name: pair for name, pair in pairs.items() if pair}
         clips, data = view.get("clips"), view.get("data")
         if found and view.get("step") == step:
-            row = Measured(_title(view), clips if isinstance(clips, int) else None, found, intervals)
+            row = Measured(_title(view), clips if is_count(clips) else None, found, intervals)
             rows.append(row._replace(data=Path(data).stem if isinstance(data, str) else ""))
     return rows
 
@@ -127,13 +108,13 @@ def _summarised(content: Mapping[str, Any], place: Path, run: Path, step: int | 
     clips = found.get("clips") if isinstance(found, dict) else None
     for given, title in (("audio_to_image", "images found by their audio"), ("image_to_audio", "audio found by its image")):
         figures = _figures(found, {f"{given}_{name}": name for name in _RETRIEVED})
-        rows.append(Measured(title, int(clips) if _real(clips) else None, figures, {}))
+        rows.append(Measured(title, int(clips) if is_real(clips) and clips >= 0 else None, figures, {}))
     return [row for row in rows if row.figures]
 
 
 def _figures(content: Any, names: Mapping[str, str]) -> dict[str, float]:
     """Returns the numbers of some names in a JSON object, by their new names."""
-    return {new: content[name] for name, new in names.items() if _real(content.get(name))} if isinstance(content, dict) else {}
+    return {new: content[name] for name, new in names.items() if is_real(content.get(name))} if isinstance(content, dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -150,8 +131,4 @@ def _rows(value: Any) -> list[dict[str, Any]]:
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
-    return (value[0], value[1]) if isinstance(value, list) and len(value) == 2 and all(map(_real, value)) else None
-
-
-def _real(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return (value[0], value[1]) if isinstance(value, list) and len(value) == 2 and all(map(is_real, value)) else None

@@ -15,6 +15,7 @@ from avmae_jax.models.registry import Kind, Model, kind_of, tuned_mode
 from avmae_jax.trees import flatten
 from avmae_jax.weights import io
 from avmae_jax.weights.calibration import Calibration, fingerprint
+from avmae_jax.weights.facts import Facts
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -28,6 +29,7 @@ class Trained:
     label_names: tuple[str, ...]  # C names; "class 0", ... where none are stored
     step: int | None = None  # of the checkpoint, where it is one of a run
     calibration: Calibration | None = None  # of a classifier's probabilities, where it has one
+    facts: Facts | None = None  # what the pretrained folder knows that it was loaded from; None: from another place
 
     @property
     def kind(self) -> str:
@@ -166,4 +168,5 @@ def fingerprint_of(trained: Trained) -> str:
 def _made(path: str | Path, found: io.Weights, compute_dtype: str) -> Trained:
     found, notes = io.computing_in(compute_dtype, found), found.notes
     names = notes.label_names or placeholders(found.classes)
-    return Trained(str(path), io.made(found), notes.config(found.config), found.classes, names, found.step, notes.calibration)
+    config = notes.config(found.config)
+    return Trained(str(path), io.made(found), config, found.classes, names, found.step, notes.calibration, found.facts)

@@ -140,8 +140,8 @@ def _computing(trained: Trained, place: Path, batch: int) -> dict[str, Run]:
 
 def _opened(exported: Path) -> Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]:
     """Opens a program as the folder's own run.py does."""
-    config = json.loads((exported / "config.json").read_text())
-    return runpy.run_path(str(exported / "programs.py"))["load"](exported, config, "both")
+    programs = runpy.run_path(str(exported / "programs.py"))["Programs"](exported)
+    return lambda arrays: programs.apply("both", arrays)
 
 
 def _check(results: Mapping[str, Any]) -> None:

@@ -1,10 +1,12 @@
 """Tests what is written beside the programs: run.py and what it imports, in processes that can't import this project."""
 
+import hashlib
 import json
 import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +19,36 @@ pytest.importorskip("onnx")
 from avmae_jax.export import folder
 from avmae_jax.inference.predict import Predictor
 from avmae_jax.inference.windows import of_file, rows_of
+from avmae_jax.weights import folder as pretrained
+from tests.data.decode.tracks import Audio, Video, write_tracks
 from tests.export.conftest import model
-from tests.media import tone, write_media
-from tests.support import time_limit
+from tests.media import numbered, tone, write_media
+from tests.support import made, time_limit
+from tests.weights.folders import change
 
 # Runs a file as if nothing but what it may need were installed.
 ALONE = """
 import runpy, sys
+missing = sys.argv[1].split(",")
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in sys.argv[1].split(","):
+        if name.split(".")[0] in missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-OURS = "avmae_jax,launch,parity,flax,torch,soxr,PIL,onnx,safetensors,orbax,absl,matplotlib,scipy"
+OURS = "avmae_jax,launch,parity,flax,torch,soxr,PIL,onnx,safetensors,orbax,absl,matplotlib"
 
 
-def run(exported: Path, *arguments: Any, without: str = f"{OURS},jax,jaxlib") -> subprocess.CompletedProcess[str]:
+def run(exported: Path, *arguments: Any, without: str = f"{OURS},scipy,jax,jaxlib") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", "-c", ALONE, without, str(exported / "run.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=time_limit(60), check=False, cwd="/")
+
+
+def template(name: str) -> dict[str, Any]:
+    """Runs a module that is copied beside the programs."""
+    return runpy.run_path(str(Path(folder.__file__).parent / f"template/{name}.py"))
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +91,92 @@ def test_a_model_of_audio_takes_a_film_and_refuses_an_image(exported: Path, film
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("damage", ["config.json", "both.onnx", "weights.bin", "truncated"])
+@pytest.mark.parametrize("damage", ["config.json", "both.onnx", "weights.bin", "truncated", "overwritten"])
 def test_files_of_another_export_are_refused_in_a_line(exported: Path, film: Path, tmp_path: Path, damage: str) -> None:
     shutil.copytree(exported / "classify", tmp_path / "mixed")
-    if damage == "truncated":
-        content = (tmp_path / "mixed/weights.bin").read_bytes()
-        (tmp_path / "mixed/weights.bin").write_bytes(content[:-1])
+    if damage in ("truncated", "overwritten"):
+        content = bytearray((tmp_path / "mixed/weights.bin").read_bytes())
+        content[len(content) // 2 :] = bytes(range(64)) + content[len(content) // 2 + 64 :] if damage == "overwritten" else b""
+        (tmp_path / "mixed/weights.bin").write_bytes(content)
     else:
         shutil.copy(exported / "embed" / damage, tmp_path / "mixed")
     done = run(tmp_path / "mixed", film)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert "config.json" in line
-    assert damage in ("config.json", "truncated") or damage in line
+    assert (damage if damage in ("config.json", "both.onnx") else "weights.bin") in line
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("form", ["onnx", "stablehlo"])
+def test_a_program_that_cannot_be_opened_is_refused_in_a_line(film: Path, tmp_path: Path, form: folder.Format) -> None:
+    """The checksum is that of the damaged file, as of one that another version wrote."""
+    out = tmp_path / "out"
+    folder.export(model("cavmae_classifier", loss="ce", mode="audioonly"), out, "classify", form=form)
+    content = (out / f"audio.{form}").read_bytes()[:-100]
+    (out / f"audio.{form}").write_bytes(content)
+    change(out, lambda config: config["entries"]["audio"].update(sha256=hashlib.sha256(content).hexdigest()))
+    done = run(out, film, without=OURS)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert f"audio.{form}" in line
+
+
+@pytest.mark.process
+def test_a_missing_library_is_named(exported: Path, film: Path) -> None:
+    done = run(exported / "classify", film, without=f"{OURS},scipy,jax,jaxlib,onnxruntime")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "pip install onnxruntime" in line
+
+
+LIES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda config: config.update(export_format=2), "export_format is 2.* 1"),
+    (lambda config: config.pop("export_format"), "export_format"),
+    (lambda config: config.pop("channels"), "'channels'"),
+    (lambda config: config.update(channels="last"), "channels is 'last'"),
+    (lambda config: config.update(what="sing"), "what is 'sing'"),
+    (lambda config: config.update(program="torch"), "program is 'torch'"),
+    (lambda config: config["window"].update(samples=config["window"]["samples"] + 1), "window.samples is 25841"),
+    (lambda config: config["window"].update(samples=31200 - 240, seconds=1.92), "window.samples is 30960.* 25840"),
+    (lambda config: config["window"].update(seconds=0), "window.samples.* 0 seconds"),
+    (lambda config: config["window"].update(sample_rate=float("nan")), "window.samples|NaN"),
+    (lambda config: config["label_names"].pop(), "label_names.* 5 "),
+    (lambda config: config.update(label_names="abcde"), "label_names.* 5 "),
+    (lambda config: config["entries"].clear(), "entries"),
+    (lambda config: config["entries"]["both"].pop("sha256"), "sha256"),
+    (lambda config: config["weights"].update(file=3), "weights has no file"),
+]
+
+
+@pytest.mark.parametrize(("how", "said"), LIES, ids=[said for _, said in LIES])
+def test_a_config_that_contradicts_itself_is_refused_by_field(
+    exported: Path, tmp_path: Path, how: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    shutil.copy(exported / "classify/config.json", tmp_path)
+    change(tmp_path, how)
+    with pytest.raises(SystemExit, match=said) as error:
+        template("programs")["read"](tmp_path / "config.json")
+    assert str(tmp_path / "config.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.process
+def test_the_config_of_a_pretrained_folder_is_refused_in_a_line(exported: Path, film: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported / "classify", tmp_path / "mixed")
+    pretrained.save(made(classes=3), tmp_path / "pretrained", tmp_path)
+    shutil.copy(tmp_path / "pretrained/config.json", tmp_path / "mixed")
+    done = run(tmp_path / "mixed", film)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "config.json: export_format is missing" in line
+
+
+def test_a_cover_is_not_taken_for_the_image(tmp_path: Path) -> None:
+    window = {"samples": 15600, "seconds": 0.96, "sample_rate": 16_000}
+    sound = Audio(tone(440, 1.0, 44_100), 44_100, "libmp3lame")
+    song = write_tracks(tmp_path / "song.mp3", Video([numbered(7)], cover=True), sound)
+    assert [{*arrays} for arrays in template("media")["windows"](str(song), window, "first")] == [{"waveform"}] * 2
 
 
 @pytest.mark.process
@@ -124,9 +208,8 @@ def test_windows_are_those_of_predict(tmp_path: Path, seconds: float, rotation: 
     path = write_media(tmp_path / "clip.mp4", frames=frames, sound=sound, sample_rate=44_100, layout="stereo", rotation=rotation)
     config = model("cavmae_classifier").config
     rows = [*rows_of(of_file(path), 0, config)]
-    media = runpy.run_path(str(Path(folder.__file__).parent / "template/media.py"))
     window = {"samples": 160 * config.model.audio_frames + 240, "seconds": config.model.audio_frames / 100, "sample_rate": 16_000}
-    found = [*media["windows"](str(path), window, "first")]
+    found = [*template("media")["windows"](str(path), window, "first")]
     assert len(found) == len(rows)
     for ours, theirs in zip(rows, found, strict=True):
         apart = ours.arrays["waveform"].astype(float) - theirs["waveform"][0]

@@ -23,6 +23,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self.gated = set[str]()
+        self.refusal = 0  # HTTP status with which it refuses to create anything
         self.requests, self.tokens = list[str](), set[str | None]()
 
     @property
@@ -63,7 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(f"{self.command} {path}")
         self.server.tokens.add(self.headers.get("Authorization"))
-        if path == "/api/repos/create":
+        if path == "/api/repos/create" and self.server.refusal:
+            self._send(self.server.refusal, b"{}")
+        elif path == "/api/repos/create":
             fields = json.loads(body)
             name = "/".join(filter(None, (fields.get("organization"), fields["name"])))
             self.server.repositories.setdefault(name, {MAIN: {}})

@@ -114,6 +114,11 @@ def test_damaged_results_are_left_out(content: Any, tmp_path: Path) -> None:
     assert "Nothing is known" in card(CLASSIFIER, tmp_path / "other", tmp_path / "nowhere")
 
 
+def test_a_card_installs_no_package_that_anybody_could_register(tmp_path: Path) -> None:
+    text = card(made(), tmp_path / "model")
+    assert re.findall("pip install .*?`", text) == ['pip install -e ".[hub]"`']
+
+
 def test_the_card_of_a_model_in_the_box_has_its_figures(tmp_path: Path) -> None:
     text = card(read("instruments12"), tmp_path / "model", Path("instruments12"))
     figures = box.card_of("instruments12").figures["both"]

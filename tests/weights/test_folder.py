@@ -121,6 +121,29 @@ def test_names_of_classes_can_be_translated(copy: Path, caplog: pytest.LogCaptur
     assert "label_names" in caplog.text
 
 
+def test_names_that_are_no_translation_are_refused(copy: Path) -> None:
+    stored = list(EVERY["cavmae_classifier"].notes.label_names)
+    for names, said in (
+        ([stored[1], stored[0], *stored[2:]], "for class 0.* for class 1"),
+        (["Flöte", "Harfe", "Horn", "Laute", stored[0]], "for class 4.* for class 0"),
+        (["Flöte", "Harfe", "Flöte", "Laute", "Oboe"], "'Flöte' for the classes 0 and 2"),
+    ):
+        change(copy, lambda content, names=names: content.update(label_names=names))
+        assert re.search(f"label_names .*{said}", refused(copy))
+
+
+def test_names_that_several_classes_of_a_list_share_are_kept(tmp_path: Path) -> None:
+    weights = EVERY["cavmae_classifier"]
+    names = ("oboe", "oboe", "harp", "horn", "lute")
+    folder.save(weights._replace(notes=dataclasses.replace(weights.notes, label_names=names)), tmp_path / "folder", tmp_path)
+    assert read(tmp_path / "folder").notes.label_names == names
+
+
+def test_an_export_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"library_name": "avmae-jax", "export_format": 1, "what": "classify"}))
+    assert all(part in refused(tmp_path) for part in ("launch.export", "run.py", "pretrained folder"))
+
+
 def test_nothing_else_in_the_folder_is_opened(copy: Path, tmp_path: Path) -> None:
     for name in ("modeling.py", "__init__.py", "conftest.py"):
         (copy / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")

@@ -14,6 +14,8 @@ import avmae_jax as av
 from avmae_jax.errors import WeightsError
 from avmae_jax.trees import flatten
 from avmae_jax.weights import folder, places
+from avmae_jax.weights.facts import Facts, Measured
+from avmae_jax.weights.hub import push
 from avmae_jax.weights.init_from import initialise_from
 from avmae_jax.weights.io import computing_in, read, write
 from avmae_jax.weights.io import made as build
@@ -146,6 +148,40 @@ def test_a_model_is_put_on_a_hub_with_the_token_of_its_environment(hub: Hub, env
     assert_same(read("me/new"), folder.resolved(computing_in("float32", made())))
     hub.gated.add("me/closed")
     assert "me/closed" in refused(av.load(tmp_path / "run").push_to_hub, "me/closed")
+
+
+def test_a_model_of_a_hub_is_put_there_again_with_what_its_card_knew(hub: Hub, tmp_path: Path) -> None:
+    known = Facts("mit", "360 clips", "4000 steps", (Measured("audio", 72, {"accuracy": 0.75}, {}),))
+    folder.save(made(classes=3)._replace(facts=known), tmp_path / "known", tmp_path)
+    hub.repositories["me/known"] = {MAIN: {path.name: path.read_bytes() for path in (tmp_path / "known").iterdir()}}
+    av.load("me/known").push_to_hub("me/again")
+    text = hub.repositories["me/again"][MAIN]["README.md"].decode()
+    assert all(part in text for part in ("license: mit", "Trained on 360 clips: 4000 steps", "| audio | 72 | 0.750 |"))
+
+
+def test_why_a_model_cannot_be_put_on_a_hub_is_one_sentence(hub: Hub, environment: Environment, tmp_path: Path) -> None:
+    folder.save(made(), tmp_path / "folder", tmp_path)
+
+    def said(model: str = "me/new") -> str:
+        found = refused(push, tmp_path / "folder", model, private=None, branch="", message="m")
+        assert f"{model} can't be written to the hub" in found
+        assert not any(word in found for word in ("cache", "fetch", "path"))
+        return found
+
+    for status in (401, 403):
+        hub.refusal = status
+        assert all(part in said() for part in (hub.address, str(status), "HF_TOKEN", "hf auth login"))
+    hub.refusal = 418
+    assert all(part in said() for part in (hub.address, "418"))
+    assert "owner/name" in said("me--x/a..b")
+    environment(HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1")
+    assert "unset it" in said()
+    environment(HF_ENDPOINT="http://127.0.0.1:9")  # nobody answers there
+    assert all(part in said() for part in ("http://127.0.0.1:9", "HF_ENDPOINT"))
+    environment()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "huggingface_hub", None)
+        assert "[hub]" in refused(push, tmp_path / "folder", "me/new", private=None, branch="", message="m")
 
 
 def test_a_local_path_wins_and_a_misspelt_one_is_not_asked_for(hub: Hub, tmp_path: Path) -> None:

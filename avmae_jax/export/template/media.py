@@ -5,6 +5,7 @@ from itertools import chain
 import av
 import av.filter
 import numpy as np
+from av.stream import Disposition
 
 KAISER = "filter_type=kaiser:kaiser_beta=16:filter_size=208:cutoff=0.957"  # the resampler of training, to 0.1 %
 
@@ -15,12 +16,12 @@ def windows(path: str, window, channels):
     with av.open(path, "r") as media:
         audio = np.concatenate([np.zeros(0, np.int16), *heard(media, rate, channels)]) if media.streams.audio else np.zeros(0, np.int16)
     with av.open(path, "r") as media:
-        video = next(iter(media.streams.video), None)
+        video = next((stream for stream in media.streams.video if not stream.disposition & Disposition.attached_pic), None)  # no cover
         told = float(video.duration * video.time_base) if video and video.duration and video.time_base else (media.duration or 0) / 1e6
         length = max(len(audio) / rate, told if video else 0)
         starts = [number * seconds for number in range(max(1, int(length / seconds)))]
         starts += [length - seconds] if length - seconds > starts[-1] + 0.04 else []
-        images = shown(media, [start + min(length, seconds) / 2 for start in starts]) if video else {}
+        images = shown(media.decode(video), [start + min(length, seconds) / 2 for start in starts]) if video else {}
     for number, start in enumerate(starts):
         part = audio[round(start * rate) :][:samples]
         if length >= seconds and len(part) < round(seconds * rate):  # the audio ends before the images
@@ -44,10 +45,10 @@ def heard(media, rate, channels):
             pass
 
 
-def shown(media, moments):
+def shown(frames, moments):
     """Returns the frame that is just over at each of some moments, by number."""
     images, last = {}, []
-    for frame in media.decode(video=0):
+    for frame in frames:
         while last and len(images) < len(moments) and (frame.time or 0) > moments[len(images)]:
             images[len(images)] = upright(last[0])
         last = [*last[-1:], frame]

@@ -10,21 +10,22 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from media import windows  # noqa: E402 - beside this file
-from programs import load  # noqa: E402
+from programs import Programs  # noqa: E402
 
 
 def main(path):
     """Prints the likeliest classes, or the vectors as JSON: means over the windows."""
-    config, programs, found = json.loads((HERE / "config.json").read_text(encoding="utf-8")), {}, {}
+    programs, found = Programs(HERE), {}
+    config = programs.config
     for arrays in windows(path, config["window"], config["channels"]):
         has = "both" if len(arrays) == 2 else "audio" if "waveform" in arrays else "image"
         given = next((entry for entry in config["entries"] if has in (entry, "both")), "")  # "both" comes first, where it is an entry
         if given:
-            programs[given] = programs.get(given) or load(HERE, config, given)
-            for name, values in programs[given](arrays).items():
+            for name, values in programs.apply(given, arrays).items():
                 found.setdefault(name, []).append(values[0])
     if not found:
         sys.exit(f"{path} lacks what the model needs: {' or '.join(config['entries'])}")
+    programs.finish()
     means = {name: np.mean(values, axis=0) for name, values in found.items()}
     if config["what"] == "embed":
         print(json.dumps({name: (mean / np.linalg.norm(mean)).tolist() for name, mean in means.items()}))

@@ -26,6 +26,7 @@ class Video(NamedTuple):
     default: bool = True
     aspect: Fraction | None = None
     rotation: int = 0  # degrees, counter-clockwise
+    cover: bool = False  # a picture that belongs to the audio, as JPEG
 
 
 class Audio(NamedTuple):
@@ -62,14 +63,16 @@ def _stream(opened: Any, track: Video | Audio) -> Any:
         if track.codec == "wmav2":
             stream.bit_rate = 128_000  # it has no default
     else:
-        stream = opened.add_stream(track.codec, rate=track.rate)
+        stream = opened.add_stream("mjpeg" if track.cover else track.codec, rate=track.rate)
         stream.height, stream.width = track.frames[0].shape[:2]
-        stream.pix_fmt, stream.options = "yuv420p", {"qmin": "1", "qmax": "2"} if track.codec == "mpeg4" else {}
+        stream.pix_fmt = "yuvj420p" if track.cover else "yuv420p"
+        stream.options = {"qmin": "1", "qmax": "2"} if track.codec == "mpeg4" else {}
         if track.rotation:
             stream.set_display_rotation(track.rotation)
         if track.aspect:
             stream.codec_context.sample_aspect_ratio = track.aspect
-    stream.disposition = Disposition.default if track.default else Disposition(0)
+    cover = isinstance(track, Video) and track.cover
+    stream.disposition = Disposition.attached_pic if cover else Disposition.default if track.default else Disposition(0)
     return stream
 
 
