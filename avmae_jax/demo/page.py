@@ -22,7 +22,7 @@ from avmae_jax.errors import AvmaeError, ClipError
 
 AT_ONCE = 2  # files that are worked on at the same time; others wait
 _TITLE = "What does it hear and see?"
-_OLDEST = 3600  # seconds after which an upload is deleted in any case
+_OLDEST = 1800  # seconds after which an upload is deleted in any case; nobody waits or watches for longer
 _WAITING = 24  # that wait, at most
 _SAID = (AvmaeError, ValueError, OSError)  # errors of a file, which are shown; others are faults of the program
 _FAULT = "The program failed at this file; its log says why."
