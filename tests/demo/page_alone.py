@@ -16,7 +16,8 @@ async def public(host: str) -> str:
 
 
 if __name__ == "__main__":
-    answerer: Any = SimpleNamespace(trained=SimpleNamespace(label_names=("harp",)), limits=Limits(), needs=None, warm_up=lambda path: None)
+    needs = sys.argv[1] if len(sys.argv) > 1 else None
+    answerer: Any = SimpleNamespace(trained=SimpleNamespace(label_names=("harp",)), limits=Limits(), needs=needs, warm_up=lambda path: None)
     safehttpx.async_validate_url = public
     with served(answerer, "A model.", "127.0.0.1", 0) as address:
         sys.stdout.write(f"{address}\n")

@@ -1,5 +1,6 @@
 """Which addresses are served, and what a visitor can't make the server do."""
 
+import contextlib
 import http.server
 import importlib.util
 import json
@@ -43,9 +44,14 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(secret: Path) -> Iterator[str]:
     """Serves the page in a program of its own, with an environment that would open it."""
-    command = [sys.executable, "-m", "tests.demo.page_alone"]
-    environment = os.environ | {"GRADIO_ALLOWED_PATHS": str(secret.parent)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with page_alone(GRADIO_ALLOWED_PATHS=str(secret.parent)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def page_alone(*needs: str, **environment: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.demo.page_alone", *needs]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         yield process.stdout.readline().strip()
         process.terminate()
@@ -63,7 +69,7 @@ def elsewhere() -> Iterator[tuple[str, list[str]]]:
             self.end_headers()
             self.wfile.write(b"from elsewhere")
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - as in the standard library
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -90,7 +96,8 @@ def test_an_address_is_not_passed_on(address: str, elsewhere: tuple[str, list[st
 def test_an_address_in_the_place_of_a_file_is_not_fetched(address: str, elsewhere: tuple[str, list[str]]) -> None:
     url, fetched = elsewhere
     config = json.loads(ask(f"{address}config"))
-    takes_files = [each["id"] for each in config["dependencies"] if each["inputs"]]
+    inputs = {each["id"] for each in config["components"] if each["type"] in ("file", "audio")}
+    takes_files = [each["id"] for each in config["dependencies"] if inputs & {*each["inputs"]}]
     assert takes_files
     for number in takes_files:
         dropped = {"path": url, "meta": {"_type": "gradio.FileData"}}
@@ -110,6 +117,30 @@ def test_a_variable_of_the_environment_allows_nothing(address: str, secret: Path
         ask(f"{address}gradio_api/file={secret}")
     with refused.value as answer:
         assert answer.code == 403
+
+
+@needs_gradio
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_page_invites_what_its_model_can_use(address: str) -> None:
+    assert invited(address) == ("Drop a video, a sound or a picture here", True)
+    with page_alone("both") as compares:
+        assert invited(compares) == ("Drop a video with sound here", False)
+
+
+def invited(address: str) -> tuple[str, bool]:
+    """Returns what may be dropped, and whether the microphone is offered."""
+    parts = {each["type"]: each["props"] for each in json.loads(ask(f"{address}config"))["components"]}
+    return parts["file"]["label"], parts["audio"]["visible"]
+
+
+@needs_gradio
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_file_is_held_before_its_turn_in_the_queue(address: str) -> None:
+    dependencies = json.loads(ask(f"{address}config"))["dependencies"]
+    given = [each for each in dependencies if {"upload", "stop_recording"} & {event for _, event in each["targets"]}]
+    assert [each["queue"] for each in given] == [False, False]
 
 
 def ask(request: Any) -> str:
