@@ -131,6 +131,7 @@ class Answerer:
         """Compiles nothing yet."""
         spec = trained.spec
         self.trained, self.limits, self.device = trained, limits, threading.Lock()
+        self._warming = threading.RLock()  # held while everything is compiled; the time of visitors' files begins afterwards
         self._along = AlongTime(trained, self.device) if spec.modes or spec.vectors else None
         self._explainer = Explainer(trained, self._along.spans) if self._along and "explained" not in spec.lacks else None
         self._inpainter = Inpainter(trained) if spec.task == "pretraining" else None
@@ -144,11 +145,12 @@ class Answerer:
 
     def warm_up(self, path: Path) -> None:
         """Compiles what the page needs by answering for a file, however long it takes, so that the first visitor needn't wait for it."""
-        answer = self.answer(look_at(path, self.limits), seconds=math.inf)
-        self.pictures(answer)
-        with contextlib.suppress(ClipError):  # a film that can't be compared with itself along time
-            self.match_along(answer)
-        self.reconstruction(answer)
+        with self._warming:
+            answer = self.answer(look_at(path, self.limits), seconds=math.inf)
+            self.pictures(answer)
+            with contextlib.suppress(ClipError):  # a film that can't be compared with itself along time
+                self.match_along(answer)
+            self.reconstruction(answer)
 
     @property
     def needs(self) -> Modality | None:
@@ -177,7 +179,8 @@ class Answerer:
         if self.needs and media.has not in (self.needs, "both"):
             raise ClipError(str(media.path), "open", _REFUSED[self.needs])
         seconds = self.limits.computing_seconds if seconds is None else seconds
-        until, along = time.monotonic() + seconds, _ALONG * seconds
+        with self._warming:
+            until, along = time.monotonic() + seconds, _ALONG * seconds
         notes = [media.note] if media.note else []
         course = None
         if self._along:

@@ -1,6 +1,8 @@
 """What the page shows of files, and how it is written, without a browser."""
 
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,27 @@ def test_all_that_is_said_of_a_file_shares_one_time(folder: Path, answerer: Answ
         answerer.pictures(answer)
     with pytest.raises(OutOfTimeError):
         Answerer(load(folder / "pre.safetensors"), Limits()).reconstruction(answer)
+
+
+def test_the_time_of_a_file_begins_once_the_model_is_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer, compiling, compiled, found = Answerer(load(folder / "run.safetensors"), Limits()), threading.Event(), threading.Event(), []
+
+    def compile_slowly(answer: Answer) -> None:
+        compiling.set()
+        assert compiled.wait(60)
+
+    monkeypatch.setattr(answerer, "pictures", compile_slowly)
+    visit = threading.Thread(target=lambda: found.append(answerer.answer(look_at(folder / "sound.wav", Limits()))))
+    warm_up = threading.Thread(target=answerer.warm_up, args=(folder / EVIL,))
+    warm_up.start()
+    assert compiling.wait(60)
+    visit.start()
+    visit.join(0.5)
+    began = time.monotonic()
+    compiled.set()
+    for thread in (visit, warm_up):
+        thread.join(60)
+    assert found[0].until >= began + Limits().computing_seconds
 
 
 def test_decoding_a_film_again_ends_with_the_request(answerer: Answerer, answer: Answer) -> None:
