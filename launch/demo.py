@@ -13,6 +13,7 @@ and --max_computing, and deleted afterwards. Nothing is sent to anybody. Needs t
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("max_mb", 200, "megabytes of a file, at most", lower_bound=1)
     flags.DEFINE_float("max_seconds", 600, "seconds of a file that are handled, at most", lower_bound=1)
     flags.DEFINE_float("max_computing", 60, "seconds that are spent on a file, at most", lower_bound=1)
+    for name in ("max_seconds", "max_computing"):
+        flags.register_validator(name, math.isfinite, "must be a finite number of seconds")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from typing import Literal
 import av
 from av.stream import Disposition
 
+from avmae_jax.config import Modality
 from avmae_jax.data.decode.headers import promised_seconds
 from avmae_jax.data.decode.media import IMAGE_SUFFIXES, opened
 from avmae_jax.errors import ClipError
 from avmae_jax.files import as_text, printable
-from avmae_jax.inference.along_time import Budget
 
 Kind = Literal["video", "audio", "image"]
 
@@ -27,12 +27,7 @@ class Limits:
 
     megabytes: int = 200
     media_seconds: float = 600.0  # handled of each file, from its beginning
-    computing_seconds: float = 60.0
-
-    @property
-    def budget(self) -> Budget:
-        """Returns the limits of decoding and computing."""
-        return Budget(self.media_seconds, self.computing_seconds)
+    computing_seconds: float = 60.0  # of the clock, for all that is said of a file, decoding included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +38,19 @@ class Media:
     kind: Kind
     seconds: float  # 0: an image, or the header doesn't say
     note: str = ""  # one sentence, if not all of it is handled
+    silent: bool = False  # whether it is a video without audio
 
     @property
     def name(self) -> str:
         """Returns the file's name as it is shown."""
         return shown_name(self.path)
+
+    @property
+    def has(self) -> Modality:
+        """Returns what the file has."""
+        if self.kind == "video":
+            return "image" if self.silent else "both"
+        return self.kind
 
 
 def shown_name(path: str | Path) -> str:
@@ -72,10 +75,11 @@ def look_at(path: str | Path, limits: Limits) -> Media:
         promised = promised_seconds(path, container.format.name)
         seconds = max((container.duration or 0) / av.time_base, promised if math.isfinite(promised) else 0.0)
         kind: Kind = "video" if moving else "audio"
+        silent = not container.streams.audio
     note = ""
     if seconds > limits.media_seconds * _OVER:
         note = f"It lasts {clock(seconds)}; only the first {clock(limits.media_seconds)} are handled here."
-    return Media(path, kind, seconds, note)
+    return Media(path, kind, seconds, note, silent)
 
 
 def clock(seconds: float) -> str:

@@ -3,10 +3,8 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from absl import logging
@@ -22,12 +20,30 @@ from avmae_jax.errors import AvmaeError, ClipError
 
 AT_ONCE = 2  # files that are worked on at the same time; others wait
 _TITLE = "What does it hear and see?"
-_OLDEST = 3600  # seconds after which an upload is deleted in any case
+_OLDEST = 1800  # seconds after which an upload is deleted in any case; nobody waits or watches for longer
 _WAITING = 24  # that wait, at most
 _SAID = (AvmaeError, ValueError, OSError)  # errors of a file, which are shown; others are faults of the program
 _FAULT = "The program failed at this file; its log says why."
-_EMPTY = ("", "", "")
-Shown = tuple[str, str, str]  # the three parts of the answer, as HTML
+_INVITED = {  # by what the model needs of a file
+    None: "Drop a video, a sound or a picture here",
+    "both": "Drop a video with sound here",
+    "audio": "Drop a sound, or a video with sound, here",
+    "image": "Drop a picture or a video here",
+}
+
+
+class Shown(NamedTuple):
+    """Holds the parts of the page below the inputs, as HTML; a part that isn't given stays as it is."""
+
+    player: Any = gr.skip()  # written once for each file, so that it goes on playing and keeps the focus
+    beside: Any = gr.skip()  # the classes, or what is being done
+    error: Any = gr.skip()
+    along: Any = gr.skip()
+    ways: Any = gr.skip()
+    more: Any = gr.skip()
+
+
+_EMPTY = Shown("", "", "", "", "", "")
 
 
 def build(answerer: Answerer, examples: list[Example], visitors: Visitors, about: str) -> gr.Blocks:
@@ -41,14 +57,12 @@ def build(answerer: Answerer, examples: list[Example], visitors: Visitors, about
     """
     limits = answerer.limits
 
+    def hold(path: str | None, request: gr.Request) -> None:
+        if path:
+            visitors.hold(request.session_hash or "", path)
+
     def show(path: str | None, request: gr.Request) -> Iterator[Any]:
-        yield from _shown(answerer, visitors, request.session_hash or "", path)
-
-    def show_example(path: Path) -> Callable[[gr.Request], Iterator[Any]]:
-        def shown(request: gr.Request) -> Iterator[Any]:
-            yield from _shown(answerer, visitors, request.session_hash or "", str(path))
-
-        return shown
+        yield from answered(answerer, visitors, request.session_hash or "", path)
 
     def clear(request: gr.Request) -> Shown:
         visitors.leave(request.session_hash or "")
@@ -58,9 +72,9 @@ def build(answerer: Answerer, examples: list[Example], visitors: Visitors, about
         visitors.leave(request.session_hash or "")
 
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(60, _OLDEST)) as page:
-        _text(f"<header><h1>{_TITLE}</h1><p>{escape(about)}</p></header>")
+        _html(f"<header><h1>{_TITLE}</h1><p>{escape(about)}</p></header>")
         with gr.Row(elem_classes="av-inputs"):
-            file = gr.File(label="Drop a video, a sound or a picture here", file_count="single", type="filepath", height=150)
+            file = gr.File(label=_INVITED[answerer.needs], file_count="single", type="filepath", height=150)
             voice = gr.Audio(
                 label="Or record with the microphone",
                 sources=["microphone"],
@@ -68,25 +82,27 @@ def build(answerer: Answerer, examples: list[Example], visitors: Visitors, about
                 editable=False,
                 buttons=[],
                 elem_classes="av-voice",
+                visible=answerer.needs in (None, "audio"),
             )
         with gr.Row(elem_classes="av-examples"):
-            buttons = [gr.Button(f"Example: {example.name}", size="sm") for example in examples]
+            chosen = [(gr.Button(f"Example: {example.name}", size="sm"), gr.State(str(example.path))) for example in examples]
         most = f"At most {limits.megabytes} MB; the first {clock(limits.media_seconds)} are handled."
-        _text(f'<p class="av-note">{escape(most)} Files are deleted when you leave the page.</p>')
-        parts = [gr.HTML("", elem_classes="av-page", apply_default_css=False, container=False) for _ in range(3)]
-        options: Any = {"outputs": parts, "concurrency_limit": AT_ONCE, "concurrency_id": "model", "show_progress": "hidden"}
-        options |= {"trigger_mode": "multiple", "api_visibility": "private"}
-        file.upload(show, file, **options)
+        _html(f'<p class="av-note">{escape(most)} Files are deleted when you leave the page.</p>')
+        with gr.Row(elem_classes="av-top"):
+            beside = [_html("", "av-page") for _ in range(2)]
+        parts = [*beside, *(_html("", "av-page") for _ in range(4))]
+        private: Any = {"trigger_mode": "multiple", "show_progress": "hidden", "api_visibility": "private"}
+        queued: Any = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", **private}
+        given = [(file.upload, file), (voice.stop_recording, voice), *((button.click, path) for button, path in chosen)]
+        for event, path in given:  # a file is held before its turn comes
+            event(hold, path, None, queue=False, **private).success(show, path, parts, **queued)
         file.clear(clear, None, parts, api_visibility="private", queue=False)
-        voice.stop_recording(show, voice, **options)
-        for button, example in zip(buttons, examples, strict=True):
-            button.click(show_example(example.path), None, **options)
         page.unload(leave)
     return page.queue(max_size=_WAITING)
 
 
-def _text(content: str) -> None:
-    gr.HTML(content, apply_default_css=False, container=False)
+def _html(content: str, classes: str = "") -> gr.HTML:
+    return gr.HTML(content, elem_classes=classes or None, apply_default_css=False, container=False)
 
 
 def static(name: str) -> str:
@@ -94,68 +110,72 @@ def static(name: str) -> str:
     return resources.files("avmae_jax.demo").joinpath("static", name).read_text(encoding="utf-8")
 
 
-def _shown(answerer: Answerer, visitors: Visitors, visitor: str, path: str | None) -> Iterator[Any]:
-    """Yields the parts of the answer as they become known; an error takes the place of the first part."""
+def answered(answerer: Answerer, visitors: Visitors, visitor: str, path: str | None) -> Iterator[Shown]:
+    """Yields the parts of the answer as they become known; an error takes their place."""
     if not path:
         yield _EMPTY
         return
-    request = visitors.begin(visitor, path)
-
-    def go_on() -> None:
-        visitors.require_latest(visitor, request)
-
     try:
-        for parts in _answered(answerer, path, go_on):
+        request = visitors.begin(visitor, path)
+
+        def go_on() -> None:
+            visitors.require_latest(visitor, request)
+
+        for parts in _of_media(answerer, path, go_on):
             go_on()
             yield parts
     except Replaced:
         return
     except _SAID as error:
-        yield sections.error(sentence(error, path)), "", ""
+        yield _EMPTY._replace(error=sections.error(sentence(error, path)))
     except Exception:
         logging.exception("the page couldn't answer for a file")
-        yield sections.error(_FAULT), "", ""
+        yield _EMPTY._replace(error=sections.error(_FAULT))
 
 
-def _answered(answerer: Answerer, path: str, go_on: Callable[[], None]) -> Iterator[Any]:
+def _of_media(answerer: Answerer, path: str, go_on: Callable[[], None]) -> Iterator[Shown]:
     media = look_at(path, answerer.limits)
-    shown = sections.player(media)
-    yield shown, sections.waiting("Listening and looking ..."), ""
+    yield _EMPTY._replace(player=sections.player(media), beside=sections.waiting("Listening and looking ..."))
     for told in _told(lambda tell: answerer.answer(media, tell), go_on):
         if isinstance(told, Answer):
             yield from _explained(answerer, told, go_on)
         else:
-            yield gr.skip(), sections.waiting(f"{clock(told)} of {clock(_expected(answerer, media))} are done"), gr.skip()
+            yield Shown(beside=sections.waiting(f"{clock(told)} of {clock(_expected(answerer, media))} are done"))
 
 
-def _explained(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> Iterator[Any]:
-    yield sections.overview(answer), sections.three_ways(answer, answerer.ways), sections.waiting("Looking at it more closely ...")
-    shown = ""
-    for step in (_pictures, partial(_matched, go_on), _nearest, _filled):
-        shown += step(answerer, answer)
+def _explained(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> Iterator[Shown]:
+    """Yields the answer, and then what else is known; a step that fails leaves a note, and the rest stays."""
+    first = Shown(beside=sections.classes(answer), along=sections.along_time(answer), ways=sections.three_ways(answer, answerer.ways))
+    yield first._replace(more=sections.waiting("Looking at it more closely ..."))
+    written, notes = dict.fromkeys((_pictures, _matched, _nearest, _filled), ""), dict[str, None]()  # in the order of the page
+    for step in (_pictures, _nearest, _filled, _matched):  # the last one takes what time is left
+        try:
+            written[step] = step(answerer, answer, go_on)
+        except _SAID as error:
+            notes[sentence(error, answer.media.path)] = None
         go_on()
-    yield gr.skip(), gr.skip(), shown
+    yield Shown(more="".join([*written.values(), *map(sections.note, notes)]))
 
 
-def _pictures(answerer: Answerer, answer: Answer) -> str:
-    found = answerer.pictures(answer)
+def _pictures(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> str:
+    found = answerer.pictures(answer, go_on)
     return sections.pictures(found) if found else ""
 
 
-def _matched(go_on: Callable[[], None], answerer: Answerer, answer: Answer) -> str:
+def _matched(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> str:
     try:
-        found = answerer.match_along(answer.media, go_on)
+        found = answerer.match_along(answer, go_on)
     except ClipError:  # a film that shows one image alone, or is short; everything else is said of it
         return ""
     return match_along_time(found, answer.media.seconds) if found else ""
 
 
-def _nearest(answerer: Answerer, answer: Answer) -> str:
-    return sections.neighbours(answerer.nearest(answer.media))
+def _nearest(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> str:
+    return sections.neighbours(answerer.nearest(answer))
 
 
-def _filled(answerer: Answerer, answer: Answer) -> str:
-    found = answerer.reconstruction(answer.media)
+def _filled(answerer: Answerer, answer: Answer, go_on: Callable[[], None]) -> str:
+    found = answerer.reconstruction(answer)
     return sections.reconstruction(found) if found else ""
 
 

@@ -32,18 +32,26 @@ def waiting(sentence: str) -> str:
     return f'<div class="av-waiting" role="status"><span class="av-spinner" aria-hidden="true"></span>{escape(sentence)}</div>'
 
 
-def overview(answer: Answer) -> str:
-    """Writes the player, the classes and the timeline."""
-    notes = "".join(f'<p class="av-note" role="status">{escape(note)}</p>' for note in answer.notes)
+def note(sentence: str) -> str:
+    """Says what is missing of an answer."""
+    return f'<p class="av-note" role="status">{escape(sentence)}</p>'
+
+
+def classes(answer: Answer) -> str:
+    """Writes what stands beside the player: the classes, or else the match; "" if there is neither."""
     rows = answer.top()
     found = f"<h2>What it hears and sees</h2>{html.bars(rows)}" if rows else ""
     if answer.match is not None and rows:
         found += f"<p>Match of sound and picture: <strong>{answer.match:.2f}</strong> {_RANGE}</p>"
     elif answer.match is not None:
         found = f'<h2>Do sound and picture match?</h2><p class="av-big">{answer.match:.2f}</p><p>{_RANGE}</p>'
+    return found
+
+
+def along_time(answer: Answer) -> str:
+    """Writes what stands below the player: what isn't handled, and the timeline."""
     below = timeline(answer)
-    along = f"<h2>Along time</h2>{below}" if below else ""
-    return f'<div class="av-top"><div>{player(answer.media)}</div><div>{found}</div></div>{notes}{along}'
+    return "".join(map(note, answer.notes)) + (f"<h2>Along time</h2>{below}" if below else "")
 
 
 def player(media: Media) -> str:

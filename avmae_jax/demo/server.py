@@ -14,7 +14,7 @@ from avmae_jax.demo.examples import write_examples
 from avmae_jax.demo.limits import MEGABYTE
 from avmae_jax.demo.visitors import Visitors
 
-# Read when gradio is imported; a variable of the user's environment doesn't change what the page does.
+# Read when gradio is imported or launched. All other GRADIO_ variables are removed, so that none changes what the page allows.
 _SILENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_SHARE": "False", "GRADIO_MCP_SERVER": "False"}
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
@@ -22,14 +22,21 @@ _MONO = ("ui-monospace", "monospace")
 
 @contextlib.contextmanager
 def served(answerer: Answerer, about: str, host: str, port: int) -> Iterator[str]:
-    """Serves the page during the block, and yields its address; all files of visitors are deleted at the end."""
+    """Serves the page during the block, and yields its address; all files of visitors are deleted at the end.
+
+    Variables named GRADIO_ are removed from the environment.
+    """
     with tempfile.TemporaryDirectory(prefix="avmae-demo-") as folder:
         uploads = Path(folder) / "uploads"
+        for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+            del os.environ[name]
         os.environ.update(_SILENT, GRADIO_TEMP_DIR=str(uploads))
         from gradio import themes
 
+        from avmae_jax.demo.closed import close_downloads, refused_paths
         from avmae_jax.demo.page import build, static
 
+        close_downloads()
         examples = write_examples(uploads / "examples", answerer.trained.label_names)
         page = build(answerer, examples, Visitors(uploads), about)
         theme: Any = themes.Default(font=_FONT, font_mono=_MONO)
@@ -48,7 +55,7 @@ def served(answerer: Answerer, about: str, host: str, port: int) -> Iterator[str
             enable_monitoring=False,
             mcp_server=False,
             ssr_mode=False,
-            app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+            app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None, "dependencies": refused_paths()},
             theme=theme,
             css=static("page.css"),
             head=f"<script>{static('page.js')}</script>",

@@ -11,7 +11,8 @@ class Replaced(Exception):  # noqa: N818 - no error, but the end of work that no
 class Visitors:
     """Holds a visitor's file until another one takes its place or the visitor leaves. Several threads may use it.
 
-    Gradio stores files by their content, so two visitors may look at the same one.
+    Gradio stores files by their content, so two visitors may look at the same one: it is held for each of them, also while they wait in the
+    queue.
     """
 
     def __init__(self, folder: Path):
@@ -21,12 +22,23 @@ class Visitors:
         self._latest: dict[str, int] = {}
         self._count = 0
 
-    def begin(self, visitor: str, path: str | Path) -> int:
-        """Notes that a visitor wants to know about a file, and returns the number of the request."""
+    def hold(self, visitor: str, path: str | Path) -> None:
+        """Keeps a file for a visitor as soon as it is there, in place of the one before, whose request ends."""
         with self._lock:
             before = self._held.pop(visitor, None)
             self._held[visitor] = Path(path).resolve()
+            self._latest.pop(visitor, None)
             self._drop(before)
+
+    def begin(self, visitor: str, path: str | Path) -> int:
+        """Returns the number of a request about the file that is held for a visitor, and ends the one before.
+
+        Raises:
+          Replaced: if the visitor has another file by now, or has left.
+        """
+        with self._lock:
+            if self._held.get(visitor) != Path(path).resolve():
+                raise Replaced
             self._count += 1
             self._latest[visitor] = self._count
             return self._count

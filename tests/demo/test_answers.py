@@ -1,18 +1,22 @@
 """What the page shows of files, and how it is written, without a browser."""
 
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avmae_jax import load
 from avmae_jax.data.instruments import INSTRUMENTS
 from avmae_jax.demo import html, sections
-from avmae_jax.demo.answers import Answer, Answerer
+from avmae_jax.demo.answers import Answer, Answerer, OutOfTimeError
 from avmae_jax.demo.examples import write_examples
-from avmae_jax.demo.limits import Limits, Media, look_at
+from avmae_jax.demo.limits import Limits, Media, look_at, sentence
 from avmae_jax.demo.timeline import ticks_of, timeline
+from avmae_jax.demo.visitors import Replaced
 from avmae_jax.errors import ClipError
 from avmae_jax.inference.embed import DatasetEmbedder, note_of
 from avmae_jax.inference.embedding_files import write_embeddings
@@ -48,7 +52,8 @@ def answer(folder: Path, answerer: Answerer) -> Answer:
 def whole_page(answerer: Answerer, answer: Answer) -> str:
     found = answerer.pictures(answer)
     assert found
-    return sections.overview(answer) + sections.three_ways(answer, answerer.ways) + sections.pictures(found)
+    beside = sections.player(answer.media) + sections.classes(answer) + sections.along_time(answer)
+    return beside + sections.three_ways(answer, answerer.ways) + sections.pictures(found)
 
 
 def test_the_answer_is_that_of_predict(folder: Path, answerer: Answerer, answer: Answer) -> None:
@@ -99,6 +104,63 @@ def test_a_film_that_computes_too_long_is_refused_in_a_sentence(folder: Path) ->
         slow.answer(look_at(folder / EVIL, Limits()))
 
 
+def test_all_that_is_said_of_a_file_shares_one_time(folder: Path, answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("avmae_jax.demo.answers.time.monotonic", lambda: now)
+    answer = answerer.answer(look_at(folder / EVIL, Limits()))
+    now += Limits().computing_seconds - 1
+    assert answerer.pictures(answer)
+    now += 2
+    with pytest.raises(OutOfTimeError):
+        answerer.pictures(answer)
+    with pytest.raises(OutOfTimeError):
+        Answerer(load(folder / "pre.safetensors"), Limits()).reconstruction(answer)
+
+
+def test_the_time_of_a_file_begins_once_the_model_is_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer, compiling, compiled, found = Answerer(load(folder / "run.safetensors"), Limits()), threading.Event(), threading.Event(), []
+
+    def compile_slowly(answer: Answer) -> None:
+        compiling.set()
+        assert compiled.wait(60)
+
+    monkeypatch.setattr(answerer, "pictures", compile_slowly)
+    visit = threading.Thread(target=lambda: found.append(answerer.answer(look_at(folder / "sound.wav", Limits()))))
+    warm_up = threading.Thread(target=answerer.warm_up, args=(folder / EVIL,))
+    warm_up.start()
+    assert compiling.wait(60)
+    visit.start()
+    visit.join(0.5)
+    began = time.monotonic()
+    compiled.set()
+    for thread in (visit, warm_up):
+        thread.join(60)
+    assert found[0].until >= began + Limits().computing_seconds
+
+
+def test_decoding_a_film_again_ends_with_the_request(answerer: Answerer, answer: Answer) -> None:
+    def leave() -> None:
+        raise Replaced
+
+    with pytest.raises(Replaced):
+        answerer.pictures(answer, leave)
+
+
+def test_a_model_that_compares_refuses_what_lacks_one_side_in_words_for_visitors(folder: Path) -> None:
+    compares = Answerer(load(folder / "pre.safetensors"), Limits())
+    assert compares.needs == "both"
+    write_media(folder / "silent.mp4", frames=[numbered(40 * number) for number in range(50)])
+    Image.fromarray(numbered(3)).save(folder / "a.png")
+    for name in ("sound.wav", "silent.mp4", "a.png"):
+        media = look_at(folder / name, Limits())
+        with pytest.raises(ClipError) as found:
+            compares.answer(media)
+        said = sentence(found.value, media.path)
+        assert said.startswith(name)
+        assert "video that has both" in said
+        assert "fine-tune" not in said
+
+
 def test_a_film_longer_than_the_limit_is_handled_up_to_there(folder: Path) -> None:
     limits = Limits(media_seconds=2)
     answer = Answerer(load(folder / "run.safetensors"), limits).answer(look_at(folder / EVIL, limits))
@@ -109,10 +171,9 @@ def test_a_film_longer_than_the_limit_is_handled_up_to_there(folder: Path) -> No
 @pytest.mark.slow
 def test_a_pretraining_run_fills_in_what_is_hidden(folder: Path) -> None:
     answerer = Answerer(load(folder / "pre.safetensors"), Limits())
-    media = look_at(folder / EVIL, Limits())
-    answer = answerer.answer(media)
+    answer = answerer.answer(look_at(folder / EVIL, Limits()))
     assert answer.top() == []
-    found = answerer.reconstruction(media)
+    found = answerer.reconstruction(answer)
     assert found
     read = Reader(sections.reconstruction(found))
     assert sum(tag == "img" for tag, _ in read.tags) == 6
@@ -125,7 +186,7 @@ def test_the_nearest_clips_of_an_index_are_listed(folder: Path, answerer: Answer
     embed = DatasetEmbedder(answerer.trained, ("audio", "image"), 1)
     write_embeddings(tmp_path / "index.npz", embed(source), note_of(answerer.trained, source, embed.what, data=str(tmp_path / "gone")))
     answerer.search_in(str(tmp_path / "index.npz"), "test", lambda *_: None)
-    found = answerer.nearest(look_at(folder / EVIL, Limits()))
+    found = answerer.nearest(answerer.answer(look_at(folder / EVIL, Limits())))
     assert [side.queried for side in found] == ["audio", "image"]
     assert {one.id for one in found[0].found} == {"clip0", "clip1", "clip2"}
     assert "clip1" in Reader(sections.neighbours(found)).words

@@ -84,6 +84,16 @@ def test_the_timeline_goes_with_the_player_and_by_keys(visit: Any, clips: dict[s
     page.wait_for_function("Math.abs(document.getElementById('av-player').currentTime - 5) < 0.2")
 
 
+def test_the_player_goes_on_when_the_answer_arrives(visit: Any, clips: dict[str, Path]) -> None:
+    page = visit()
+    drop(page, clips["trumpet"])
+    page.wait_for_function("document.getElementById('av-player')?.focus() ?? document.activeElement.id === 'av-player'")
+    page.evaluate("document.getElementById('av-player').mine = true")
+    finish(page)
+    assert page.evaluate("document.getElementById('av-player').mine")
+    assert page.evaluate("document.activeElement.id") == "av-player"
+
+
 def test_an_example_can_be_chosen_by_keys(visit: Any) -> None:
     page = visit()
     focused = ""
