@@ -244,7 +244,7 @@ def test_pretraining_by_two_goes_on_after_a_kill_by_one_and_after_a_stop_by_two(
 
 @pytest.mark.process
 def test_losses_do_not_depend_on_how_processes_share_the_devices(machine: Machine, tmp_path: Path) -> None:
-    changes = {"train__steps": 2, "train__retrieval_clips": 0, "mesh__data": 2, "mesh__tensor": 2}
+    changes: dict[str, Any] = {"train__steps": 2, "train__retrieval_clips": 0, "mesh__data": 2, "mesh__tensor": 2}
     for processes in (1, 2, 4):
         command = ["-m", "launch.pretrain", *arguments(machine, tmp_path / str(processes), **changes)]
         done = machine(*[command] * processes, devices=4 // processes)

@@ -55,7 +55,7 @@ def run(part: Part, config: Config, seconds: float) -> Measured:
         command = [sys.executable, "-m", f"{__package__}.part", str(found)]
         given = pickle.dumps((part.module, config, dict(part.options)))
         paths = os.pathsep.join(filter(None, [str(CLONE or ""), os.environ.get("PYTHONPATH", "")]))
-        environment = os.environ | {"PYTHONPATH": paths} | part.environment
+        environment = {**os.environ, "PYTHONPATH": paths, **part.environment}
         with subprocess.Popen(command, stdin=-1, stderr=-1, env=environment, start_new_session=True) as process:  # noqa: S603
             try:
                 _, words = process.communicate(given, timeout=seconds)
