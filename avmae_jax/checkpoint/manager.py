@@ -25,6 +25,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
+from avmae_jax.checkpoint.barrier import barrier
 from avmae_jax.checkpoint.step import STEP_NAME, ignore_orphans, pack, read_data, read_meta, read_tensors
 from avmae_jax.errors import CheckpointError, DamagedCheckpointError, first_line
 from avmae_jax.files import require_local
@@ -79,6 +80,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).expanduser().absolute()
         self._policy = AnyPreservationPolicy([LatestN(keep_last), *([EveryNSteps(keep_every)] if keep_every else [])])
         self._saving: int | None = None  # the step being written in the background
+        self._failed = False  # whether its writing has failed in this process, of several
         self._manager = self._open()
 
     def __enter__(self) -> "Checkpoints":
@@ -159,11 +161,16 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises CheckpointError if the save in the background has failed already; never waits, so call it between far-apart saves."""
-        if self._saving is not None and not self._manager.is_saving_in_progress():
+        if self._saving is not None and (self._failed or not self._manager.is_saving_in_progress()):
             self.wait()
 
     def wait(self) -> None:
-        """Waits until the current save is complete; raises CheckpointError if it failed."""
+        """Waits until the current save is complete; raises CheckpointError if it failed.
+
+        Of several processes the one in which it failed must end then: the others wait for it.
+        """
+        if self._failed and self._saving is None:
+            return  # the error was raised
         with self._failures_explained():
             self._manager.wait_until_finished()
         self._saving = None
@@ -173,7 +180,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            if not self._failed:
+                self._manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -181,12 +189,15 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             lightweight_initialize=True,  # else Orbax reads every step's own metadata now, and fails on a damaged one
             # A folder that can't be made in the background leaves Orbax's other threads waiting for it for 20 minutes.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False, barrier_sync_fn=barrier(self._note_failure)),
         )
         try:
             return ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise CheckpointError(f"{self.directory}: can't keep checkpoints here: {error}; choose another train.workdir") from error
+
+    def _note_failure(self) -> None:
+        self._failed = True
 
     @contextlib.contextmanager
     def _failures_explained(self) -> Iterator[None]:
@@ -194,20 +205,24 @@ class Checkpoints:
             yield
         except _SAVE_ERRORS as error:
             step, self._saving = self._saving, None
-            self._manager.close()
-            self._clear_unfinished()
-            try:
-                self._manager = self._open()  # forgets the step that failed, clears its temporary folder, frees its space
-                newest = self.newest()
-                good = (
-                    "no complete checkpoint is there yet"
-                    if newest is None
-                    else f"the newest complete checkpoint is step {newest}, untouched"
-                )
-            except CheckpointError as gone:
-                good = str(gone)
+            good = self._left() if self._failed else self._reopened()
             cause = f"saving step {step} failed: {first_line(error)}"
             raise CheckpointError(f"{self.directory}: {cause}\n{good}. Free space or mend the folder, then start again") from error
+
+    def _reopened(self) -> str:
+        """Clears what a failed save left, and says what is there."""
+        self._manager.close()
+        self._clear_unfinished()
+        try:
+            self._manager = self._open()  # forgets the step that failed, clears its temporary folder, frees its space
+        except CheckpointError as gone:
+            return str(gone)
+        return self._left()
+
+    def _left(self) -> str:
+        """Says which step is the newest complete one."""
+        newest = next((step for step, _ in steps_of(self.directory)), None)
+        return "no complete checkpoint is there yet" if newest is None else f"the newest complete checkpoint is step {newest}, untouched"
 
     def _clear_unfinished(self) -> None:
         """Removes what a failed save left: Orbax's other writers don't notice the failure, and create parts of it again for a moment."""

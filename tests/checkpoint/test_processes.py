@@ -1,14 +1,20 @@
 """Tests checkpoints across processes: other device counts, a full disk, a kill while saving."""
 
+import os
 import pathlib
+import socket
+import subprocess
+import sys
 import textwrap
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from avmae_jax.checkpoint.manager import Checkpoints, restore_params
 from tests.checkpoint.tiny_run import Run, save
-from tests.support import Program
+from tests.support import ROOT, Program, sharing, time_limit
 
 
 def test_other_device_counts_restore_the_same_bits(tmp_path: pathlib.Path, program: Program) -> None:
@@ -81,6 +87,54 @@ def test_a_full_disk_costs_the_new_step_only(tmp_path: pathlib.Path, program: Pr
     """
     done = program("-W", "error", "-c", textwrap.dedent(code), tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+FULL = """
+    import os, resource, signal, sys, time
+    import jax, jax.numpy as jnp, numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from avmae_jax.checkpoint.manager import Checkpoints
+    from avmae_jax.errors import CheckpointError
+
+    rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, rank)
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("d",)), PartitionSpec("d"))
+    rows = np.random.default_rng(0).normal(size=(2, 20_000)).astype(np.float32)
+    params = {"w": jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])}
+    try:
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(1, params=params, meta={})
+            checkpoints.wait()
+            if rank == 0:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit raises, as it does on a full disk
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+            checkpoints.save(2, params=params, meta={})
+            while True:  # goes on training
+                checkpoints.check()
+                time.sleep(0.01)
+    except CheckpointError as error:
+        print(error, flush=True)
+    os._exit(3)
+"""
+
+
+@pytest.mark.process
+def test_a_full_disk_of_one_process_is_its_error_at_once(tmp_path: pathlib.Path, compiled: pathlib.Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", textwrap.dedent(FULL)]
+    options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | sharing(compiled), "stdout": -1, "stderr": -1, "text": True}
+    ranks = [subprocess.Popen([*command, str(rank), str(port), str(tmp_path)], **options) for rank in range(2)]
+    try:
+        printed, errors = ranks[0].communicate(timeout=time_limit(60))  # Orbax's own end of the wait would be 20 minutes
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+    assert ranks[0].returncode == 3, errors
+    assert all(part in printed for part in (str(tmp_path), "step 2 failed", "Failed writing", "step 1, untouched")), printed
 
 
 def test_a_killed_save_leaves_nothing_behind(tmp_path: pathlib.Path, program: Program) -> None:
