@@ -110,7 +110,7 @@ def test_files_of_another_export_are_refused_in_a_line(exported: Path, film: Pat
 @pytest.mark.process
 @pytest.mark.parametrize("form", ["onnx", "stablehlo"])
 def test_a_program_that_cannot_be_opened_is_refused_in_a_line(film: Path, tmp_path: Path, form: folder.Format) -> None:
-    """The checksum is that of the damaged file, as of one that another version wrote."""
+    """Gives config.json the checksum of the damaged program, so that only opening it can tell."""
     out = tmp_path / "out"
     folder.export(model("cavmae_classifier", loss="ce", mode="audioonly"), out, "classify", form=form)
     content = (out / f"audio.{form}").read_bytes()[:-100]

@@ -72,6 +72,16 @@ def test_a_gpu_that_runs_without_the_flags_is_refused(monkeypatch: pytest.Monkey
     assert flags(monkeypatch, config, f"{EXCLUDE}=true") == {EXCLUDE: "true"}
 
 
+def test_a_gpu_that_runs_already_with_the_flags_keeps_no_choice_of_kernels_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, config: Config
+) -> None:
+    running(monkeypatch, "gpu")
+    flags(monkeypatch, config, f"{EXCLUDE}=true --xla_gpu_dump_autotune_results_to=elsewhere")
+    assert not caplog.records
+    flags(monkeypatch, config, f"{EXCLUDE}=true")
+    assert "resumed run may differ" in caplog.text
+
+
 def test_a_cpu_is_left_alone_and_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, config: Config) -> None:
     running(monkeypatch, "cpu")
     assert flags(monkeypatch, config, "--xla_other=1") == {"--xla_other": "1"}
