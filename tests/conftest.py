@@ -23,6 +23,7 @@ with install_import_hook(CHECKED, "beartype.beartype"):
 # Compiling is most of what tests do. `pytest parity` alone keeps the code generator of users, and their optimizations in part.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()  # a space alone would be the name of a file
+gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, few of them garbage: looking for it took a tenth of the time
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing axis is an error instead of a broadcast
 

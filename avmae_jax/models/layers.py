@@ -9,6 +9,7 @@ Axis letters: B batch, L tokens, D width, N heads.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -150,15 +151,20 @@ class Block(nnx.Module):
           stream: whose norms are used.
           key: decides in training which examples skip a branch; None: evaluation.
         """
-        run = nnx.remat(Block._run, static_argnums=2) if self.remat else Block._run
-        return run(self, tokens, stream, key)
+        graph, params = nnx.split((self.norm1[stream], self.attn, self.norm2[stream], self.mlp))
+        run = jax.checkpoint(_run_block, static_argnums=(0, 4)) if self.remat else _run_block
+        return run(graph, params, tokens, key, self.drop if key is not None else 0.0)
 
-    def _run(self, tokens: jax.Array, stream: str, key: RowKey | None) -> jax.Array:
-        first, second = (branch_key(key, number) if self.drop else None for number in range(2))
-        for norm, layer, own in ((self.norm1, self.attn, first), (self.norm2, self.mlp, second)):
-            branch = computed_once(layer(tokens, norm[stream]))
-            tokens = computed_once(tokens + drop_path(branch, self.drop, own))
-        return tokens
+
+@partial(jax.jit, static_argnums=(0, 4))  # traced once for all blocks of a shape
+def _run_block(graph: nnx.GraphDef, params: nnx.State, tokens: jax.Array, key: RowKey | None, drop: float) -> jax.Array:
+    """Runs the two branches of a block."""
+    norm1, attn, norm2, mlp = nnx.merge(graph, params)
+    first, second = (branch_key(key, number) if drop else None for number in range(2))
+    for norm, layer, own in ((norm1, attn, first), (norm2, mlp, second)):
+        branch = computed_once(layer(tokens, norm))
+        tokens = computed_once(tokens + drop_path(branch, drop, own))
+    return tokens
 
 
 def drop_rate(config: ModelConfig, block: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,11 @@ _MEASURABLE = 1.0  # seconds; a speed over less says nothing
 
 
 def start() -> None:
-    """Logs progress to standard error, and prepares the allocator for the large buffers of a step."""
+    """Logs progress to standard error, and prepares the allocator for the large buffers of a step and the collector for its trace."""
     from avmae_jax.train.allocator import keep_freed_memory
 
     keep_freed_memory()
+    gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, few of them garbage: looking for it took a tenth of a start
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
