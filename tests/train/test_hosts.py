@@ -170,7 +170,7 @@ class Machine:
     def _start(self, command: Sequence[str], port: int, place: tuple[int, int], devices: int) -> subprocess.Popen[str]:
         number, count = map(str, place)
         places = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": count, "JAX_PROCESS_ID": number}
-        environment = os.environ | places | sharing(self._compiled, devices) | {"JAX_SHARE_BINARY_BETWEEN_HOSTS": "1"}
+        environment = os.environ | places | sharing(self._compiled, devices)
         return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
 
 
