@@ -61,6 +61,7 @@ def test_what_is_seen_stays_as_it_was(inpaint: Inpainter) -> None:
         assert (panels.reconstructed[~seen] != panels.original[~seen]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_right_reconstruction_sounds_like_the_original(inpaint: Inpainter) -> None:
     found = inpaint(CLIP, seed=0)
     panels = found.panels["audio"]
@@ -70,6 +71,7 @@ def test_a_right_reconstruction_sounds_like_the_original(inpaint: Inpainter) -> 
     assert np.abs(sounds.original).max() == pytest.approx(LOUDEST)
 
 
+@pytest.mark.slow
 def test_a_sound_ends_where_its_clip_ends(inpaint: Inpainter) -> None:
     found = inpaint(CLIP._replace(waveform=CLIP.waveform[:5000]), seed=0)
     sounds = inpaint.waveforms(found)
@@ -163,6 +165,7 @@ def test_no_two_clips_share_a_file() -> None:
     assert all(len(name) <= 90 and Path(name).name == name for name in file_names(["long" * 100] * 3))
 
 
+@pytest.mark.slow
 def test_a_clip_normalised_by_its_own_numbers_sounds_as_loud_as_it_is(inpaint: Inpainter) -> None:
     own = trained(inpaint.model)
     own = dataclasses.replace(own, config=dataclasses.replace(own.config, data=dataclasses.replace(own.config.data, normalise="clip")))

@@ -38,6 +38,7 @@ def moments_of(count: int, pairs: bool) -> list[Moment]:
 
 
 @pytest.mark.parametrize("kind", ["sync", "cavmae"])
+@pytest.mark.slow
 def test_vectors_are_those_that_the_model_embeds_and_the_heat_is_their_cosine_with_patches(kind: str) -> None:
     trained = trained_of(kind)
     moments = moments_of(18, kind == "sync")
@@ -53,6 +54,7 @@ def test_vectors_are_those_that_the_model_embeds_and_the_heat_is_their_cosine_wi
         assert np.corrcoef(found.heat.mean(axis=(1, 2)), found.match)[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_the_heat_is_of_the_block_that_the_vectors_come_from() -> None:
     config = dataclasses.replace(SYNC, unchained_contrastive=True)
     module: Any = build(config, rngs=nnx.Rngs(0))

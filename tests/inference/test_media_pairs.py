@@ -87,6 +87,7 @@ def test_the_number_of_images_is_that_of_the_training_or_the_usual_one(models: d
     assert len(decode_beginning(folder / "media/film.mp4", config).frames) == FRAMES
 
 
+@pytest.mark.slow
 def test_the_match_is_the_mean_over_the_pairs(models: dict[str, Model], folder: Path) -> None:
     file = folder / "media/film.mp4"
     for model in models.values():
@@ -131,6 +132,7 @@ def test_a_classifier_that_leaves_the_joint_blocks_behind_gives_no_match(models:
 
 
 @pytest.mark.parametrize("name", ["sync", "tuned"])
+@pytest.mark.slow
 def test_along_time_and_on_the_page_it_is_the_same(name: str, models: dict[str, Model], folder: Path) -> None:
     model, file = models[name], folder / "media/film.mp4"
     alone: Prediction = model.predict(file)

@@ -73,6 +73,7 @@ def test_steps_are_timed_and_their_memory_is_that_of_the_compiler(cache_dir: Pat
 
 
 @pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.slow
 def test_a_step_for_which_there_is_no_memory_costs_itself_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = program.Program.compile
 

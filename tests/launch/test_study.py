@@ -102,6 +102,7 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "study/audio/study.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_method_gets_the_same_clips_and_a_kill_loses_no_cell(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, other = saved(tmp_path / "run"), saved(tmp_path / "other", 1)
     fitted = list[tuple[str, list[str]]]()

@@ -40,6 +40,7 @@ def model(inputs: dict[str, jax.Array]) -> LateClassifier:
     return model
 
 
+@pytest.mark.slow
 def test_logits_of_both_are_the_audio_s_and_a_share_of_the_image_s(model: LateClassifier, inputs: dict[str, jax.Array]) -> None:
     found = model.each(inputs, late.MODES)
     assert np.allclose(found[late.BOTH], found[AUDIO] + 0.5 * found[IMAGE], atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from avmae_jax.config import ModelConfig
-from avmae_jax.models.layers import ALL_STREAMS, Attention, Block, Mlp, drop_path, drop_rate, layer_norm
+from avmae_jax.models.layers import ALL_STREAMS, Attention, Block, Mlp, drop_path, drop_rate, layer_norm, run_blocks
 from avmae_jax.trees import flatten
 
 WIDTH, HEADS, LENGTH = 16, 4, 5
@@ -100,6 +100,7 @@ def test_gelu_is_exact() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(FLOAT32, 1e-5), (BFLOAT16, 2e-2)])
+@pytest.mark.slow
 def test_the_gradient_of_an_mlp_needs_the_input_of_its_gelu_alone(dtype: jnp.dtype, tolerance: float) -> None:
     graph, params = nnx.split(Mlp(WIDTH, 4 * WIDTH, dtype, rngs=nnx.Rngs(0)))
     tokens = _tokens().astype(dtype)
@@ -149,6 +150,17 @@ def test_a_norm_changes_its_own_stream_only(norm: str) -> None:
     getattr(block, norm)["audio"].bias[...] = getattr(block, norm)["audio"].bias[...] + jnp.arange(WIDTH, dtype=jnp.float32)
     changed = {stream for stream in ALL_STREAMS if not np.array_equal(before[stream], _run(block, _tokens(), stream))}
     assert changed == {"audio"}
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_blocks_of_a_shape_are_traced_once(monkeypatch: pytest.MonkeyPatch, remat: bool) -> None:
+    traced = []
+    apply = Attention.__call__
+    monkeypatch.setattr(Attention, "__call__", lambda *given: traced.append(1) or apply(*given))
+    blocks = [Block(ModelConfig(remat=remat), WIDTH, HEADS, drop=0.1 * number, rngs=nnx.Rngs(number)) for number in range(3)]
+    tokens = jnp.zeros((3 + remat, 11, WIDTH))  # a shape that no other test has
+    jax.make_jaxpr(jax.grad(lambda tokens: run_blocks(blocks, tokens).sum()))(tokens)
+    assert len(traced) == 1
 
 
 def test_a_single_stream_block_knows_no_other_stream() -> None:

@@ -40,6 +40,7 @@ def of_pairs(clips: int, pairs: int) -> dict[str, jax.Array]:
 
 
 @pytest.mark.parametrize("part", ["prefix", "registers"])
+@pytest.mark.slow
 def test_learned_tokens_have_no_place_in_the_decoder_but_reach_it_through_attention(model: Sync, part: str) -> None:
     out = model(*make_inputs())
     assert {name: value.shape[1] for name, value in out.latent.items()} == {"audio.patches": 2, "image.patches": 1}
@@ -77,6 +78,7 @@ def test_vectors_are_those_of_the_masked_pass_with_nothing_hidden(model: Sync) -
     np.testing.assert_allclose(found["audio"][:, 0], unit_length(out.embed_audio), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_of_a_clip_have_vectors_of_their_own(model: Sync) -> None:
     inputs = of_pairs(2, 3)
     together = model.embed(inputs, ("audio", "image"))
@@ -89,6 +91,7 @@ def test_pairs_of_a_clip_have_vectors_of_their_own(model: Sync) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.slow
 def test_the_order_of_pairs_does_not_matter_to_a_classifier_but_each_does(classifier: SyncClassifier, mode: registry.Mode) -> None:
     inputs = of_pairs(2, 4)
     logits = classifier(inputs, mode)
@@ -103,6 +106,7 @@ def test_several_modes_at_once_are_each_of_them(classifier: SyncClassifier) -> N
         np.testing.assert_allclose(logits, classifier(inputs, mode), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_late_fusion_leaves_the_joint_blocks_alone_and_needs_both() -> None:
     late = SyncClassifier(dataclasses.replace(TUNED, pair_pool="late"), CLASSES, rngs=nnx.Rngs(0))
     inputs = of_pairs(2, 3)
@@ -120,6 +124,7 @@ def test_late_fusion_leaves_the_joint_blocks_alone_and_needs_both() -> None:
         late(inputs, MODES[1])
 
 
+@pytest.mark.slow
 def test_without_blocks_over_pairs_their_logits_are_averaged() -> None:
     alone = SyncClassifier(dataclasses.replace(TUNED, pair_depth=0, pair_pool="global"), CLASSES, rngs=nnx.Rngs(0))
     inputs = of_pairs(2, 3)

@@ -62,6 +62,7 @@ def moved(params: Any, by: float) -> Any:
     return jax.tree.map(lambda leaf: leaf + by * jnp.cos(jnp.arange(1.0, leaf.size + 1).reshape(leaf.shape)), params)
 
 
+@pytest.mark.slow
 def test_the_second_pass_leaves_reconstruction_as_it_is_and_draws_masks_of_its_own(model: Sync, batch: dict[str, jax.Array]) -> None:
     one, two = losses_of(config_of(), model, batch), losses_of(config_of(loss__contrast_pass=True), model, batch)
     for name in ("mae_audio", "mae_image"):
@@ -86,6 +87,7 @@ def test_it_sees_the_share_of_patches_that_the_config_says(model: Sync, batch: d
     assert len({row.tobytes() for row in order}) == 6
 
 
+@pytest.mark.slow
 def test_a_teacher_s_highest_patches_are_kept(model: Sync, batch: dict[str, jax.Array]) -> None:
     config = config_of(loss__contrast_pass=True, loss__contrast_order="attention")
     teacher = moved(params_of(model), 0.05)
@@ -98,6 +100,7 @@ def test_a_teacher_s_highest_patches_are_kept(model: Sync, batch: dict[str, jax.
     np.testing.assert_array_equal(kept, expected)
 
 
+@pytest.mark.slow
 def test_distillation_is_zero_towards_itself_and_pulls_the_student_alone(model: Sync, batch: dict[str, jax.Array]) -> None:
     config = config_of(loss__contrast_pass=True, loss__distill_weight=1.0, model__contrast_mask_ratio=0.0)
     own = params_of(model)

@@ -172,6 +172,7 @@ def _update(config: OptimConfig, params: Any, gradients: Any, **options: Any) ->
         return optimizer.update(gradients, optimizer.init(params), params)[0]
 
 
+@pytest.mark.slow
 def test_adamw_decays_kernels_alone_and_apart_from_the_moments() -> None:
     params: Any = nnx.state(described(ModelConfig(kind="cavmae_classifier", head_pool="attentive", **SMALL), 3), nnx.Param)
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 3.0), params)

@@ -176,6 +176,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fast")
+@pytest.mark.slow
 def test_baselines_are_written_with_the_ids_of_their_clips(tmp_path: Path) -> None:
     path = tmp_path / "set" / BASELINE
     found = baseline_into(path, Tones(12), Tones(6, 12), "both", data="set", seed=0, on_progress=skip)
