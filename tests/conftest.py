@@ -18,12 +18,13 @@ from jaxtyping import install_import_hook
 # Annotated shapes and types of these modules are checked at every call. The hook must come before their first import.
 CHECKED = ("avmae_jax.models", "avmae_jax.train.losses", "avmae_jax.evals.metrics")
 with install_import_hook(CHECKED, "beartype.beartype"):
+    from launch.common.runtime import collect_rarely
     from tests.support import QUICK, ROOT, Program, sharing, time_limit
 
 # Compiling is most of what tests do. `pytest parity` alone keeps the code generator of users, and their optimizations in part.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()  # a space alone would be the name of a file
-gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, few of them garbage: looking for it took a tenth of the time
+collect_rarely()
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # our own code never mixes types silently
 jax.config.update("jax_numpy_rank_promotion", "raise")  # nor ranks: a missing axis is an error instead of a broadcast
 

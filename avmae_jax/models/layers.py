@@ -153,7 +153,8 @@ class Block(nnx.Module):
         """
         graph, params = nnx.split((self.norm1[stream], self.attn, self.norm2[stream], self.mlp))
         run = jax.checkpoint(_run_block, static_argnums=(0, 4)) if self.remat else _run_block
-        return run(graph, params, tokens, key, self.drop if key is not None else 0.0)
+        drop = 0.0 if key is None else self.drop  # of no effect in evaluation, where blocks that differ in it alone share a trace
+        return run(graph, params, tokens, key, drop)
 
 
 @partial(jax.jit, static_argnums=(0, 4))  # traced once for all blocks of a shape

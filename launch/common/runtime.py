@@ -28,13 +28,18 @@ def start() -> None:
     from avmae_jax.train.allocator import keep_freed_memory
 
     keep_freed_memory()
-    gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, few of them garbage: looking for it took a tenth of a start
+    collect_rarely()
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_ours_or_serious)
     getLogger(_BACKENDS).addFilter(_in_a_line)
+
+
+def collect_rarely() -> None:
+    """Lets Python's collector look at new objects less often: tracing makes many, few of them garbage, and that took a tenth of a start."""
+    gc.set_threshold(50_000)
 
 
 def console(file: TextIO | None = None) -> Console:

@@ -75,7 +75,7 @@ def lowered() -> tuple[Config, Step, str]:
         patch.setattr(attention, "_CUDNN_PLUGINS", ("jax",))
         step = planned(config, 8)
         text = step.traced.lower(lowering_platforms=("cuda",)).as_text()
-    jax.clear_caches()
+    jax.clear_caches()  # of blocks that were traced with it
     return config, step, text
 
 
